@@ -1,0 +1,70 @@
+"""Find, by measurement, which Linear layers of a diffusion transformer to quantize and which to leave in bf16.
+
+    import sensitivity
+
+    outcome = sensitivity.search(sensitivity.resolve_spec("tiny-flux"), sensitivity.SearchRequest(budget=50))
+    outcome.recipe.save("recipe.json")
+
+    report = sensitivity.load_recipe("recipe.json").apply(pipeline)        # emulate=True where the hardware lacks the format
+
+Importing this package loads no torch: what needs it is imported when it is first used.
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sensitivity.errors import SensitivityError, UserError
+    from sensitivity.profiler import ShapeTable, profile_module
+    from sensitivity.recipe import ApplyReport, Recipe, load_recipe
+    from sensitivity.spec import FormatName, StudySpec, resolve_spec
+    from sensitivity.workflow import SearchOutcome, SearchRequest, search
+
+_HOMES = {
+    "ApplyReport": "recipe",
+    "FormatName": "spec",
+    "Recipe": "recipe",
+    "SearchOutcome": "workflow",
+    "SearchRequest": "workflow",
+    "SensitivityError": "errors",
+    "ShapeTable": "profiler",
+    "StudySpec": "spec",
+    "UserError": "errors",
+    "load_recipe": "recipe",
+    "profile_module": "profiler",
+    "resolve_spec": "spec",
+    "search": "workflow",
+}
+
+__all__ = [
+    "ApplyReport",
+    "FormatName",
+    "Recipe",
+    "SearchOutcome",
+    "SearchRequest",
+    "SensitivityError",
+    "ShapeTable",
+    "StudySpec",
+    "UserError",
+    "load_recipe",
+    "profile_module",
+    "resolve_spec",
+    "search",
+]
+
+# torch 2.15 logs a notice about how torchao 0.18 registers its enums, each time torchao is imported
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sensitivity' has no attribute {name!r}; public names are {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"sensitivity.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

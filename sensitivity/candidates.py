@@ -1,0 +1,222 @@
+"""Which Linears may change format, which change together, and what does each change gain? `Candidates`.
+
+Method. Linears that were called, that no always-skip pattern names and that at least one searched format takes are grouped: those with the same role (or
+roles that consumers fuse, as q/k/v) in the same depth band of their block class. Each group may be bf16 or one of the formats. Its gain in a format is
+the sum of its Linears' priced seconds saved in one whole pipeline run, negative where the format is slower.
+
+    candidates = make_candidates(table, spec, formats=(FormatName.NVFP4,), latency=model)
+    choice = candidates.rule_of_thumb            # one option a group: 0 is bf16, 1 the first format, ...
+    formats = candidates.decode(choice)          # {fqn: format} of every Linear
+
+Conventions. A choice is a tuple of small integers, one a group, in the groups' order. Depth bands split the blocks of one class (`transformer_blocks`) into
+`depth_bands` runs of equal length. With granularity "layer" every Linear is a group of its own (fused roles of one block still together).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sensitivity.errors import FormatError
+from sensitivity.formats import get_format
+from sensitivity.latency import LatencyModel
+from sensitivity.patterns import expand
+from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.spec import FormatName, StudySpec
+
+Granularity = Literal["group", "layer"]
+Choice = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Linears that change format together.
+
+    Attributes:
+        name: role and blocks, as in "transformer_blocks.attn.to_k+to_q+to_v[0-5]".
+        fqns: its Linears.
+        members: for each option the FQNs that take that format (others stay bf16); empty for bf16.
+        gains_s: for each option the seconds of one pipeline run that it saves; 0 for bf16.
+    """
+
+    name: str
+    fqns: tuple[str, ...]
+    members: tuple[tuple[str, ...], ...]
+    gains_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidates:
+    """Everything a search may choose from.
+
+    Attributes:
+        formats: the options of every group; the first is bf16.
+        groups: what is chosen.
+        fixed: {FQN: reason} of Linears that stay bf16 whatever is chosen.
+        refused: {FQN: reason} of Linears that at least one searched format refuses.
+        fqns: every Linear of the denoiser, called or not.
+        rule_of_thumb: the choice that people make by hand.
+        bf16_s: priced seconds of the run with nothing quantized.
+    """
+
+    formats: tuple[FormatName, ...]
+    groups: tuple[Group, ...]
+    fixed: Mapping[str, str]
+    refused: Mapping[str, str]
+    fqns: tuple[str, ...]
+    rule_of_thumb: Choice
+    bf16_s: float
+
+    @property
+    def none_quantized(self) -> Choice:
+        """Everything bf16."""
+        return (0,) * len(self.groups)
+
+    def all_quantized(self, option: int = -1) -> Choice:
+        """Every group in one format: the last one by default, whatever it costs or gains."""
+        wanted = option % len(self.formats)
+        return tuple(wanted if group.members[wanted] else 0 for group in self.groups)
+
+    def canonical(self, choice: Sequence[int]) -> Choice:
+        """The same assignment with options that no Linear of the group takes written as bf16. Raises FormatError on another length or option."""
+        if len(choice) != len(self.groups) or any(not 0 <= c < len(self.formats) for c in choice):
+            raise FormatError(
+                f"a choice of {len(choice)} options does not fit {len(self.groups)} groups of {len(self.formats)} formats; "
+                "make it from these candidates"
+            )
+        return tuple(int(c) if group.members[c] else 0 for c, group in zip(choice, self.groups, strict=True))
+
+    def decode(self, choice: Sequence[int]) -> dict[str, FormatName]:
+        """{FQN: format} of every Linear, bf16 ones included."""
+        formats = dict.fromkeys(self.fqns, FormatName.BF16)
+        for group, option in zip(self.groups, self.canonical(choice), strict=True):
+            formats.update(dict.fromkeys(group.members[option], self.formats[option]))
+        return formats
+
+    def latency_s(self, choice: Sequence[int]) -> float:
+        """Priced seconds of one pipeline run with this choice."""
+        return self.bf16_s - sum(group.gains_s[option] for group, option in zip(self.groups, self.canonical(choice), strict=True))
+
+
+def make_candidates(
+    table: ShapeTable, spec: StudySpec, *, formats: Sequence[FormatName], latency: LatencyModel, granularity: Granularity = "group"
+) -> Candidates:
+    """Group the Linears of a profiled model and price each group in each format.
+
+    Args:
+        table: shapes at the priced scale (`latency.stand_for` where the model stands for a larger one); refusals use `table`'s own K and N
+            divided by that scale, that is the loaded model's.
+        spec: the study: always-skip patterns, fused roles, depth bands, rule of thumb.
+        formats: searched formats, without bf16.
+        latency: prices a Linear.
+        granularity: "group" or "layer".
+
+    Raises:
+        FormatError: no Linear takes any of the formats, or the target does not have a format.
+    """
+    scale, fqns = spec.pricing.stands_for, tuple(linear.fqn for linear in table.linears) + table.uncalled
+    fixed = dict.fromkeys(table.uncalled, "never called in the profiled run")
+    for entry in spec.search.always_skip:
+        fixed |= dict.fromkeys(expand([entry.pattern], fqns).matched, f"always skipped: {entry.reason}")
+    reasons = _refusals(table, spec, formats, scale)
+    refused = {fqn: "; ".join(reason for reason in why if reason) for fqn, why in reasons.items() if any(why)}
+    fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
+    free = [linear for linear in table.linears if linear.fqn not in fixed]
+    if not free:
+        some = next(iter(fixed.items()), ("", "the model has no Linears"))
+        raise FormatError(
+            f"none of the {len(fqns)} Linears of {table.model} may be quantized to {', '.join(formats)} ({some[0]}: {some[1]}); choose another --format"
+        )
+    groups = [
+        _price(name, members, [[reasons[m.fqn][i] is None for m in members] for i in range(len(formats))], formats, latency)
+        for name, members in _group(free, spec, granularity).items()
+    ]
+    thumb = _rule_of_thumb(table, spec)
+    bf16_s = latency.estimate(table, {}).bf16_s
+    return Candidates(
+        formats=(FormatName.BF16, *formats), groups=tuple(groups), fixed=fixed, refused=refused, fqns=fqns, bf16_s=bf16_s,
+        rule_of_thumb=tuple(len(formats) if set(g.members[-1]) & thumb else 0 for g in groups),
+    )  # fmt: skip
+
+
+def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName], scale: int) -> dict[str, list[str | None]]:
+    """{FQN: for each format why it is refused, or None}. What a format refuses to one of a block's fused Linears it refuses to all of them."""
+    reasons: dict[str, list[str | None]] = {}
+    families: dict[tuple[str, str], list[str]] = {}
+    for linear in table.linears:
+        dtype = getattr(torch, linear.dtype)
+        reasons[linear.fqn] = [get_format(name).refusal(k=linear.k // scale, n=linear.n // scale, dtype=dtype) for name in formats]
+        families.setdefault((linear.block, _fused_role(linear.role, spec.search.fused)), []).append(linear.fqn)
+    for family in families.values():
+        for i in range(len(formats)):
+            first = next(((fqn, reasons[fqn][i]) for fqn in family if reasons[fqn][i]), None)
+            if first is not None:
+                for fqn in family:
+                    reasons[fqn][i] = reasons[fqn][i] or f"fused with {first[0]}, of which {first[1]}"
+    return reasons
+
+
+def _group(linears: Iterable[LinearProfile], spec: StudySpec, granularity: Granularity) -> dict[str, list[LinearProfile]]:
+    """{group name: Linears}, in the order of the first Linear of each group."""
+    linears = list(linears)
+    blocks: dict[str, list[int]] = {}
+    for linear in linears:
+        if linear.block:
+            kind, _, index = linear.block.rpartition(".")
+            if int(index) not in blocks.setdefault(kind, []):
+                blocks[kind].append(int(index))
+    keyed: dict[tuple[str, str], list[LinearProfile]] = {}
+    for linear in linears:
+        keyed.setdefault(
+            (_fused_role(linear.role, spec.search.fused), _band(linear.block, blocks, spec.search.depth_bands, granularity)), []
+        ).append(linear)
+    return {f"{role}[{band}]" if band else role: members for (role, band), members in keyed.items()}
+
+
+def _fused_role(role: str, fused: Sequence[Sequence[str]]) -> str:
+    """The role, with fused siblings under one name: `attn.to_q` -> `attn.to_q+to_k+to_v`."""
+    stem, _, last = role.rpartition(".")
+    for family in fused:
+        if last in family:
+            return f"{stem}.{'+'.join(family)}" if stem else "+".join(family)
+    return role
+
+
+def _band(block: str, blocks: Mapping[str, list[int]], bands: int, granularity: Granularity) -> str:
+    """ "first-last" block of the depth band that a block is in; its own index for layers; "" outside blocks."""
+    if not block:
+        return ""
+    kind, _, index = block.rpartition(".")
+    if granularity == "layer":
+        return index
+    ordered = sorted(blocks[kind])
+    band = ordered.index(int(index)) * min(bands, len(ordered)) // len(ordered)
+    inside = [b for i, b in enumerate(ordered) if i * min(bands, len(ordered)) // len(ordered) == band]
+    return f"{inside[0]}-{inside[-1]}" if len(inside) > 1 else str(inside[0])
+
+
+def _price(
+    name: str, linears: Sequence[LinearProfile], takes: Sequence[Sequence[bool]], formats: Sequence[FormatName], latency: LatencyModel
+) -> Group:
+    members: list[tuple[str, ...]] = [()]
+    gains = [0.0]
+    for fmt, taken in zip(formats, takes, strict=True):
+        chosen = [linear for linear, ok in zip(linears, taken, strict=True) if ok]
+        members.append(tuple(linear.fqn for linear in chosen))
+        gains.append(sum(_saved_s(linear, fmt, latency) for linear in chosen))
+    return Group(name=name, fqns=tuple(linear.fqn for linear in linears), members=tuple(members), gains_s=tuple(gains))
+
+
+def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel) -> float:
+    """Seconds of one pipeline run that quantizing this Linear saves; negative where it is slower."""
+    shape = {"k": linear.k, "n": linear.n}
+    return sum(
+        calls * (latency.linear_us(m=m, format=FormatName.BF16, **shape) - latency.linear_us(m=m, format=fmt, **shape)) for m, calls in linear.m_values
+    ) / 1e6  # fmt: skip
+
+
+def _rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:
+    """FQNs that the rule of thumb quantizes: no name of its globs, and min(M, K, N) at the priced scale not below its limit."""
+    named = expand([entry.pattern for entry in spec.rule_of_thumb.skip], [linear.fqn for linear in table.linears]).matched
+    return {x.fqn for x in table.linears if x.fqn not in named and min(x.m, x.k, x.n) >= spec.rule_of_thumb.min_dim}

@@ -1,0 +1,70 @@
+"""Every error that this library raises on purpose.
+
+    SensitivityError
+    ├── UserError                    the caller can mend it: the command line exits with 2
+    │   ├── UnknownModelError        no study, folder or Hub id has this name
+    │   ├── PipelineError            what was named cannot be loaded as a diffusers pipeline
+    │   ├── SpecError                a study TOML is malformed
+    │   ├── FormatError              a format is unknown, unavailable here or refused by the model's shapes
+    │   ├── PatternError             a pattern or FQN list is malformed or matches nothing
+    │   ├── RecipeError              a recipe file is malformed
+    │   │   └── RecipeMismatchError  a recipe does not describe this model
+    │   ├── StoreError               a database is of another study, another schema, or damaged
+    │   ├── OutputError              a result cannot be written where it was asked for
+    │   └── MissingWeightsError      weights that a measure needs are not on this machine
+    └── MeasurementError             a run failed and nothing the caller typed explains it: exits with 1
+
+A message says the value found, what is allowed, and what to do next, in that order.
+"""
+
+
+class SensitivityError(Exception):
+    """Root of all errors raised on purpose by this library."""
+
+
+class UserError(SensitivityError):
+    """The caller can mend it; the message ends with the next step."""
+
+
+class UnknownModelError(UserError):
+    """No study, folder or Hub id has this name."""
+
+
+class PipelineError(UserError):
+    """What was named cannot be loaded as a diffusers pipeline."""
+
+
+class SpecError(UserError):
+    """A study TOML is malformed."""
+
+
+class FormatError(UserError):
+    """A format is unknown, unavailable here, or refused by the model's shapes."""
+
+
+class PatternError(UserError):
+    """A pattern or a list of FQNs is malformed or matches nothing."""
+
+
+class RecipeError(UserError):
+    """A recipe file is malformed."""
+
+
+class RecipeMismatchError(RecipeError):
+    """A recipe does not describe the model that it is applied to."""
+
+
+class StoreError(UserError):
+    """A database belongs to another study, has another schema, or is damaged."""
+
+
+class OutputError(UserError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingWeightsError(UserError):
+    """Weights that a measure needs are not on this machine."""
+
+
+class MeasurementError(SensitivityError):
+    """A run failed and nothing that the caller typed explains it."""

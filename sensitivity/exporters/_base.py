@@ -1,0 +1,113 @@
+"""Does the exported text mean the recipe to the tool that reads it? The contract of every exporter, and the proof.
+
+Consumers match names by rules of their own: exact, glob, regular expression, substring. A list that is right in one is wrong in another,
+and most are silent about it. So an exporter has two halves: `render` writes the text, `assign` reads a text back and applies the
+consumer's rule to FQNs. `export` gives out a text only if `assign` of it equals the recipe's layers; `verify` does the same with the FQNs
+of a real model.
+
+Conventions: an FQN that the consumer leaves alone is `bf16`. Headers are comments; they say predicted or measured beside each latency.
+
+It does not run the consumer: tests do, with the real torchao and diffusers, where a small model allows it.
+
+    text = exporter.export(recipe)
+    exporter.verify(recipe, [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)])
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from sensitivity.errors import RecipeError
+from sensitivity.patterns import is_fqn
+from sensitivity.recipe import Recipe
+from sensitivity.spec import FormatName
+
+
+class Exporter(ABC):
+    """Writes recipes for one consumer. Subclasses give `name`, `suffix`, `render` and `assign`."""
+
+    name: ClassVar[str]
+    """The word on the command line."""
+
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """The usual end of the file's name, with its dot."""
+
+    @abstractmethod
+    def render(self, recipe: Recipe) -> str:
+        """The text for the consumer, not yet proved."""
+
+    @abstractmethod
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+        """What the consumer makes of each of `fqns` when it reads `text`: its matching rule, simulated."""
+
+    def export(self, recipe: Recipe) -> str:
+        """The text for the consumer, proved on the recipe's own FQNs.
+
+        Raises:
+            RecipeError: the consumer's form cannot say this recipe; the message names layers.
+        """
+        text = self.render(recipe)
+        self._prove(text, recipe, recipe.layers)
+        return text
+
+    def verify(self, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+        """What the consumer would make of a model whose Linears are `fqns`: exactly the recipe, or an error.
+
+        Raises:
+            RecipeError: the model has other Linears than the recipe, or the consumer would give one another format; the message names them.
+        """
+        return self._prove(self.render(recipe), recipe, fqns)
+
+    def _prove(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+        names = list(dict.fromkeys(fqns))
+        assigned = self.assign(text, recipe, names)
+        problems = [f"{fqn} is not in the model" for fqn in recipe.layers if fqn not in assigned]
+        for fqn, found in assigned.items():
+            if fqn not in recipe.layers:
+                problems.append(f"{fqn if is_fqn(fqn) else repr(fqn)} is not in the recipe")
+            elif found != recipe.layers[fqn]:
+                problems.append(f"{fqn} would be {found}, not {recipe.layers[fqn]}")
+        if problems:
+            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+            raise RecipeError(
+                f"found {len(problems)} Linear(s) that {self.name} would treat otherwise than the recipe {recipe.name!r}: "
+                f"{'; '.join(problems[:10])}{more}. The export must mean exactly the recipe; use another exporter, or export for this model"
+            )
+        return assigned
+
+
+def quantized_formats(recipe: Recipe) -> tuple[FormatName, ...]:
+    """The formats other than bf16 that the recipe uses, in the order of `FormatName`."""
+    used = set(recipe.layers.values())
+    return tuple(name for name in FormatName if name in used and name is not FormatName.BF16)
+
+
+def describe(recipe: Recipe) -> tuple[str, ...]:
+    """What a reader wants to know above a list: model, formats, latency, LPIPS. One printable line each, no comment signs."""
+    model, latency, lpips = recipe.model, recipe.latency, recipe.fidelity.lpips
+    counts = Counter(recipe.layers.values())
+    floor = "not measured" if lpips.noise_floor is None else f"{lpips.noise_floor:.4g}"
+    lines = (
+        f"{recipe.name}: {', '.join(f'{counts[name]} {name}' for name in FormatName if counts[name])} of {len(recipe.layers)} Linears",
+        f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights, "
+        f"{model.component} ({model.component_class}) of {model.pipeline_class}",
+        f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized, {latency.speedup:.3g}x, {latency.source} for "
+        f"{latency.target}, batch size {latency.batch_size}, compile mode {latency.compile_mode or 'none'}",
+        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to {lpips.ci95[1]:.4g}, noise floor {floor}, "
+        f"{len(lpips.per_prompt)} pictures",
+    )
+    return tuple("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+
+def resolve_exact(keys: Mapping[str, FormatName | None], fqn: str) -> FormatName:
+    """torchao's `FqnToConfig` rule for one Linear, as torchao and diffusers apply it, for keys without `re:`.
+
+    The weight's name is tried first, then the module's, then `_default`; nothing, or None, leaves the Linear in bf16.
+    """
+    for key in (f"{fqn}.weight", fqn, "_default"):
+        if key in keys:
+            return keys[key] or FormatName.BF16
+    return FormatName.BF16

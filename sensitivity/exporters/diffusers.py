@@ -1,0 +1,147 @@
+"""How does a diffusers pipeline load already quantized as the recipe says? With a `PipelineQuantizationConfig` for its component.
+
+The form is `TorchAoConfig(FqnToConfig(...))`, which matches exact FQNs. It needs diffusers 0.42, and the Python that is exported checks
+that: older ones do not resolve its names. `modules_to_not_convert`, the older form, matches substrings (`proj_out` skips 39 Linears of
+FLUX instead of one) and is not used. diffusers also uses it for classes with `_keep_in_fp32_modules`: Linears whose name contains one of
+those are never quantized, so a recipe that quantizes one is refused here.
+
+Two texts: `python` defines `quantization_config()`; `json` is `{component: TorchAoConfig.to_dict()}`, for `TorchAoConfig.from_dict`.
+
+    from flux_recipe import quantization_config
+    pipeline = FluxPipeline.from_pretrained(model_id, quantization_config=quantization_config(), dtype=torch.bfloat16)
+
+diffusers is imported inside functions only. (`pipelines` is the one importer of diffusers; the exception here is the quantization config,
+the form that this file is about.) It quantizes one component and touches no other.
+"""
+
+import ast
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from sensitivity.errors import RecipeError
+from sensitivity.exporters._base import Exporter, describe, resolve_exact
+from sensitivity.exporters.torchao import native_config_dicts, read_keys, to_torchao, to_torchao_dict
+from sensitivity.recipe import Recipe
+from sensitivity.spec import FormatName
+
+MIN_DIFFUSERS = (0, 42)
+
+_CODE = '''\
+{header}
+
+import importlib.util
+import json
+
+import diffusers
+from torchao.core.config import config_from_dict
+from torchao.quantization import FqnToConfig
+
+COMPONENT = {component}
+CONFIGS = json.loads(r"""
+{configs}
+""")
+LAYERS = json.loads(r"""
+{layers}
+""")
+
+
+def quantization_config():
+    """For {pipeline}.from_pretrained(..., quantization_config=quantization_config(), dtype=torch.bfloat16)."""
+    if tuple(int(part) for part in diffusers.__version__.split(".")[:2]) < {minimum}:
+        raise RuntimeError(
+            f"found diffusers {{diffusers.__version__}}; allowed are {dotted} and newer, older ones misread it; pip install -U diffusers"
+        )
+    if "nvfp4" in CONFIGS and not _has_mslk():
+        CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
+    configs = {{name: config_from_dict(config) for name, config in CONFIGS.items()}}
+    keys = {{fqn: configs.get(name) for name, fqns in LAYERS.items() for fqn in fqns}}  # bf16 has no config: None
+    return diffusers.PipelineQuantizationConfig(quant_mapping={{COMPONENT: diffusers.TorchAoConfig(FqnToConfig(keys))}})
+
+
+def _has_mslk():
+    """Whether NVFP4's fast activation quantizer is installed (`mslk` on PyPI is an empty placeholder); without it NVFP4 is slow."""
+    try:
+        return importlib.util.find_spec("mslk.quantize.triton.fp4_quantize") is not None
+    except ImportError:
+        return False
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersExporter(Exporter):
+    """Python (default) or JSON for `from_pretrained(quantization_config=...)`."""
+
+    name: ClassVar[str] = "diffusers"
+    form: Literal["python", "json"] = "python"
+
+    @property
+    def suffix(self) -> str:
+        """`.py` or `.diffusers.json`."""
+        return ".py" if self.form == "python" else ".diffusers.json"
+
+    def render(self, recipe: Recipe) -> str:
+        """The text in the exporter's form."""
+        if self.form == "json":
+            config = {"quant_method": "torchao", "quant_type": {"default": to_torchao_dict(recipe)}, "modules_to_not_convert": None}
+            return json.dumps({recipe.model.component: config}, indent=1) + "\n"
+        layers: dict[str, list[str]] = {}
+        for fqn, name in recipe.layers.items():
+            layers.setdefault(name.value, []).append(fqn)
+        configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
+        return _CODE.format(
+            header="\n".join(f"# {line}" for line in describe(recipe)),
+            component=json.dumps(recipe.model.component),
+            configs=json.dumps(configs, indent=1),
+            layers=json.dumps(layers, indent=1),
+            pipeline=recipe.model.pipeline_class,
+            minimum=MIN_DIFFUSERS,
+            dotted=".".join(map(str, MIN_DIFFUSERS)),
+        )
+
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+        """Substrings that the class keeps in fp32 first, then torchao's exact rule."""
+        if self.form == "json":
+            keys = read_keys(json.loads(text)[recipe.model.component]["quant_type"]["default"], recipe)
+        else:
+            known = native_config_dicts(recipe)
+            if _read_constant(text, "CONFIGS") != {name.value: config for name, config in known.items()}:
+                raise RecipeError("found other torchao configs in the exported Python; allowed are the recipe's; export it again")
+            layers = _read_constant(text, "LAYERS")
+            keys = {fqn: FormatName(name) if FormatName(name) in known else None for name, entries in layers.items() for fqn in entries}
+        kept = kept_in_fp32(recipe.model.component_class)
+        return {fqn: FormatName.BF16 if any(f"{part}." in f"{fqn}.weight" for part in kept) else resolve_exact(keys, fqn) for fqn in fqns}
+
+
+def _read_constant(text: str, name: str) -> Any:
+    """The value of the line `NAME = json.loads(r'''...''')` in exported Python, without running it."""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.targets[0]) == name:
+            return json.loads(ast.literal_eval(node.value.args[0]))
+    raise RecipeError(f"found no {name} in the exported Python; allowed is the text that this exporter writes; export it again")
+
+
+def kept_in_fp32(component_class: str) -> tuple[str, ...]:
+    """Name parts that diffusers never quantizes in this class; none for a class that diffusers does not have."""
+    import diffusers
+
+    kept = getattr(getattr(diffusers, component_class, None), "_keep_in_fp32_modules", None) or ()
+    return (kept,) if isinstance(kept, str) else tuple(kept)
+
+
+def to_diffusers(recipe: Recipe) -> Any:
+    """`diffusers.PipelineQuantizationConfig` that loads the recipe's component quantized.
+
+    Raises:
+        RecipeError: diffusers is older than 0.42, or would treat a layer otherwise than the recipe says.
+    """
+    import diffusers
+
+    if tuple(int(part) for part in diffusers.__version__.split(".")[:2]) < MIN_DIFFUSERS:
+        raise RecipeError(
+            f"found diffusers {diffusers.__version__}; allowed are 0.42 and newer, older ones do not resolve FqnToConfig; "
+            "pip install -U diffusers, or use the exporter torchao"
+        )
+    DiffusersExporter(form="json").export(recipe)
+    return diffusers.PipelineQuantizationConfig(quant_mapping={recipe.model.component: diffusers.TorchAoConfig(to_torchao(recipe))})

@@ -1,0 +1,61 @@
+"""Which Linears stay in bf16, as a text that people read and any `filter_fn` can use?
+
+One exact FQN a line, or globs of `sensitivity.patterns` with the reason behind each; comments above say model, latency and LPIPS. It is
+what `sensitivity latency --skip FILE` reads back. In torchao:
+
+    skip = {line for line in open("skip.txt").read().split("\\n") if line and not line.startswith("#")}
+    quantize_(transformer, config, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and fqn not in skip)
+
+A skip-list has two formats: bf16 and one other, named in its first comment. A recipe with more has no skip-list, and is refused.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sensitivity.errors import RecipeError
+from sensitivity.exporters._base import Exporter, describe, quantized_formats
+from sensitivity.patterns import compress, expand, read_list
+from sensitivity.recipe import Recipe
+from sensitivity.spec import FormatName
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkipListExporter(Exporter):
+    """Text, one entry a line. `globs` writes the shortest globs instead of exact FQNs; they hold for this model only."""
+
+    name: ClassVar[str] = "skip-list"
+    globs: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """`.txt`."""
+        return ".txt"
+
+    def render(self, recipe: Recipe) -> str:
+        """Comments, then entries.
+
+        Raises:
+            RecipeError: the recipe has more than one quantized format.
+        """
+        formats = quantized_formats(recipe)
+        if len(formats) > 1:
+            raise RecipeError(
+                f"found {len(formats)} quantized formats ({', '.join(formats)}) in the recipe {recipe.name!r}; "
+                "a skip-list can say bf16 and one other; use the exporter torchao or diffusers"
+            )
+        other = formats[0] if formats else "bf16"
+        header = [f"Linears that stay in bf16; every other Linear is {other}.", *describe(recipe)]
+        lines = [f"# {line}" for line in header]
+        if self.globs:
+            lines += [f"{entry.pattern}  # {entry.reason}" for entry in compress(recipe.skip, recipe.layers)]
+        else:
+            lines += recipe.skip
+        return "\n".join(lines) + "\n"
+
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+        """Entries match exactly or as globs; what matches is bf16, the rest is the one other format."""
+        names = tuple(fqns)
+        kept = expand(read_list(text), names).matched
+        other = next(iter(quantized_formats(recipe)), FormatName.BF16)
+        return {fqn: FormatName.BF16 if fqn in kept else other for fqn in names}

@@ -1,0 +1,65 @@
+"""What is a distance between pictures, and what does a score say? `Distance` and `Score`.
+
+A distance takes pictures and their references and gives one number a picture: 0 for equal ones. A score is the distances of one skip-list over a set of
+prompts, with their mean and a bootstrap interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
+
+    score = score_of(distance(pictures, references), net=distance.name, noise_floor=None)
+"""
+
+import abc
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from sensitivity.errors import MeasurementError
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """Distances of one skip-list from bf16. `per_prompt` follows the order of the prompts; `ci95` is a bootstrap interval of the mean.
+
+    `noise_floor` is the mean distance of bf16 from itself, drawn one by one instead of in batches (None: not measured); smaller differences mean nothing.
+    """
+
+    net: str
+    mean: float
+    ci95: tuple[float, float]
+    per_prompt: tuple[float, ...]
+    noise_floor: float | None
+
+
+class Distance(abc.ABC):
+    """A perceptual distance. `name` is what a recipe calls it; `key` is all that decides its values, for cache keys."""
+
+    name: str
+    key: dict[str, str]
+
+    @abc.abstractmethod
+    def __call__(self, pictures: Tensor, references: Tensor) -> Tensor:
+        """pictures, references: (B, 3, H, W) in [-1, 1]. Returns (B,) fp32 on the CPU, each at least 0."""
+
+
+def bootstrap_interval(values: tuple[float, ...], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of `values` over resampled prompts; the same values give the same interval."""
+    array = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(array), size=(resamples, len(array)))
+    low, high = np.quantile(array[picks].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score:
+    """The score of one distance a prompt, shape (B,).
+
+    Raises:
+        MeasurementError: a distance is NaN or infinite, as when the model gave NaN pictures.
+    """
+    values = tuple(float(v) for v in distances.double().tolist())
+    broken = [i for i, v in enumerate(values) if not np.isfinite(v)]
+    if broken:
+        raise MeasurementError(
+            f"{len(broken)} of {len(values)} pictures have no finite distance (prompt {broken[0]} first): the model gave NaN or inf"
+        )
+    return Score(net=net, mean=float(np.mean(values)), ci95=bootstrap_interval(values), per_prompt=values, noise_floor=noise_floor)

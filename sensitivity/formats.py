@@ -1,0 +1,397 @@
+"""What does a Linear compute in MXFP8, NVFP4 or FP8, and can this device do it? Shape rules, torchao configs, exact emulation.
+
+The one importer of torchao and mslk.
+
+**Method.** A format quantizes weight (N, K) and activation (rows, K) to numbers on its grid. *Native* means torchao's tensor subclasses
+and the GPU's own GEMM: `native_config`, `quantize_native`. *Emulated* means the same quantized numbers, multiplied elsewhere: block
+scales are folded into the codes, which bf16 holds exactly (e2m1 code x e4m3 block scale: at most 2 + 4 = 6 significant bits; e4m3 code x
+power of two: 4 bits), the product is accumulated in fp32, per-tensor and per-row scales and the bias are applied in fp32, and the result
+is rounded to bf16 **once**. So an emulated output differs from the exact product of the quantized operands by one bf16 rounding and the
+error of an fp32 sum, whose order is all that a kernel may choose.
+
+**Where the numbers come from.** torchao's own primitives, for weights, on CUDA and in compiled graphs; for activations on the CPU the
+equal but faster `kernels.py`.
+
+**Conventions.** rows = product of leading axes of the call. NVFP4's activation scale is one number for the whole call, as in torchao.
+Weights and activations are bf16. `weight_bytes` counts what torchao keeps: codes, and block scales in its padded (swizzled) layout, 128
+rows x 4 scales a tile.
+
+**Known differences of native kernels from this ideal.** torchao's NVFP4 epilogue (`_addmm_nvfp4_dispatch`) rounds the product to bf16,
+rounds the scale to bf16, multiplies (rounds), adds the bias (rounds): four roundings, and the scale's own error is common to the whole
+output. FP8 on Hopper accumulates in fewer than 24 bits, the more so with fast accumulation (torchao's default). MXFP8 adds the bias
+before its one rounding: no difference.
+
+**Zeros, NaN, inf are torchao's.** A NaN or inf anywhere makes NVFP4's per-tensor scale, and with it the whole output, NaN. MXFP8: a NaN
+makes its block NaN; inf stays inf. FP8: either makes NaNs in its row. And torchao divides by zero: an **all-zero** tensor in NVFP4, an
+**all-zero row** in FP8 (activation or weight), quantize to NaN, 0 / 0. MXFP8 maps zeros to zeros. Tensors below about 1e-35 in NVFP4
+quantize to garbage in torchao (1 / scale overflows), and so they do here.
+
+What it does not do: no timing (emulation never gives a latency), no gradients, no choice of layers, no fp16.
+
+    fmt = get_format("nvfp4")
+    weight = fmt.quantize_weight(linear.weight)                     # once
+    y = emulated_linear(x, weight, linear.bias, fmt)                # (..., K) -> (..., N)
+"""
+
+import abc
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchao.core.config import AOBaseConfig
+from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig, NVFP4DynamicActivationNVFP4WeightConfig
+from torchao.prototype.mx_formats.config import ScaleCalculationMode
+from torchao.prototype.mx_formats.kernels import f4_unpacked_to_f32, unpack_uint4
+from torchao.prototype.mx_formats.mx_tensor import to_dtype, to_mx
+from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
+from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
+from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
+
+from sensitivity import kernels
+from sensitivity.errors import FormatError
+from sensitivity.spec import FormatName
+
+EMULATE = "emulate it instead (quality only), or run on a machine that has it"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedOperand:
+    """One side of a quantized product; the numbers that it stands for are values * scale."""
+
+    values: Tensor
+    """(rows, K), every value exact in bf16, block scales folded in; dtype bf16, or fp32 where this device's GEMM wants it (fp8 on the
+    CPU)."""
+    scale: Tensor | None
+    """fp32, applied after the product: None (bf16, mxfp8), () per tensor (nvfp4), (rows, 1) per row (fp8)."""
+
+
+def _product_fp32(a: Tensor, b: Tensor) -> Tensor:
+    """a: (rows, K), b: (N, K), exact in bf16, on any device. Returns a @ b.T in fp32, (rows, N), accumulated in fp32."""
+    if a.is_cuda:
+        return torch.mm(a, b.t(), out_dtype=torch.float32)
+    if _is_eager_cpu(a):
+        return kernels.product_fp32(a, b)
+    return nn.functional.linear(a.float(), b.float())
+
+
+def _scale_and_round(product: Tensor, scales: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
+    """product: (rows, N) fp32; each scale broadcasts to it. Returns bf16(product * scales + bias), fp32 throughout."""
+    for scale in scales:
+        product = product * scale
+    if bias is not None:
+        product = product + bias.float()
+    return product.bfloat16()
+
+
+def _is_eager_cpu(x: Tensor) -> bool:
+    """Whether the fast CPU kernels may run: they look at values, which a compiled graph, a fake tensor and a GPU's queue should not."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter)
+
+
+def _fits_fused(x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> bool:
+    """Whether a bf16 GEMM with one rounding does the whole Linear on this machine."""
+    return (
+        _is_eager_cpu(x.values)
+        and x.values.dtype == weight.values.dtype == torch.bfloat16
+        and (bias is None or bias.dtype == torch.bfloat16)
+        and kernels.fused_linear_is_exact()
+    )
+
+
+class Format(abc.ABC):
+    """A number format of a Linear. Stateless; `get_format` returns the one instance of each."""
+
+    name: FormatName
+    k_multiple: int = 1
+    n_multiple: int = 1
+    min_capability: tuple[int, int] = (0, 0)
+
+    def refusal(self, *, k: int, n: int, dtype: torch.dtype) -> str | None:
+        """Why a Linear (K in_features, N out_features, weights of dtype) stays bf16 by torchao's native rules; None if it need not.
+
+        K and N % 16: `torch._scaled_mm` (ATen `_scaled_mm_out_cuda`) wants both axes of its second operand, *as stored*, divisible by 16;
+        NVFP4 stores two codes a byte, so its K is % 32, although torchao's own check (`_nvfp4_inference_linear_transform`) says 16.
+        MXFP8's K % 32 is its block. dtype: torchao asserts bf16 (`_mx_inference_linear_transform`; PerRow in
+        `_float8_dynamic_activation_float8_weight_quantize_tensor`).
+        """
+        if dtype != torch.bfloat16:
+            return f"weights are {str(dtype).removeprefix('torch.')}; {self.name} takes bfloat16 only"
+        if k % self.k_multiple:
+            return f"K = {k} is not a multiple of {self.k_multiple}, as {self.name} needs"
+        if n % self.n_multiple:
+            return f"N = {n} is not a multiple of {self.n_multiple}, as {self.name} needs"
+        return None
+
+    @abc.abstractmethod
+    def weight_bytes(self, *, k: int, n: int) -> int:
+        """Bytes of the stored weight (N, K) with all its scales, in torchao's padded layout."""
+
+    @abc.abstractmethod
+    def native_config(self) -> AOBaseConfig:
+        """The config for torchao's `quantize_`. Raises FormatError for bf16."""
+
+    def native_refusal(self, device: torch.device) -> str | None:
+        """Why `device` cannot run this format natively, with the next step; None if it can.
+
+        The gates are torchao's: `is_sm_at_least_100` and, for fp8, `_check_hardware_support`.
+        """
+        need = ".".join(map(str, self.min_capability))
+        if device.type != "cuda":
+            return (
+                f"{self.name} runs natively on CUDA of compute capability {need} or higher, and this is a {device.type} device: {EMULATE}"
+            )
+        if not torch.cuda.is_available():
+            return (
+                f"{self.name} was asked for on {device}, but torch sees no CUDA device: check `nvidia-smi`, or use device cpu and emulation"
+            )
+        found = torch.cuda.get_device_capability(device)
+        if found < self.min_capability:
+            return f"{self.name} needs compute capability {need} or higher, and {device} has {found[0]}.{found[1]}: {EMULATE}"
+        return None
+
+    @abc.abstractmethod
+    def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
+        """weight: (N, K) bf16. Returns values (N, K) and scale. Raises FormatError on another dtype or a K that blocks do not divide."""
+
+    @abc.abstractmethod
+    def quantize_activation(self, x: Tensor) -> QuantizedOperand:
+        """x: (rows, K) bf16, rows >= 1, already flattened. Returns values (rows, K) and scale. Raises FormatError as `quantize_weight`."""
+
+    @abc.abstractmethod
+    def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        """x: (rows, K), weight: (N, K), bias: (N,). Returns bf16(x @ weight.T + bias), (rows, N), rounded once."""
+
+    def _checked(self, x: Tensor, block: int) -> Tensor:
+        """x contiguous; FormatError unless it is bf16 and K is a multiple of block."""
+        if x.dtype != torch.bfloat16:
+            raise FormatError(
+                f"{self.name} got a {x.dtype} tensor; it takes torch.bfloat16 only: load the model with torch_dtype=torch.bfloat16"
+            )
+        if x.shape[-1] % block:
+            raise FormatError(f"{self.name} got K = {x.shape[-1]}; K must be a multiple of {block}: leave this Linear in bf16")
+        return x.detach().contiguous()
+
+
+class BF16(Format):
+    """Not quantized: a format like the others, so that callers need no special case."""
+
+    name = FormatName.BF16
+
+    def refusal(self, *, k: int, n: int, dtype: torch.dtype) -> str | None:  # noqa: ARG002 - the contract's signature
+        return None
+
+    def weight_bytes(self, *, k: int, n: int) -> int:
+        return 2 * n * k
+
+    def native_config(self) -> AOBaseConfig:
+        raise FormatError("bf16 has no torchao config, it is a Linear left as it is: leave it out, or choose mxfp8, nvfp4 or fp8")
+
+    def native_refusal(self, device: torch.device) -> str | None:  # noqa: ARG002 - the contract's signature
+        return None
+
+    def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
+        return QuantizedOperand(values=weight, scale=None)
+
+    def quantize_activation(self, x: Tensor) -> QuantizedOperand:
+        return QuantizedOperand(values=x, scale=None)
+
+    def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x.values, weight.values, bias)
+
+
+class MXFP8(Format):
+    """OCP Microscaling MXFP8 with NVIDIA's scale rule: e4m3 codes, one e8m0 scale 2^ceil(log2(amax / 448)) for 32 values along K."""
+
+    name = FormatName.MXFP8
+    k_multiple, n_multiple = 32, 16
+    min_capability = (10, 0)
+
+    def weight_bytes(self, *, k: int, n: int) -> int:
+        return n * k + _padded_scales(n, k // 32)
+
+    def native_config(self) -> AOBaseConfig:
+        return MXDynamicActivationMXWeightConfig(scaling_mode=ScaleCalculationMode.RCEIL)
+
+    def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
+        weight = self._checked(weight, 32)
+        scale, codes = to_mx(weight, torch.float8_e4m3fn, 32, ScaleCalculationMode.RCEIL)
+        return QuantizedOperand(values=to_dtype(codes, scale, torch.float8_e4m3fn, 32, torch.bfloat16), scale=None)
+
+    def quantize_activation(self, x: Tensor) -> QuantizedOperand:
+        x = self._checked(x, 32)
+        values = kernels.quantize_mxfp8(x) if _is_eager_cpu(x) else None
+        return self.quantize_weight(x) if values is None else QuantizedOperand(values=values, scale=None)
+
+    def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        if _fits_fused(x, weight, bias):
+            return kernels.fused_linear(x.values, weight.values, bias)
+        return _scale_and_round(_product_fp32(x.values, weight.values), (), bias)
+
+
+class NVFP4(Format):
+    """NVFP4: e2m1 codes, one e4m3 scale for 16 values along K, one fp32 scale amax / (448 * 6) for the tensor, dynamic for activations."""
+
+    name = FormatName.NVFP4
+    k_multiple, n_multiple = 32, 16
+    min_capability = (10, 0)
+
+    def weight_bytes(self, *, k: int, n: int) -> int:
+        return n * k // 2 + _padded_scales(n, k // 16) + 4
+
+    def native_config(self) -> AOBaseConfig:
+        return NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=mslk_is_available(), use_dynamic_per_tensor_scale=True)
+
+    def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
+        weight = self._checked(weight, 16)
+        tensor_scale = per_tensor_amax_to_scale(torch.max(torch.abs(weight)))
+        block_scale, packed = nvfp4_quantize(weight, 16, tensor_scale)
+        codes = f4_unpacked_to_f32(unpack_uint4(packed)).view(weight.shape[0], -1, 16)
+        values = (codes * block_scale.float().unsqueeze(-1)).view(weight.shape)
+        return QuantizedOperand(values=values.bfloat16(), scale=tensor_scale)
+
+    def quantize_activation(self, x: Tensor) -> QuantizedOperand:
+        x = self._checked(x, 16)
+        fast = kernels.quantize_nvfp4(x) if _is_eager_cpu(x) else None
+        return self.quantize_weight(x) if fast is None else QuantizedOperand(values=fast[0], scale=fast[1])
+
+    def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        assert x.scale is not None
+        assert weight.scale is not None
+        scale = x.scale * weight.scale
+        if _fits_fused(x, weight, bias) and kernels.SAFE_MIN <= (alpha := scale.item()) <= kernels.SAFE_MAX:
+            return kernels.fused_linear(x.values, weight.values, bias, alpha=alpha)
+        return _scale_and_round(_product_fp32(x.values, weight.values), (scale,), bias)
+
+
+class FP8(Format):
+    """Float8 row-wise: e4m3 codes, one fp32 scale for each row of weight and activation, dynamic for activations."""
+
+    name = FormatName.FP8
+    k_multiple, n_multiple = 16, 16
+    min_capability = (8, 9)
+
+    def weight_bytes(self, *, k: int, n: int) -> int:
+        return n * k + 4 * n
+
+    def native_config(self) -> AOBaseConfig:
+        """KernelPreference.TORCH: AUTO would quantize with mslk's kernel where mslk is installed, whose scales are other numbers than
+        torch's.
+
+        `set_inductor_config=False`: the default changes global inductor settings, and compiling takes minutes.
+        """
+        return Float8DynamicActivationFloat8WeightConfig(
+            granularity=PerRow(), kernel_preference=KernelPreference.TORCH, set_inductor_config=False
+        )
+
+    def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
+        weight = self._checked(weight, 1)
+        scale = _choose_scale_float8(weight, block_size=[1, weight.shape[-1]])
+        codes = _quantize_affine_float8(weight, scale)
+        return QuantizedOperand(values=codes.to(torch.float32 if _is_eager_cpu(weight) else torch.bfloat16), scale=scale)
+
+    def quantize_activation(self, x: Tensor) -> QuantizedOperand:
+        x = self._checked(x, 1)
+        if not _is_eager_cpu(x):
+            return self.quantize_weight(x)
+        values, scale = kernels.quantize_fp8_rows(x)
+        return QuantizedOperand(values=values, scale=scale)
+
+    def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        assert x.scale is not None
+        assert weight.scale is not None
+        product = _product_fp32(x.values, weight.values)
+        if _is_eager_cpu(product):  # the same in place: the product is as large as a picture's activations
+            product.mul_(x.scale).mul_(weight.scale.t())
+            return (product if bias is None else product.add_(bias.float())).bfloat16()
+        return _scale_and_round(product, (x.scale, weight.scale.t()), bias)
+
+
+def _padded_scales(n: int, scales_per_row: int) -> int:
+    """Bytes of one-byte block scales in the GEMM's tiled layout: rows padded to 128, scales a row to 4 (torchao `to_blocked`)."""
+    return -(-n // 128) * 128 * (-(-scales_per_row // 4) * 4)
+
+
+_FORMATS: dict[FormatName, Format] = {fmt.name: fmt for fmt in (BF16(), MXFP8(), NVFP4(), FP8())}
+
+
+def get_format(name: FormatName | str) -> Format:
+    """The format of this name. Raises FormatError, naming the formats that exist, for another."""
+    try:
+        return _FORMATS[FormatName(name)]
+    except ValueError:
+        allowed = ", ".join(_FORMATS)
+        raise FormatError(f"unknown format {str(name)!r}; formats are {allowed}: choose one of them") from None
+
+
+_last_activation = kernels.LastResult[QuantizedOperand]()
+
+
+def emulated_linear(x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fmt: Format) -> Tensor:
+    """x: (..., K) bf16; weight: `fmt.quantize_weight` of (N, K); bias: (N,). Returns (..., N) bf16. All rows of x are quantized as one
+    tensor.
+
+    On the CPU the operand made from x is kept until the next call, for the Linears that read the same x (to_q, to_k, to_v).
+    """
+    lead, k, n = x.shape[:-1], x.shape[-1], weight.values.shape[0]
+    if x.numel() == 0:
+        return x.new_empty(*lead, n)
+
+    def quantize() -> QuantizedOperand:
+        return fmt.quantize_activation(x.reshape(-1, k))
+
+    rows = _last_activation.of(x, fmt.name, quantize) if _is_eager_cpu(x) else quantize()
+    return fmt.linear(rows, weight, bias).view(*lead, n)
+
+
+def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> None:
+    """Quantize Linears of `module` in place with torchao: `formats` maps exact FQNs to formats; bf16 and unnamed Linears stay as they are.
+
+    Raises FormatError before touching anything if an FQN is not a Linear of `module`, a shape or dtype is refused, or a device lacks the
+    format.
+    """
+    linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
+    chosen: dict[FormatName, set[str]] = {}
+    for fqn, name in formats.items():
+        fmt = get_format(name)
+        linear = linears.get(fqn)
+        if linear is None:
+            raise FormatError(
+                f"{fqn!r} is none of the {len(linears)} Linears of this {type(module).__name__}: take names from `named_modules()`"
+            )
+        weight = linear.weight
+        reason = fmt.refusal(k=weight.shape[1], n=weight.shape[0], dtype=weight.dtype) or fmt.native_refusal(weight.device)
+        if reason is not None:
+            raise FormatError(f"{fqn} cannot be quantized natively: {reason}")
+        if fmt.name is not FormatName.BF16:
+            chosen.setdefault(fmt.name, set()).add(fqn)
+    for name, fqns in chosen.items():
+        quantize_(module, get_format(name).native_config(), filter_fn=lambda _, fqn, wanted=fqns: fqn in wanted)
+
+
+def mslk_is_available() -> bool:
+    """Whether mslk's NVFP4 quantizer can be imported. Not just the name: `mslk` 0.0.0 on PyPI is an empty placeholder."""
+    try:
+        return importlib.util.find_spec("mslk.quantize.triton.fp4_quantize") is not None
+    except (ImportError, OSError, ValueError):
+        return False
+
+
+def mslk_advice() -> str | None:
+    """What NVFP4 loses without mslk, and the command that installs it; None if it is there. NVFP4 runs natively either way."""
+    if mslk_is_available():
+        return None
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    index = "https://download.pytorch.org/whl/cu" + (torch.version.cuda or "13.0").replace(".", "")
+    command = f"pip install mslk --index-url {index}" if (major, minor) >= (2, 12) else "pip install mslk-cuda"
+    return f"mslk is not installed (PyPI's `mslk` is an empty placeholder): NVFP4 quantizes slowly unless compiled; run `{command}`"
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of the packages that decide these numbers: torch, torchao, mslk ("not installed" if it is not)."""
+    distributions = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()} if mslk_is_available() else {}
+    mslk = distributions.get("mslk") or distributions.get("mslk-cuda") or "not installed"
+    return {"torch": torch.__version__, "torchao": importlib.metadata.version("torchao"), "mslk": mslk}

@@ -1,0 +1,246 @@
+"""The contract of everything that prices a run: records, and the sum that all latency models share.
+
+Method. A model says two things: the microseconds of one Linear call of a shape in a format, and the seconds of what is not a Linear.
+`LatencyModel.estimate` adds them up over a ShapeTable: run = sum over Linears of calls x time + rest. The rest does not depend on formats.
+A caller who has measured the bf16 run gives its seconds: then the rest is what remains of them after the bf16 Linears, and only the
+Linears' part of the difference is the model's own.
+
+Conventions.
+- `_us` is one call, `_s` is the whole run that the table was profiled on (`calls` counts the whole run).
+- A Linear whose M varies is priced for each M with its calls; its row shows the mean over the calls beside its largest M, so that
+  calls x time is its part of the total in every row.
+- A Linear that a format map leaves out is bf16; a Linear that was never called costs nothing and may stand in the map.
+- `source` is "predicted" or "measured" and says where the Linears' times come from.
+- Rows of a batch axis are Linears with M = batch (modulation, time, guidance and pooled-text embedders); see `batch_rows`.
+
+What it does not do: check that a format takes a shape (formats.py: K % 32, K % 16, N % 16), or measure.
+
+Example: a model that knows one rate.
+    >>> class TenTeraflops(LatencyModel):
+    ...     target, source, compile_mode, covers = "toy", "predicted", "default", "Linears only"
+    ...     def linear_us(self, *, m, k, n, format):
+    ...         return 2 * m * k * n / 10e12 * 1e6
+    ...     def rest_s(self, table):
+    ...         return 0.0
+    >>> TenTeraflops().linear_us(m=1000, k=1000, n=1000, format=FormatName.BF16)
+    200.0
+"""
+
+import dataclasses
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sensitivity.errors import PatternError, UserError
+from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.spec import FormatName
+
+Source = Literal["predicted", "measured"]
+CompileMode = Literal["reduce-overhead", "default"]
+SCALE_SETTING = "stands_for_factor"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearCost:
+    """What one Linear costs a call. `quantized_us` is its time in `format`, equal to `bf16_us` where that is bf16; m is its largest M."""
+
+    fqn: str
+    m: int
+    k: int
+    n: int
+    calls: int
+    format: FormatName
+    bf16_us: float
+    quantized_us: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapeScale:
+    """How a table that stands for a larger model is scaled: token rows, K and N times `factor`, rows of the batch axis as they are."""
+
+    factor: int
+
+    def __post_init__(self) -> None:
+        """Raise UserError unless the factor is a whole number from 1 up."""
+        if type(self.factor) is not int or self.factor < 1:
+            raise UserError(f"The scale's factor is {self.factor!r}; allowed: a whole number from 1 up. Correct the study's scale.")
+
+    def __str__(self) -> str:
+        """Say it in words, for notes."""
+        return f"priced at the scale it stands for: token rows, K and N x {self.factor}, batch rows unscaled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyEstimate:
+    """What a run takes in bf16 and in the given formats.
+
+    Attributes:
+        target: The GPU that was priced.
+        source: Where the Linears' times come from.
+        batch_size: Samples a run.
+        compile_mode: How the run is compiled; "reduce-overhead" replays CUDA graphs.
+        bf16_s: Seconds of the whole run with every Linear in bf16.
+        quantized_s: The same with the formats given.
+        linears: One row a called Linear, in the table's order.
+        note: What the seconds cover and where they come from, for people.
+        scale: How the table was scaled, None where it was not.
+    """
+
+    target: str
+    source: Source
+    batch_size: int
+    compile_mode: CompileMode
+    bf16_s: float
+    quantized_s: float
+    linears: tuple[LinearCost, ...]
+    note: str
+    scale: ShapeScale | None = None
+
+    @property
+    def speedup(self) -> float:
+        """bf16_s / quantized_s: above 1 is faster."""
+        return self.bf16_s / self.quantized_s
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the `latency --json` object; "note" and "scale" stand only in an estimate for a larger model than was profiled."""
+        data: dict[str, Any] = {
+            "target": self.target,
+            "source": self.source,
+            "batch_size": self.batch_size,
+            "compile_mode": self.compile_mode,
+            "bf16_s": self.bf16_s,
+            "quantized_s": self.quantized_s,
+            "speedup": self.speedup,
+            "linears": [dataclasses.asdict(linear) | {"format": linear.format.value} for linear in self.linears],
+        }
+        if self.scale is not None:
+            data |= {"note": self.note, "scale": dataclasses.asdict(self.scale)}
+        return data
+
+
+class LatencyModel(ABC):
+    """Prices Linears and the rest of a run on one target. Subclasses set the four attributes and two methods; `estimate` is theirs to keep.
+
+    Attributes:
+        target: The GPU that is priced, as `--target` names it.
+        source: "predicted" or "measured".
+        compile_mode: How the priced run is compiled.
+        covers: What `rest_s` counts and what it leaves out, a clause for notes.
+    """
+
+    target: str
+    source: Source
+    compile_mode: CompileMode
+    covers: str
+
+    @abstractmethod
+    def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
+        """Give the microseconds of one call, with everything that the format adds to it; 0 where m is 0.
+
+        Raises:
+            FormatError: The target cannot compute in this format.
+        """
+
+    @abstractmethod
+    def rest_s(self, table: ShapeTable) -> float:
+        """Give the seconds of the whole run that are not Linears; they do not depend on formats."""
+
+    def estimate(self, table: ShapeTable, formats: Mapping[str, FormatName], *, bf16_seconds: float | None = None) -> LatencyEstimate:
+        """Price a run in bf16 and with `formats`.
+
+        Args:
+            table: The run's shapes; scaled by `stand_for` where it stands for a larger model.
+            formats: FQN -> format; Linears left out are bf16.
+            bf16_seconds: Measured seconds of the whole bf16 run, as an anchor; then `rest_s` is not asked.
+
+        Raises:
+            PatternError: `formats` names FQNs that the table does not have.
+            FormatError: The target cannot compute in one of the formats.
+            UserError: The table has nothing to price, or the anchor is shorter than its bf16 Linears alone.
+        """
+        if not any(linear.rows for linear in table.linears):
+            raise UserError(
+                f"The shape table of {table.model!r} has no Linear call with rows; allowed: one or more. Profile a run that calls them."
+            )
+        _check_names(table, formats)
+        costs = tuple(self._cost(linear, FormatName(formats.get(linear.fqn, FormatName.BF16))) for linear in table.linears)
+        bf16_linears_s = sum(cost.calls * cost.bf16_us for cost in costs) / 1e6
+        quantized_linears_s = sum(cost.calls * cost.quantized_us for cost in costs) / 1e6
+        if bf16_seconds is None:
+            rest_s, anchor = self.rest_s(table), self.covers
+        else:
+            rest_s, anchor = _rest_of(bf16_seconds, bf16_linears_s), "bf16_s as the caller measured it, the rest is what its Linears leave"
+        scale = _scale_of(table)
+        return LatencyEstimate(
+            target=self.target, source=self.source, batch_size=table.batch_size, compile_mode=self.compile_mode,
+            bf16_s=bf16_linears_s + rest_s, quantized_s=quantized_linears_s + rest_s, linears=costs,
+            note="; ".join([f"{self.source} for {self.target}", anchor] + ([str(scale)] if scale else [])), scale=scale,
+        )  # fmt: skip
+
+    def _cost(self, linear: LinearProfile, format: FormatName) -> LinearCost:
+        bf16_us = self._mean_us(linear, FormatName.BF16)
+        return LinearCost(
+            fqn=linear.fqn, m=linear.m, k=linear.k, n=linear.n, calls=linear.calls, format=format, bf16_us=bf16_us,
+            quantized_us=bf16_us if format is FormatName.BF16 else self._mean_us(linear, format),
+        )  # fmt: skip
+
+    def _mean_us(self, linear: LinearProfile, format: FormatName) -> float:
+        return sum(calls * self.linear_us(m=m, k=linear.k, n=linear.n, format=format) for m, calls in linear.m_values) / linear.calls
+
+
+def _check_names(table: ShapeTable, formats: Mapping[str, FormatName]) -> None:
+    known = {linear.fqn for linear in table.linears} | set(table.uncalled)
+    unknown = [fqn for fqn in formats if fqn not in known]
+    if unknown:
+        closest = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" (closest: {closest[0]!r})" if closest else ""
+        raise PatternError(
+            f"{len(unknown)} FQNs of the format map are no Linear of {table.model!r}, the first is {unknown[0]!r}{hint}; "
+            f"allowed: the {len(known)} FQNs of its shape table. Remove them, or profile the model that they belong to."
+        )
+
+
+def _rest_of(bf16_seconds: float, bf16_linears_s: float) -> float:
+    if not math.isfinite(bf16_seconds) or bf16_seconds < bf16_linears_s:
+        raise UserError(
+            f"The measured bf16 run takes {bf16_seconds:.4g} s; allowed: no less than the {bf16_linears_s:.4g} s of its Linears alone. "
+            "Give the seconds of the whole run that was profiled (all steps, same batch size and target), or leave --bf16-seconds out."
+        )
+    return bf16_seconds - bf16_linears_s
+
+
+def batch_rows(table: ShapeTable) -> int:
+    """Give the batch axis of one forward: M of the Linears that see no tokens (modulation, time, guidance, pooled text).
+
+    It is the batch size where a Linear has that M, else twice that where one has (guidance by a doubled batch), else the batch size.
+    """
+    rows = {m for linear in table.linears for m, _ in linear.m_values}
+    return next((m for m in (table.batch_size, 2 * table.batch_size) if m in rows), table.batch_size)
+
+
+def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
+    """Scale a small model's table to the model that it stands for.
+
+    Token rows, K and N are multiplied by the factor; rows of the batch axis (M = `batch_rows(table)`) keep their M. Names, calls and dtypes
+    stay. The factor is written into the table's settings, and every estimate made from it says so; scaling twice multiplies.
+    """
+    batch = batch_rows(table)
+    linears = []
+    for linear in table.linears:
+        scaled: Counter[int] = Counter()
+        for m, calls in linear.m_values:
+            scaled[m if m == batch else m * scale.factor] += calls
+        pairs = tuple(sorted(scaled.items()))
+        linears.append(dataclasses.replace(linear, m=pairs[-1][0], k=linear.k * scale.factor, n=linear.n * scale.factor, m_values=pairs))
+    before = _scale_of(table)
+    factor = scale.factor * (before.factor if before else 1)
+    return dataclasses.replace(table, linears=tuple(linears), settings={**table.settings, SCALE_SETTING: factor})
+
+
+def _scale_of(table: ShapeTable) -> ShapeScale | None:
+    factor = table.settings.get(SCALE_SETTING)
+    return None if factor is None else ShapeScale(factor=factor)  # type: ignore[arg-type]  # checked there

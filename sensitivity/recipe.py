@@ -1,0 +1,400 @@
+"""What does a search hand over, and how does a model become what the recipe says? `Recipe`: one JSON file, and `apply`.
+
+A recipe gives every `nn.Linear` of one pipeline component its format, and beside it what that costs and gains: seconds, LPIPS, bytes, where
+each number came from, and the front that it was chosen from. `recipe.schema.json` beside this module is its JSON Schema.
+
+Method. A recipe comes from elsewhere, so reading is strict (`strict_json`), files over 16 MiB are refused, and loading runs nothing.
+Writing is whole or not at all. Fields that this version does not know are kept.
+
+Conventions. Keys carry their units (`_s` seconds of one whole pipeline call, `_bytes`); `source` beside a number says predicted or
+measured; LPIPS has none. `layers` names every Linear, `bf16` ones included, and `skip` repeats those. `schema_version` is
+"major.minor": another major is refused, another minor is read.
+
+It does not measure or choose, and it does not import torch: only `Recipe.apply`, `to_torchao` and `to_diffusers` do, when called.
+
+    recipe = load_recipe("recipes/ltx2-nvfp4-b200.json")
+    report = recipe.apply(pipeline)            # or emulate=True: the quality of the recipe, without the speed
+
+The schema is written by `python -m sensitivity.recipe > schema.json && mv schema.json sensitivity/recipe.schema.json`.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from sensitivity.errors import PatternError, RecipeError, RecipeMismatchError
+from sensitivity.patterns import Pattern, expand, is_fqn
+from sensitivity.spec import FormatName
+from sensitivity.strict_json import check_value, parse_json, write_whole
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEMA_VERSION = "1.0"
+MAX_BYTES = 16 * 1024 * 1024
+_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
+Source = Literal["predicted", "measured"]
+
+
+class _Record(BaseModel):
+    """A frozen record whose unknown fields survive a round trip."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+
+class ModelInfo(_Record):
+    """Which weights the recipe is for. `component` is the pipeline's attribute, `component_class` the name of its class."""
+
+    id: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    pipeline_class: Annotated[str, Field(pattern=_IDENTIFIER)]
+    component: Annotated[str, Field(pattern=_IDENTIFIER)]
+    component_class: Annotated[str, Field(pattern=_IDENTIFIER)]
+    weights: Literal["pretrained", "random", "trained-tiny"]
+
+
+class Latency(_Record):
+    """Seconds of one whole pipeline call, text encoder and decoder included; `speedup` is bf16 over quantized."""
+
+    bf16_s: Annotated[Real, Field(gt=0)]
+    quantized_s: Annotated[Real, Field(gt=0)]
+    speedup: Annotated[Real, Field(gt=0)]
+    source: Source
+    target: str
+    batch_size: Annotated[int, Field(strict=True, ge=1)]
+    compile_mode: str | None
+
+    @model_validator(mode="after")
+    def _check_speedup(self) -> Self:
+        ratio = self.bf16_s / self.quantized_s
+        if not math.isclose(self.speedup, ratio, rel_tol=1e-6):
+            raise ValueError(f"found speedup {self.speedup!r}; bf16_s / quantized_s is {ratio!r}; write that ratio, unrounded")
+        return self
+
+
+class Lpips(_Record):
+    """LPIPS against bf16 pictures. `prompts`, `seeds` and `per_prompt` are parallel: one entry a picture (or video).
+
+    `ci95` is a bootstrap interval over prompts, `noise_floor` is bf16 against bf16 recomputed another way (null: not measured).
+    """
+
+    mean: Annotated[Real, Field(ge=0)]
+    ci95: tuple[Real, Real]
+    net: str
+    noise_floor: Annotated[Real, Field(ge=0)] | None
+    prompts: tuple[str, ...]
+    seeds: tuple[Count, ...]
+    per_prompt: tuple[Annotated[Real, Field(ge=0)], ...]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        lengths = (len(self.prompts), len(self.seeds), len(self.per_prompt))
+        if len(set(lengths)) > 1:
+            raise ValueError(f"found {lengths} prompts, seeds, per_prompt; each has one entry a picture; repeat a prompt for each seed")
+        if self.ci95[0] > self.ci95[1]:
+            raise ValueError(f"found ci95 {list(self.ci95)}; the lower bound comes first; swap them")
+        average = sum(self.per_prompt) / max(1, len(self.per_prompt))
+        if self.per_prompt and not math.isclose(self.mean, average, rel_tol=1e-4, abs_tol=1e-9):
+            raise ValueError(f"found mean {self.mean!r}; per_prompt averages {average!r}; write that average")
+        return self
+
+
+class Fidelity(_Record):
+    """Distances to what bf16 generates. LPIPS always; others (audio, ...) are further fields."""
+
+    lpips: Lpips
+
+
+class Memory(_Record):
+    """Bytes of the component's weights, scales included."""
+
+    bf16_bytes: Count
+    quantized_bytes: Count
+    source: Source
+
+
+class SearchInfo(_Record):
+    """The search that chose this recipe. `budget` and `trials` count skip-lists whose pictures were generated."""
+
+    study: str
+    budget: Count
+    trials: Count
+    sampler: str
+    seed: Count | None
+
+
+class FrontMember(_Record):
+    """One non-dominated skip-list of the search; `lpips` is its mean on the search prompts."""
+
+    name: str
+    latency: Latency
+    lpips: Annotated[Real, Field(ge=0)]
+
+
+class Recipe(_Record):
+    """A format for every Linear of one component, and the numbers that defend it. The fields are those of the JSON."""
+
+    schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = SCHEMA_VERSION
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    model: ModelInfo
+    layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000)]
+    skip: tuple[str, ...]
+    patterns: Annotated[tuple[Pattern, ...], Field(max_length=1_000)] = ()
+    latency: Latency
+    fidelity: Fidelity
+    memory: Memory
+    block_patterns: Mapping[str, Count]
+    search: SearchInfo
+    verified: Mapping[str, JsonValue] | None = None
+    environment: Mapping[str, JsonValue]
+    front: tuple[FrontMember, ...] = ()
+
+    @field_validator("schema_version")
+    @classmethod
+    def _check_version(cls, value: str) -> str:
+        if value.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            raise ValueError(_version_message(value))
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _check_fqns(cls, value: Mapping[str, FormatName]) -> Mapping[str, FormatName]:
+        if not value:
+            raise ValueError("found no layers; a recipe names every Linear of the component; export it again")
+        for fqn in value:
+            if not is_fqn(fqn):
+                raise ValueError(f"found the layer {fqn[:80]!r}; allowed are module names (letters, digits, '_', '.'); export it again")
+        return value
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        plain = {fqn for fqn, name in self.layers.items() if name is FormatName.BF16}
+        if set(self.skip) != plain or len(self.skip) != len(plain):
+            wrong = sorted(plain.symmetric_difference(self.skip) or (Counter(self.skip) - Counter(plain)))
+            raise ValueError(f"found a skip list that differs from the bf16 layers in {_some(wrong)}; list each bf16 layer once")
+        for entry in self.patterns:
+            try:
+                hits, dead = expand((entry.pattern,), self.layers)
+            except PatternError as error:
+                raise ValueError(str(error)) from None
+            if dead or not hits <= plain:
+                what = "matches no layer" if dead else f"matches quantized layers: {_some(sorted(hits - plain))}"
+                raise ValueError(f"found the pattern {entry.pattern!r}, which {what}; patterns explain bf16 layers; correct or drop it")
+        check_value(self.model_dump())
+        return self
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> Self:
+        """A recipe from parsed JSON.
+
+        Raises:
+            RecipeError: its major version is unknown, or a field is missing or wrong; the message lists the fields.
+        """
+        version = data.get("schema_version")
+        if isinstance(version, str) and version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            raise RecipeError(_version_message(version))
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise RecipeError(_validation_message(error)) from None
+
+    def to_json(self) -> str:
+        """The recipe as strict JSON text, indented, with a final newline."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the recipe to `path`, whole or not at all, and return where it lies.
+
+        Raises:
+            OutputError: the folder does not exist or cannot be written, or `path` is something other than a file.
+            RecipeError: the file would be larger than `load_recipe` reads.
+        """
+        data = self.to_json().encode()
+        if len(data) <= MAX_BYTES:
+            return write_whole(path, data)
+        raise RecipeError(f"found a recipe of {len(data)} bytes; allowed are {MAX_BYTES}; shorten front or per_prompt")
+
+    def apply(self, pipeline_or_module: object, *, emulate: bool | None = None) -> "ApplyReport":
+        """Quantize a pipeline's component, or the bare component, in place, exactly as the recipe says.
+
+        Nothing is changed unless the model fits: same component class, same Linears, formats that accept every shape.
+
+        Args:
+            pipeline_or_module: a diffusers pipeline (its component is named in the recipe) or the component itself.
+            emulate: None and False run the native kernels and refuse where the hardware lacks one. True computes with the same quantized
+                values in bf16 arithmetic: the recipe's quality, never its speed.
+
+        Raises:
+            RecipeMismatchError: the model is not the recipe's; the message names layers.
+            RecipeError: the hardware lacks a format, or the kernels left a layer as it was.
+        """
+        module = _find_component(self, pipeline_or_module)
+        linears = _check_fit(self, module)
+        quantized = {fqn: name for fqn, name in self.layers.items() if name is not FormatName.BF16}
+        _check_shapes(linears, quantized)
+        if emulate:
+            from sensitivity.switch import Switch
+
+            Switch(module).set(dict(self.layers))
+        else:
+            _check_hardware(linears, quantized)
+            _quantize(module, quantized)
+        counts = dict(Counter(self.layers.values()))
+        return ApplyReport(mode="emulated" if emulate else "native", layers=dict(self.layers), counts=counts, refused={})
+
+    def to_torchao(self) -> Any:
+        """`torchao.quantization.FqnToConfig` for `quantize_(module, config, filter_fn=None)`."""
+        from sensitivity.exporters.torchao import to_torchao
+
+        return to_torchao(self)
+
+    def to_diffusers(self) -> Any:
+        """`diffusers.PipelineQuantizationConfig` for `from_pretrained(..., quantization_config=...)`."""
+        from sensitivity.exporters.diffusers import to_diffusers
+
+        return to_diffusers(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyReport:
+    """What `Recipe.apply` did. `counts` is Linears a format; `refused` is empty, because a refusal raises."""
+
+    mode: Literal["native", "emulated"]
+    layers: Mapping[str, FormatName]
+    counts: Mapping[FormatName, int]
+    refused: Mapping[str, str]
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe file. Nothing in it is run.
+
+    Raises:
+        RecipeError: the file cannot be read, is no strict JSON, or is no recipe; the message starts with the path.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise RecipeError(f"found more than {MAX_BYTES} bytes; allowed are {MAX_BYTES}; a recipe is far smaller: name another file")
+        parsed = parse_json(data)
+        if not isinstance(parsed, dict):
+            raise RecipeError(f"found a {type(parsed).__name__} at the top; a recipe is one JSON object; name another file")
+        return Recipe.from_mapping(parsed)
+    except OSError as error:
+        raise RecipeError(f"{os.fspath(path)}: found {error.strerror}; a recipe is a readable JSON file; name one from `export`") from None
+    except (ValueError, RecipeError) as error:
+        raise RecipeError(f"{os.fspath(path)}: {error}") from None
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a recipe file. Rules between fields (skip, speedup) are checked on loading only."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sensitivity recipe"}
+
+
+def _version_message(found: str) -> str:
+    return f"found schema_version {found!r}; allowed are {SCHEMA_VERSION[:1]}.x; update `sensitivity`, or export the recipe again"
+
+
+def _validation_message(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False)
+    lines = []
+    for item in found[:5]:
+        value = "" if item["type"] in ("missing", "value_error") else f" (found {repr(item['input'])[:80]})"
+        lines.append(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg'].removeprefix('Value error, ')}{value}")
+    return f"found {len(found)} wrong field(s), first {'; '.join(lines)}; recipe.schema.json has what is allowed; export the recipe again"
+
+
+def _some(names: list[str]) -> str:
+    """How many names, and the first ten of them."""
+    return f"{len(names)} ({', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''})"
+
+
+def _find_component(recipe: Recipe, holder: object) -> "nn.Module":
+    """The module that the recipe describes: `holder` itself, or the attribute of a pipeline. A compiled module is unwrapped."""
+    from torch import nn
+
+    module = holder if isinstance(holder, nn.Module) else getattr(holder, recipe.model.component, None)
+    if not isinstance(module, nn.Module):
+        raise RecipeMismatchError(
+            f"found a {type(holder).__name__} without a module named {recipe.model.component!r}; allowed is a pipeline that has it, "
+            f"such as {recipe.model.pipeline_class}, or the module itself; pass one of them"
+        )
+    original = getattr(module, "_orig_mod", module)
+    return original if isinstance(original, nn.Module) else module
+
+
+def _check_fit(recipe: Recipe, module: "nn.Module") -> dict[str, "nn.Linear"]:
+    """The Linears of `module` by FQN, if they are the recipe's and still plain."""
+    import torch
+
+    if type(module).__name__ != recipe.model.component_class:
+        raise RecipeMismatchError(
+            f"found a {type(module).__name__}; the recipe {recipe.name!r} is for {recipe.model.component_class}; "
+            "pass that model, or a recipe searched for this one"
+        )
+    linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, torch.nn.Linear)}
+    missing, extra = [fqn for fqn in recipe.layers if fqn not in linears], [fqn for fqn in linears if fqn not in recipe.layers]
+    if missing or extra:
+        raise RecipeMismatchError(
+            f"found other Linears than the recipe {recipe.name!r} has: missing in the model {_some(missing)}, extra {_some(extra)}; "
+            "the two sets must be equal; load the model and revision that the recipe names, or search again"
+        )
+    wrapped = [fqn for fqn, linear in linears.items() if type(linear.weight.data) is not torch.Tensor]
+    if wrapped:
+        raise RecipeMismatchError(
+            f"found weights that are no plain tensors in {_some(wrapped)}; a recipe is applied once, to plain weights; load the model again"
+        )
+    return linears
+
+
+def _check_shapes(linears: Mapping[str, "nn.Linear"], quantized: Mapping[str, FormatName]) -> None:
+    from sensitivity.formats import get_format
+
+    refused = []
+    for fqn, name in quantized.items():
+        linear = linears[fqn]
+        if reason := get_format(name).refusal(k=linear.in_features, n=linear.out_features, dtype=linear.weight.dtype):
+            refused.append(f"{fqn} in {name}: {reason}")
+    if refused:
+        raise RecipeMismatchError(
+            f"found Linears that their format refuses: {_some(refused)}; every layer must take its format; "
+            "load the model in bf16, or search again for this model"
+        )
+
+
+def _check_hardware(linears: Mapping[str, "nn.Linear"], quantized: Mapping[str, FormatName]) -> None:
+    from sensitivity.formats import get_format
+
+    for name, device in sorted({(name, linears[fqn].weight.device) for fqn, name in quantized.items()}, key=str):
+        if reason := get_format(name).native_refusal(device):
+            raise RecipeError(
+                f"found no native {name} on {device}: {reason}; native kernels need hardware that has the format; "
+                "move the model there, or pass emulate=True for the recipe's quality without its speed"
+            )
+
+
+def _quantize(module: "nn.Module", quantized: Mapping[str, FormatName]) -> None:
+    """Quantize natively, then look: torchao leaves a layer as it was without a word when a kernel does not take it."""
+    import torch
+
+    from sensitivity.formats import quantize_native
+
+    quantize_native(module, quantized)
+    left = [fqn for fqn in quantized if type(module.get_submodule(fqn).get_parameter("weight").data) is torch.Tensor]
+    if left:
+        raise RecipeError(f"found Linears that stayed in bf16: {_some(left)}; each must take its format; update torchao, or search again")
+
+
+if __name__ == "__main__":
+    print(json.dumps(recipe_json_schema(), indent=2))

@@ -1,0 +1,94 @@
+"""What the search says while it runs: one moving line on a terminal, plain lines in a pipe."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from sensitivity.search.front import pareto_front
+from sensitivity.search.study import ScoredTrial, SearchEvents
+
+
+class SearchProgress:
+    """Receives a search's events. Use as a context manager; `events` goes to `run_search`, `say` and `verifying` to `workflow.search`."""
+
+    def __init__(self, console: Console, *, budget: int) -> None:
+        self.console, self.budget = console, budget
+        self.moving = console.is_terminal
+        self.begun = time.monotonic()
+        self.points: list[tuple[float, float]] = []
+        self.base_s = 0.0
+        self.spent: list[float] = []
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
+            console=console, transient=True, disable=not self.moving,
+        )  # fmt: skip
+        self.task: TaskID | None = None
+        self.events = SearchEvents(
+            calibrated=self._calibrated, continued=self._continued, began=self._began, scored=self._scored, failed=self._failed
+        )
+
+    def __enter__(self) -> "SearchProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """A step begins."""
+        self._show(text, None, None)
+        if not self.moving:
+            self._line(text)
+
+    def verifying(self, done: int, total: int) -> None:
+        """Held-out pictures drawn so far."""
+        self._show("verifying on held-out prompts", done, total)
+
+    def _calibrated(self, done: int, total: int) -> None:
+        self._show("measuring layer sensitivities", done, total)
+        if not self.moving and done in (1, total):
+            self._line(f"measuring layer sensitivities: {done}/{total} groups")
+
+    def _continued(self, name: str, trials: tuple[ScoredTrial, ...]) -> None:
+        for trial in trials:
+            self._note(trial)
+        self._line(f"continuing study {name}: {len(trials)} of {self.budget} trials are done, {max(0, self.budget - len(trials))} to go")
+
+    def _began(self, index: int, label: str) -> None:
+        left = self.budget - index
+        rate = sum(self.spent) / len(self.spent) if self.spent else 0.0
+        remaining = f", {left * rate:.0f} s left" if rate else ""
+        note = f"{label or 'proposed'}   front: {len(pareto_front(self.points))} skip-lists{remaining}"
+        self._show("trial", index, self.budget, note)
+
+    def _note(self, trial: ScoredTrial) -> None:
+        self.points.append((trial.latency_s, trial.score.mean))
+        self.spent.append(trial.seconds)
+        if trial.label == "none":
+            self.base_s = trial.latency_s
+
+    def _scored(self, trial: ScoredTrial) -> None:
+        self._note(trial)
+        on_front = len(self.points) - 1 in pareto_front(self.points)
+        speedup = f"{self.base_s / trial.latency_s:.3f}x" if self.base_s else f"{trial.latency_s * 1e3:.2f} ms"
+        left = (self.budget - trial.index - 1) * sum(self.spent) / len(self.spent)
+        if not self.moving:
+            self._line(
+                f"trial {trial.index + 1}/{self.budget}: {speedup}, LPIPS {trial.score.mean:.4f}{' (' + trial.label + ')' if trial.label else ''}"
+                f"{', on the front' if on_front else ''}; front {len(pareto_front(self.points))}, {left:.0f} s left"
+            )
+        self._show("trial", trial.index + 1, self.budget)
+
+    def _failed(self, index: int, reason: str) -> None:
+        self._line(f"trial {index + 1} failed: {reason}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _show(self, text: str, done: int | None, total: int | None, note: str | None = None) -> None:
+        if self.task is None:
+            self.task = self.bar.add_task(text, total=total, note="")
+        fields = {} if note is None else {"note": note}
+        self.bar.update(self.task, description=text, total=total, completed=done or 0, **fields)  # type: ignore[arg-type]  # rich's fields

@@ -1,0 +1,275 @@
+"""Which model is studied, with which settings, and what may be skipped: `StudySpec`, read from `studies/*.toml`.
+
+A study is declared, never computed: the model's folder or Hub id, the arguments of the pipeline call, the prompts (those that choose and those that are
+held out), the perceptual net, how Linears are grouped, what is always skipped and why, and the GPU that is priced. Everything downstream reads
+this record and nothing else.
+
+    spec = resolve_spec("tiny-flux")               # a study by name
+    spec = resolve_spec("./my-study.toml")         # a study by path
+    spec = resolve_spec("./my-flux-folder")        # a diffusers folder: a study is derived, with defaults that `--json` shows
+    spec = resolve_spec("black-forest-labs/FLUX.1-dev")
+
+Convention: paths in a TOML are relative to the TOML. This module imports no torch and opens no weights.
+"""
+
+import difflib
+import os.path
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sensitivity.errors import FormatError, PipelineError, SpecError, UnknownModelError
+
+
+class FormatName(StrEnum):
+    """The number formats that a Linear can run in.
+
+    `bf16` is not quantized. `mxfp8`: e4m3 codes, one e8m0 scale for 32 values along K. `nvfp4`: e2m1 codes, one e4m3 scale for 16 values
+    along K and one fp32 scale a tensor. `fp8`: e4m3 codes, one fp32 scale a row. Weights and activations are both quantized, activations at
+    run time.
+    """
+
+    BF16 = "bf16"
+    MXFP8 = "mxfp8"
+    NVFP4 = "nvfp4"
+    FP8 = "fp8"
+
+
+QUANTIZED_FORMATS = tuple(name for name in FormatName if name is not FormatName.BF16)
+Weights = Literal["pretrained", "random", "trained-tiny"]
+
+
+class _Section(BaseModel):
+    """A frozen part of a study; unknown keys are refused, since a misspelt key would silently change a study. NaN and inf are no settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """Where the weights are: `path` (a diffusers folder) or `hub` (an id) with `revision`; `component` is the pipeline's denoiser."""
+
+    path: Path | None = None
+    hub: str | None = None
+    revision: str | None = None
+    component: str = "transformer"
+    weights: Weights = "pretrained"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` (a diffusers folder) and `hub` (an id such as org/name)")
+        return self
+
+
+class PromptSection(_Section):
+    """The prompts. Prompt i of a list is drawn from a generator of its own, seeded `seed` + i (held-out ones: `held_out_seed` + i)."""
+
+    search: Annotated[tuple[str, ...], Field(min_length=1)]
+    held_out: Annotated[tuple[str, ...], Field(min_length=1)]
+    seed: int = 0
+    held_out_seed: int = 1000
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        both = sorted(set(self.search) & set(self.held_out))
+        if both:
+            raise ValueError(
+                f"{len(both)} prompts are in `search` and in `held_out`, the first is {both[0]!r}; held-out prompts must be others"
+            )
+        return self
+
+
+class FidelitySection(_Section):
+    """The perceptual distance: LPIPS net and, for `tiny`, the file of its trunk."""
+
+    net: Literal["tiny", "alex", "vgg", "squeeze"] = "alex"
+    weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _tiny_has_weights(self) -> Self:
+        if self.net == "tiny" and self.weights is None:
+            raise ValueError('net "tiny" needs `weights`, the safetensors file of its trunk')
+        return self
+
+
+class Reasoned(_Section):
+    """A glob on FQNs and why it stands there."""
+
+    pattern: str
+    reason: str
+
+
+class SearchSection(_Section):
+    """How candidates are made: pictures generated together, depth bands a block class, roles that consumers fuse, what is never quantized."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    depth_bands: Annotated[int, Field(ge=1)] = 3
+    fused: tuple[tuple[str, ...], ...] = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+    always_skip: tuple[Reasoned, ...] = ()
+
+
+class PricingSection(_Section):
+    """What is priced: the GPU, the batch it serves, and how much larger than the model it is (`stands_for`, 1 for real models)."""
+
+    target: str = "b200"
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    stands_for: Annotated[int, Field(ge=1)] = 1
+
+
+class RuleOfThumb(_Section):
+    """The skip-list that people write by hand, as a baseline: min(M, K, N) below `min_dim` at the priced scale, and these globs."""
+
+    min_dim: int = 1024
+    skip: tuple[Reasoned, ...] = (
+        Reasoned(pattern="*embed*", reason="embeddings"),
+        Reasoned(pattern="*norm*", reason="norms and modulation"),
+        Reasoned(pattern="proj_out", reason="the final projection"),
+    )
+
+
+class StudySpec(_Section):
+    """One study: everything that a profile, a search or a verification needs to know before it loads anything."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    title: str = ""
+    model: ModelSection
+    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    prompts: PromptSection
+    fidelity: FidelitySection = FidelitySection()
+    search: SearchSection = SearchSection()
+    pricing: PricingSection = PricingSection()
+    rule_of_thumb: RuleOfThumb = RuleOfThumb()
+
+
+def studies_folder() -> Path:
+    """The folder of the studies that come with the package: beside the modules when installed, beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "studies"
+    return installed if installed.is_dir() else package.parent / "studies"
+
+
+def list_studies() -> dict[str, Path]:
+    """{name: TOML} of the studies that come with the package, sorted."""
+    return {path.stem: path for path in sorted(studies_folder().glob("**/*.toml"))}
+
+
+def load_spec(path: Path) -> StudySpec:
+    """Read a study TOML; its relative paths become absolute.
+
+    Raises:
+        SpecError: the file cannot be read, is no TOML, or is no study; the message names the keys.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(
+            f"{path}: {error.strerror}; a study is a readable TOML file; see `sensitivity models` for those that ship"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is no TOML: {error}; correct it, studies/tiny-flux.toml is an example") from None
+    for section, key in (("model", "path"), ("fidelity", "weights")):
+        value = data.get(section, {}).get(key) if isinstance(data.get(section), dict) else None
+        if isinstance(value, str):
+            data[section][key] = path.parent / value
+    return parse_spec(data, where=str(path))
+
+
+def parse_spec(data: dict[str, Any], *, where: str) -> StudySpec:
+    """A study from parsed TOML. Raises SpecError that names each wrong key."""
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'study'}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise SpecError(
+            f"{where} is no study: {'; '.join(problems[:5])}; correct these keys, studies/tiny-flux.toml is an example"
+        ) from None
+
+
+def resolve_spec(model: str) -> StudySpec:
+    """The study that `--model` means: a study's name, a TOML's path, a diffusers folder or a Hub id, tried in this order.
+
+    Raises:
+        UnknownModelError: none of them; the message gives the closest study names.
+        PipelineError: a folder without `model_index.json`.
+        SpecError: the TOML is malformed.
+    """
+    studies = list_studies()
+    if model in studies:
+        return load_spec(studies[model])
+    path = Path(model)
+    if path.suffix == ".toml":
+        return load_spec(path)
+    if model and os.path.isdir(model):  # unlike Path.is_dir, False for a name that is too long
+        if not (path / "model_index.json").is_file():
+            raise PipelineError(
+                f"{model} is a folder without model_index.json; a diffusers pipeline folder has one (`pipeline.save_pretrained(folder)` "
+                "writes it); name the folder that holds it"
+            )
+        return derived_spec(path.resolve().name, ModelSection(path=path.resolve()))
+    if model.count("/") == 1 and all(part and part.strip(".") for part in model.split("/")) and not os.path.exists(model):
+        return derived_spec(model.split("/")[1], ModelSection(hub=model))
+    closest = difflib.get_close_matches(model, studies, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(closest)}?" if closest else "run `sensitivity models` for the list"
+    raise UnknownModelError(
+        f"unknown model {model!r}; allowed are a study name ({', '.join(studies)}), a study TOML, a diffusers pipeline folder, or a Hub id "
+        f"org/name: {hint}"
+    )
+
+
+def derived_spec(name: str, model: ModelSection) -> StudySpec:
+    """A study for a model that has none: the pipeline's own defaults, general prompts, pretrained AlexNet LPIPS."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model"
+    return StudySpec(name=safe, title="derived from the model, with default settings", model=model, prompts=GENERAL_PROMPTS)
+
+
+def parse_formats(names: list[str]) -> tuple[FormatName, ...]:
+    """The formats to search, without repeats, in the order given.
+
+    Raises:
+        FormatError: a name is no quantized format, or none is given.
+    """
+    allowed = ", ".join(QUANTIZED_FORMATS)
+    for name in names:
+        if name not in QUANTIZED_FORMATS:
+            what = "is what skipped Linears keep" if name == FormatName.BF16 else "is unknown"
+            closest = difflib.get_close_matches(name, QUANTIZED_FORMATS, n=1)
+            hint = f"did you mean {closest[0]}?" if closest else "choose one or more of them"
+            raise FormatError(f"--format {name!r} {what}; allowed are {allowed}: {hint}")
+    if not names:
+        raise FormatError(f"no format given; allowed are {allowed}: choose one or more of them")
+    return tuple(dict.fromkeys(FormatName(name) for name in names))
+
+
+GENERAL_PROMPTS = PromptSection(
+    search=(
+        "a red bicycle leaning against a yellow wall",
+        "a bowl of fresh fruit on a wooden table, morning light",
+        "portrait of an old fisherman with a grey beard",
+        "a small town street in the rain at night, neon signs",
+        "three cats sitting on a blue sofa",
+        "a mountain lake with a wooden pier, mist",
+        'a shop window with the word "OPEN" in white letters',
+        "a robot watering plants in a greenhouse",
+    ),
+    held_out=(
+        "a lighthouse on a cliff in a storm",
+        "a child's drawing of a house, crayons on paper",
+        "two people playing chess in a park",
+        "a plate of sushi seen from above",
+        "a steam train crossing a stone bridge",
+        "a close-up of a dragonfly on a leaf",
+        'a road sign that says "STOP", snow around it',
+        "an astronaut riding a horse in a desert",
+        "a cup of coffee beside an open book",
+        "a crowded market with colourful umbrellas",
+        "a violin on a velvet chair",
+        "a fox in a birch forest in autumn",
+        "the inside of a cathedral, sunbeams",
+        "a sailing boat at sunset",
+        "a green vintage car in front of a diner",
+        "a snowman with a black hat",
+    ),
+)

@@ -1,0 +1,221 @@
+"""What is known already? Scores and layer sensitivities in the study's database, beside Optuna's own tables. The one importer of sqlalchemy.
+
+A score is a fact: it is keyed by all that decides it (`Evaluator.evaluation_key`, and the assignment of formats), so any later trial, search or
+verification that asks for the same one reads it here. Rows are written once and never changed.
+
+    with Store.open(Path("study.db")) as store:
+        store.save_score(evaluation, assignment, score, seconds=1.8)
+        store.find_score(evaluation, assignment)
+
+One process at a time: a lock file beside the database (released by the system when a process dies, however it dies) keeps a second search out.
+`assignment` is `assignment_key(formats)`: sha256 of the non-bf16 formats by FQN.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+from sqlalchemy import JSON, URL, Engine, Float, String, create_engine, event, inspect, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sensitivity.errors import OutputError, StoreError
+from sensitivity.fidelity._base import Score
+from sensitivity.spec import FormatName
+
+SCHEMA = 1
+
+
+class _Base(DeclarativeBase):
+    """Our tables; all are prefixed, since Optuna's tables live in the same database."""
+
+
+class _Meta(_Base):
+    __tablename__ = "sensitivity_meta"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String)
+
+
+class _ScoreRow(_Base):
+    __tablename__ = "sensitivity_scores"
+    evaluation: Mapped[str] = mapped_column(String(64), primary_key=True)
+    assignment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    net: Mapped[str] = mapped_column(String(32))
+    mean: Mapped[float] = mapped_column(Float)
+    score: Mapped[dict[str, Any]] = mapped_column(JSON)
+    seconds: Mapped[float] = mapped_column(Float)
+    created: Mapped[str] = mapped_column(String(32))
+
+
+class _SensitivityRow(_Base):
+    __tablename__ = "sensitivity_layers"
+    calibration: Mapped[str] = mapped_column(String(64), primary_key=True)
+    assignment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    error: Mapped[float] = mapped_column(Float)
+
+
+def assignment_key(formats: Mapping[str, FormatName]) -> str:
+    """sha256 of what is quantized, by FQN; equal for equal assignments however they were made."""
+    quantized = {fqn: str(name) for fqn, name in formats.items() if name is not FormatName.BF16}
+    return hashlib.sha256(json.dumps(quantized, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """One database. Make it with `Store.open`, close it with `close` or as a context manager."""
+
+    def __init__(self, engine: Engine, path: Path, lock: FileLock) -> None:
+        self.engine, self.path, self._lock = engine, path, lock
+
+    @property
+    def url(self) -> str:
+        """The database for Optuna's RDBStorage."""
+        return self.engine.url.render_as_string(hide_password=False)
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open or create the SQLite database at `path`, and its folder.
+
+        Raises:
+            OutputError: the folder or file cannot be written.
+            StoreError: another search holds it, it is no SQLite database or another program's, or its schema is another version's.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(f"{path}.lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not Path(f"{path}.lock").exists():  # a file system that makes no files
+                raise OutputError(f"{path} cannot be written; pass --storage with a path in a folder that can") from None
+            raise StoreError(
+                f"{path} is in use by another search; allowed is one at a time: wait for it, or pass another --storage"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error.strerror}); pass --storage with a path in a folder that can") from None
+        engine = create_engine(URL.create("sqlite", database=str(path)))  # built, not written: ? and % mean themselves
+        event.listen(engine, "connect", _durable)
+        store = cls(engine, path, lock)
+        try:
+            store._check_owner()
+            _Base.metadata.create_all(engine)
+            store._check_schema()
+        except SQLAlchemyError as error:
+            store.close()
+            _refuse(path, error)
+        except StoreError:
+            store.close()
+            raise
+        return store
+
+    def _check_owner(self) -> None:
+        """Refuse a database with tables of another program (Optuna's pass here: `search.study` names the studies that are not ours)."""
+        tables = inspect(self.engine).get_table_names()
+        if tables and not {_Meta.__tablename__, "alembic_version"} & set(tables):
+            raise StoreError(
+                f"{self.path} holds the table {tables[0]!r}, which sensitivity did not make; allowed is a database of its own: pass another --storage"
+            )
+
+    def _check_schema(self) -> None:
+        with Session(self.engine) as session, session.begin():
+            row = session.get(_Meta, "schema")
+            if row is None:
+                session.add(_Meta(key="schema", value=str(SCHEMA)))
+            elif row.value != str(SCHEMA):
+                raise StoreError(
+                    f"{self.path} has schema {row.value}; this version of sensitivity reads schema {SCHEMA}: pass another --storage, or the version that wrote it"
+                )
+
+    def save_score(self, evaluation: str, assignment: str, score: Score, *, seconds: float) -> None:
+        """Keep a score; the first one stays if it is there already."""
+        data = {
+            "net": score.net,
+            "mean": score.mean,
+            "ci95": list(score.ci95),
+            "per_prompt": list(score.per_prompt),
+            "noise_floor": score.noise_floor,
+        }
+        row = _ScoreRow(
+            evaluation=evaluation,
+            assignment=assignment,
+            net=score.net,
+            mean=score.mean,
+            score=data,
+            seconds=seconds,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._add(row, (evaluation, assignment))
+
+    def find_score(self, evaluation: str, assignment: str) -> Score | None:
+        """The score of an assignment under an evaluation, if it was ever made."""
+        with self._reading() as session:
+            row = session.get(_ScoreRow, (evaluation, assignment))
+            if row is None:
+                return None
+            data = dict(row.score)
+        return Score(
+            net=data["net"], mean=data["mean"], ci95=(data["ci95"][0], data["ci95"][1]), per_prompt=tuple(data["per_prompt"]), noise_floor=data["noise_floor"]
+        )  # fmt: skip
+
+    def save_sensitivity(self, calibration: str, assignment: str, error: float) -> None:
+        """Keep the error of one assignment in a calibration."""
+        self._add(_SensitivityRow(calibration=calibration, assignment=assignment, error=error), (calibration, assignment))
+
+    def find_sensitivities(self, calibration: str) -> dict[str, float]:
+        """{assignment: error} of a calibration so far."""
+        with self._reading() as session:
+            rows = session.execute(
+                select(_SensitivityRow.assignment, _SensitivityRow.error).where(_SensitivityRow.calibration == calibration)
+            )
+            return {row.assignment: row.error for row in rows}
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        try:
+            with Session(self.engine) as session:
+                yield session
+        except SQLAlchemyError as error:
+            _refuse(self.path, error)
+
+    def _add(self, row: _ScoreRow | _SensitivityRow, identity: tuple[str, str]) -> None:
+        try:
+            with Session(self.engine) as session, session.begin():
+                if session.get(type(row), identity) is None:
+                    session.add(row)
+        except SQLAlchemyError as error:
+            raise OutputError(
+                f"{self.path} cannot be written ({_first_line(error)}); allowed is a disk with room: free some and run the same command, it goes on"
+            ) from None
+
+    def close(self) -> None:
+        """Let others use the database."""
+        self.engine.dispose()
+        self._lock.release()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _durable(connection: Any, _record: Any) -> None:
+    """SQLite settings of every connection: wait for a lock instead of failing at once."""
+    connection.execute("PRAGMA busy_timeout = 30000")
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", error)).strip().splitlines()[0]
+
+
+def _refuse(path: Path, error: SQLAlchemyError) -> NoReturn:
+    reason = _first_line(error)
+    if "readonly" in reason or "unable to open" in reason or "full" in reason:
+        raise OutputError(
+            f"{path} cannot be written ({reason}); pass --storage with a path in a folder that can, on a disk with room"
+        ) from None
+    raise StoreError(f"{path} is no database of sensitivity ({reason}); pass another --storage, or remove the file") from None

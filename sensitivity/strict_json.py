@@ -1,0 +1,149 @@
+"""Is this text JSON that every reader understands alike, and does a file hold all of what was written, or none of it?
+
+The standard library reads NaN, Infinity, 1e999 (as infinity), duplicate keys (the last wins), lone surrogates (which no UTF-8 file can
+hold) and nesting until the stack ends. Two readers of such a file can see two different things, so `parse_json` refuses all of these, and
+`check_value` refuses to write them. `write_whole` writes a temporary file in the same folder, flushes it to the disk and renames it:
+whoever reads sees the old file or the new one, and a failure leaves no rest.
+
+It knows nothing about what the JSON means, and it does not create folders.
+
+    value = parse_json(b'{"latency_s": 1.5}')
+    write_whole(Path("out.json"), b"{}")
+"""
+
+import json
+import math
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sensitivity.errors import OutputError
+
+MAX_DEPTH = 64
+_MAX_DIGITS = 20  # of an integer: all of 64 bits
+
+
+def parse_json(data: bytes) -> Any:
+    """The value that `data` (UTF-8) holds.
+
+    Raises:
+        ValueError: it is not strict JSON; the message says value found, what is allowed, and the next step.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"found bytes that are not UTF-8 at position {error.start}; JSON is UTF-8 text; save the file as UTF-8") from None
+    try:
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_parse_float, parse_int=_parse_int, object_pairs_hook=_unique_pairs
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"found no valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); allowed is one JSON value; write it again"
+        ) from None
+    except RecursionError:
+        raise ValueError(_depth_message()) from None
+    check_value(value)
+    return value
+
+
+def check_value(value: Any) -> None:
+    """Raise ValueError unless `value` can be written as strict JSON: finite, shallow, text without lone surrogates, text keys."""
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(_depth_message())
+        if isinstance(item, str):
+            _check_text(item)
+        elif isinstance(item, Mapping):
+            for key in item:
+                if not isinstance(key, str):
+                    raise ValueError(f"found the key {key!r}; JSON keys are text; write it as text")
+                _check_text(key)
+            pending.extend((child, depth + 1) for child in item.values())
+        elif isinstance(item, (list, tuple)):
+            pending.extend((child, depth + 1) for child in item)
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise ValueError(f"found {item}; JSON numbers are finite; leave the field out, or write null")
+        elif isinstance(item, int):
+            if abs(item) >= 10**_MAX_DIGITS:
+                raise ValueError(f"found an integer over {_MAX_DIGITS} digits; allowed are 64-bit integers; write it as text")
+        elif item is not None:
+            raise ValueError(f"found a {type(item).__name__}; JSON holds text, numbers, true, false, null, lists and objects; convert it")
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write `data` to `path`, whole or not at all, and return where it lies (links followed).
+
+    Raises:
+        OutputError: the folder does not exist or cannot be written, or `path` is something other than a file.
+    """
+    target = Path(path)
+    try:
+        target = Path(os.path.realpath(path))
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            raise OutputError(f"found {target}, which is not a regular file; results go to a file; name one, ending in .json")
+        _replace(target, data)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise OutputError(
+            f"cannot write {target.name!r} in the folder {target.parent}: {why}; the folder must exist, be writable and have space; "
+            "create it, or name another path"
+        ) from error
+    return target
+
+
+def _replace(target: Path, data: bytes) -> None:
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the umask applies, as to any file the user writes
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _depth_message() -> str:
+    return f"found nesting deeper than {MAX_DEPTH} levels; allowed are {MAX_DEPTH}; no file of ours is so deep: name another"
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"found a lone surrogate in {ascii(text)[:80]}; text is Unicode that UTF-8 can hold; correct it") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"found {name}; JSON numbers are finite; leave the field out, or write null")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"found the number {text[:40]}; JSON numbers here are finite in 64 bits; correct it")
+    return value
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"found an integer of {len(text)} digits; allowed are 64-bit integers; write it as text")
+    return int(text)
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"found the key {twice[:80]!r} twice in one object; keys are unique; keep one of them")
+    return value

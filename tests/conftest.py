@@ -1,0 +1,104 @@
+"""What several test files share: a random FluxPipeline small enough to draw in a second, a study of it, and an Evaluator on that.
+
+The pipeline has every kind of Linear that tiny-flux has, in two double and three single blocks, with random weights: its pictures mean nothing, but
+they change when a Linear is quantized. Scenes and networks come from `studies/tiny-flux/training`.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sensitivity.pipelines import load_pipeline
+from sensitivity.scoring import Evaluator
+from sensitivity.spec import load_spec
+
+ROOT = Path(__file__).parents[1]
+TRAINING = ROOT / "studies" / "tiny-flux" / "training"
+TRUNK = ROOT / "studies" / "tiny-flux" / "perceptual" / "trunk.safetensors"
+
+STUDY = """\
+name = "tiny-random"
+title = "a random FluxPipeline for tests"
+
+[model]
+path = {folder}
+weights = "random"
+
+[settings]
+height = 64
+width = 64
+num_inference_steps = 2
+guidance_scale = 3.5
+max_sequence_length = 32
+
+[fidelity]
+net = "tiny"
+weights = {trunk}
+
+[search]
+batch_size = 3
+depth_bands = 2
+
+[pricing]
+stands_for = 16
+
+[prompts]
+seed = 0
+held_out_seed = 1000
+search = ["a small red circle top left on a plain grey background", "a large blue star in the centre on a checked pink background", "a ring"]
+held_out = ["a large green square top right on a plain navy background", "a small white cross bottom left on a plain mint background", "a star"]
+"""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread inside the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_on_one_thread(request: pytest.FixtureRequest) -> None:
+    """Tests that run the tiny pipeline use one thread: its operations take microseconds, and threads that wait for a busy core take far longer."""
+    if "tiny_folder" in request.fixturenames:
+        request.getfixturevalue("one_thread")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder: FluxPipeline in bf16, random weights, two double and three single blocks."""
+    sys.path.insert(0, str(TRAINING))
+    try:
+        from networks import untrained_pipeline  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(TRAINING))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipe = untrained_pipeline()
+        denoiser = pipe.transformer
+        pipe.transformer = type(denoiser).from_config({**denoiser.config, "num_layers": 2, "num_single_layers": 3})
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    pipe.to(dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_folder: Path) -> Path:
+    """A study TOML of `tiny_folder`: 3 search and 3 held-out prompts, 64 x 64 pixels, 2 steps, batch 3, net tiny."""
+    path = tiny_folder.parent / "tiny-random.toml"
+    path.write_text(STUDY.format(folder=json.dumps(str(tiny_folder)), trunk=json.dumps(str(TRUNK))), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def evaluator(tiny_study: Path, tmp_path: Path) -> Iterator[Evaluator]:
+    """An Evaluator of `tiny_study` with an empty cache of references."""
+    made = Evaluator(load_pipeline(load_spec(tiny_study), device="cpu"), cache_folder=tmp_path / "references")
+    yield made
+    made.close()

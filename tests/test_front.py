@@ -1,0 +1,99 @@
+"""Fronts, hypervolumes and choices agree with brute force on small cases."""
+
+import itertools
+import random
+
+import pytest
+
+from sensitivity.errors import UserError
+from sensitivity.search.front import Point, choose, hypervolume, knee, pareto_front
+
+
+def random_points(seed: int, count: int, side: int = 6) -> list[Point]:
+    rng = random.Random(seed)
+    return [(float(rng.randint(1, side)), float(rng.randint(1, side))) for _ in range(count)]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_front_is_what_nothing_dominates(seed: int) -> None:
+    """On random points with many ties: each index is not dominated, each value appears once, by its first index, fastest first."""
+    points = random_points(seed, 1 + seed % 12)
+    free = [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points) and p not in points[:i]]
+    assert pareto_front(points) == sorted(free, key=lambda i: points[i])
+
+
+def test_front_of_nothing_is_empty() -> None:
+    """No points have no front and no volume."""
+    assert pareto_front([]) == []
+    assert hypervolume([], reference=(1.0, 1.0)) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hypervolume_counts_dominated_cells(seed: int) -> None:
+    """On whole numbers the area is the number of unit cells that some point dominates; points beyond the reference add nothing."""
+    points, reference = random_points(seed, 1 + seed % 8, side=9), (7.0, 8.0)
+    cells = itertools.product(range(int(reference[0])), range(int(reference[1])))
+    count = sum(any(p[0] <= x and p[1] <= y for p in points) for x, y in cells)
+    assert hypervolume(points, reference=reference) == pytest.approx(count)
+
+
+def test_knee_is_farthest_below_the_chord() -> None:
+    """Of (0, 10), (1, 4), (2, 2), (10, 0) the third bends most, whatever the units of the axes."""
+    front = [(0.0, 10.0), (1.0, 4.0), (2.0, 2.0), (10.0, 0.0)]
+    assert knee(front) == 2
+    assert knee([(5 + 1000 * x, 0.01 * y) for x, y in front]) == 2
+
+
+@pytest.mark.parametrize(
+    ("front", "index"),
+    [
+        ([(1.0, 1.0)], 0),
+        ([(1.0, 2.0), (2.0, 1.0)], 0),
+        ([(0.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 0.0)], 1),  # a straight line
+        ([(0.0, 10.0), (8.0, 9.0), (10.0, 0.0)], 1),  # bends above it
+    ],
+)
+def test_knee_without_a_bend_is_in_the_faster_half(front: list[Point], index: int) -> None:
+    """Where no point lies below the chord it is the last of the faster half."""
+    assert knee(front) == index
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_choice_by_constraint_is_brute_force(seed: int) -> None:
+    """Fastest with LPIPS at most x, best LPIPS with a speedup of at least y, the fastest with both: of all points, not only the front."""
+    points, bf16_s = random_points(seed, 10), 6.0
+    for max_lpips, min_speedup in itertools.product((None, 2.0, 4.0), (None, 1.5, 3.0)):
+        if max_lpips is None and min_speedup is None:
+            continue
+        allowed = [p for p in points if (max_lpips is None or p[1] <= max_lpips) and (min_speedup is None or bf16_s / p[0] >= min_speedup)]
+        if not allowed:
+            with pytest.raises(UserError, match="no scored skip-list has"):
+                choose(points, bf16_s=bf16_s, max_lpips=max_lpips, min_speedup=min_speedup)
+            continue
+        by_time, by_lpips = min(allowed), min((lpips, seconds) for seconds, lpips in allowed)
+        found = points[choose(points, bf16_s=bf16_s, max_lpips=max_lpips, min_speedup=min_speedup)]
+        assert found == (by_time if max_lpips is not None else by_lpips[::-1])
+
+
+def test_choice_without_constraint_is_the_knee_of_the_front() -> None:
+    """The index is into the points that were given, dominated ones included."""
+    points = [(9.0, 9.0), (10.0, 0.0), (0.0, 10.0), (1.0, 2.0), (9.5, 9.5)]
+    assert choose(points, bf16_s=10.0, max_lpips=None, min_speedup=None) == 3
+
+
+def test_an_unmet_constraint_says_how_near_the_front_comes() -> None:
+    """The message has what was asked, both ends of the front, and the next step."""
+    points = [(1.0, 0.4), (2.0, 0.1)]
+    with pytest.raises(
+        UserError, match=r"LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x at LPIPS 0\.4000 to 1\.000x at LPIPS 0\.1000: relax"
+    ):
+        choose(points, bf16_s=2.0, max_lpips=0.01, min_speedup=3.0)
+
+
+def test_a_bound_that_is_met_exactly_is_met() -> None:
+    """Both "at most" and "at least" include equality."""
+    assert choose([(1.0, 0.4), (2.0, 0.1)], bf16_s=2.0, max_lpips=0.1, min_speedup=1.0) == 1

@@ -1,0 +1,407 @@
+"""The search as a user lives it: budgets, continuing, being killed, failing trials, and the way from a trial to a recipe and back."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sensitivity.errors import MeasurementError, OutputError, RecipeMismatchError, StoreError, UserError
+from sensitivity.fidelity._base import Score
+from sensitivity.pipelines import Painter, load_pipeline
+from sensitivity.recipe import load_recipe
+from sensitivity.search.sampler import SamplerName
+from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, baselines, run_search
+from sensitivity.spec import FormatName, load_spec
+from sensitivity.store import Store
+from sensitivity.workflow import Prepared, SearchOutcome, SearchRequest, prepare, search
+
+BUDGET = 6
+NVFP4 = (FormatName.NVFP4,)
+
+HELPER = """
+import os, resource, sys, time
+from sensitivity import cli
+from sensitivity.scoring import Evaluator
+
+plain, calls = Evaluator.paint, 0
+
+def paint(self, formats, split, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(os.environ["STOP_AT"]):
+        if os.environ["HOW"] == "disk":
+            size = os.path.getsize(os.environ["DATABASE"])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        else:
+            print("REACHED", file=sys.stderr, flush=True)
+            time.sleep(120)
+    return plain(self, formats, split, **kwargs)
+
+Evaluator.paint = paint
+cli.main()
+"""
+
+
+def essence(trials: tuple[ScoredTrial, ...]) -> list[tuple[Any, ...]]:
+    """What must not depend on interruptions: everything of a trial except how long it took."""
+    return [(t.index, t.choice, t.label, t.latency_s, t.score) for t in trials]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the references of the whole module, and its databases."""
+    return tmp_path_factory.mktemp("search")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_study: Path, base: Path) -> SearchOutcome:
+    """An uninterrupted search through the library."""
+    return search(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=base / "whole.db", cache_folder=base / "references"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_study: Path, base: Path) -> Iterator[Prepared]:
+    """The candidates of the tiny study, and an evaluator that a test may give another `score`."""
+    made = prepare(load_spec(tiny_study), SearchRequest(storage=base / "none.db", cache_folder=base / "references"))
+    yield made
+    made.evaluator.close()
+
+
+class Scorer:
+    """Stands for drawing: LPIPS is the share of quantized Linears; counts what it is asked, and fails where `fails(call)` gives an error."""
+
+    def __init__(self, fails: Callable[[int], Exception | None] = lambda _call: None) -> None:
+        self.fails, self.asked = fails, []  # type: ignore[var-annotated]
+
+    def __call__(self, formats: dict[str, FormatName], _split: str, *, after_batch: Any = None) -> Score:  # noqa: ARG002 - the contract
+        self.asked.append(tuple(sorted((fqn, str(name)) for fqn, name in formats.items() if name is not FormatName.BF16)))
+        error = self.fails(len(self.asked))
+        if error is not None:
+            raise error
+        mean = len(self.asked[-1]) / len(formats)
+        return Score(net="tiny", mean=mean, ci95=(mean, mean), per_prompt=(mean,), noise_floor=None)
+
+
+@pytest.fixture
+def quick(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SearchResult]:
+    """Runs a search in which a `Scorer` stands for drawing, on some of the groups, in a database of its own."""
+
+    def run(scorer: Scorer, *, budget: int, groups: int = 99, sampler: SamplerName = SamplerName.KNAPSACK, **more: Any) -> SearchResult:
+        monkeypatch.setattr(prepared.evaluator, "score", scorer)
+        some = prepared.candidates
+        some = replace(some, groups=some.groups[:groups], rule_of_thumb=some.rule_of_thumb[:groups])
+        settings = SearchSettings(formats=NVFP4, target="b200", budget=budget, sampler=sampler, calibrated=False)
+        with Store.open(tmp_path / "quick.db") as store:
+            return run_search(prepared.evaluator, some, store, settings, **more)
+
+    return run
+
+
+def start(tiny_study: Path, base: Path, *, how: str, stop_at: int, database: Path, out: Path) -> subprocess.Popen[str]:
+    """The command line's search in a process of its own, which stops in the middle of the `stop_at`-th drawing."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HELPER, "search", "--model", str(tiny_study), "--budget", str(BUDGET), "--storage", str(database), "--out", str(out)],
+        env={**os.environ, "HOW": how, "STOP_AT": str(stop_at), "DATABASE": str(database), "XDG_CACHE_HOME": str(base / "cache")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_until_reached(process: subprocess.Popen[str]) -> None:
+    """Return when the process is in the middle of the drawing; fail with what it said if it ended before."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        if "REACHED" in line:
+            return
+        said.append(line)
+    raise AssertionError("the search ended before the trial that was to be interrupted: " + "".join(said))
+
+
+def continue_in_process(tiny_study: Path, base: Path, database: Path, **more: Any) -> SearchOutcome:
+    """The same search from the library, on an existing database."""
+    return search(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=database, cache_folder=base / "references"), **more)
+
+
+def test_a_search_scores_exactly_its_budget(whole: SearchOutcome) -> None:
+    """A search of budget N has N scored trials with N different choices, and a recipe for one of them."""
+    assert len(whole.result.trials) == BUDGET
+    assert len({t.choice for t in whole.result.trials}) == BUDGET
+    assert not whole.result.interrupted
+    assert whole.recipe is not None
+    assert whole.recipe.search.trials == BUDGET
+
+
+def test_bounds_and_rule_of_thumb_come_first(whole: SearchOutcome) -> None:
+    """The first trials are nothing quantized, everything quantized and the rule of thumb; nothing quantized has no distance but rounding."""
+    assert [t.label for t in whole.result.trials] == ["none", "all nvfp4", "rule of thumb"] + [""] * (BUDGET - 3)
+    assert whole.result.trials[0].score.mean < 1e-9
+    assert all(t.score.mean > 1e-6 for t in whole.result.trials[1:])
+
+
+def test_the_winner_is_on_the_front_and_verified_on_held_out_prompts(whole: SearchOutcome) -> None:
+    """The chosen trial is a front member, and the recipe reports its held-out distance, not the search's."""
+    assert whole.chosen in whole.front
+    assert whole.recipe is not None
+    assert whole.chosen is not None
+    assert whole.recipe.fidelity.lpips.mean == whole.held_out[whole.chosen.index].mean
+    assert whole.recipe.fidelity.lpips.prompts == load_spec_prompts(whole)
+
+
+def load_spec_prompts(outcome: SearchOutcome) -> tuple[str, ...]:
+    """The held-out prompts of the study that was searched."""
+    return outcome.prepared.evaluator.spec.prompts.held_out
+
+
+def test_the_same_command_continues_to_a_larger_budget(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+    """A budget of 2, then of 6, gives the trials of an uninterrupted search, and says that it continues."""
+    request = SearchRequest(budget=2, storage=tmp_path / "two.db", cache_folder=base / "references")
+    search(load_spec(tiny_study), request)
+    continued: list[int] = []
+    events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
+    outcome = continue_in_process(tiny_study, base, tmp_path / "two.db", events=events)
+    assert continued == [2]
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+    assert outcome.recipe == whole.recipe
+
+
+def test_kill_minus_9_loses_only_the_running_trial(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+    """A process killed in its fifth trial leaves four, and the continued search equals the uninterrupted one."""
+    database = tmp_path / "killed.db"
+    process = start(tiny_study, base, how="wait", stop_at=5, database=database, out=tmp_path / "r.json")
+    try:
+        wait_until_reached(process)
+    finally:
+        process.kill()
+        process.communicate()
+    with sqlite3.connect(database) as connection:
+        states = [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
+    assert states == ["COMPLETE"] * 4 + ["RUNNING"]
+    continued: list[int] = []
+    events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
+    outcome = continue_in_process(tiny_study, base, database, events=events)
+    assert continued == [4]
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+    assert outcome.result.failed == 0
+
+
+def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+    """SIGINT in the fourth trial ends with exit code 1, no traceback, a front and a next step; three trials stay and no recipe is written."""
+    database, out = tmp_path / "stopped.db", tmp_path / "r.json"
+    process = start(tiny_study, base, how="wait", stop_at=4, database=database, out=out)
+    try:
+        wait_until_reached(process)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "Traceback" not in stdout + stderr
+    assert "interrupted" in stderr
+    assert "same command" in stderr
+    assert "front of" in stdout
+    assert not out.exists()
+    with sqlite3.connect(database) as connection:
+        states = [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
+    assert states == ["COMPLETE"] * 3 + ["FAIL"]
+    outcome = continue_in_process(tiny_study, base, database)
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+    assert outcome.result.failed == 0
+
+
+def test_a_full_disk_is_said_and_the_database_stays_valid(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+    """When no file may grow any more, the search ends with a message about room and exit code 2; with room it goes on to the same end."""
+    database = tmp_path / "full.db"
+    process = start(tiny_study, base, how="disk", stop_at=2, database=database, out=tmp_path / "r.json")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert "Traceback" not in stdout + stderr
+    assert "cannot be written" in stderr
+    assert "room" in stderr
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    outcome = continue_in_process(tiny_study, base, database)
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+
+
+@pytest.mark.parametrize(
+    "error", [MeasurementError("NaN pictures"), torch.OutOfMemoryError("CUDA out of memory")], ids=["measurement", "memory"]
+)
+@pytest.mark.parametrize("call", [2, 5], ids=["baseline", "proposal"])
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(quick: Any, tmp_path: Path, error: Exception, call: int) -> None:
+    """One failing trial, be it a baseline or a proposal, is kept with its reason, is not tried again, and the budget is still reached."""
+    failed: list[tuple[int, str]] = []
+    scorer = Scorer(lambda at: error if at == call else None)
+    events = SearchEvents(failed=lambda index, reason: failed.append((index, reason)))
+    result = quick(scorer, budget=7, events=events)
+    assert len(result.trials) == 7
+    assert [t.index for t in result.trials] == list(range(7))
+    assert result.failed == 1
+    assert failed == [(call - 1, f"{type(error).__name__}: {error}")]
+    assert len(scorer.asked) == len(set(scorer.asked)) == 8
+    with sqlite3.connect(tmp_path / "quick.db") as connection:
+        reasons = [json.loads(row[0]) for row in connection.execute("SELECT value_json FROM trial_user_attributes WHERE key = 'reason'")]
+    assert reasons == [failed[0][1]]
+
+
+def test_three_alike_failures_in_a_row_stop_with_the_reason(quick: Any) -> None:
+    """Three failures that differ only in numbers end the search with the reason and a next step; once it is mended, the same trials are run."""
+    scorer = Scorer(lambda at: torch.OutOfMemoryError(f"tried to allocate {at}.5 GiB") if at in (3, 4, 5) else None)
+    with pytest.raises(MeasurementError, match="3 trials in a row failed alike .*tried to allocate.*run again"):
+        quick(scorer, budget=9)
+    assert len(scorer.asked) == 5
+    mended = Scorer()
+    result = quick(mended, budget=9)
+    assert result.trials[2].label == "rule of thumb"
+    assert len(result.trials) == 9
+
+
+def test_unlike_failures_do_not_stop_the_search(quick: Any) -> None:
+    """Three failures in a row with different reasons are three failed trials, and the search goes on."""
+    words = {4: "one", 5: "two", 6: "three"}
+    result = quick(Scorer(lambda at: MeasurementError(words[at]) if at in words else None), budget=6)
+    assert (len(result.trials), result.failed) == (6, 3)
+
+
+@pytest.mark.parametrize("sampler", list(SamplerName))
+def test_no_skip_list_is_scored_twice(quick: Any, sampler: SamplerName) -> None:
+    """On three groups, every sampler scores each of the eight choices at most once, and ends cleanly when no new one is found."""
+    scorer = Scorer()
+    result = quick(scorer, budget=50, groups=3, sampler=sampler)
+    assert len(scorer.asked) == len(set(scorer.asked)) == len(result.trials) == 8
+    assert result.failed == 0
+    assert not result.interrupted
+
+
+@pytest.mark.parametrize("sampler", list(SamplerName))
+def test_every_sampler_continues_as_if_never_interrupted(quick: Any, tmp_path: Path, sampler: SamplerName) -> None:
+    """A search in four pieces, one of them cut by Ctrl-C, gives the trials of a search in one piece."""
+    first = quick(Scorer(), budget=14, sampler=sampler)
+    (tmp_path / "quick.db").unlink()
+    quick(Scorer(), budget=4, sampler=sampler)
+
+    def interrupt(_index: int, _label: str) -> None:
+        raise KeyboardInterrupt
+
+    assert quick(Scorer(), budget=14, sampler=sampler, events=SearchEvents(began=interrupt)).interrupted
+    quick(Scorer(), budget=9, sampler=sampler)
+    assert essence(quick(Scorer(), budget=14, sampler=sampler).trials) == essence(first.trials)
+
+
+def test_a_finished_study_draws_nothing(quick: Any) -> None:
+    """The same budget again scores nothing and gives the same trials."""
+    first, again = Scorer(), Scorer()
+    trials = quick(first, budget=5).trials
+    assert quick(again, budget=5).trials == trials
+    assert again.asked == []
+
+
+def test_another_seed_is_another_study_that_reads_known_scores(prepared: Prepared, quick: Any, tmp_path: Path) -> None:
+    """Two seeds in one database keep their trials apart, and the second draws no skip-list that the first drew."""
+    first = quick(Scorer(), budget=5)
+    scorer = Scorer()
+    prepared.evaluator.score = scorer  # type: ignore[method-assign]  # quick's monkeypatch undoes it
+    settings = SearchSettings(formats=NVFP4, target="b200", budget=5, seed=1, calibrated=False)
+    with Store.open(tmp_path / "quick.db") as store:
+        second = run_search(prepared.evaluator, prepared.candidates, store, settings)
+    assert second.study != first.study
+    assert len(second.trials) == 5
+    assert len(scorer.asked) <= 2
+
+
+def test_a_budget_below_one_is_refused(quick: Any) -> None:
+    """Budget 0 names the value, what is allowed and a usual one."""
+    with pytest.raises(UserError, match="--budget is 0; allowed is 1 or more"):
+        quick(Scorer(), budget=0)
+
+
+def test_another_search_on_the_same_database_is_refused(quick: Any, tmp_path: Path) -> None:
+    """While a search holds a database, a second one is told to wait or to take another."""
+    with Store.open(tmp_path / "quick.db"), pytest.raises(StoreError, match="in use by another search"):
+        quick(Scorer(), budget=1)
+
+
+def test_several_formats_give_each_group_a_choice(prepared: Prepared, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+    """With two formats each has its own bound, and some trial mixes them."""
+    request = SearchRequest(
+        formats=(FormatName.MXFP8, FormatName.NVFP4), budget=6, storage=tmp_path / "two.db", cache_folder=base / "references"
+    )
+    outcome = search(load_spec(tiny_study), request)
+    labels = [label for label, _ in baselines(outcome.prepared.candidates)]
+    assert labels[:3] == ["none", "all mxfp8", "all nvfp4"]
+    means = {t.label: t.score.mean for t in outcome.result.trials}
+    assert 0 < means["all mxfp8"] < means["all nvfp4"]
+    assert any({1, 2} <= set(t.choice) for t in outcome.result.trials)
+    assert outcome.recipe is not None
+    assert outcome.recipe.name.split("-")[2] == "mxfp8+nvfp4"
+    assert len(prepared.candidates.formats) == 2
+
+
+def test_granularity_layer_searches_single_blocks(prepared: Prepared, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+    """Per layer no group spans two blocks, and there are more groups than with depth bands."""
+    request = SearchRequest(
+        granularity="layer", calibrated=False, budget=4, storage=tmp_path / "layer.db", cache_folder=base / "references"
+    )
+    outcome = search(load_spec(tiny_study), request)
+    groups = outcome.prepared.candidates.groups
+    assert len(groups) > len(prepared.candidates.groups)
+    assert all(len({fqn.split(".")[1] for fqn in group.fqns if "blocks." in fqn}) <= 1 for group in groups)
+    assert len(outcome.result.trials) == 4
+
+
+def test_a_recipe_draws_the_winning_trials_pictures(whole: SearchOutcome, prepared: Prepared, tiny_study: Path, tmp_path: Path) -> None:
+    """Search, file, load, apply on a pipeline loaded anew: the pictures are the winning trial's, bit for bit."""
+    assert whole.recipe is not None
+    assert whole.chosen is not None
+    recipe = load_recipe(whole.recipe.save(tmp_path / "recipe.json"))
+    assert recipe == whole.recipe
+    fresh = load_pipeline(load_spec(tiny_study), device="cpu")
+    report = recipe.apply(fresh.pipe, emulate=True)
+    assert dict(report.layers) == prepared.candidates.decode(whole.chosen.choice)
+    texts, seeds = prepared.evaluator.prompts("search")
+    pictures = Painter(fresh).paint(texts, seeds, batch_size=3)
+    assert torch.equal(pictures, prepared.evaluator.paint(prepared.candidates.decode(whole.chosen.choice), "search"))
+    assert not torch.equal(pictures, prepared.evaluator.references("search"))
+
+
+def test_a_recipe_of_another_model_is_refused_by_name(whole: SearchOutcome, tiny_study: Path) -> None:
+    """A recipe whose Linears are not the model's is refused with the names, and the model stays as it was."""
+    assert whole.recipe is not None
+    fresh = load_pipeline(load_spec(tiny_study), device="cpu")
+    fresh.denoiser.extra = torch.nn.Linear(32, 32)
+    with pytest.raises(RecipeMismatchError, match="extra"):
+        whole.recipe.apply(fresh.pipe, emulate=True)
+    assert {type(m) for m in fresh.denoiser.modules() if isinstance(m, torch.nn.Linear)} == {torch.nn.Linear}
+
+
+def test_an_unwritable_reference_cache_costs_time_only(whole: SearchOutcome, tiny_study: Path, tmp_path: Path) -> None:
+    """Where references cannot be kept, they are drawn, and the scores are the same."""
+    (tmp_path / "file").write_text("")
+    request = SearchRequest(budget=2, calibrated=False, storage=tmp_path / "s.db", cache_folder=tmp_path / "file" / "references")
+    outcome = search(load_spec(tiny_study), request)
+    assert [t.score for t in outcome.result.trials] == [t.score for t in whole.result.trials[:2]]
+
+
+def test_an_unwritable_database_is_an_output_error(tmp_path: Path, tiny_study: Path) -> None:
+    """A database below a file cannot be made; the message comes before the model is loaded and names --storage."""
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    with pytest.raises(OutputError, match="--storage"):
+        search(load_spec(tiny_study), SearchRequest(budget=1, storage=tmp_path / "file" / "s.db"), say=said.append)
+    assert said == []
+
+
+def test_constraints_that_nothing_meets_are_explained(tiny_study: Path, base: Path, whole: SearchOutcome) -> None:
+    """A speedup that no trial reaches is refused with the range of the front, and the study is kept."""
+    request = SearchRequest(budget=BUDGET, min_speedup=50.0, storage=base / "whole.db", cache_folder=base / "references")
+    with pytest.raises(UserError, match=r"no scored skip-list has speedup >= 50; the front runs from"):
+        search(load_spec(tiny_study), request)
+    assert len(whole.result.trials) == BUDGET

@@ -28,6 +28,8 @@ app = typer.Typer(
     help="Find, by measurement, which Linear layers of a diffusion transformer to quantize and which to leave in bf16.",
 )  # fmt: skip
 
+INTERRUPTED = 130  # what typer returns for Ctrl-C
+
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A study's name, a study TOML, a diffusers pipeline folder, or a Hub id org/name.")
 ]
@@ -49,6 +51,10 @@ def main() -> None:
     _quiet_libraries()
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code == 130:  # newer typers make this of Ctrl-C
+            raise KeyboardInterrupt
     except UserError as error:
         _complain(str(error))
         code = 2
@@ -299,8 +305,9 @@ def _closing(outcome: Any, path: Path, budget: int) -> str:
     recipe, chosen, held_out = outcome.recipe, outcome.chosen, outcome.held_out
     thumb = next((t for t in outcome.result.trials if t.label == "rule of thumb"), None)
     winner = held_out[chosen.index]
+    scale = f" at {recipe.latency.stands_for} x its dimensions" if recipe.latency.stands_for > 1 else ""
     lines = [
-        f"chosen: {chosen.label or f'trial {chosen.index}'}, {recipe.latency.speedup:.3f}x ({recipe.latency.source} for {recipe.latency.target}), held-out LPIPS "
+        f"chosen: {chosen.label or f'trial {chosen.index}'}, {recipe.latency.speedup:.3f}x ({recipe.latency.source} for {recipe.latency.target}{scale}), held-out LPIPS "
         f"{winner.mean:.4f} [{winner.ci95[0]:.4f}, {winner.ci95[1]:.4f}], {len(recipe.skip)} of {len(recipe.layers)} Linears stay bf16"
     ]
     if thumb is not None and thumb.index in held_out and thumb.index != chosen.index:

@@ -178,7 +178,7 @@ class Painter:
             parts.append(self._draw(list(prompts[chunk]), seeds[chunk], self.settings | settings).float().cpu() * 2 - 1)
             if after_batch is not None:
                 after_batch(min(start + batch_size, len(prompts)))
-        return torch.cat(parts)
+        return torch.cat(parts).contiguous()  # equal pictures in two memory layouts have two LPIPS
 
     def _draw(self, prompts: list[str], seeds: Sequence[int], settings: dict[str, Any]) -> Tensor:
         """One pipeline call: (B, 3, H, W) in [0, 1]. Raises PipelineError where the pipeline refuses its settings or draws no pictures."""

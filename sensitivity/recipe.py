@@ -10,8 +10,7 @@ Conventions. Keys carry their units (`_s` seconds of one whole pipeline call, `_
 measured; LPIPS has none. `layers` names every Linear, `bf16` ones included, and `skip` repeats those. `schema_version` is
 "major.minor": another major is refused, another minor is read.
 
-It does not measure or choose, and it does not import torch: only `Recipe.apply`, `to_torchao` and `to_diffusers` do, when called.
-
+It does not measure or choose, and imports no torch: only `Recipe.apply`, `to_torchao` and `to_diffusers` do, when called.
     recipe = load_recipe("recipes/ltx2-nvfp4-b200.json")
     report = recipe.apply(pipeline)            # or emulate=True: the quality of the recipe, without the speed
 
@@ -64,7 +63,7 @@ class ModelInfo(_Record):
 
 
 class Latency(_Record):
-    """Seconds of one whole pipeline call, text encoder and decoder included; `speedup` is bf16 over quantized."""
+    """Seconds of one pipeline call; `speedup` is bf16 over quantized. Priced at `stands_for` x the model's dimensions (1: its own)."""
 
     bf16_s: Annotated[Real, Field(gt=0)]
     quantized_s: Annotated[Real, Field(gt=0)]
@@ -73,6 +72,7 @@ class Latency(_Record):
     target: str
     batch_size: Annotated[int, Field(strict=True, ge=1)]
     compile_mode: str | None
+    stands_for: Annotated[int, Field(strict=True, ge=1)] = 1
 
     @model_validator(mode="after")
     def _check_speedup(self) -> Self:

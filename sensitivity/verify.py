@@ -27,6 +27,8 @@ from sensitivity.search.study import ScoredTrial, SearchResult, SearchSettings, 
 from sensitivity.spec import FormatName
 from sensitivity.store import Store
 
+ANSWERS = 2  # skip-lists that beat the rule of thumb on the search prompts and are verified beside it
+
 
 def points(trials: Sequence[ScoredTrial]) -> list[tuple[float, float]]:
     """(seconds, LPIPS on the search prompts) of each trial."""
@@ -46,14 +48,14 @@ def choose_trial(
 
 
 def trials_to_verify(trials: Sequence[ScoredTrial], chosen: ScoredTrial) -> list[ScoredTrial]:
-    """The winner, its neighbours on the front, the baselines, and the front's answer to the rule of thumb (best LPIPS at no more seconds)."""
+    """The winner, its neighbours on the front, the baselines, and the best answers to the rule of thumb (less LPIPS, no more seconds)."""
     front = front_of(trials)
     at = front.index(chosen) if chosen in front else 0
     picked = [chosen, *front[max(0, at - 1) : at + 2], *(t for t in trials if t.label and t.label != "none")]
     thumb = next((t for t in trials if t.label == "rule of thumb"), None)
     if thumb is not None:
-        as_fast = [t for t in front if t.latency_s <= thumb.latency_s]
-        picked += [min(as_fast, key=lambda t: t.score.mean)] if as_fast else []
+        as_fast = [t for t in trials if t.latency_s <= thumb.latency_s and t.score.mean < thumb.score.mean]
+        picked += sorted(as_fast, key=lambda t: t.score.mean)[:ANSWERS]
     return list({t.index: t for t in picked}.values())
 
 

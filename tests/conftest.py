@@ -5,6 +5,7 @@ they change when a Linear is quantized. Scenes and networks come from `studies/t
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ import torch
 from sensitivity.pipelines import load_pipeline
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import load_spec
+
+# One thread, here and in every process that a test starts: the tiny pipeline's operations take microseconds, threads that wait for a busy core
+# take far longer, and results are compared bit for bit.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT / "studies" / "tiny-flux" / "training"
@@ -52,22 +58,6 @@ held_out_seed = 1000
 search = ["a small red circle top left on a plain grey background", "a large blue star in the centre on a checked pink background", "a ring"]
 held_out = ["a large green square top right on a plain navy background", "a small white cross bottom left on a plain mint background", "a star"]
 """
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Torch computes on one thread inside the test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _tiny_on_one_thread(request: pytest.FixtureRequest) -> None:
-    """Tests that run the tiny pipeline use one thread: its operations take microseconds, and threads that wait for a busy core take far longer."""
-    if "tiny_folder" in request.fixturenames:
-        request.getfixturevalue("one_thread")
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,6 @@ from sensitivity.fidelity._base import bootstrap_interval, score_of
 from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def pictures_of(count: int, size: int = 64, *, seed: int) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1

@@ -95,7 +95,8 @@ def describe(recipe: Recipe) -> tuple[str, ...]:
         f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights, "
         f"{model.component} ({model.component_class}) of {model.pipeline_class}",
         f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized, {latency.speedup:.3g}x, {latency.source} for "
-        f"{latency.target}, batch size {latency.batch_size}, compile mode {latency.compile_mode or 'none'}",
+        f"{latency.target}{f' at {latency.stands_for} x its dimensions' if latency.stands_for > 1 else ''}, batch size {latency.batch_size}, "
+        f"compile mode {latency.compile_mode or 'none'}",
         f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to {lpips.ci95[1]:.4g}, noise floor {floor}, "
         f"{len(lpips.per_prompt)} pictures",
     )

@@ -59,7 +59,8 @@ class LpipsDistance(Distance):
         parts = []
         for start in range(0, len(pictures), CHUNK):
             chunk = slice(start, start + CHUNK)
-            parts.append(self.net(pictures[chunk].to(self.device), references[chunk].to(self.device)).flatten().float().cpu())
+            pair = (x[chunk].contiguous().to(self.device) for x in (pictures, references))  # convolutions depend on the memory layout
+            parts.append(self.net(*pair).flatten().float().cpu())
         return torch.cat(parts)
 
 

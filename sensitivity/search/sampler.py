@@ -5,7 +5,7 @@ quadrature), and seconds are exactly additive. So each proposal is the exact ans
 so many seconds, which one does the present estimate of damage like best? The damage of each (group, option) has a normal prior (mean: the
 square of its calibrated error, scaled so that the largest trial's LPIPS comes out right; or equal shares without calibration) and a
 posterior after each trial, by Bayesian linear regression. The seconds asked for run through the front: the saving of each hand-made
-baseline first, and again every eighth time, else a low-discrepancy sequence (van der Corput, base 2). With calibration the posterior mean
+baseline first, and again every sixth time, else a low-discrepancy sequence (van der Corput, base 2). With calibration the posterior mean
 is used; without, a Thompson sample of it, since then there is something to explore. The multiple-choice knapsack is solved by HiGHS
 (`scipy.optimize.milp`).
 
@@ -39,7 +39,7 @@ PRIOR_SPREAD = 1.0  # sd of a group's damage, relative to its prior mean
 FLAT_SPREAD = 1.5  # the same without calibration
 POWER = 2.0  # LPIPS to this power adds up over groups: independent errors add in quadrature; measured in LOG.md
 NOISE = 0.15  # sd of a trial's LPIPS ** POWER around the additive model, relative
-RETURN = 8  # every so many proposals answer a baseline's saving again, with what was learnt since
+RETURN = 6  # every so many proposals answer a baseline's saving again, with what was learnt since
 NOISE_FLOOR = 0.01  # the same, relative to the largest seen
 
 

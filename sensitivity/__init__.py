@@ -2,7 +2,7 @@
 
     import sensitivity
 
-    outcome = sensitivity.search(sensitivity.resolve_spec("tiny-flux"), sensitivity.SearchRequest(budget=50))
+    outcome = sensitivity.find_recipe(sensitivity.resolve_spec("tiny-flux"), sensitivity.SearchRequest(budget=50))
     outcome.recipe.save("recipe.json")
 
     report = sensitivity.load_recipe("recipe.json").apply(pipeline)        # emulate=True where the hardware lacks the format
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sensitivity.profiler import ShapeTable, profile_module
     from sensitivity.recipe import ApplyReport, Recipe, load_recipe
     from sensitivity.spec import FormatName, StudySpec, resolve_spec
-    from sensitivity.workflow import SearchOutcome, SearchRequest, search
+    from sensitivity.workflow import SearchOutcome, SearchRequest, find_recipe
 
 _HOMES = {
     "ApplyReport": "recipe",
@@ -31,10 +31,10 @@ _HOMES = {
     "ShapeTable": "profiler",
     "StudySpec": "spec",
     "UserError": "errors",
+    "find_recipe": "workflow",
     "load_recipe": "recipe",
     "profile_module": "profiler",
     "resolve_spec": "spec",
-    "search": "workflow",
 }
 
 __all__ = [
@@ -47,10 +47,10 @@ __all__ = [
     "ShapeTable",
     "StudySpec",
     "UserError",
+    "find_recipe",
     "load_recipe",
     "profile_module",
     "resolve_spec",
-    "search",
 ]
 
 # torch 2.15 logs a notice about how torchao 0.18 registers its enums, each time torchao is imported

@@ -139,6 +139,14 @@ def _check_writable(path: Path | str | None, flag: str) -> None:
         ) from None
 
 
+def _check_apart(files: dict[str, Path | None]) -> None:
+    """Raise OutputError where two options name one file: the later result would replace the earlier one."""
+    seen: dict[Path, str] = {}
+    for flag, path in files.items():
+        if path is not None and (other := seen.setdefault(path.resolve(), flag)) != flag:
+            raise OutputError(f"{flag} {path} is the file of {other}; allowed is a file for each: name another")
+
+
 def _device(name: str | None) -> str:
     import torch
 
@@ -208,7 +216,7 @@ def profile(
         from sensitivity import workflow
         from sensitivity.report.tables import profile_table
 
-        table = workflow.profile(spec, device=_device(device), batch_size=batch_size)
+        table = workflow.profile_study(spec, device=_device(device), batch_size=batch_size)
     console.print(profile_table(table))
     _write_json(table.to_json(), json_path)
 
@@ -277,6 +285,7 @@ def search(
     recipe_path = out or Path("recipes") / f"{spec.name}-{'+'.join(formats)}-{target}.json"
     _check_writable(recipe_path, "--out")
     _check_writable(json_path, "--json")
+    _check_apart({"--storage": storage, "--out": recipe_path, "--json": None if json_path in (None, "-") else Path(str(json_path))})
     with _step(console, "loading libraries"):
         from sensitivity import workflow
         from sensitivity.report.progress import SearchProgress
@@ -288,7 +297,7 @@ def search(
         calibrated=calibrate, max_lpips=max_lpips, min_speedup=min_speedup, storage=storage, device=_device(device),
     )  # fmt: skip
     with SearchProgress(console, budget=budget) as progress:
-        outcome = workflow.search(spec, request, events=progress.events, say=progress.say, verifying=progress.verifying)
+        outcome = workflow.find_recipe(spec, request, events=progress.events, say=progress.say, verifying=progress.verifying)
     console.print(fixed_table(outcome.prepared.candidates.fixed))
     console.print(front_table(outcome))
     if outcome.result.interrupted:

@@ -18,11 +18,14 @@ import hashlib
 import inspect
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +35,7 @@ from sensitivity.spec import StudySpec
 
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLED_CHUNKS, CHUNK_BYTES = 64, 2**20
+HUB_TIMEOUT_S = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +64,16 @@ def load_pipeline(spec: StudySpec, *, device: str) -> LoadedPipeline:
         PipelineError: the folder or Hub id cannot be loaded (no such id, no network, a damaged file), or it has no such component.
     """
     source = str(spec.model.path or spec.model.hub)
+    offline = spec.model.hub is not None and not _hub_answers()
     with _quiet():
         from diffusers import DiffusionPipeline
 
         try:
-            pipe = DiffusionPipeline.from_pretrained(source, revision=spec.model.revision, dtype=torch.bfloat16, use_safetensors=True)
+            pipe = DiffusionPipeline.from_pretrained(
+                source, revision=spec.model.revision, dtype=torch.bfloat16, use_safetensors=True, local_files_only=offline
+            )
         except Exception as error:  # every loader of every component may raise its own kind; all mean that this model did not load
-            raise PipelineError(_loading_message(spec, source, error)) from error
+            raise PipelineError(_loading_message(spec, source, error, offline)) from error
         pipe.set_progress_bar_config(disable=True)
         pipe.to(device)
     denoiser = getattr(pipe, spec.model.component, None)
@@ -81,11 +88,38 @@ def load_pipeline(spec: StudySpec, *, device: str) -> LoadedPipeline:
     return LoadedPipeline(spec=spec, pipe=pipe, denoiser=denoiser, device=device, weights_hash=hash_weights(spec, pipe))
 
 
-def _loading_message(spec: StudySpec, source: str, error: Exception) -> str:
+def _hub_answers() -> bool:
+    """Whether the Hugging Face Hub answers anything at all in `HUB_TIMEOUT_S`. The loaders' own retries take many minutes where it does not."""
+    from huggingface_hub import constants
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
+        except HTTPError:
+            pass  # a refusal is an answer
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    if not constants.HF_HUB_OFFLINE:
+        asking = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+        asking.start()
+        asking.join(HUB_TIMEOUT_S)
+    return answered.is_set()
+
+
+def _loading_message(spec: StudySpec, source: str, error: Exception, offline: bool) -> str:
     first = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
     if spec.model.hub is not None:
+        reason = (
+            f"the Hub does not answer in {HUB_TIMEOUT_S:g} s, and the cache does not hold all of it"
+            if offline
+            else f"{type(error).__name__}: {first}"
+        )
         return (
-            f"{source} could not be loaded from the Hugging Face Hub or its local cache ({type(error).__name__}: {first}); allowed is a public diffusers "
+            f"{source} could not be loaded from the Hugging Face Hub or its local cache ({reason}); allowed is a public diffusers "
             "pipeline that is reachable or already downloaded: check the id and the network, log in for gated models (`hf auth login`), or "
             "pass a folder made by `pipeline.save_pretrained`"
         )

@@ -14,8 +14,7 @@ from sensitivity.patterns import expand, read_list
 from sensitivity.profiler import ShapeTable
 from sensitivity.recipe import load_recipe
 from sensitivity.spec import FormatName, StudySpec
-from sensitivity.workflow import latency_model
-from sensitivity.workflow import profile as profile_study
+from sensitivity.workflow import latency_model, profile_study
 
 
 def price(

@@ -24,7 +24,7 @@ from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
 from sensitivity.pipelines import LoadedPipeline, Painter, digest_of, painting_key
 from sensitivity.profiler import ShapeTable, profile_run
-from sensitivity.spec import FormatName
+from sensitivity.spec import FormatName, StudySpec
 from sensitivity.switch import Switch
 
 Split = Literal["search", "held_out"]
@@ -35,22 +35,39 @@ def default_cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("sensitivity")) / "references"
 
 
+def study_distance(spec: StudySpec, *, device: str) -> LpipsDistance:
+    """The perceptual distance that a study asks for. Raises MissingWeightsError where its weights are not to be had."""
+    return LpipsDistance(spec.fidelity.net, weights=spec.fidelity.weights, device=device)
+
+
 class Evaluator:
     """Scores skip-lists of one loaded pipeline. Not thread-safe: all scores flip the same Linears.
+
+    Args:
+        loaded: the pipeline.
+        cache_folder: where references are kept.
+        distance: None makes the study's own when it is first needed; profiling needs none.
 
     Attributes:
         switch: holds the Linears; use it to apply formats without scoring.
         environment: stamped into results.
     """
 
-    def __init__(self, loaded: LoadedPipeline, *, cache_folder: Path) -> None:
+    def __init__(self, loaded: LoadedPipeline, *, cache_folder: Path, distance: LpipsDistance | None = None) -> None:
         self.loaded, self.spec = loaded, loaded.spec
         self.environment = describe_environment(loaded.device)
         self.painter = Painter(loaded)
-        self.distance = LpipsDistance(self.spec.fidelity.net, weights=self.spec.fidelity.weights, device=loaded.device)
+        self._distance = distance
         self.switch = Switch(loaded.denoiser)
         self._cache = ReferenceCache(cache_folder)
         self._references: dict[tuple[Split, int], Tensor] = {}
+
+    @property
+    def distance(self) -> LpipsDistance:
+        """The study's perceptual distance. Raises MissingWeightsError where its weights are not to be had."""
+        if self._distance is None:
+            self._distance = study_distance(self.spec, device=self.loaded.device)
+        return self._distance
 
     def prompts(self, split: Split) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The prompts of a split and their seeds, one a prompt."""

@@ -54,7 +54,7 @@ def trials_to_verify(trials: Sequence[ScoredTrial], chosen: ScoredTrial) -> list
     picked = [chosen, *front[max(0, at - 1) : at + 2], *(t for t in trials if t.label and t.label != "none")]
     thumb = next((t for t in trials if t.label == "rule of thumb"), None)
     if thumb is not None:
-        as_fast = [t for t in trials if t.latency_s <= thumb.latency_s and t.score.mean < thumb.score.mean]
+        as_fast = [t for t in front if t.latency_s <= thumb.latency_s and t.score.mean < thumb.score.mean]
         picked += sorted(as_fast, key=lambda t: t.score.mean)[:ANSWERS]
     return list({t.index: t for t in picked}.values())
 

@@ -1,6 +1,6 @@
 """The main job as one library call: study in, recipe out. The command line does nothing that this does not.
 
-    outcome = search(resolve_spec("tiny-flux"), SearchRequest(formats=(FormatName.NVFP4,), budget=50))
+    outcome = find_recipe(resolve_spec("tiny-flux"), SearchRequest(formats=(FormatName.NVFP4,), budget=50))
     outcome.recipe.save("recipes/tiny-flux-nvfp4-b200.json")
 
 Everything that can be wrong in a request is checked before a weight is loaded.
@@ -20,7 +20,7 @@ from sensitivity.latency import LatencyEstimate, LatencyModel, RooflineLatency, 
 from sensitivity.pipelines import load_pipeline
 from sensitivity.profiler import ShapeTable
 from sensitivity.recipe import Recipe
-from sensitivity.scoring import Evaluator, default_cache_folder
+from sensitivity.scoring import Evaluator, default_cache_folder, study_distance
 from sensitivity.search.sampler import SamplerName
 from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, run_search
 from sensitivity.spec import FormatName, StudySpec
@@ -112,7 +112,8 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], Non
     for name in request.formats:
         latency.linear_us(m=128, k=128, n=128, format=name)  # a target without the format refuses before anything is loaded
     say(f"loading {spec.name} on {request.device}")
-    evaluator = Evaluator(load_pipeline(spec, device=request.device), cache_folder=request.cache_folder)
+    distance = study_distance(spec, device=request.device)  # missing weights are said before a large model is loaded
+    evaluator = Evaluator(load_pipeline(spec, device=request.device), cache_folder=request.cache_folder, distance=distance)
     say("profiling one bf16 run")
     table = evaluator.profile()
     priced = stand_for(table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else table
@@ -120,7 +121,7 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], Non
     return Prepared(evaluator=evaluator, table=table, priced=priced, latency=latency, candidates=candidates)
 
 
-def search(
+def find_recipe(
     spec: StudySpec, request: SearchRequest, *, events: SearchEvents | None = None, say: Callable[[str], None] = lambda _text: None,
     verifying: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SearchOutcome:  # fmt: skip
@@ -176,7 +177,7 @@ def _interrupted(result: SearchResult) -> SearchResult:
     return SearchResult(study=result.study, trials=result.trials, failed=result.failed, interrupted=True)
 
 
-def profile(spec: StudySpec, *, device: str, batch_size: int | None = None) -> ShapeTable:
+def profile_study(spec: StudySpec, *, device: str, batch_size: int | None = None) -> ShapeTable:
     """Shapes of every Linear of the study's denoiser, from one real run.
 
     Raises:
@@ -201,9 +202,10 @@ def verify_recipe(recipe: Recipe, spec: StudySpec, *, device: str) -> Score:
         RecipeMismatchError: the recipe is for another component or other Linears.
     """
     check_device(device)
+    distance = study_distance(spec, device=device)
     loaded = load_pipeline(spec, device=device)
     recipe.apply(loaded.pipe, emulate=True)
-    evaluator = Evaluator(loaded, cache_folder=default_cache_folder())
+    evaluator = Evaluator(loaded, cache_folder=default_cache_folder(), distance=distance)
     try:
         return evaluator.score(recipe.layers, "held_out")
     finally:

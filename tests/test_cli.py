@@ -1,201 +1,413 @@
-"""What a user types and gets: exit codes, messages that say what to do next, and JSON that is only JSON."""
+"""The command line as careless and hostile users meet it: exit codes, messages on the right stream, JSON that is nothing but JSON."""
 
+import io
 import json
-import re
-import sqlite3
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import optuna
 import pytest
 import torch
-from torch import nn
 
-from sensitivity import cli, workflow
-from sensitivity.recipe import load_recipe
+from sensitivity import cli
+from sensitivity.store import Store
+
+COMMANDS = ("models", "doctor", "profile", "latency", "search", "export", "verify")
 
 
-class Said:
-    """What one command wrote and how it exited."""
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit code and both streams."""
 
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Calls the entry point in this process, in an empty folder with an empty cache."""
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the program in this process and in an empty folder, as `sensitivity ARGUMENTS` would."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "400")
 
-    def call(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
+    def call(*arguments: object) -> Ran:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
             cli.main()
-        out, err = capfd.readouterr()
-        return Said(int(stopped.value.code or 0), out, " ".join(err.split()))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Ran(int(ended.value.code or 0), out, err)
 
     return call
 
 
-@pytest.fixture
-def other_database(tmp_path: Path) -> Path:
-    """An Optuna database that sensitivity did not make."""
-    path = tmp_path / "other.db"
-    optuna.create_study(storage=f"sqlite:///{path}", study_name="somebody-else")
-    return path
+@pytest.fixture(scope="module")
+def searched(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A search of three trials through the command line, with `--json -`: its streams, files and recipe."""
+    folder = tmp_path_factory.mktemp("cli")
+    out, err = io.StringIO(), io.StringIO()
+    arguments = ["search", "--model", tiny_study, "--budget", 3, "--out", "r.json", "--storage", "s.db", "--json", "-"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
+        cli.main()
+    done = Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+    return {"done": done, "recipe": folder / "r.json", "storage": folder / "s.db"}
 
 
-MISTAKES = {
-    "misspelt model": (["profile", "--model", "tiny-flx"], "unknown model 'tiny-flx'.*did you mean tiny-flux"),
-    "unknown model": (["search", "--model", "zzz"], "unknown model 'zzz'.*sensitivity models"),
-    "no pipeline folder": (["search", "--model", "FOLDER"], "without model_index.json.*save_pretrained"),
-    "budget": (["search", "--model", "tiny-flux", "--budget", "0"], "--budget is 0; allowed is 1 or more"),
-    "format": (["search", "--model", "tiny-flux", "--format", "nvfp5"], "'nvfp5' is unknown; allowed are mxfp8, nvfp4, fp8: did you mean nvfp4"),
-    "bf16": (["search", "--model", "tiny-flux", "--format", "bf16"], "bf16' is what skipped Linears keep"),
-    "target": (["search", "--model", "tiny-flux", "--target", "b20"], "b20.*known are.*b200"),
-    "target without format": (["search", "--model", "tiny-flux", "--target", "h100"], "nvfp4"),
-    "sampler": (["search", "--model", "tiny-flux", "--sampler", "gp"], "--sampler is 'gp'; allowed are knapsack"),
-    "device": (["profile", "--model", "tiny-flux", "--device", "tpu"], "--device is 'tpu'; allowed are cpu, cuda"),
-    "constraint": (["search", "--model", "tiny-flux", "--max-lpips", "-1"], "--max-lpips is -1.0; allowed is 0 or more"),
-    "recipe folder": (["search", "--model", "tiny-flux", "--out", "FOLDER"], "--out .* is a folder; name a file"),
-    "recipe under a file": (["search", "--model", "tiny-flux", "--out", "/dev/null/x/r.json"], "--out .* cannot be made"),
-    "database under a file": (["search", "--model", "tiny-flux", "--storage", "/dev/null/x.db"], "cannot be written.*--storage"),
-    "no database": (["search", "--model", "tiny-flux", "--storage", "TEXT"], "no database of sensitivity|not a database"),
-    "foreign study": (["search", "--model", "STUDY", "--storage", "OTHER"], "somebody-else.*did not make.*--storage"),
-    "both lists": (["latency", "--model", "tiny-flux", "--skip", "a", "--recipe", "b"], "--skip and --recipe are both given"),
-    "missing skip file": (["latency", "--model", "tiny-flux", "--skip", "nowhere.txt"], "--skip nowhere.txt cannot be read"),
-    "missing recipe": (["export", "nowhere.json", "--to", "torchao"], "nowhere.json: found No such file"),
-    "no recipe": (["export", "TEXT", "--to", "torchao"], "no valid JSON"),
-    "unknown exporter": (["export", "nowhere.json", "--to", "torchoa"], "torchoa.*torchao"),
-    "unknown option": (["search", "--modle", "tiny-flux"], "No such option.*--modle"),
-    "study TOML": (["search", "--model", "nowhere.toml"], "nowhere.toml: No such file.*sensitivity models"),
+def wrong(ran: Ran, *words: str) -> None:
+    """The command ended as a user's mistake does: exit code 2, nothing on stdout, a message on stderr that has these words."""
+    assert ran.code == 2, ran
+    assert ran.out == ""
+    for word in words:
+        assert word in ran.err
+
+
+MISTAKES: dict[str, tuple[list[object], list[str]]] = {
+    "model misspelt": (["profile", "--model", "tiny-fluks"], ["unknown model 'tiny-fluks'", "did you mean tiny-flux?"]),
+    "model far from all": (["profile", "--model", "zzz"], ["unknown model 'zzz'", "tiny-flux", "sensitivity models"]),
+    "model empty": (["profile", "--model", ""], ["unknown model ''", "tiny-flux"]),
+    "folder without a pipeline": (["search", "--model", "."], ["model_index.json", "save_pretrained"]),
+    "study that is not there": (["search", "--model", "none.toml"], ["none.toml", "No such file", "sensitivity models"]),
+    "budget 0": (["search", "--model", "tiny-flux", "--budget", 0], ["--budget is 0", "1 or more", "50"]),
+    "budget negative": (["search", "--model", "tiny-flux", "--budget", -3], ["--budget is -3", "1 or more"]),
+    "budget no number": (["search", "--model", "tiny-flux", "--budget", "many"], ["--budget", "integer"]),
+    "format misspelt": (["search", "--model", "tiny-flux", "--format", "nvpf4"], ["'nvpf4' is unknown", "mxfp8, nvfp4, fp8", "did you mean nvfp4?"]),
+    "format bf16": (["search", "--model", "tiny-flux", "--format", "bf16"], ["'bf16' is what skipped Linears keep", "mxfp8, nvfp4, fp8"]),
+    "format in capitals": (["latency", "--model", "tiny-flux", "--format", "NVFP4"], ["'NVFP4' is unknown", "mxfp8, nvfp4, fp8"]),
+    "two formats of a skip-list": (["latency", "--model", "tiny-flux", "-f", "nvfp4", "-f", "mxfp8"], ["--format is given 2 times", "--recipe"]),
+    "skip and recipe": (["latency", "--model", "tiny-flux", "--skip", "a", "--recipe", "b"], ["--skip and --recipe", "one of them"]),
+    "skip that is not there": (["latency", "--model", "tiny-flux", "--skip", "none.txt"], ["--skip none.txt", "one FQN or glob a line"]),
+    "recipe that is not there": (["latency", "--model", "tiny-flux", "--recipe", "none.json"], ["none.json", "No such file"]),
+    "recipe that is a folder": (["verify", ".", "--model", "tiny-flux"], ["Is a directory"]),
+    "device unknown": (["profile", "--model", "tiny-flux", "--device", "tpu"], ["--device is 'tpu'", "cpu, cuda and cuda:N"]),
+    "device that is not there": (["search", "--model", "tiny-flux", "--device", "cuda:99"], ["'cuda:99'", "--device cpu"]),
+    "target unknown": (["search", "--model", "tiny-flux", "--target", "b20"], ["'b20'", "b200", "--target"]),
+    "target without the format": (["search", "--model", "tiny-flux", "--target", "h100"], ["h100 has no nvfp4", "fp8", "b200"]),
+    "sampler unknown": (["search", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, tpe, nsga2, random"]),
+    "granularity unknown": (["search", "--model", "tiny-flux", "--granularity", "block"], ["'block'", "group, layer"]),
+    "seed negative": (["search", "--model", "tiny-flux", "--seed", -1], ["--seed is -1", "0 or more"]),
+    "speedup no number": (["search", "--model", "tiny-flux", "--min-speedup", "nan"], ["--min-speedup is nan", "above 0"]),
+    "LPIPS negative": (["search", "--model", "tiny-flux", "--max-lpips", -0.1], ["--max-lpips is -0.1", "0 or more"]),
+    "batch 0": (["profile", "--model", "tiny-flux", "--batch-size", 0], ["--batch-size is 0", "1 or more"]),
+    "output is a folder": (["search", "--model", "tiny-flux", "--out", "."], ["--out .", "is a folder"]),
+    "output below a file": (["profile", "--model", "tiny-flux", "--json", "file/x.json"], ["--json file/x.json", "cannot be made"]),
+    "output in /proc": (["search", "--model", "tiny-flux", "--out", "/proc/x.json"], ["--out /proc/x.json", "cannot be written"]),
+    "output is a device": (["search", "--model", "tiny-flux", "--out", "/dev/null"], ["--out /dev/null", "not a regular file"]),
+    "output is the database": (["search", "--model", "tiny-flux", "--storage", "a.db", "--out", "./a.db"], ["the file of --storage", "name another"]),
+    "database below a file": (["search", "--model", "tiny-flux", "--storage", "file/s.db"], ["file/s.db cannot be written", "--storage"]),
+    "database is a text": (["search", "--model", "tiny-flux", "--storage", "file"], ["file is no database of sensitivity", "another --storage"]),
+    "exporter misspelt": (["export", "none.json", "--to", "torcha"], ["'torcha'", "skip-list, torchao, diffusers", "did you mean 'torchao'?"]),
+    "export without a form": (["export", "none.json"], ["--to"]),
+    "option misspelt": (["search", "--modell", "tiny-flux"], ["--modell", "--model"]),
+    "model not given": (["search"], ["--model"]),
+    "command misspelt": (["serach"], ["serach"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_exit_with_2_and_a_next_step(run, case: str, tmp_path: Path, tiny_study: Path, other_database: Path) -> None:  # type: ignore[no-untyped-def]
-    """A user's mistake exits with 2 and a message on stderr that is no traceback."""
-    (tmp_path / "text").write_text("this is no database and no JSON")
-    (tmp_path / "folder").mkdir()
-    places = {"FOLDER": tmp_path / "folder", "TEXT": tmp_path / "text", "OTHER": other_database, "STUDY": tiny_study}
-    words, message = MISTAKES[case]
-    said = run(*(places.get(word, word) for word in words))
-    assert said.code == 2, said.err
-    assert "error" not in said.out
-    assert "Traceback" not in said.err
-    assert re.search(message, said.err + said.out), said.err
-
-
-def test_a_hub_id_without_a_network_is_said_quickly(run) -> None:  # type: ignore[no-untyped-def]
-    """A Hub id that cannot be reached exits with 2 and names the causes, within seconds."""
+@pytest.mark.parametrize("name", list(MISTAKES))
+def test_a_mistake_ends_with_value_allowed_and_next_step(run: Run, tmp_path: Path, name: str) -> None:
+    """Each mistake ends at once with exit code 2 and a message on stderr that has the value found, what is allowed and the next step."""
+    (tmp_path / "file").write_text("a text, not a database\n" * 100)
+    arguments, words = MISTAKES[name]
     begun = time.monotonic()
-    said = run("profile", "--model", "some-org/some-model")
-    assert said.code == 2
-    assert "some-org/some-model could not be loaded from the Hugging Face Hub" in said.err
-    assert "check the id and the network" in said.err
-    assert time.monotonic() - begun < 60
+    wrong(run(*arguments), *words)
+    assert time.monotonic() - begun < 20
 
 
-def test_missing_lpips_weights_say_how_to_get_them(run, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    """A study with net alex on a machine without its trunk exits with 2 and the command that downloads it."""
+def test_a_mistake_writes_nothing(run: Run, tmp_path: Path) -> None:
+    """A refused request leaves no database and no recipe behind."""
+    wrong(run("search", "--model", "tiny-flux", "--budget", 0))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_foreign_optuna_study_is_refused_and_kept(run: Run, tiny_study: Path, tmp_path: Path) -> None:
+    """A database with somebody's own Optuna study is refused by the study's name, and the study is untouched."""
+    url = f"sqlite:///{tmp_path / 'mine.db'}"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna.create_study(study_name="my-life", storage=url)
+    ran = run("search", "--model", tiny_study, "--storage", "mine.db", "--budget", 1)
+    assert ran.code == 2
+    assert "'my-life'" in ran.err
+    assert "another --storage" in ran.err
+    assert [s.study_name for s in optuna.get_all_study_summaries(url)] == ["my-life"]
+
+
+def test_a_database_of_another_schema_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that another version wrote is refused with both schemas and a next step."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sensitivity.store.SCHEMA", 99)
+        Store.open(tmp_path / "old.db").close()
+    wrong(run("search", "--model", "tiny-flux", "--storage", "old.db"), "schema 99", "reads schema", "another --storage")
+
+
+@pytest.fixture(scope="module")
+def odd_study(tiny_study: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of a FluxPipeline that has no Linear with K % 32 == 0 and N % 16 == 0."""
+    from diffusers import FluxPipeline
+
+    pipe = FluxPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    config = dict(pipe.transformer.config) | {"num_attention_heads": 1, "attention_head_dim": 20, "axes_dims_rope": (4, 8, 8)}
+    pipe.transformer = type(pipe.transformer).from_config(config).to(torch.bfloat16)
+    folder = tmp_path_factory.mktemp("odd")
+    pipe.save_pretrained(folder / "pipeline")
+    path = folder / "odd.toml"
+    path.write_text(tiny_study.read_text().replace(json.dumps(str(tiny_folder)), json.dumps(str(folder / "pipeline"))))
+    return path
+
+
+def test_a_format_that_the_shapes_refuse_is_explained(run: Run, odd_study: Path) -> None:
+    """A model none of whose Linears takes the format is refused with a Linear, the rule it breaks, and another format as next step."""
+    ran = run("search", "--model", odd_study, "--budget", 1)
+    assert ran.code == 2
+    for word in ("none of the", "nvfp4", "is not a multiple of", "another --format"):
+        assert word in ran.err
+
+
+def changed(study: Path, tmp_path: Path, *pairs: tuple[str, str]) -> Path:
+    """A copy of a study with some text replaced."""
+    text = study.read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "changed.toml").write_text(text)
+    return tmp_path / "changed.toml"
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
+def test_missing_lpips_weights_say_how_to_get_them(
+    run: Run, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str
+) -> None:
+    """Without the net's weights and without a network the message names the file, the command that gets it and where it goes; no model is loaded."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise URLError("no network")
+
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_a, **_k: (_ for _ in ()).throw(OSError("no network")))
-    text = tiny_study.read_text(encoding="utf-8")
-    study = tmp_path / "alex.toml"
-    start = text.index("[fidelity]")
-    study.write_text(text[:start] + '[fidelity]\nnet = "alex"\n\n' + text[text.index("[search]") :], encoding="utf-8")
-    said = run("search", "--model", study, "--budget", 3)
-    assert said.code == 2
-    assert "alexnet-owt-7be5be79.pth" in said.err
-    assert "torchvision.models.alexnet(weights='DEFAULT')" in said.err
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr("sensitivity.workflow.load_pipeline", lambda *_a, **_o: pytest.fail("the model was loaded first"))
+    ran = run("search", "--model", changed(tiny_study, tmp_path, ('net = "tiny"', f'net = "{net}"')), "--budget", 1)
+    assert ran.code == 2
+    for word in (f"'{net}'", ".pth", "python -c", "TORCH_HOME"):
+        assert word in ran.err
 
 
-def test_a_format_that_no_shape_takes_is_refused(run, tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    """Where every Linear refuses the format, the search says so with a shape, and which flag to change."""
-    from sensitivity.formats import NVFP4
-
-    monkeypatch.setattr(NVFP4, "refusal", lambda _self, *, k, n, dtype: f"K = {k} is odd" if dtype else str(n))
-    said = run("search", "--model", tiny_study, "--budget", 3)
-    assert said.code == 2
-    assert "none of the" in said.err
-    assert "choose another --format" in said.err
+def test_profiling_needs_no_lpips_weights(run: Run, tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile compares no pictures, so that missing weights do not stop it."""
+    monkeypatch.setattr("sensitivity.scoring.LpipsDistance", lambda *_a, **_o: pytest.fail("LPIPS was loaded"))
+    assert run("profile", "--model", tiny_study).code == 0
 
 
-def test_another_schema_is_refused(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """A database of a later schema is refused, and left as it is."""
-    from sensitivity.store import Store
+def test_a_hub_id_without_a_network_fails_in_seconds(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the Hub takes connections and never answers, as behind some firewalls, the command ends soon with what to do."""
+    from huggingface_hub import constants
 
-    path = tmp_path / "later.db"
-    Store.open(path).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE sensitivity_meta SET value = '99' WHERE key = 'schema'")
-    said = run("search", "--model", "tiny-flux", "--storage", path)
-    assert said.code == 2
-    assert "schema 99" in said.err
-
-
-def test_json_on_stdout_is_only_json(run, tiny_study: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """With `--json -`, stdout of every command holds one JSON object with the contract's keys, and what people read goes to stderr."""
-    recipe = tmp_path / "r.json"
-    model = ["--model", tiny_study]
-    calls = {
-        ("models",): {"models"},
-        ("doctor",): {"environment", "native", "why_not"},
-        ("profile", *model): {"model", "batch_size", "settings", "linears", "uncalled"},
-        ("search", *model, "--budget", 5, "--out", recipe): set(json.loads((Path(cli.__file__).parent / "recipe.schema.json").read_text())["required"]),
-        ("latency", *model, "--recipe", recipe): {
-            "target", "source", "batch_size", "compile_mode", "bf16_s", "quantized_s", "speedup", "linears",
-        },
-        ("verify", recipe, *model): {"lpips", "ci95", "per_prompt", "recipe_lpips"},
-        ("export", recipe, "--to", "skip-list"): {"to", "text"},
-    }  # fmt: skip
-    for words, keys in calls.items():
-        said = run(*words, "--json", "-")
-        assert said.code == 0, said.err
-        assert keys <= set(json.loads(said.out)), words
-    row = json.loads(run("profile", *model, "--json", "-").out)["linears"][0]
-    assert set(row) == {"fqn", "m", "k", "n", "calls", "dtype", "bias", "block", "role"}
-    assert load_recipe(recipe).model.weights == "random"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("sensitivity.pipelines.HUB_TIMEOUT_S", 0.5)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        ran = run("profile", "--model", "nobody/nothing")
+        assert time.monotonic() - begun < 20
+    wrong(ran, "nobody/nothing", "Hugging Face Hub", "network", "save_pretrained")
 
 
-def test_json_to_a_file(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """With a path, the JSON is in the file and the screen still has the table."""
-    said = run("models", "--json", tmp_path / "models.json")
-    assert said.code == 0
-    assert "tiny-flux" in said.out
-    assert json.loads((tmp_path / "models.json").read_text())["models"]
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("num_inference_steps = 2", "num_inference_steps = 0"),
+        ("height = 64", 'height = "tall"'),
+        ("height = 64", 'prompt = "another"\nheight = 64'),
+        ("height = 64", "hieght = 64"),
+        ('weights = "random"', 'weights = "random"\ncomponent = "unet"'),
+    ],
+    ids=["no steps", "height a text", "prompt as setting", "setting misspelt", "component missing"],
+)
+def test_settings_that_the_pipeline_refuses_are_a_mistake(run: Run, tiny_study: Path, tmp_path: Path, old: str, new: str) -> None:
+    """Settings that the pipeline cannot draw with, and a component that it lacks, end with what to correct in the study."""
+    wrong(run("profile", "--model", changed(tiny_study, tmp_path, (old, new))), "study TOML" if "hieght" not in new else "[settings]")
 
 
-def test_a_dead_pattern_is_reported(run, tiny_study: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """A line of a skip file that matches no Linear is named, and the rest is priced."""
-    (tmp_path / "skip.txt").write_text("proj_out\ntransformer_blocks.*.nothing  # a typo\n")
-    said = run("latency", "--model", tiny_study, "--skip", tmp_path / "skip.txt")
-    assert said.code == 0
-    assert "transformer_blocks.*.nothing" in said.out
-    assert "matches no Linear" in said.out
+def test_a_damaged_pipeline_folder_is_a_mistake(run: Run, tmp_path: Path) -> None:
+    """A folder whose model_index.json is no JSON is named, with how to save it again."""
+    (tmp_path / "model_index.json").write_text("{")
+    wrong(run("profile", "--model", "."), "could not be loaded", "save_pretrained")
 
 
-def test_help_is_quick_and_loads_no_torch() -> None:
-    """`--help` of the program and of each command exits with 0 and imports no torch."""
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf"])
+def test_an_anchor_that_is_no_time_is_a_mistake(run: Run, tiny_study: Path, seconds: str) -> None:
+    """`--bf16-seconds` takes a time that the Linears fit into; nothing else reaches the JSON."""
+    wrong(run("latency", "--model", tiny_study, "--bf16-seconds", seconds, "--json", "-"), "bf16", "--bf16-seconds")
+
+
+def test_ctrl_c_is_said_in_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C anywhere ends with exit code 1 and says that the same command goes on."""
+
+    def interrupt(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sensitivity.workflow.profile_study", interrupt)
+    ran = run("profile", "--model", "tiny-flux")
+    assert (ran.code, ran.out) == (1, "")
+    assert "the same command goes on" in ran.err
+
+
+def test_out_of_memory_is_said_in_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is too small ends with exit code 1 and what to lower."""
+
+    def exhaust(*_arguments: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("sensitivity.workflow.profile_study", exhaust)
+    ran = run("profile", "--model", "tiny-flux")
+    assert (ran.code, ran.out) == (1, "")
+    assert "batch_size" in ran.err
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    """The bare program lists its commands."""
+    ran = run()
+    assert all(name in ran.out + ran.err for name in COMMANDS)
+
+
+def test_help_is_complete_and_loads_no_torch() -> None:
+    """`--help` of the program and of every command exits with 0, shows its options, and imports neither torch nor diffusers."""
     code = (
-        "import sys\nfrom typer.main import get_command\nfrom sensitivity.cli import app\nfrom typer.testing import CliRunner\n"
-        "for words in [[], *([name] for name in get_command(app).commands)]:\n"
-        "    assert CliRunner().invoke(app, [*words, '--help']).exit_code == 0\n"
-        "assert 'torch' not in sys.modules"
+        "import sys\nfrom sensitivity.cli import main\n"
+        f"for name in [[], *([c] for c in {COMMANDS!r})]:\n"
+        "    sys.argv = ['sensitivity', *name, '--help']\n"
+        "    try: main()\n    except SystemExit as end: print('CODE', end.code)\n"
+        "print('LOADED', sorted({'torch', 'diffusers', 'optuna', 'numpy'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.count("CODE 0") == 1 + len(COMMANDS)
+    assert "LOADED []" in done.stdout
+    assert done.stdout.count("--json") >= len(COMMANDS)
 
 
-def test_errors_of_our_own_exit_with_1(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    """A measurement that fails for no fault of the caller exits with 1 and its message."""
-    from sensitivity.errors import MeasurementError
+def test_search_prints_json_only(searched: dict[str, Any]) -> None:
+    """`search --json -` puts the recipe on stdout, equal to the recipe file, and its tables on stderr."""
+    done = searched["done"]
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == json.loads(searched["recipe"].read_text())
+    assert "front of" in done.err
+    assert "trial 3/3" in done.err
+    numbers = {"latency", "fidelity", "memory", "block_patterns", "search", "verified", "environment", "front"}
+    assert {"schema_version", "name", "model", "layers", "skip", "patterns"} | numbers == set(json.loads(done.out))
 
-    def fail(*_args: object, **_kwargs: object) -> nn.Module:
-        raise MeasurementError("the model gave NaN")
 
-    monkeypatch.setattr(workflow, "profile", fail)
-    said = run("profile", "--model", "tiny-flux")
-    assert (said.code, said.err) == (1, "error: the model gave NaN")
+def test_searching_again_draws_no_trial_and_says_that_it_continues(
+    run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command on a finished study says so and writes the same recipe from what is stored, without one picture."""
+    monkeypatch.setattr("sensitivity.pipelines.Painter.paint", plain_profile_only())
+    ran = run("search", "--model", tiny_study, "--budget", 3, "--out", "again.json", "--storage", searched["storage"])
+    assert ran.code == 0, ran.err
+    assert "continuing study" in ran.out
+    assert "3 of 3 trials are done, 0 to go" in ran.out
+    again, first = json.loads(Path("again.json").read_text()), json.loads(searched["recipe"].read_text())
+    assert again == first
+
+
+def plain_profile_only() -> Any:
+    """A `Painter.paint` that draws one picture, for the profile, and fails on a second call."""
+    from sensitivity.pipelines import Painter
+
+    plain, calls = Painter.paint, []
+
+    def paint(self: Painter, *arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        assert len(calls) == 1, "pictures were drawn"
+        return plain(self, *arguments, **options)
+
+    return paint
+
+
+def test_profile_json(run: Run, tiny_study: Path, tmp_path: Path) -> None:
+    """`profile --json` has the contract's keys, on stdout and in a file alike."""
+    ran = run("profile", "--model", tiny_study, "--json", "-")
+    data = json.loads(ran.out)
+    assert {"model", "batch_size", "settings", "linears", "uncalled"} <= set(data)
+    assert {"fqn", "m", "k", "n", "calls", "dtype", "bias", "block", "role"} <= set(data["linears"][0])
+    assert "GFLOP" in ran.err
+    assert run("profile", "--model", tiny_study, "--json", "new/p.json").code == 0
+    assert json.loads((tmp_path / "new" / "p.json").read_text()) == data
+
+
+def test_latency_json(run: Run, tiny_study: Path, searched: dict[str, Any], tmp_path: Path) -> None:
+    """`latency --json` has the contract's keys, a recipe is priced as it was when found, and patterns that match nothing are said."""
+    ran = run("latency", "--model", tiny_study, "--recipe", searched["recipe"], "--json", "-")
+    data = json.loads(ran.out)
+    assert {"target", "source", "batch_size", "compile_mode", "bf16_s", "quantized_s", "speedup", "linears"} <= set(data)
+    assert {"fqn", "m", "k", "n", "calls", "format", "bf16_us", "quantized_us"} <= set(data["linears"][0])
+    assert data["source"] == "predicted"
+    assert data["quantized_s"] == pytest.approx(json.loads(searched["recipe"].read_text())["latency"]["quantized_s"])
+    (tmp_path / "skip.txt").write_text("*  # everything\nnothing.like.this\n")
+    ran = run("latency", "--model", tiny_study, "--skip", "skip.txt", "--json", "-")
+    assert json.loads(ran.out)["speedup"] == 1.0
+    assert "'nothing.like.this'" in ran.err
+
+
+@pytest.mark.parametrize("to", ["skip-list", "torchao", "diffusers"])
+def test_export_json(run: Run, searched: dict[str, Any], tmp_path: Path, to: str) -> None:
+    """`export` gives one text: on stdout, in a file, and in the JSON; with `--json -` stdout has the JSON only."""
+    text = run("export", searched["recipe"], "--to", to).out
+    assert text.strip()
+    data = json.loads(run("export", searched["recipe"], "--to", to, "--out", "x", "--json", "-").out)
+    assert data == {"to": to, "path": "x", "text": text}
+    assert (tmp_path / "x").read_text() == text
+    assert json.loads(run("export", searched["recipe"], "--to", to, "--json", "-").out) == {"to": to, "path": None, "text": text}
+
+
+def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> None:
+    """`verify` draws the held-out pictures again and finds the recipe's own LPIPS to the last bit."""
+    ran = run("verify", searched["recipe"], "--model", tiny_study, "--json", "-")
+    data = json.loads(ran.out)
+    assert set(data) == {"lpips", "ci95", "per_prompt", "recipe_lpips"}
+    assert data["lpips"] == data["recipe_lpips"] > 0
+    assert "the same" in ran.err
+
+
+def test_verifying_another_model_is_refused(run: Run, searched: dict[str, Any], odd_study: Path, tmp_path: Path) -> None:
+    """A recipe whose Linears the model lacks is refused with names."""
+    data = json.loads(searched["recipe"].read_text())
+    name = data["skip"][0]
+    data["layers"] = {key.replace(name, f"{name}_gone") if key == name else key: value for key, value in data["layers"].items()}
+    data["skip"], data["patterns"] = [f"{name}_gone" if key == name else key for key in data["skip"]], []
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    wrong(run("verify", "other.json", "--model", odd_study), "missing in the model", f"{name}_gone", "extra")
+
+
+@pytest.mark.parametrize("command", ["models", "doctor"])
+def test_models_and_doctor_json(run: Run, command: str) -> None:
+    """`models` and `doctor` print tables, or with `--json -` their JSON on stdout and the tables on stderr."""
+    plain, data = run(command), run(command, "--json", "-")
+    assert (plain.code, data.code) == (0, 0)
+    assert plain.out == data.err != ""
+    found = json.loads(data.out)
+    assert (found["models"][0]["name"] == "tiny-flux") if command == "models" else (set(found) == {"environment", "native", "why_not"})
+
+
+def test_json_that_cannot_be_written_is_said(run: Run, tmp_path: Path) -> None:
+    """A command that is quick says after its work, with exit code 2, that its JSON has no place."""
+    (tmp_path / "file").write_text("")
+    ran = run("models", "--json", "file/x.json")
+    assert ran.code == 2
+    assert "file" in ran.err

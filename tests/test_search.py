@@ -2,12 +2,14 @@
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ from sensitivity.errors import MeasurementError, OutputError, RecipeMismatchErro
 from sensitivity.fidelity._base import Score
 from sensitivity.pipelines import Painter, load_pipeline
 from sensitivity.recipe import load_recipe
+from sensitivity.scoring import Evaluator
 from sensitivity.search.sampler import SamplerName
 from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, baselines, run_search
 from sensitivity.spec import FormatName, load_spec
 from sensitivity.store import Store
-from sensitivity.workflow import Prepared, SearchOutcome, SearchRequest, prepare, search
+from sensitivity.workflow import Prepared, SearchOutcome, SearchRequest, find_recipe, prepare
 
 BUDGET = 6
 NVFP4 = (FormatName.NVFP4,)
 
 HELPER = """
-import os, resource, sys, time
+import os, sys, time
 from sensitivity import cli
 from sensitivity.scoring import Evaluator
 
@@ -38,12 +41,8 @@ def paint(self, formats, split, **kwargs):
     global calls
     calls += 1
     if calls == int(os.environ["STOP_AT"]):
-        if os.environ["HOW"] == "disk":
-            size = os.path.getsize(os.environ["DATABASE"])
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        else:
-            print("REACHED", file=sys.stderr, flush=True)
-            time.sleep(120)
+        print("REACHED", file=sys.stderr, flush=True)
+        time.sleep(300)
     return plain(self, formats, split, **kwargs)
 
 Evaluator.paint = paint
@@ -65,7 +64,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tiny_study: Path, base: Path) -> SearchOutcome:
     """An uninterrupted search through the library."""
-    return search(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=base / "whole.db", cache_folder=base / "references"))
+    return find_recipe(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=base / "whole.db", cache_folder=base / "references"))
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +106,38 @@ def quick(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
-def start(tiny_study: Path, base: Path, *, how: str, stop_at: int, database: Path, out: Path) -> subprocess.Popen[str]:
-    """The command line's search in a process of its own, which stops in the middle of the `stop_at`-th drawing."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HELPER, "search", "--model", str(tiny_study), "--budget", str(BUDGET), "--storage", str(database), "--out", str(out)],
-        env={**os.environ, "HOW": how, "STOP_AT": str(stop_at), "DATABASE": str(database), "XDG_CACHE_HOME": str(base / "cache")},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Running:
+    """The command line's search in a process of its own, which waits in the middle of a trial."""
+
+    process: subprocess.Popen[str]
+    database: Path
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def running(tiny_study: Path, base: Path) -> Iterator[dict[str, Running]]:
+    """Two searches, started together since starting is most of their time: "killed" waits in its fifth trial, "stopped" in its fourth."""
+    made = {}
+    for name, stop_at in (("killed", 5), ("stopped", 4)):
+        database, out = base / f"{name}.db", base / f"{name}.json"
+        arguments = ["search", "--model", tiny_study, "--budget", BUDGET, "--storage", database, "--out", out]
+        process = subprocess.Popen(
+            [sys.executable, "-c", HELPER, *map(str, arguments)],
+            env={**os.environ, "STOP_AT": str(stop_at), "XDG_CACHE_HOME": str(base / name)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        made[name] = Running(process, database, out)
+    yield made
+    for run in made.values():
+        run.process.kill()
+        run.process.communicate()
+
+
+def states_of(database: Path) -> list[str]:
+    """The states of all trials in a database, in order, read without any of our code."""
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
 
 
 def wait_until_reached(process: subprocess.Popen[str]) -> None:
@@ -129,7 +153,7 @@ def wait_until_reached(process: subprocess.Popen[str]) -> None:
 
 def continue_in_process(tiny_study: Path, base: Path, database: Path, **more: Any) -> SearchOutcome:
     """The same search from the library, on an existing database."""
-    return search(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=database, cache_folder=base / "references"), **more)
+    return find_recipe(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=database, cache_folder=base / "references"), **more)
 
 
 def test_a_search_scores_exactly_its_budget(whole: SearchOutcome) -> None:
@@ -142,9 +166,9 @@ def test_a_search_scores_exactly_its_budget(whole: SearchOutcome) -> None:
 
 
 def test_bounds_and_rule_of_thumb_come_first(whole: SearchOutcome) -> None:
-    """The first trials are nothing quantized, everything quantized and the rule of thumb; nothing quantized has no distance but rounding."""
+    """The first trials are nothing quantized, everything quantized and the rule of thumb; nothing quantized has distance zero."""
     assert [t.label for t in whole.result.trials] == ["none", "all nvfp4", "rule of thumb"] + [""] * (BUDGET - 3)
-    assert whole.result.trials[0].score.mean < 1e-9
+    assert whole.result.trials[0].score.mean == 0.0
     assert all(t.score.mean > 1e-6 for t in whole.result.trials[1:])
 
 
@@ -165,7 +189,7 @@ def load_spec_prompts(outcome: SearchOutcome) -> tuple[str, ...]:
 def test_the_same_command_continues_to_a_larger_budget(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
     """A budget of 2, then of 6, gives the trials of an uninterrupted search, and says that it continues."""
     request = SearchRequest(budget=2, storage=tmp_path / "two.db", cache_folder=base / "references")
-    search(load_spec(tiny_study), request)
+    find_recipe(load_spec(tiny_study), request)
     continued: list[int] = []
     events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
     outcome = continue_in_process(tiny_study, base, tmp_path / "two.db", events=events)
@@ -174,63 +198,65 @@ def test_the_same_command_continues_to_a_larger_budget(whole: SearchOutcome, tin
     assert outcome.recipe == whole.recipe
 
 
-def test_kill_minus_9_loses_only_the_running_trial(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
-    """A process killed in its fifth trial leaves four, and the continued search equals the uninterrupted one."""
-    database = tmp_path / "killed.db"
-    process = start(tiny_study, base, how="wait", stop_at=5, database=database, out=tmp_path / "r.json")
+def test_a_full_disk_is_said_and_the_database_stays_valid(
+    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When files may not be written past a size in the second trial, the search ends with a message about room; with room it goes on to the same end."""
+    database, plain = tmp_path / "full.db", Evaluator.paint
+    asked: list[int] = []
+
+    def paint(self: Evaluator, formats: Any, split: Any, **more: Any) -> torch.Tensor:
+        asked.append(1)
+        if len(asked) == 2:
+            size = database.stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+        return plain(self, formats, split, **more)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(Evaluator, "paint", paint)
     try:
-        wait_until_reached(process)
+        with pytest.raises(OutputError, match=r"cannot be written .*disk with room.*goes on"):
+            continue_in_process(tiny_study, base, database)
     finally:
-        process.kill()
-        process.communicate()
-    with sqlite3.connect(database) as connection:
-        states = [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
-    assert states == ["COMPLETE"] * 4 + ["RUNNING"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 1 <= states_of(database).count("COMPLETE") < BUDGET
+    outcome = continue_in_process(tiny_study, base, database)
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+
+
+def test_kill_minus_9_loses_only_the_running_trial(whole: SearchOutcome, running: dict[str, Running], tiny_study: Path, base: Path) -> None:
+    """A process killed in its fifth trial leaves four, and the continued search equals the uninterrupted one."""
+    run = running["killed"]
+    wait_until_reached(run.process)
+    run.process.kill()
+    run.process.communicate()
+    assert states_of(run.database) == ["COMPLETE"] * 4 + ["RUNNING"]
     continued: list[int] = []
     events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
-    outcome = continue_in_process(tiny_study, base, database, events=events)
+    outcome = continue_in_process(tiny_study, base, run.database, events=events)
     assert continued == [4]
     assert essence(outcome.result.trials) == essence(whole.result.trials)
     assert outcome.result.failed == 0
 
 
-def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
+    whole: SearchOutcome, running: dict[str, Running], tiny_study: Path, base: Path
+) -> None:
     """SIGINT in the fourth trial ends with exit code 1, no traceback, a front and a next step; three trials stay and no recipe is written."""
-    database, out = tmp_path / "stopped.db", tmp_path / "r.json"
-    process = start(tiny_study, base, how="wait", stop_at=4, database=database, out=out)
-    try:
-        wait_until_reached(process)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 1
+    run = running["stopped"]
+    wait_until_reached(run.process)
+    run.process.send_signal(signal.SIGINT)
+    stdout, stderr = run.process.communicate(timeout=60)
+    assert run.process.returncode == 1
     assert "Traceback" not in stdout + stderr
     assert "interrupted" in stderr
     assert "same command" in stderr
     assert "front of" in stdout
-    assert not out.exists()
-    with sqlite3.connect(database) as connection:
-        states = [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
-    assert states == ["COMPLETE"] * 3 + ["FAIL"]
-    outcome = continue_in_process(tiny_study, base, database)
+    assert not run.out.exists()
+    assert states_of(run.database) == ["COMPLETE"] * 3 + ["FAIL"]
+    outcome = continue_in_process(tiny_study, base, run.database)
     assert essence(outcome.result.trials) == essence(whole.result.trials)
     assert outcome.result.failed == 0
-
-
-def test_a_full_disk_is_said_and_the_database_stays_valid(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
-    """When no file may grow any more, the search ends with a message about room and exit code 2; with room it goes on to the same end."""
-    database = tmp_path / "full.db"
-    process = start(tiny_study, base, how="disk", stop_at=2, database=database, out=tmp_path / "r.json")
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2, stderr
-    assert "Traceback" not in stdout + stderr
-    assert "cannot be written" in stderr
-    assert "room" in stderr
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    outcome = continue_in_process(tiny_study, base, database)
-    assert essence(outcome.result.trials) == essence(whole.result.trials)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +274,7 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(quick: Any, tmp_path
     assert result.failed == 1
     assert failed == [(call - 1, f"{type(error).__name__}: {error}")]
     assert len(scorer.asked) == len(set(scorer.asked)) == 8
-    with sqlite3.connect(tmp_path / "quick.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "quick.db")) as connection:
         reasons = [json.loads(row[0]) for row in connection.execute("SELECT value_json FROM trial_user_attributes WHERE key = 'reason'")]
     assert reasons == [failed[0][1]]
 
@@ -336,7 +362,7 @@ def test_several_formats_give_each_group_a_choice(prepared: Prepared, tiny_study
     request = SearchRequest(
         formats=(FormatName.MXFP8, FormatName.NVFP4), budget=6, storage=tmp_path / "two.db", cache_folder=base / "references"
     )
-    outcome = search(load_spec(tiny_study), request)
+    outcome = find_recipe(load_spec(tiny_study), request)
     labels = [label for label, _ in baselines(outcome.prepared.candidates)]
     assert labels[:3] == ["none", "all mxfp8", "all nvfp4"]
     means = {t.label: t.score.mean for t in outcome.result.trials}
@@ -352,7 +378,7 @@ def test_granularity_layer_searches_single_blocks(prepared: Prepared, tiny_study
     request = SearchRequest(
         granularity="layer", calibrated=False, budget=4, storage=tmp_path / "layer.db", cache_folder=base / "references"
     )
-    outcome = search(load_spec(tiny_study), request)
+    outcome = find_recipe(load_spec(tiny_study), request)
     groups = outcome.prepared.candidates.groups
     assert len(groups) > len(prepared.candidates.groups)
     assert all(len({fqn.split(".")[1] for fqn in group.fqns if "blocks." in fqn}) <= 1 for group in groups)
@@ -388,7 +414,7 @@ def test_an_unwritable_reference_cache_costs_time_only(whole: SearchOutcome, tin
     """Where references cannot be kept, they are drawn, and the scores are the same."""
     (tmp_path / "file").write_text("")
     request = SearchRequest(budget=2, calibrated=False, storage=tmp_path / "s.db", cache_folder=tmp_path / "file" / "references")
-    outcome = search(load_spec(tiny_study), request)
+    outcome = find_recipe(load_spec(tiny_study), request)
     assert [t.score for t in outcome.result.trials] == [t.score for t in whole.result.trials[:2]]
 
 
@@ -397,7 +423,7 @@ def test_an_unwritable_database_is_an_output_error(tmp_path: Path, tiny_study: P
     (tmp_path / "file").write_text("")
     said: list[str] = []
     with pytest.raises(OutputError, match="--storage"):
-        search(load_spec(tiny_study), SearchRequest(budget=1, storage=tmp_path / "file" / "s.db"), say=said.append)
+        find_recipe(load_spec(tiny_study), SearchRequest(budget=1, storage=tmp_path / "file" / "s.db"), say=said.append)
     assert said == []
 
 
@@ -405,5 +431,5 @@ def test_constraints_that_nothing_meets_are_explained(tiny_study: Path, base: Pa
     """A speedup that no trial reaches is refused with the range of the front, and the study is kept."""
     request = SearchRequest(budget=BUDGET, min_speedup=50.0, storage=base / "whole.db", cache_folder=base / "references")
     with pytest.raises(UserError, match=r"no scored skip-list has speedup >= 50; the front runs from"):
-        search(load_spec(tiny_study), request)
+        find_recipe(load_spec(tiny_study), request)
     assert len(whole.result.trials) == BUDGET

@@ -11,7 +11,7 @@ from sensitivity.search.study import ScoredTrial, SearchEvents
 
 
 class SearchProgress:
-    """Receives a search's events. Use as a context manager; `events` goes to `run_search`, `say` and `verifying` to `workflow.search`."""
+    """Receives a search's events. Use as a context manager; `events` goes to `run_search`, `say` and `verifying` to `workflow.find_recipe`."""
 
     def __init__(self, console: Console, *, budget: int) -> None:
         self.console, self.budget = console, budget

@@ -14,6 +14,7 @@ Conventions. A choice is a tuple of small integers, one a group, in the groups' 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -100,7 +101,13 @@ class Candidates:
 
 
 def make_candidates(
-    table: ShapeTable, spec: StudySpec, *, formats: Sequence[FormatName], latency: LatencyModel, granularity: Granularity = "group"
+    table: ShapeTable,
+    spec: StudySpec,
+    *,
+    formats: Sequence[FormatName],
+    latency: LatencyModel,
+    granularity: Granularity = "group",
+    unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> Candidates:
     """Group the Linears of a profiled model and price each group in each format.
 
@@ -111,12 +118,13 @@ def make_candidates(
         formats: searched formats, without bf16.
         latency: prices a Linear.
         granularity: "group" or "layer".
+        unfit: {FQN: reason} of Linears that must stay bf16 for their weights' sake (`Switch.unfit`).
 
     Raises:
         FormatError: no Linear takes any of the formats, or the target does not have a format.
     """
     scale, fqns = spec.pricing.stands_for, tuple(linear.fqn for linear in table.linears) + table.uncalled
-    fixed = dict.fromkeys(table.uncalled, "never called in the profiled run")
+    fixed = dict.fromkeys(table.uncalled, "never called in the profiled run") | {fqn: unfit[fqn] for fqn in fqns if fqn in unfit}
     for entry in spec.search.always_skip:
         fixed |= dict.fromkeys(expand([entry.pattern], fqns).matched, f"always skipped: {entry.reason}")
     reasons = _refusals(table, spec, formats, scale)

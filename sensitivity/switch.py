@@ -72,6 +72,18 @@ class Switch:
                 refused[fqn] = reason
         return refused
 
+    @torch.no_grad()
+    def unfit(self) -> dict[str, str]:
+        """{FQN: reason} of Linears that no format should take, whatever their shape: subclasses, and weights with a row of zeros.
+
+        torchao divides by such a row's largest value: it quantizes to NaN in fp8, and an all-zero tensor does in nvfp4.
+        """
+        reasons = {fqn: f"it is a {kind}, and only plain nn.Linear change format" for fqn, kind in self.others.items()}
+        for fqn, linear in self.linears.items():
+            if linear.weight.is_floating_point() and bool((linear.weight.abs().amax(dim=1) == 0).any()):
+                reasons[fqn] = "its weight has a row of zeros, which torchao quantizes to NaN"
+        return reasons
+
     def set(self, formats: Mapping[str, FormatName]) -> None:
         """Give each Linear its format; those that are not named become bf16.
 

@@ -117,7 +117,9 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], Non
     say("profiling one bf16 run")
     table = evaluator.profile()
     priced = stand_for(table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else table
-    candidates = make_candidates(priced, spec, formats=request.formats, latency=latency, granularity=request.granularity)
+    candidates = make_candidates(
+        priced, spec, formats=request.formats, latency=latency, granularity=request.granularity, unfit=evaluator.switch.unfit()
+    )
     return Prepared(evaluator=evaluator, table=table, priced=priced, latency=latency, candidates=candidates)
 
 

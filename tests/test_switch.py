@@ -223,3 +223,19 @@ def test_subclasses_of_linear_stay_bf16() -> None:
         with pytest.raises(FormatError, match=r"out_proj.*NonDynamicallyQuantizableLinear"):
             switch.set({"out_proj": NVFP4})
     assert type(attention.out_proj) is kind
+
+
+def test_unfit_names_zero_rows_and_subclasses() -> None:
+    """Linears that quantize to NaN, and subclasses with a forward of their own, are named with a reason before anything is searched."""
+
+    class Scaled(nn.Linear):
+        """A Linear that does something else."""
+
+    net = nn.ModuleDict({"fine": nn.Linear(32, 32), "zero": nn.Linear(32, 32), "own": Scaled(32, 32)}).bfloat16()
+    with torch.no_grad():
+        net["zero"].weight[3] = 0
+    with Switch(net) as switch:
+        unfit = switch.unfit()
+    assert set(unfit) == {"zero", "own"}
+    assert "row of zeros" in unfit["zero"]
+    assert "Scaled" in unfit["own"]

@@ -59,11 +59,12 @@ def searched(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     folder = tmp_path_factory.mktemp("cli")
     out, err = io.StringIO(), io.StringIO()
     arguments = ["search", "--model", tiny_study, "--budget", 3, "--out", "r.json", "--storage", "s.db", "--json", "-"]
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])
-        cli.main()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
     done = Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
     return {"done": done, "recipe": folder / "r.json", "storage": folder / "s.db"}
 

@@ -333,13 +333,16 @@ def test_a_finished_study_draws_nothing(quick: Any) -> None:
 
 
 def test_another_seed_is_another_study_that_reads_known_scores(prepared: Prepared, quick: Any, tmp_path: Path) -> None:
-    """Two seeds in one database keep their trials apart, and the second draws no skip-list that the first drew."""
+    """Two seeds in one database keep their trials apart, the second says so and draws no skip-list that the first drew."""
     first = quick(Scorer(), budget=5)
     scorer = Scorer()
     prepared.evaluator.score = scorer  # type: ignore[method-assign]  # quick's monkeypatch undoes it
     settings = SearchSettings(formats=NVFP4, target="b200", budget=5, seed=1, calibrated=False)
+    started: list[tuple[str, tuple[str, ...]]] = []
+    events = SearchEvents(started=lambda name, others: started.append((name, others)))
     with Store.open(tmp_path / "quick.db") as store:
-        second = run_search(prepared.evaluator, prepared.candidates, store, settings)
+        second = run_search(prepared.evaluator, prepared.candidates, store, settings, events)
+    assert started == [(second.study, (first.study,))]
     assert second.study != first.study
     assert len(second.trials) == 5
     assert len(scorer.asked) <= 2

@@ -26,7 +26,12 @@ class SearchProgress:
         )  # fmt: skip
         self.task: TaskID | None = None
         self.events = SearchEvents(
-            calibrated=self._calibrated, continued=self._continued, began=self._began, scored=self._scored, failed=self._failed
+            started=self._started,
+            calibrated=self._calibrated,
+            continued=self._continued,
+            began=self._began,
+            scored=self._scored,
+            failed=self._failed,
         )
 
     def __enter__(self) -> "SearchProgress":
@@ -50,6 +55,13 @@ class SearchProgress:
         self._show("measuring layer sensitivities", done, total)
         if not self.moving and done in (1, total):
             self._line(f"measuring layer sensitivities: {done}/{total} groups")
+
+    def _started(self, name: str, others: tuple[str, ...]) -> None:
+        if others:
+            self._line(
+                f"new study {name}: the database's {len(others)} other studies of this model ({', '.join(others[:3])}) have other settings, seed, "
+                "formats, package versions or thread count"
+            )
 
     def _continued(self, name: str, trials: tuple[ScoredTrial, ...]) -> None:
         for trial in trials:

@@ -69,8 +69,11 @@ class ScoredTrial:
 class SearchEvents:
     """Where the search says what it does; each is called from the search's own thread.
 
-    `calibrated(done, total)`, `continued(name, finished trials)`, `began(index, label)`, `pictures(done)`, `scored(trial)`, `failed(index, reason)`.
+    `started(name, other studies of this model in the database)` or `continued(name, finished trials)`, then `calibrated(done, total)`,
+    `began(index, label)`, `pictures(done)`, `scored(trial)`, `failed(index, reason)`.
     """
+
+    started: Callable[[str, tuple[str, ...]], None] = lambda _name, _others: None
 
     calibrated: Callable[[int, int], None] = lambda _done, _total: None
     continued: Callable[[str, tuple[ScoredTrial, ...]], None] = lambda _name, _trials: None
@@ -210,6 +213,9 @@ def run_search(
     history = log.finished()
     if history:
         events.continued(name, tuple(history))
+    else:
+        names = optuna.get_all_study_names(log.study._storage)
+        events.started(name, tuple(n for n in names if n != name and n.startswith(f"{evaluator.spec.name}-")))
     interrupted = False
     try:
         if len(history) < settings.budget:

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from sensitivity.errors import MeasurementError, OutputError, SensitivityError, UserError
-from sensitivity.spec import FormatName, list_studies, load_spec, parse_formats, resolve_spec
+from sensitivity.spec import FormatName, check_budget, list_studies, load_spec, parse_formats, resolve_spec
 
 # the root of all parsing errors: click's own class, or that of the copy of click inside newer typers
 ParsingError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -277,6 +277,7 @@ def search(
 ) -> None:
     """Search skip-lists by predicted latency and LPIPS against bf16, verify the winner on held-out prompts, write its recipe."""
     spec = resolve_spec(model)
+    check_budget(budget)
     formats = parse_formats(fmt or ["nvfp4"])
     _one_of("--granularity", granularity, ("group", "layer"))
     _one_of("--sampler", sampler, ("knapsack", "tpe", "nsga2", "random"))

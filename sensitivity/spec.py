@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sensitivity.errors import FormatError, PipelineError, SpecError, UnknownModelError
+from sensitivity.errors import FormatError, PipelineError, SpecError, UnknownModelError, UserError
 
 
 class FormatName(StrEnum):
@@ -223,6 +223,12 @@ def derived_spec(name: str, model: ModelSection) -> StudySpec:
     """A study for a model that has none: the pipeline's own defaults, general prompts, pretrained AlexNet LPIPS."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model"
     return StudySpec(name=safe, title="derived from the model, with default settings", model=model, prompts=GENERAL_PROMPTS)
+
+
+def check_budget(budget: int) -> None:
+    """Raise UserError unless a search of `budget` trials makes sense."""
+    if budget < 1:
+        raise UserError(f"--budget is {budget}; allowed is 1 or more trials: 50 is a usual one")
 
 
 def parse_formats(names: list[str]) -> tuple[FormatName, ...]:

@@ -23,7 +23,7 @@ from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator, default_cache_folder, study_distance
 from sensitivity.search.sampler import SamplerName
 from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, run_search
-from sensitivity.spec import FormatName, StudySpec
+from sensitivity.spec import FormatName, StudySpec, check_budget
 from sensitivity.store import Store
 from sensitivity.verify import build_recipe, choose_trial, front_of, trials_to_verify, verify_trials
 
@@ -77,8 +77,7 @@ def default_storage(spec: StudySpec) -> Path:
 
 def check_request(request: SearchRequest) -> None:
     """Raise UserError (or FormatError for a target without a format) for a request that cannot work on any model."""
-    if request.budget < 1:
-        raise UserError(f"--budget is {request.budget}; allowed is 1 or more trials: 50 is a usual one")
+    check_budget(request.budget)
     if request.max_lpips is not None and not request.max_lpips >= 0:
         raise UserError(f"--max-lpips is {request.max_lpips}; allowed is 0 or more: 0.1 is nearly indistinguishable on LPIPS alex")
     if request.min_speedup is not None and not 0 < request.min_speedup < float("inf"):

@@ -27,12 +27,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sensitivity.calibrate import calibrate
 from sensitivity.candidates import Candidates, Choice, Granularity
-from sensitivity.errors import MeasurementError, StoreError, UserError
+from sensitivity.errors import MeasurementError, StoreError
 from sensitivity.fidelity._base import Score
 from sensitivity.pipelines import digest_of
 from sensitivity.scoring import Evaluator
 from sensitivity.search.sampler import Observation, OptunaProposer, Proposer, SamplerName, make_proposer
-from sensitivity.spec import FormatName
+from sensitivity.spec import FormatName, check_budget
 from sensitivity.store import Store, assignment_key
 
 SAME_FAILURES = 3
@@ -206,8 +206,7 @@ def run_search(
         MeasurementError: three trials in a row failed for the same reason.
     """
     events = events or SearchEvents()
-    if settings.budget < 1:
-        raise UserError(f"--budget is {settings.budget}; allowed is 1 or more trials: 50 is a usual one")
+    check_budget(settings.budget)
     name = study_name(evaluator, candidates, settings)
     log = _open(store, name, candidates, events)
     history = log.finished()

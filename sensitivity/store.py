@@ -132,19 +132,12 @@ class Store:
 
     def save_score(self, evaluation: str, assignment: str, score: Score, *, seconds: float) -> None:
         """Keep a score; the first one stays if it is there already."""
-        data = {
-            "net": score.net,
-            "mean": score.mean,
-            "ci95": list(score.ci95),
-            "per_prompt": list(score.per_prompt),
-            "noise_floor": score.noise_floor,
-        }
         row = _ScoreRow(
             evaluation=evaluation,
             assignment=assignment,
             net=score.net,
             mean=score.mean,
-            score=data,
+            score=score.to_json(),
             seconds=seconds,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -156,10 +149,7 @@ class Store:
             row = session.get(_ScoreRow, (evaluation, assignment))
             if row is None:
                 return None
-            data = dict(row.score)
-        return Score(
-            net=data["net"], mean=data["mean"], ci95=(data["ci95"][0], data["ci95"][1]), per_prompt=tuple(data["per_prompt"]), noise_floor=data["noise_floor"]
-        )  # fmt: skip
+            return Score.from_json(row.score)
 
     def save_sensitivity(self, calibration: str, assignment: str, error: float) -> None:
         """Keep the error of one assignment in a calibration."""

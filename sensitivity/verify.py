@@ -9,7 +9,6 @@ thumb are scored again on held-out prompts; the recipe's LPIPS is the held-out o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -157,4 +156,4 @@ def _latency(estimate: LatencyEstimate, quantized_s: float) -> dict[str, Any]:
 
 def _lpips(evaluator: Evaluator, score: Score, split: Any) -> dict[str, Any]:
     texts, seeds = evaluator.prompts(split)
-    return asdict(score) | {"ci95": list(score.ci95), "per_prompt": list(score.per_prompt), "prompts": list(texts), "seeds": list(seeds)}
+    return score.to_json() | {"prompts": list(texts), "seeds": list(seeds)}

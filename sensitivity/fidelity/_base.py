@@ -7,7 +7,10 @@ prompts, with their mean and a bootstrap interval over prompts (percentile metho
 """
 
 import abc
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +32,15 @@ class Score:
     ci95: tuple[float, float]
     per_prompt: tuple[float, ...]
     noise_floor: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The score as JSON holds it."""
+        return dataclasses.asdict(self) | {"ci95": list(self.ci95), "per_prompt": list(self.per_prompt)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Score":
+        """The score that `to_json` gave."""
+        return cls(**{**data, "ci95": tuple(data["ci95"]), "per_prompt": tuple(data["per_prompt"])})
 
 
 class Distance(abc.ABC):

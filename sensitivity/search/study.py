@@ -30,7 +30,7 @@ from sensitivity.candidates import Candidates, Choice, Granularity
 from sensitivity.errors import MeasurementError, StoreError
 from sensitivity.fidelity._base import Score
 from sensitivity.pipelines import digest_of
-from sensitivity.scoring import Evaluator
+from sensitivity.scoring import Evaluator, Split
 from sensitivity.search.sampler import Observation, OptunaProposer, Proposer, SamplerName, make_proposer
 from sensitivity.spec import FormatName, check_budget
 from sensitivity.store import Store, assignment_key
@@ -108,10 +108,9 @@ class _Log:
 
     def _thaw(self, trial: FrozenTrial) -> ScoredTrial:
         kept = trial.user_attrs
-        score = json.loads(kept["score"])
         return ScoredTrial(
             index=kept["index"], choice=tuple(json.loads(kept["choice"])), label=kept["label"], latency_s=trial.values[0], seconds=kept["seconds"],
-            score=Score(**score | {"ci95": tuple(score["ci95"]), "per_prompt": tuple(score["per_prompt"])}),
+            score=Score.from_json(json.loads(kept["score"])),
         )  # fmt: skip
 
     def failed_choices(self) -> set[Choice]:
@@ -142,11 +141,10 @@ class _Log:
             self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def complete(self, trial: optuna.Trial, scored: ScoredTrial) -> None:
-        s = scored.score
-        data = {"net": s.net, "mean": s.mean, "ci95": s.ci95, "per_prompt": s.per_prompt, "noise_floor": s.noise_floor}
+        data = scored.score.to_json()
         for key, value in {"index": scored.index, "label": scored.label, "seconds": scored.seconds, "score": json.dumps(data)}.items():
             trial.set_user_attr(key, value)
-        self.study.tell(trial, [scored.latency_s, s.mean])
+        self.study.tell(trial, [scored.latency_s, scored.score.mean])
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         trial.set_user_attr("reason", reason)
@@ -259,7 +257,7 @@ def _one_trial(evaluator: Evaluator, store: Store, log: _Log, proposer: Proposer
     log.events.began(index, label)
     begun = time.monotonic()
     try:
-        score = _score(evaluator, store, log.candidates.decode(choice), log.events.pictures)
+        score = known_or_scored(evaluator, store, log.candidates.decode(choice), "search", log.events.pictures)
     except KeyboardInterrupt:
         log.fail(trial, "interrupted")
         raise
@@ -315,13 +313,8 @@ def _next_choice(log: _Log, proposer: Proposer, history: list[ScoredTrial], seen
     return trial, "", choice
 
 
-def _score(evaluator: Evaluator, store: Store, formats: dict[str, FormatName], pictures: Callable[[int], Any]) -> Score:
-    """The score of an assignment: from the store where it is known, else made and kept there."""
-    return known_or_scored(evaluator, store, formats, "search", pictures)
-
-
 def known_or_scored(
-    evaluator: Evaluator, store: Store, formats: dict[str, FormatName], split: Any, pictures: Callable[[int], Any]
+    evaluator: Evaluator, store: Store, formats: dict[str, FormatName], split: Split, pictures: Callable[[int], Any]
 ) -> Score:
     """The score of an assignment on a split: from the store where it is known, else made and kept there."""
     evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)

@@ -140,7 +140,7 @@ def make_candidates(
         _price(name, members, [[reasons[m.fqn][i] is None for m in members] for i in range(len(formats))], formats, latency)
         for name, members in _group(free, spec, granularity).items()
     ]
-    thumb = _rule_of_thumb(table, spec)
+    thumb = rule_of_thumb(table, spec)
     bf16_s = latency.estimate(table, {}).bf16_s
     return Candidates(
         formats=(FormatName.BF16, *formats), groups=tuple(groups), fixed=fixed, refused=refused, fqns=fqns, bf16_s=bf16_s,
@@ -218,13 +218,10 @@ def _price(
 
 def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel) -> float:
     """Seconds of one pipeline run that quantizing this Linear saves; negative where it is slower."""
-    shape = {"k": linear.k, "n": linear.n}
-    return sum(
-        calls * (latency.linear_us(m=m, format=FormatName.BF16, **shape) - latency.linear_us(m=m, format=fmt, **shape)) for m, calls in linear.m_values
-    ) / 1e6  # fmt: skip
+    return linear.calls * (latency.mean_us(linear, FormatName.BF16) - latency.mean_us(linear, fmt)) / 1e6
 
 
-def _rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:
+def rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:
     """FQNs that the rule of thumb quantizes: no name of its globs, and min(M, K, N) at the priced scale not below its limit."""
     named = expand([entry.pattern for entry in spec.rule_of_thumb.skip], [linear.fqn for linear in table.linears]).matched
     return {x.fqn for x in table.linears if x.fqn not in named and min(x.m, x.k, x.n) >= spec.rule_of_thumb.min_dim}

@@ -1,60 +1,172 @@
-"""What does a skip file or a recipe cost on a GPU? Shapes of a real run, scaled to what the model stands for, priced with the formats that the file gives.
+"""What does a skip file or a recipe cost on a GPU? Shapes of a run without weights, scaled to what the model stands for, priced by a latency model.
 
-estimate, dead = price(spec, device="cpu", target="b200", fmt=FormatName.NVFP4, skip=Path("skip.txt"), recipe=None, bf16_seconds=None)
+    prices = price(resolve_spec("flux1-dev"), PriceRequest(target="b200", format=FormatName.NVFP4, skip=Path("skip.txt"), bf16_seconds=2.10))
+    prices.main.estimate.speedup, prices.main.dead          # dead: patterns of the file that match nothing
+    [row.name for row in prices.compared]                   # with `compare`: none, all, rule of thumb, and the files
+
+The model of latency is the predicted one unless `latency` is given a function that makes another from the table (measured ones: measuring.py).
 """
 
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sensitivity.candidates import rule_of_thumb
 from sensitivity.errors import PatternError, RecipeMismatchError
 from sensitivity.formats import get_format
-from sensitivity.latency import LatencyEstimate, ShapeScale, stand_for
+from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, ShapeScale, stand_for
+from sensitivity.latency.memory import estimate_memory
 from sensitivity.patterns import expand, read_list
 from sensitivity.profiler import ShapeTable
 from sensitivity.recipe import load_recipe
-from sensitivity.spec import FormatName, StudySpec
-from sensitivity.workflow import latency_model, profile_study
+from sensitivity.skeleton import ShapeRun, run_shapes, with_options
+from sensitivity.spec import FormatName, RunOptions, StudySpec
+from sensitivity.workflow import latency_model
 
 
-def price(
-    spec: StudySpec, *, device: str, target: str | None, fmt: FormatName, skip: Path | None, recipe: Path | None, bf16_seconds: float | None
-) -> tuple[LatencyEstimate, tuple[str, ...]]:
-    """The estimate, and the patterns of the skip file that match nothing. Without a file everything that the format takes is quantized.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriceRequest:
+    """What is priced. Without `skip` and `recipe` everything that the format takes is quantized.
+
+    Attributes:
+        target: the GPU; None is the study's.
+        format: what a skip-list's other Linears are quantized to.
+        skip: file of Linears that stay bf16.
+        recipe: recipe whose formats are priced.
+        compare: skip files that are priced beside it, with none, all and the rule of thumb.
+        bf16_seconds: measured seconds of the bf16 run.
+        compile_mode: how the run is compiled.
+        options: what the run is made with.
+    """
+
+    target: str | None = None
+    format: FormatName = FormatName.NVFP4
+    skip: Path | None = None
+    recipe: Path | None = None
+    compare: tuple[Path, ...] = ()
+    bf16_seconds: float | None = None
+    compile_mode: CompileMode = "reduce-overhead"
+    options: RunOptions = field(default_factory=RunOptions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PricedList:
+    """One skip-list or recipe: its price, the formats it gives, and its patterns that match nothing."""
+
+    name: str
+    formats: Mapping[str, FormatName]
+    estimate: LatencyEstimate
+    dead: tuple[str, ...] = ()
+
+    @property
+    def quantized(self) -> int:
+        """Linears of the run that are quantized."""
+        return sum(cost.format is not FormatName.BF16 for cost in self.estimate.linears)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prices:
+    """The list that was asked for, the ones beside it, and the run that they are prices of."""
+
+    main: PricedList
+    compared: tuple[PricedList, ...]
+    run: ShapeRun
+
+    def to_json(self) -> dict[str, Any]:
+        """The `latency --json` object; "unmatched_patterns" where there are any, "compare" where it was asked for."""
+        data = self.main.estimate.to_json()
+        if self.main.dead:
+            data["unmatched_patterns"] = list(self.main.dead)
+        if self.compared:
+            data["compare"] = [_summary(row) for row in self.compared]
+        return data
+
+
+MakeLatency = Callable[[ShapeRun, ShapeTable, tuple[FormatName, ...], LatencyModel], LatencyModel]
+"""(run, the table that is priced, formats, the predicted model) -> the model that prices."""
+
+
+def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None = None) -> Prices:
+    """Price a list, and those beside it.
 
     Raises:
-        PatternError: the skip file cannot be read or is malformed.
+        PatternError: a skip file cannot be read or is malformed.
         RecipeMismatchError: the recipe is for other Linears.
-        UserError: unknown target, or an anchor shorter than the Linears.
+        UserError: unknown target, an option that the pipeline does not have, or an anchor of another run.
+        FormatError: the target lacks the format.
     """
-    latency = latency_model(spec, target)
-    dead: tuple[str, ...] = ()
-    patterns = _read(skip) if skip is not None else ()
-    chosen = load_recipe(recipe) if recipe is not None else None
-    table = profile_study(spec, device=device)
-    fqns = [linear.fqn for linear in table.linears] + list(table.uncalled)
+    spec = with_options(spec, request.options)
+    predicted = latency_model(spec, request.target, compile_mode=request.compile_mode)
+    files = {path: _read(path) for path in dict.fromkeys((*([request.skip] if request.skip else []), *request.compare))}
+    chosen = load_recipe(request.recipe) if request.recipe is not None else None
+    used = tuple(dict.fromkeys(chosen.layers.values())) if chosen is not None else (request.format,)
+    for name in used:
+        predicted.linear_us(m=128, k=128, n=128, format=name)  # a target without the format refuses before the model is built
+    run = run_shapes(spec)
+    table = stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else run.table
+    model = predicted if latency is None else latency(run, table, used, predicted)
+
+    def priced(name: str, formats: Mapping[str, FormatName], dead: tuple[str, ...] = ()) -> PricedList:
+        estimate = model.estimate(table, formats, bf16_seconds=request.bf16_seconds)
+        memory = estimate_memory(table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n))
+        return PricedList(name=name, formats=formats, estimate=dataclasses.replace(estimate, memory=memory), dead=dead)
+
+    def listed(path: Path) -> PricedList:
+        formats, dead = _skipping(run.table, request.format, files[path])
+        return priced(path.name, formats, dead)
+
     if chosen is not None:
-        if set(chosen.layers) != set(fqns):
-            odd = sorted(set(chosen.layers) ^ set(fqns))
-            raise RecipeMismatchError(
-                f"the recipe {chosen.name!r} and {spec.name} differ in {len(odd)} Linears, the first is {odd[0]}; pass the model that it is for"
-            )
-        formats = dict(chosen.layers)
+        main = priced(chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table))
+    elif request.skip is not None:
+        main = listed(request.skip)
     else:
-        matched, dead = expand(patterns, fqns)
-        formats = {fqn: FormatName.BF16 if fqn in matched else fmt for fqn in fqns} | _refused(table, fmt)
-    priced = stand_for(table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else table
-    return latency.estimate(priced, formats, bf16_seconds=bf16_seconds), dead
+        main = priced("all", _skipping(run.table, request.format, ())[0])
+    compared: tuple[PricedList, ...] = ()
+    if request.compare:
+        everything, _ = _skipping(run.table, request.format, ())
+        by_hand = rule_of_thumb(table, spec)
+        thumb = {fqn: name if fqn in by_hand else FormatName.BF16 for fqn, name in everything.items()}
+        bounds = (priced("none", {}), priced("all", everything), priced("rule of thumb", thumb))
+        asked = [main] if chosen is not None or request.skip is not None else []
+        compared = (*bounds, *asked, *(listed(path) for path in dict.fromkeys(request.compare) if path != request.skip))
+    return Prices(main=main, compared=compared, run=run)
 
 
-def _refused(table: ShapeTable, fmt: FormatName) -> dict[str, FormatName]:
-    """Linears that the format does not take, as bf16."""
-    refuses = get_format(fmt).refusal
-    return {x.fqn: FormatName.BF16 for x in table.linears if refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))}
+def _summary(row: PricedList) -> dict[str, Any]:
+    estimate = row.estimate.to_json()
+    keys = ("bf16_s", "quantized_s", "speedup", "speedup_interval90", "memory")
+    return {"name": row.name, "quantized_linears": row.quantized, "unmatched_patterns": list(row.dead)} | {
+        key: estimate[key] for key in keys if key in estimate
+    }
+
+
+def _recipe_formats(name: str, layers: Mapping[str, FormatName], spec: StudySpec, table: ShapeTable) -> dict[str, FormatName]:
+    odd = sorted(set(layers) ^ set(_fqns(table)))
+    if odd:
+        raise RecipeMismatchError(
+            f"the recipe {name!r} and {spec.name} differ in {len(odd)} Linears, the first is {odd[0]}; pass the model that it is for"
+        )
+    return dict(layers)
+
+
+def _skipping(table: ShapeTable, fmt: FormatName, patterns: tuple[str, ...]) -> tuple[dict[str, FormatName], tuple[str, ...]]:
+    """Formats with the patterns' Linears, and those that the format refuses, in bf16; and the patterns that match nothing."""
+    fqns, refuses = _fqns(table), get_format(fmt).refusal
+    matched, dead = expand(patterns, fqns)
+    refused = {x.fqn: FormatName.BF16 for x in table.linears if refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))}
+    return {fqn: FormatName.BF16 if fqn in matched else fmt for fqn in fqns} | refused, dead
+
+
+def _fqns(table: ShapeTable) -> list[str]:
+    return [linear.fqn for linear in table.linears] + list(table.uncalled)
 
 
 def _read(path: Path) -> tuple[str, ...]:
     try:
         return read_list(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise PatternError(f"--skip {path} cannot be read ({error}); allowed is a text file with one FQN or glob a line") from None
+        raise PatternError(f"{path} cannot be read ({error}); allowed is a text file with one FQN or glob a line") from None

@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sensitivity.census import RunCounts
 from sensitivity.errors import MeasurementError, SensitivityError, UserError
 
 _TABLE_KEYS = ("model", "batch_size", "settings", "linears", "uncalled")
@@ -143,6 +144,7 @@ class ShapeTable:
         settings: What else determines the shapes (resolution, steps, ...); values that JSON can hold.
         linears: One row a Linear, in `named_modules()` order.
         uncalled: FQNs of Linears that were never called.
+        run: What else the whole pipeline run did, where that was counted.
     """
 
     model: str
@@ -150,6 +152,7 @@ class ShapeTable:
     settings: Mapping[str, object]
     linears: tuple[LinearProfile, ...]
     uncalled: tuple[str, ...]
+    run: RunCounts | None = None
 
     @property
     def flops(self) -> int:
@@ -167,23 +170,19 @@ class ShapeTable:
         for (m, k, n), rows in members.items():
             calls = sum(row_calls for _, row_calls in rows)
             flops = 2 * m * k * n * calls
-            groups.append(
-                ShapeGroup(
-                    m=m, k=k, n=n, linears=len(rows), calls=calls, flops=flops, share=flops / total_flops if total_flops else 0.0,
-                    roles=tuple(dict.fromkeys(role for role, _ in rows)),
-                )
-            )  # fmt: skip
+            share, roles = flops / total_flops if total_flops else 0.0, tuple(dict.fromkeys(role for role, _ in rows))
+            groups.append(ShapeGroup(m=m, k=k, n=n, linears=len(rows), calls=calls, flops=flops, share=share, roles=roles))
         return tuple(sorted(groups, key=lambda group: (-group.flops, group.m, group.k, group.n)))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M varies."""
+        """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M varies, "run" only where it was counted."""
         return {
             "model": self.model,
             "batch_size": self.batch_size,
             "settings": dict(self.settings),
             "linears": [_row_to_json(linear) for linear in self.linears],
             "uncalled": list(self.uncalled),
-        }
+        } | ({} if self.run is None else {"run": self.run.to_json()})
 
     @classmethod
     def from_json(cls, data: object) -> "ShapeTable":
@@ -203,7 +202,8 @@ class ShapeTable:
         twice = [fqn for fqn, count in Counter([linear.fqn for linear in linears] + list(uncalled)).items() if count > 1]
         if twice:
             raise _malformed(f"the FQN {twice[0]!r} stands twice", "one entry for each Linear, in 'linears' or in 'uncalled'")
-        return cls(model=model, batch_size=batch_size, settings=settings, linears=linears, uncalled=uncalled)
+        run = None if table.get("run") is None else RunCounts.from_json(table["run"])
+        return cls(model=model, batch_size=batch_size, settings=settings, linears=linears, uncalled=uncalled, run=run)
 
 
 def _row_to_json(linear: LinearProfile) -> dict[str, Any]:
@@ -288,6 +288,19 @@ class LinearRecorder:
         )  # fmt: skip
         uncalled = tuple(fqn for fqn, rows in self._seen.items() if not rows)
         return ShapeTable(model=model, batch_size=batch_size, settings=dict(settings or {}), linears=linears, uncalled=uncalled)
+
+    def snapshot(self) -> dict[str, Counter[int]]:
+        """All calls so far: {fqn: {M: calls}}."""
+        return {fqn: rows.copy() for fqn, rows in self._seen.items() if rows}
+
+    def since(self, earlier: Mapping[str, Counter[int]]) -> dict[str, Counter[int]]:
+        """The calls since a snapshot."""
+        return {fqn: new for fqn, rows in self._seen.items() if (new := rows - earlier.get(fqn, Counter()))}
+
+    def add(self, calls: Mapping[str, Counter[int]]) -> None:
+        """Count these calls again: for a run that is known to do the same."""
+        for fqn, rows in calls.items():
+            self._seen[fqn].update(rows)
 
     def _hook(self, fqn: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -13,8 +13,11 @@ Convention: paths in a TOML are relative to the TOML. This module imports no tor
 """
 
 import difflib
+import json
 import os.path
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -49,13 +52,18 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """Where the weights are: `path` (a diffusers folder) or `hub` (an id) with `revision`; `component` is the pipeline's denoiser."""
+    """Where the weights are: `path` (a diffusers folder) or `hub` (an id) with `revision`; `component` is the pipeline's denoiser.
+
+    `config` is a folder with the config files alone: shapes come from it without a download. `vae_tiling` decodes in tiles.
+    """
 
     path: Path | None = None
+    config: Path | None = None
     hub: str | None = None
     revision: str | None = None
     component: str = "transformer"
     weights: Weights = "pretrained"
+    vae_tiling: bool = False
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -112,11 +120,17 @@ class SearchSection(_Section):
 
 
 class PricingSection(_Section):
-    """What is priced: the GPU, the batch it serves, and how much larger than the model it is (`stands_for`, 1 for real models)."""
+    """What is priced: the GPU, the batch it serves, and how much larger than the model it is (`stands_for`, 1 for real models).
+
+    `prompt_tokens` and `negative_prompt_tokens` are the text tokens that the denoiser gets where the pipeline does not pad to a fixed length. The
+    defaults are QwenImage's: a prompt of 9 tokens and 5 of the template, and " " with the same 5.
+    """
 
     target: str = "b200"
     batch_size: Annotated[int, Field(ge=1)] = 1
     stands_for: Annotated[int, Field(ge=1)] = 1
+    prompt_tokens: Annotated[int, Field(ge=1)] = 14
+    negative_prompt_tokens: Annotated[int, Field(ge=1)] = 6
 
 
 class RuleOfThumb(_Section):
@@ -137,7 +151,7 @@ class StudySpec(_Section):
     title: str = ""
     model: ModelSection
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    prompts: PromptSection
+    prompts: PromptSection = Field(default_factory=lambda: GENERAL_PROMPTS)
     fidelity: FidelitySection = FidelitySection()
     search: SearchSection = SearchSection()
     pricing: PricingSection = PricingSection()
@@ -153,7 +167,9 @@ def studies_folder() -> Path:
 
 def list_studies() -> dict[str, Path]:
     """{name: TOML} of the studies that come with the package, sorted."""
-    return {path.stem: path for path in sorted(studies_folder().glob("**/*.toml"))}
+    folder = studies_folder()
+    nested = [path for path in folder.glob("**/*.toml") if not any((parent / "model_index.json").is_file() for parent in path.parents)]
+    return {path.stem: path for path in sorted(nested)}
 
 
 def load_spec(path: Path) -> StudySpec:
@@ -170,7 +186,7 @@ def load_spec(path: Path) -> StudySpec:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is no TOML: {error}; correct it, studies/tiny-flux.toml is an example") from None
-    for section, key in (("model", "path"), ("fidelity", "weights")):
+    for section, key in (("model", "path"), ("model", "config"), ("fidelity", "weights")):
         value = data.get(section, {}).get(key) if isinstance(data.get(section), dict) else None
         if isinstance(value, str):
             data[section][key] = path.parent / value
@@ -211,7 +227,7 @@ def resolve_spec(model: str) -> StudySpec:
         return derived_spec(path.resolve().name, ModelSection(path=path.resolve()))
     if model.count("/") == 1 and all(part and part.strip(".") for part in model.split("/")) and not os.path.exists(model):
         return derived_spec(model.split("/")[1], ModelSection(hub=model))
-    closest = difflib.get_close_matches(model, studies, n=3, cutoff=0.4)
+    closest = difflib.get_close_matches(model, studies, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(closest)}?" if closest else "run `sensitivity models` for the list"
     raise UnknownModelError(
         f"unknown model {model!r}; allowed are a study name ({', '.join(studies)}), a study TOML, a diffusers pipeline folder, or a Hub id "
@@ -222,7 +238,86 @@ def resolve_spec(model: str) -> StudySpec:
 def derived_spec(name: str, model: ModelSection) -> StudySpec:
     """A study for a model that has none: the pipeline's own defaults, general prompts, pretrained AlexNet LPIPS."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model"
-    return StudySpec(name=safe, title="derived from the model, with default settings", model=model, prompts=GENERAL_PROMPTS)
+    return StudySpec(name=safe, title="derived from the model, with default settings", model=model)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """What a command line says about the run that is profiled, None where it says nothing. `settings` are texts KEY=VALUE, arguments of the call."""
+
+    batch_size: int | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    prompt_tokens: int | None = None
+    guidance: float | None = None
+    steps: int | None = None
+    settings: tuple[str, ...] = ()
+
+
+def override_settings(spec: StudySpec, options: RunOptions, call: Mapping[str, Any], pipeline: str) -> StudySpec:
+    """The study with a command line's options in its settings.
+
+    `--guidance` is `true_cfg_scale` where that guides by default, `guidance_scale` elsewhere (and the audio's, where there is one). True CFG needs a
+    negative prompt: " " where the study has none.
+
+    Args:
+        spec: the study.
+        options: what was said.
+        call: {argument of the pipeline's call: its default}.
+        pipeline: the pipeline's class, for messages.
+
+    Raises:
+        UserError: a value is out of range, or the pipeline's call has no such argument.
+    """
+    counts = {"batch_size": options.batch_size, "prompt_tokens": options.prompt_tokens}
+    sizes = {"height": options.height, "width": options.width, "num_frames": options.frames, "num_inference_steps": options.steps}
+    for name, count in (counts | sizes).items():
+        if count is not None and count < 1:
+            raise UserError(f"{_FLAGS[name]} is {count}; allowed is 1 or more")
+    settings: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    if options.guidance is not None:
+        if not 0 <= options.guidance < float("inf"):
+            raise UserError(f"--guidance is {options.guidance}; allowed is 0 or more, 1 or less means none")
+        settings |= _guidance(options.guidance, spec, call)
+    settings |= dict(_key_and_value(text) for text in options.settings)
+    for name in settings:
+        if name not in call:
+            flag = _FLAGS.get(name, f"--set {name}")
+            raise UserError(f"{flag} sets {name}, which the call of {pipeline} does not have; allowed are {', '.join(call)}: leave it out")
+    priced = spec.pricing.model_copy(update={name: count for name, count in counts.items() if count is not None})
+    return spec.model_copy(update={"settings": spec.settings | settings, "pricing": priced})
+
+
+_FLAGS = {
+    "batch_size": "--batch-size", "prompt_tokens": "--prompt-tokens", "height": "--height", "width": "--width", "num_frames": "--frames",
+    "num_inference_steps": "--steps", "guidance_scale": "--guidance", "true_cfg_scale": "--guidance",
+}  # fmt: skip
+
+
+def _guidance(scale: float, spec: StudySpec, call: Mapping[str, Any]) -> dict[str, Any]:
+    default = call.get("true_cfg_scale")
+    if isinstance(default, int | float) and default > 1:
+        more = {"negative_prompt": " "} if "negative_prompt" in call and "negative_prompt" not in spec.settings else {}
+        return {"true_cfg_scale": scale} | more
+    audio = {"audio_guidance_scale": scale} if "audio_guidance_scale" in call else {}
+    return {"guidance_scale": scale} | audio
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as JSON has it, else a text."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier()):
+        raise UserError(
+            f"--set {text!r}; allowed is KEY=VALUE with an argument of the pipeline's call, such as --set max_sequence_length=256"
+        )
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    if not isinstance(parsed, int | float | str | bool) or parsed in (float("inf"), float("-inf")) or parsed != parsed:
+        raise UserError(f"--set {text!r} has a {type(parsed).__name__}; allowed are finite numbers, true, false and texts")
+    return key, parsed
 
 
 def check_budget(budget: int) -> None:
@@ -249,7 +344,7 @@ def parse_formats(names: list[str]) -> tuple[FormatName, ...]:
     return tuple(dict.fromkeys(FormatName(name) for name in names))
 
 
-GENERAL_PROMPTS = PromptSection(
+GENERAL_PROMPTS: PromptSection = PromptSection(
     search=(
         "a red bicycle leaning against a yellow wall",
         "a bowl of fresh fruit on a wooden table, morning light",

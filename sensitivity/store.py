@@ -9,6 +9,10 @@ verification that asks for the same one reads it here. Rows are written once and
 
 One process at a time: a lock file beside the database (released by the system when a process dies, however it dies) keeps a second search out.
 `assignment` is `assignment_key(formats)`: sha256 of the non-bf16 formats by FQN.
+
+Measured times of Linear shapes lie in a database of their own (`default_shape_times_path`), keyed by machine, versions, compile mode and shape, and serve every
+study on this machine. `SharedShapeTimes` opens it for each access only, so that several processes may measure at once. A shape that is measured again replaces
+its row.
 """
 
 import hashlib
@@ -20,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+import platformdirs
 from filelock import FileLock, Timeout
 from sqlalchemy import JSON, URL, Engine, Float, String, create_engine, event, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,6 +65,28 @@ class _SensitivityRow(_Base):
     error: Mapped[float] = mapped_column(Float)
 
 
+class _ShapeTimeRow(_Base):
+    __tablename__ = "sensitivity_shape_times"
+    machine: Mapped[str] = mapped_column(String(64), primary_key=True)
+    compile_mode: Mapped[str] = mapped_column(String(32), primary_key=True)
+    shape: Mapped[str] = mapped_column(String(128), primary_key=True)
+    described: Mapped[dict[str, str]] = mapped_column(JSON)
+    row: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created: Mapped[str] = mapped_column(String(32))
+
+
+SHARED_WAIT_S = 60.0
+
+
+def default_shape_times_path() -> Path:
+    """Where measured times of shapes are kept: the user's cache folder, as the platform has it."""
+    return Path(platformdirs.user_cache_dir("sensitivity")) / "shape-times.db"
+
+
+def _machine_key(machine: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(machine), sort_keys=True).encode()).hexdigest()
+
+
 def assignment_key(formats: Mapping[str, FormatName]) -> str:
     """sha256 of what is quantized, by FQN; equal for equal assignments however they were made."""
     quantized = {fqn: str(name) for fqn, name in formats.items() if name is not FormatName.BF16}
@@ -78,8 +105,8 @@ class Store:
         return self.engine.url.render_as_string(hide_password=False)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
-        """Open or create the SQLite database at `path`, and its folder.
+    def open(cls, path: Path, *, wait_s: float = 0) -> "Store":
+        """Open or create the SQLite database at `path`, and its folder. Waits up to `wait_s` seconds for whoever holds it.
 
         Raises:
             OutputError: the folder or file cannot be written.
@@ -88,7 +115,7 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(f"{path}.lock")
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait_s)
         except Timeout:
             if not Path(f"{path}.lock").exists():  # a file system that makes no files
                 raise OutputError(f"{path} cannot be written; pass --storage with a path in a folder that can") from None
@@ -163,6 +190,25 @@ class Store:
             )
             return {row.assignment: row.error for row in rows}
 
+    def save_shape_time(self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]) -> None:
+        """Keep the measured times of one shape on one machine (device, driver, versions); a row that is there is replaced."""
+        made = _ShapeTimeRow(
+            machine=_machine_key(machine), compile_mode=compile_mode, shape=key, described=dict(machine), row=dict(row),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        with self._writing() as session:
+            session.merge(made)
+
+    def find_shape_times(self, machine: Mapping[str, str], compile_mode: str) -> dict[str, dict[str, Any]]:
+        """{shape: row} of what was measured on exactly this machine, with these versions, in this compile mode."""
+        with self._reading() as session:
+            rows = session.execute(
+                select(_ShapeTimeRow.shape, _ShapeTimeRow.row).where(
+                    _ShapeTimeRow.machine == _machine_key(machine), _ShapeTimeRow.compile_mode == compile_mode
+                )
+            )
+            return {found.shape: found.row for found in rows}
+
     @contextmanager
     def _reading(self) -> Iterator[Session]:
         try:
@@ -171,15 +217,20 @@ class Store:
         except SQLAlchemyError as error:
             _refuse(self.path, error)
 
-    def _add(self, row: _ScoreRow | _SensitivityRow, identity: tuple[str, str]) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
         try:
             with Session(self.engine) as session, session.begin():
-                if session.get(type(row), identity) is None:
-                    session.add(row)
+                yield session
         except SQLAlchemyError as error:
             raise OutputError(
                 f"{self.path} cannot be written ({_first_line(error)}); allowed is a disk with room: free some and run the same command, it goes on"
             ) from None
+
+    def _add(self, row: _ScoreRow | _SensitivityRow, identity: tuple[str, str]) -> None:
+        with self._writing() as session:
+            if session.get(type(row), identity) is None:
+                session.add(row)
 
     def close(self) -> None:
         """Let others use the database."""
@@ -191,6 +242,23 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class SharedShapeTimes:
+    """Measured times of shapes at `path`, opened for each access: a latency.table.ShapeTimeCache that other processes may use meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save_shape_time(self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]) -> None:
+        """`Store.save_shape_time`."""
+        with Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
+            store.save_shape_time(machine, compile_mode, key, row)
+
+    def find_shape_times(self, machine: Mapping[str, str], compile_mode: str) -> dict[str, dict[str, Any]]:
+        """`Store.find_shape_times`."""
+        with Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
+            return store.find_shape_times(machine, compile_mode)
 
 
 def _durable(connection: Any, _record: Any) -> None:

@@ -14,15 +14,16 @@ import torch
 from optuna.exceptions import StorageInternalError
 
 from sensitivity.candidates import Candidates, Granularity, make_candidates
-from sensitivity.errors import OutputError, UserError
+from sensitivity.errors import MeasurementError, OutputError, UserError
 from sensitivity.fidelity._base import Score
-from sensitivity.latency import LatencyEstimate, LatencyModel, RooflineLatency, ShapeScale, get_device, stand_for
+from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.pipelines import load_pipeline
 from sensitivity.profiler import ShapeTable
 from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator, default_cache_folder, study_distance
 from sensitivity.search.sampler import SamplerName
 from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, run_search
+from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, StudySpec, check_budget
 from sensitivity.store import Store
 from sensitivity.verify import build_recipe, choose_trial, front_of, trials_to_verify, verify_trials
@@ -99,9 +100,9 @@ def check_device(device: str) -> None:
             raise UserError(f"--device is {device!r}, and torch sees {count} CUDA devices here; use --device cpu, or check `nvidia-smi`")
 
 
-def latency_model(spec: StudySpec, target: str | None) -> LatencyModel:
+def latency_model(spec: StudySpec, target: str | None, *, compile_mode: CompileMode = "reduce-overhead") -> LatencyModel:
     """The model that prices a study's Linears on a GPU. Raises UserError, with the closest names, for an unknown one."""
-    return RooflineLatency(get_device(target or spec.pricing.target))
+    return PredictedLatency(get_device(target or spec.pricing.target), compile_mode=compile_mode)
 
 
 def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], None] = lambda _text: None) -> Prepared:
@@ -113,13 +114,21 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], Non
     say(f"loading {spec.name} on {request.device}")
     distance = study_distance(spec, device=request.device)  # missing weights are said before a large model is loaded
     evaluator = Evaluator(load_pipeline(spec, device=request.device), cache_folder=request.cache_folder, distance=distance)
-    say("profiling one bf16 run")
-    table = evaluator.profile()
+    say("profiling one run")
+    table = _table(evaluator)
     priced = stand_for(table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else table
     candidates = make_candidates(
         priced, spec, formats=request.formats, latency=latency, granularity=request.granularity, unfit=evaluator.switch.unfit()
     )
     return Prepared(evaluator=evaluator, table=table, priced=priced, latency=latency, candidates=candidates)
+
+
+def _table(evaluator: Evaluator) -> ShapeTable:
+    """The shapes of a run: without weights where that works, else from a real one."""
+    try:
+        return run_shapes(evaluator.spec).table
+    except MeasurementError:
+        return evaluator.profile()
 
 
 def find_recipe(
@@ -178,22 +187,15 @@ def _interrupted(result: SearchResult) -> SearchResult:
     return SearchResult(study=result.study, trials=result.trials, failed=result.failed, interrupted=True)
 
 
-def profile_study(spec: StudySpec, *, device: str, batch_size: int | None = None) -> ShapeTable:
-    """Shapes of every Linear of the study's denoiser, from one real run.
+def profile_study(spec: StudySpec, *, component: str | None = None, batch_size: int | None = None) -> ShapeTable:
+    """Shapes of every Linear of the study's denoiser, or of another component, and the census of the whole run. No weights are read.
 
     Raises:
-        PipelineError, UserError: see `load_pipeline` and `check_device`.
+        PipelineError, UserError, MeasurementError: see `run_shapes`.
     """
-    check_device(device)
-    if batch_size is not None:
-        if batch_size < 1:
-            raise UserError(f"--batch-size is {batch_size}; allowed is 1 or more")
-        spec = spec.model_copy(update={"pricing": spec.pricing.model_copy(update={"batch_size": batch_size})})
-    evaluator = Evaluator(load_pipeline(spec, device=device), cache_folder=default_cache_folder())
-    try:
-        return evaluator.profile()
-    finally:
-        evaluator.close()
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size is {batch_size}; allowed is 1 or more")
+    return run_shapes(spec, component=component, batch_size=batch_size).table
 
 
 def verify_recipe(recipe: Recipe, spec: StudySpec, *, device: str) -> Score:

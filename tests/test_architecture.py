@@ -16,7 +16,8 @@ FILES = {
 
 # A module imports earlier entries only; modules of one folder may import one another.
 ORDER = (
-    "errors", "environment", "spec", "strict_json", "patterns", "profiler", "kernels", "formats", "switch", "latency", "recipe", "exporters", "pipelines",
+    "errors", "environment", "spec", "strict_json", "patterns", "census", "profiler", "kernels", "formats", "switch", "latency", "recipe", "exporters",
+    "pipelines", "stand_ins", "shape_mode", "blueprint", "skeleton",
     "fidelity", "scoring", "candidates", "store", "calibrate", "search", "verify", "workflow", "pricing", "report", "cli",
 )  # fmt: skip
 
@@ -24,14 +25,14 @@ DOWNWARD = {("recipe", "exporters"): "`Recipe.to_torchao` and `to_diffusers` are
 
 HOMES = {  # {heavy dependency: (files that import it when they are imported, files that import it when they are used)}
     "torchao": ({"formats.py"}, {"exporters/torchao.py"}),
-    "diffusers": (set(), {"pipelines.py", "exporters/diffusers.py"}),  # seconds to import: only who loads a pipeline or exports to it waits
-    "transformers": (set(), {"pipelines.py"}),
-    "huggingface_hub": (set(), {"pipelines.py"}),
+    "diffusers": (set(), {"pipelines.py", "blueprint.py", "exporters/diffusers.py"}),  # seconds to import: only who loads a pipeline or exports to it waits
+    "transformers": (set(), {"pipelines.py", "blueprint.py"}),
+    "huggingface_hub": (set(), {"pipelines.py", "blueprint.py"}),
     "lpips": ({"fidelity/lpips.py"}, set()),
     "sqlalchemy": ({"store.py"}, set()),
     "mslk": (set(), set()),  # torchao's native kernels import it, we never do
     "optuna": ({"search/study.py", "search/sampler.py", "workflow.py"}, set()),
-    "typer": ({"cli.py"}, set()),
+    "typer": ({f"cli/{name}.py" for name in ("__init__", "_common", "recipes", "search", "shapes")}, set()),
 }  # fmt: skip
 
 MAX_LINES, MAX_FUNCTION_LINES = 400, 60

@@ -14,7 +14,7 @@ from sensitivity import calibrate as module
 from sensitivity.calibrate import calibrate
 from sensitivity.candidates import Candidates, make_candidates
 from sensitivity.errors import MeasurementError
-from sensitivity.latency import RooflineLatency, ShapeScale, get_device, stand_for
+from sensitivity.latency import PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.pipelines import load_pipeline
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName, load_spec
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def candidates(evaluator: Evaluator) -> Candidates:
     """Four groups of the tiny pipeline, in two formats."""
     table = stand_for(evaluator.profile(), ShapeScale(factor=16))
-    made = make_candidates(table, evaluator.spec, formats=(FormatName.MXFP8, FormatName.NVFP4), latency=RooflineLatency(get_device("b200")))
+    made = make_candidates(table, evaluator.spec, formats=(FormatName.MXFP8, FormatName.NVFP4), latency=PredictedLatency(get_device("b200")))
     return dataclasses.replace(made, groups=made.groups[::7][:4])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sensitivity.candidates import Candidates, make_candidates
 from sensitivity.errors import FormatError
-from sensitivity.latency import LatencyModel, RooflineLatency, ShapeScale, get_device, stand_for
+from sensitivity.latency import LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.profiler import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName, ModelSection, PromptSection, Reasoned, RuleOfThumb, SearchSection, StudySpec
 
@@ -116,7 +116,7 @@ def test_each_linear_is_in_one_group_or_fixed() -> None:
 def test_refused_linears_stay_bf16_and_are_reported() -> None:
     """Where one of two formats takes a Linear its group has that option; where none does it is fixed; both are reported with reasons."""
     table = table_of(linear("both"), linear("only_fp8", k=48), linear("none", n=24), linear("fp32", dtype="float32"))
-    candidates = make_candidates(table, spec_of(), formats=(FP8, NVFP4), latency=RooflineLatency(get_device("b200")))
+    candidates = make_candidates(table, spec_of(), formats=(FP8, NVFP4), latency=PredictedLatency(get_device("b200")))
     assert {group.name: group.members for group in candidates.groups} == {
         "both": ((), ("both",), ("both",)), "only_fp8": ((), ("only_fp8",), ()),
     }  # fmt: skip
@@ -164,7 +164,7 @@ def test_gains_are_seconds_saved_in_a_run() -> None:
 
 def test_latency_of_a_choice_is_the_models_own_estimate() -> None:
     """Groups add up: for random choices the priced seconds are those of `LatencyModel.estimate` on the decoded formats."""
-    table, latency = stand_for(transformer(), ShapeScale(factor=16)), RooflineLatency(get_device("b200"))
+    table, latency = stand_for(transformer(), ShapeScale(factor=16)), PredictedLatency(get_device("b200"))
     candidates = make_candidates(table, spec_of(stands_for=16), formats=(MXFP8, NVFP4, FP8), latency=latency)
     rng = random.Random(0)
     for _ in range(50):

@@ -1,19 +1,19 @@
-"""What a latency model promises: closed-form kernel times, sums that add up, an honest anchor, and the JSON contract."""
+"""What every latency model promises: sums that add up, an honest anchor, devices as data, and the JSON contract."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from sensitivity.errors import FormatError, PatternError, UserError
-from sensitivity.latency import DEVICES, LatencyModel, RooflineLatency, ShapeScale, get_device, stand_for
+from sensitivity.latency import DEVICES, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.latency._base import batch_rows
 from sensitivity.profiler import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
-B200_BYTES_PER_S = 960 * 3.996e9 * 2 * 0.92
 
 
 class MicrosecondARow(LatencyModel):
@@ -43,103 +43,8 @@ TOKENS_AND_MODULATION = table_of(
 
 
 @pytest.fixture
-def b200() -> RooflineLatency:
-    return RooflineLatency(get_device("b200"))
-
-
-def test_large_square_runs_at_the_achievable_peak(b200: RooflineLatency) -> None:
-    """In bf16 a big square GEMM takes its FLOPs over 0.78 of the peak, on both devices."""
-    flops = 2 * 8192**3
-    assert b200.linear_us(m=8192, k=8192, n=8192, format=BF16) == pytest.approx(flops / (2.25e15 * 0.78) * 1e6)
-    h100 = RooflineLatency(get_device("h100"))
-    assert h100.linear_us(m=8192, k=8192, n=8192, format=BF16) == pytest.approx(flops / (989e12 * 0.78) * 1e6)
-
-
-def test_small_output_pays_one_tile_on_one_multiprocessor(b200: RooflineLatency) -> None:
-    """A GEMM with fewer 128 x 128 tiles than multiprocessors takes the time of one tile, not its share of the whole chip."""
-    tile_us = 2 * 128 * 128 * 8192 / (2.25e15 * 0.78 / 148) * 1e6
-    assert b200.linear_us(m=256, k=8192, n=256, format=BF16) == pytest.approx(tile_us)
-
-
-def test_modulation_layer_is_bound_by_its_weight(b200: RooflineLatency) -> None:
-    """With one row, bf16 takes the time to read the weight (and the vectors beside it)."""
-    traffic_bytes = 2 * (3072 + 3072 * 18432 + 18432)
-    assert b200.linear_us(m=1, k=3072, n=18432, format=BF16) == pytest.approx(traffic_bytes / B200_BYTES_PER_S * 1e6)
-
-
-@pytest.mark.parametrize(("format", "kernels"), [(BF16, 1), (FP8, 2), (MXFP8, 2), (NVFP4, 4)])
-def test_launch_floor_at_tiny_shapes(b200: RooflineLatency, format: FormatName, kernels: int) -> None:
-    """A tiny Linear costs one launch floor a kernel, and more of them where CUDA graphs do not launch it."""
-    assert b200.linear_us(m=1, k=32, n=32, format=format) == pytest.approx(2.0 * kernels)
-    in_stream = RooflineLatency(get_device("b200"), compile_mode="default")
-    assert in_stream.linear_us(m=1, k=32, n=32, format=format) == pytest.approx(3.8 * kernels)
-
-
-def test_quantized_kernels_in_closed_form(b200: RooflineLatency) -> None:
-    """Each format's kernels move the bytes that torchao's kernels read and write, block scales included."""
-    m, k, n = 4096, 2048, 1024
-    traffic = {
-        format: [(kernel.name, kernel.traffic_bytes) for kernel in b200.linear_kernels(m=m, k=k, n=n, format=format)]
-        for format in (FP8, MXFP8, NVFP4)
-    }
-    out = 2 * m * n
-    assert traffic[FP8] == [("quantize", 2 * m * k + m * k + 4 * m), ("gemm", m * k + 4 * m + n * k + 4 * n + out)]
-    assert traffic[MXFP8] == [("quantize", 2 * m * k + m * k * 33 / 32), ("gemm", (m * k + n * k) * 33 / 32 + out)]
-    assert traffic[NVFP4] == [
-        ("amax", 2 * m * k), ("amax of amaxes", 0), ("quantize", 2 * m * k + m * k * 9 / 16), ("gemm", (m * k + n * k) * 9 / 16 + out),
-        ("multiply, add bias", 2 * out),
-    ]  # fmt: skip
-
-
-def test_no_rows_cost_nothing(b200: RooflineLatency) -> None:
-    """A call with M = 0 launches nothing in any format."""
-    assert [b200.linear_us(m=0, k=64, n=64, format=format) for format in FormatName] == [0.0] * 4
-
-
-@pytest.mark.parametrize("format", list(FormatName))
-def test_monotone_in_m_k_n(b200: RooflineLatency, format: FormatName) -> None:
-    """More rows, inputs or outputs never take less time."""
-    sizes = (1, 2, 16, 127, 128, 129, 512, 4096, 4608, 16384)
-    for times_us in (
-        [b200.linear_us(m=size, k=3072, n=3072, format=format) for size in sizes],
-        [b200.linear_us(m=512, k=32 * size, n=3072, format=format) for size in sizes],
-        [b200.linear_us(m=512, k=3072, n=size, format=format) for size in sizes],
-    ):
-        assert times_us == sorted(times_us)
-
-
-def test_orderings_that_were_measured(b200: RooflineLatency) -> None:
-    """As on a B200: NVFP4 loses on small squares and wins over MXFP8 on large ones, and one row gains much less than its bytes promise."""
-
-    def speedup(m: int, k: int, n: int, format: FormatName) -> float:
-        return b200.linear_us(m=m, k=k, n=n, format=BF16) / b200.linear_us(m=m, k=k, n=n, format=format)
-
-    squares = (1024, 2048, 4096, 8192, 16384)
-    nvfp4, mxfp8 = ([speedup(size, size, size, format) for size in squares] for format in (NVFP4, MXFP8))
-    assert nvfp4 == sorted(nvfp4)
-    assert mxfp8 == sorted(mxfp8)
-    assert [ours < theirs for ours, theirs in zip(nvfp4, mxfp8, strict=True)] == [True, True, False, False, False]
-    assert (nvfp4[1] < 1 < nvfp4[2], mxfp8[0] < 1 < mxfp8[1]) == (True, True)
-    assert speedup(1, 3072, 18432, NVFP4) < 2 < 2.6
-    assert speedup(1, 3072, 3072, NVFP4) < 1
-
-
-def test_attention_in_closed_form(b200: RooflineLatency) -> None:
-    """Text and image of one module attend jointly: 4 x S^2 x width FLOPs a sample at 0.6 of the bf16 peak, for each call."""
-    rows = {2 * 4096: 28}, {2 * 512: 28}
-    table = table_of(
-        linear("blocks.0.attn.to_q", 3072, 3072, rows[0]), linear("blocks.0.attn.add_q_proj", 3072, 3072, rows[1]),
-        linear("blocks.0.attn.to_k", 3072, 3072, rows[0]), linear("blocks.0.attn.add_k_proj", 3072, 3072, rows[1]), batch_size=2,
-    )  # fmt: skip
-    assert b200.attention_s(table) == pytest.approx(28 * 2 * 4 * 4608**2 * 3072 / (2.25e15 * 0.6))
-    assert b200.attention_s(table_of(linear("mlp", 64, 64, {8: 1}))) == 0
-
-
-def test_elementwise_shares_the_input_of_siblings(b200: RooflineLatency) -> None:
-    """q and k read one tensor: three passes for the two of them, each a read and a write in bf16."""
-    table = table_of(linear("attn.to_q", 4096, 4096, {8192: 5}), linear("attn.to_k", 4096, 4096, {8192: 5}))
-    assert b200.elementwise_s(table) == pytest.approx(5 * 3 * 4 * 8192 * 4096 / B200_BYTES_PER_S)
-    assert b200.rest_s(table) == pytest.approx(b200.elementwise_s(table) + b200.attention_s(table))
+def b200() -> PredictedLatency:
+    return PredictedLatency(get_device("b200"))
 
 
 def test_estimate_sums_linears_and_rest() -> None:
@@ -159,19 +64,31 @@ def test_varying_m_is_a_mean_over_calls() -> None:
     assert (cost.m, cost.calls, cost.bf16_us, cost.quantized_us) == (50, 4, 20, 10)
 
 
-def test_all_bf16_changes_nothing(b200: RooflineLatency) -> None:
+def test_all_bf16_changes_nothing(b200: PredictedLatency) -> None:
     """Without formats the two totals are the same and the speedup is 1."""
     estimate = b200.estimate(TOKENS_AND_MODULATION, {})
     assert (estimate.quantized_s, estimate.speedup, estimate.source) == (estimate.bf16_s, 1.0, "predicted")
 
 
 def test_anchor_replaces_the_rest() -> None:
-    """With the measured bf16 seconds the total is theirs, and the formats save what they save without the anchor."""
+    """With the measured bf16 seconds a model of measured Linears keeps what its formats save, and the rest is what remains."""
     model, formats = MicrosecondARow(), {"blocks.0.attn.to_q": NVFP4}
     free, anchored = (model.estimate(TOKENS_AND_MODULATION, formats, bf16_seconds=seconds) for seconds in (None, 0.5))
     assert anchored.bf16_s == pytest.approx(0.5)
     assert anchored.bf16_s - anchored.quantized_s == pytest.approx(free.bf16_s - free.quantized_s)
     assert "as the caller measured it" in anchored.note
+    assert (free.interval90, free.memory) == (None, None)
+
+
+def test_linears_outside_blocks_are_priced_as_eager() -> None:
+    """Only repeated blocks are compiled: a Linear without a block in its name gets the model's eager price, others the compiled one."""
+
+    class SlowOutside(MicrosecondARow):
+        def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002  # the contract's arguments
+            return 1000.0
+
+    table = table_of(linear("x_embedder", 8, 8, {10: 1}), linear("blocks.0.to_q", 8, 8, {10: 1}))
+    assert [cost.bf16_us for cost in SlowOutside().estimate(table, {}).linears] == [1000.0, 10.0]
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.0, -1.0, float("nan"), float("inf")])
@@ -196,30 +113,73 @@ def test_nothing_to_price() -> None:
 
 
 def test_format_that_the_chip_lacks() -> None:
-    """Hopper has no NVFP4: the message says what it has and which device has it."""
-    with pytest.raises(FormatError, match=r"h100 has no nvfp4; it has bf16, fp8\. Choose one of these, or price it on b200 \(--target\)"):
-        RooflineLatency(get_device("h100")).estimate(TOKENS_AND_MODULATION, {"blocks.0.attn.to_q": NVFP4})
+    """Hopper has no NVFP4: the message says what it has and which devices have it."""
+    with pytest.raises(
+        FormatError, match=r"h100 has no nvfp4; it has bf16, fp8\. Choose one of these, or price it on b200 or gb200 .* \(--target\)"
+    ):
+        PredictedLatency(get_device("h100")).estimate(TOKENS_AND_MODULATION, {"blocks.0.attn.to_q": NVFP4})
 
 
 def test_devices_are_found_in_any_case() -> None:
     """A device is named by its chip; a near miss is told the closest name."""
     assert get_device(" B200 ") is DEVICES["b200"]
-    with pytest.raises(UserError, match=r"No device is called 'b20'; known are b200, h100\. Did you mean 'b200'\? Name one"):
+    assert get_device("RTX-5090") is DEVICES["rtx5090"]
+    with pytest.raises(
+        UserError,
+        match=r"No device is called 'b20'; known are b200, .*rtx5090, or a path to a device TOML\. Did you mean 'b200'\? Name one",
+    ):
         get_device("b20")
 
 
 def test_devices_are_sourced() -> None:
-    """Every device stands under its own name and says where its numbers come from."""
+    """Every device stands under its own name, says where its numbers come from, and whether its kernels were measured on it."""
+    assert set(DEVICES) == {"b200", "gb200", "b300", "h100", "h200", "rtx5090"}
     for name, device in DEVICES.items():
         assert device.name == name
-        text = " ".join(device.sources)
-        assert all(word in text for word in ("peaks", "bandwidth", "sm_count", "achievable_attention", "launch_floor_us"))
+        assert device.sources
+        assert device.peaks_flops_per_s[BF16] < device.peaks_flops_per_s[FP8] < device.peaks_flops_per_s.get(NVFP4, float("inf"))
+    assert [device.name for device in DEVICES.values() if device.calibrated] == ["b200"]
+
+
+def test_a_user_s_device(tmp_path: Path) -> None:
+    """A TOML gives a device of its own: what it states, and the rest of the device that it is like."""
+    path = tmp_path / "lab.toml"
+    path.write_text(
+        'name = "Lab-1"\nlike = "b200"\nsm_count = 100\n[peaks_flops_per_s]\nbf16 = 1e15\nnvfp4 = 4e15\n[kernels]\ngap_us = 9.0\n'
+    )
+    device = get_device(str(path))
+    assert (device.name, device.sm_count, device.calibrated, device.kernels.gap_us) == ("lab-1", 100, False, 9.0)
+    assert device.bandwidth_bytes_per_s == DEVICES["b200"].bandwidth_bytes_per_s
+    assert dict(device.peaks_flops_per_s) == {BF16: 1e15, NVFP4: 4e15}
+    with pytest.raises(FormatError, match="lab-1 has no mxfp8"):
+        device.peak_flops_per_s(MXFP8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "cannot be read"),
+        ('name = "x"\n', "like: Field required"),
+        ('name = "x"\nlike = "b200"\nsm_cuont = 3\n', "sm_cuont: Extra inputs"),
+        ('name = "x"\nlike = "b200"\nsm_count = 0\n', "sm_count: Input should be greater than 0"),
+        ('name = "x"\nlike = "nothing"\n', "No device is called 'nothing'"),
+        ('name = "x"\nlike = "b200"\n[kernels]\ngap = 1.0\n', "No kernel constant is called 'gap'.* Did you mean 'gap_us'"),
+        ('name = "x"\nlike = "b200"\n[kernels]\ngap_us = -1.0\n', "gap_us is -1.0; allowed is a number above 0"),
+        ('name = "x"\nlike = "b200"\n[peaks_flops_per_s]\nnvfp4 = 1e15\n', "has no bf16 in peaks_flops_per_s"),
+    ],
+)
+def test_a_malformed_device(tmp_path: Path, text: str, message: str) -> None:
+    """A device file that is wrong is refused with its key."""
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        get_device(str(path))
 
 
 def test_unknown_compile_mode() -> None:
     """A compile mode that is not priced is refused with those that are."""
     with pytest.raises(UserError, match="compile mode is 'eager'; allowed: reduce-overhead, default"):
-        RooflineLatency(get_device("b200"), compile_mode="eager")  # type: ignore[arg-type]
+        PredictedLatency(get_device("b200"), compile_mode="eager")  # type: ignore[arg-type]
 
 
 def test_scaled_table() -> None:
@@ -257,11 +217,11 @@ def test_batch_rows() -> None:
     assert batch_rows(table_of(linear("b", 8, 8, {64: 1}))) == 1
 
 
-def test_json_contract(b200: RooflineLatency) -> None:
-    """The JSON has exactly the contract's keys; note and scale are added only for a table that stands for a larger model."""
+def test_json_contract(b200: PredictedLatency) -> None:
+    """The JSON has the contract's keys, then the interval; note and scale are added only for a table that stands for a larger model."""
     formats = {"blocks.0.attn.to_q": NVFP4}
     data = json.loads(json.dumps(b200.estimate(TOKENS_AND_MODULATION, formats).to_json()))
-    keys = ["target", "source", "batch_size", "compile_mode", "bf16_s", "quantized_s", "speedup", "linears"]
+    keys = ["target", "source", "batch_size", "compile_mode", "bf16_s", "quantized_s", "speedup", "linears", "speedup_interval90"]
     assert list(data) == keys
     assert list(data["linears"][0]) == ["fqn", "m", "k", "n", "calls", "format", "bf16_us", "quantized_us"]
     assert [data[key] for key in keys[:4]] == ["b200", "predicted", 1, "reduce-overhead"]
@@ -272,7 +232,7 @@ def test_json_contract(b200: RooflineLatency) -> None:
     assert "token rows, K and N x 16, batch rows unscaled" in scaled["note"]
 
 
-def test_records_are_frozen(b200: RooflineLatency) -> None:
+def test_records_are_frozen(b200: PredictedLatency) -> None:
     """An estimate cannot be changed after it was made."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         b200.estimate(TOKENS_AND_MODULATION, {}).bf16_s = 0.0  # type: ignore[misc]

@@ -338,3 +338,14 @@ def test_full_flux_on_meta() -> None:
     assert {linear.m for linear in table.linears} == {4096, 512, 4608, 1}
     assert sum(linear.m == 1 for linear in table.linears) == 76 + 7  # modulation of 57 blocks, the embedders' six, norm_out
     assert row(table, "single_transformer_blocks.37.proj_out").k == 5 * 3072
+
+
+def test_calls_can_be_counted_again() -> None:
+    """What was seen since a snapshot can be added once more, as if it had run again."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with record_linears(net) as recorder:
+        net(torch.zeros(3, 4))
+        before = recorder.snapshot()
+        net(torch.zeros(5, 4))
+        recorder.add(recorder.since(before))
+    assert [linear.m_values for linear in recorder.table(model="net").linears] == [((3, 1), (5, 2))] * 2

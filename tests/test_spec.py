@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from sensitivity.errors import FormatError, PipelineError, SensitivityError, SpecError, UnknownModelError
-from sensitivity.spec import FormatName, StudySpec, list_studies, load_spec, parse_formats, resolve_spec
+from sensitivity.spec import FormatName, RunOptions, StudySpec, list_studies, load_spec, override_settings, parse_formats, resolve_spec
 
 SMALLEST = """\
 name = "toy"
@@ -193,3 +193,46 @@ def test_defaults_are_a_valid_study(tmp_path: Path) -> None:
     spec = load_spec(study(tmp_path))
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
     assert issubclass(SpecError, SensitivityError)
+
+
+def test_a_study_may_name_config_files_alone(tmp_path: Path) -> None:
+    """`config` is relative to the TOML, prompts have a default, and text lengths are QwenImage's unless said."""
+    spec = load_spec(
+        study(tmp_path, 'name = "toy"\n[model]\nhub = "a/b"\nconfig = "toy"\nvae_tiling = true\n[pricing]\nprompt_tokens = 20\n')
+    )
+    assert (spec.model.config, spec.model.vae_tiling) == (tmp_path / "toy", True)
+    assert (spec.pricing.prompt_tokens, spec.pricing.negative_prompt_tokens) == (20, 6)
+    assert spec.prompts.search
+
+
+def test_a_toml_inside_a_config_folder_is_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only TOMLs outside of pipeline folders are studies."""
+    (tmp_path / "toy" / "vae").mkdir(parents=True)
+    (tmp_path / "toy" / "model_index.json").write_text("{}")
+    (tmp_path / "toy" / "vae" / "notes.toml").write_text("")
+    study(tmp_path)
+    monkeypatch.setattr("sensitivity.spec.studies_folder", lambda: tmp_path)
+    assert list(list_studies()) == ["toy"]
+
+
+@pytest.mark.parametrize(
+    ("call", "settings"),
+    [
+        ({"guidance_scale": 3.5, "true_cfg_scale": 1.0}, {"guidance_scale": 2.0}),
+        ({"guidance_scale": None, "true_cfg_scale": 4.0, "negative_prompt": None}, {"true_cfg_scale": 2.0, "negative_prompt": " "}),
+        ({"guidance_scale": 4.0, "audio_guidance_scale": 7.0}, {"guidance_scale": 2.0, "audio_guidance_scale": 2.0}),
+    ],
+    ids=["embedded", "two forwards", "with sound"],
+)
+def test_guidance_is_what_the_pipeline_calls_it(tmp_path: Path, call: dict[str, object], settings: dict[str, object]) -> None:
+    """`--guidance` sets the argument that guides this pipeline, and what comes with it."""
+    found = override_settings(load_spec(study(tmp_path)), RunOptions(guidance=2.0), call, "ToyPipeline")
+    assert found.settings == settings
+
+
+def test_set_takes_json_values_and_texts(tmp_path: Path) -> None:
+    """Numbers, truth values and words arrive with their types; later ones win over flags."""
+    options = RunOptions(height=64, settings=("a=1", "b=2.5", "c=true", "d=word", "height=32"))
+    call = dict.fromkeys(("a", "b", "c", "d", "height"))
+    found = override_settings(load_spec(study(tmp_path)), options, call, "ToyPipeline").settings
+    assert found == {"height": 32, "a": 1, "b": 2.5, "c": True, "d": "word"}

@@ -2,13 +2,14 @@
 
 Method. A model says two things: the microseconds of one Linear call of a shape in a format, and the seconds of what is not a Linear.
 `LatencyModel.estimate` adds them up over a ShapeTable: run = sum over Linears of calls x time + rest. The rest does not depend on formats.
-A caller who has measured the bf16 run gives its seconds: then the rest is what remains of them after the bf16 Linears, and only the
-Linears' part of the difference is the model's own.
+A caller who has measured the bf16 run gives its seconds, and the model divides them into Linears and rest (`divide_anchor`): a table of measured
+Linears keeps them and the rest is what remains; a prediction corrects both.
 
 Conventions.
 - `_us` is one call, `_s` is the whole run that the table was profiled on (`calls` counts the whole run).
 - A Linear whose M varies is priced for each M with its calls; its row shows the mean over the calls beside its largest M, so that
   calls x time is its part of the total in every row.
+- A Linear outside the repeated blocks (no block in its FQN) runs eagerly where blocks are compiled one by one: `eager_us` prices it.
 - A Linear that a format map leaves out is bf16; a Linear that was never called costs nothing and may stand in the map.
 - `source` is "predicted" or "measured" and says where the Linears' times come from.
 - Rows of a batch axis are Linears with M = batch (modulation, time, guidance and pooled-text embedders); see `batch_rows`.
@@ -36,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sensitivity.errors import PatternError, UserError
+from sensitivity.latency.memory import MemoryEstimate
 from sensitivity.profiler import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 
@@ -46,7 +48,8 @@ SCALE_SETTING = "stands_for_factor"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearCost:
-    """What one Linear costs a call. `quantized_us` is its time in `format`, equal to `bf16_us` where that is bf16; m is its largest M."""
+    """What one Linear costs a call. `quantized_us` is its time in `format`, equal to `bf16_us` where that is bf16; m is its largest M. `why` says in a
+    clause what decides the difference, "" where the model does not know."""
 
     fqn: str
     m: int
@@ -56,6 +59,7 @@ class LinearCost:
     format: FormatName
     bf16_us: float
     quantized_us: float
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +92,8 @@ class LatencyEstimate:
         linears: One row a called Linear, in the table's order.
         note: What the seconds cover and where they come from, for people.
         scale: How the table was scaled, None where it was not.
+        interval90: 5 % and 95 % quantiles of the speedup, None where the model states none.
+        memory: Bytes of weights and peak, None where nobody estimated them.
     """
 
     target: str
@@ -99,6 +105,8 @@ class LatencyEstimate:
     linears: tuple[LinearCost, ...]
     note: str
     scale: ShapeScale | None = None
+    interval90: tuple[float, float] | None = None
+    memory: MemoryEstimate | None = None
 
     @property
     def speedup(self) -> float:
@@ -106,7 +114,8 @@ class LatencyEstimate:
         return self.bf16_s / self.quantized_s
 
     def to_json(self) -> dict[str, Any]:
-        """Give the `latency --json` object; "note" and "scale" stand only in an estimate for a larger model than was profiled."""
+        """Give the `latency --json` object. Beside the contract's keys: "speedup_interval90" and "memory" where they are known, "note" and "scale" in an
+        estimate for a larger model than was profiled."""
         data: dict[str, Any] = {
             "target": self.target,
             "source": self.source,
@@ -115,11 +124,44 @@ class LatencyEstimate:
             "bf16_s": self.bf16_s,
             "quantized_s": self.quantized_s,
             "speedup": self.speedup,
-            "linears": [dataclasses.asdict(linear) | {"format": linear.format.value} for linear in self.linears],
+            "linears": [
+                {key: value for key, value in dataclasses.asdict(linear).items() if key != "why"} | {"format": linear.format.value}
+                for linear in self.linears
+            ],
         }
+        if self.interval90 is not None:
+            data["speedup_interval90"] = list(self.interval90)
+        if self.memory is not None:
+            data["memory"] = self.memory.to_json()
         if self.scale is not None:
             data |= {"note": self.note, "scale": dataclasses.asdict(self.scale)}
         return data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Savings:
+    """What an interval is made from.
+
+    Attributes:
+        shapes: Calls by (M, K, N, format, whether it is in a compiled block).
+        linears_s: Seconds of all Linears in bf16, anchored where there is an anchor.
+        rest_s: Seconds of everything else.
+        anchored: Whether their sum was measured.
+    """
+
+    shapes: Mapping[tuple[int, int, int, FormatName, bool], int]
+    linears_s: float
+    rest_s: float
+    anchored: bool
+
+    def fraction(self, model: "LatencyModel") -> float:
+        """Part of the bf16 Linears' time that the formats save, by a model."""
+        bf16_us = quantized_us = 0.0
+        for (m, k, n, format, compiled), calls in self.shapes.items():
+            one = model.linear_us if compiled else model.eager_us
+            bf16_us += calls * one(m=m, k=k, n=n, format=FormatName.BF16)
+            quantized_us += calls * one(m=m, k=k, n=n, format=format)
+        return 1 - quantized_us / bf16_us
 
 
 class LatencyModel(ABC):
@@ -145,6 +187,14 @@ class LatencyModel(ABC):
             FormatError: The target cannot compute in this format.
         """
 
+    def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
+        """Give the microseconds of one call outside the compiled blocks; as inside them, where the model does not know better."""
+        return self.linear_us(m=m, k=k, n=n, format=format)
+
+    def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:  # noqa: ARG002 - for models that know
+        """Say in a clause what decides a quantized Linear's gain or loss; "" where the model does not know."""
+        return ""
+
     @abstractmethod
     def rest_s(self, table: ShapeTable) -> float:
         """Give the seconds of the whole run that are not Linears; they do not depend on formats."""
@@ -167,29 +217,62 @@ class LatencyModel(ABC):
                 f"The shape table of {table.model!r} has no Linear call with rows; allowed: one or more. Profile a run that calls them."
             )
         _check_names(table, formats)
-        costs = tuple(self._cost(linear, FormatName(formats.get(linear.fqn, FormatName.BF16))) for linear in table.linears)
-        bf16_linears_s = sum(cost.calls * cost.bf16_us for cost in costs) / 1e6
-        quantized_linears_s = sum(cost.calls * cost.quantized_us for cost in costs) / 1e6
-        if bf16_seconds is None:
-            rest_s, anchor = self.rest_s(table), self.covers
-        else:
-            rest_s, anchor = _rest_of(bf16_seconds, bf16_linears_s), "bf16_s as the caller measured it, the rest is what its Linears leave"
+        chosen = {linear.fqn: FormatName(formats.get(linear.fqn, FormatName.BF16)) for linear in table.linears}
+        costs = tuple(self._cost(linear, chosen[linear.fqn]) for linear in table.linears)
+        savings, anchor = self.savings(table, chosen), self.covers
+        linears_s, rest_s = savings.linears_s, savings.rest_s
+        if bf16_seconds is not None:
+            factor, rest_s = self.divide_anchor(bf16_seconds, linears_s, rest_s)
+            costs = tuple(
+                dataclasses.replace(cost, bf16_us=cost.bf16_us * factor, quantized_us=cost.quantized_us * factor) for cost in costs
+            )
+            linears_s, anchor = linears_s * factor, "bf16_s as the caller measured it"
         scale = _scale_of(table)
         return LatencyEstimate(
-            target=self.target, source=self.source, batch_size=table.batch_size, compile_mode=self.compile_mode,
-            bf16_s=bf16_linears_s + rest_s, quantized_s=quantized_linears_s + rest_s, linears=costs,
+            target=self.target, source=self.source, batch_size=table.batch_size, compile_mode=self.compile_mode, bf16_s=linears_s + rest_s,
+            quantized_s=sum(cost.calls * cost.quantized_us for cost in costs) / 1e6 + rest_s, linears=costs,
             note="; ".join([f"{self.source} for {self.target}", anchor] + ([str(scale)] if scale else [])), scale=scale,
+            interval90=self.interval90(dataclasses.replace(savings, linears_s=linears_s, rest_s=rest_s, anchored=bf16_seconds is not None)),
         )  # fmt: skip
+
+    def divide_anchor(self, bf16_seconds: float, linears_s: float, rest_s: float) -> tuple[float, float]:  # noqa: ARG002 - for models that correct both
+        """Divide a measured bf16 total: (factor on the Linears' times, seconds of the rest). Here the Linears are right and the rest is what remains.
+
+        Raises:
+            UserError: The total is shorter than the Linears.
+        """
+        return 1.0, _rest_of(bf16_seconds, linears_s)
+
+    def interval90(self, savings: Savings) -> tuple[float, float] | None:  # noqa: ARG002 - for models that know
+        """Give the 5 % and 95 % quantiles of the speedup; None where the model does not know them."""
+        return None
+
+    def savings(self, table: ShapeTable, formats: Mapping[str, FormatName]) -> Savings:
+        """Give a run's shapes with their calls and formats, and the seconds that the model predicts for its bf16 parts."""
+        shapes: Counter[tuple[int, int, int, FormatName, bool]] = Counter()
+        for linear in table.linears:
+            for m, calls in linear.m_values:
+                shapes[m, linear.k, linear.n, FormatName(formats.get(linear.fqn, FormatName.BF16)), bool(linear.block)] += calls
+        bf16 = FormatName.BF16
+        linears_us = sum(
+            calls * (self.linear_us if compiled else self.eager_us)(m=m, k=k, n=n, format=bf16)
+            for (m, k, n, _, compiled), calls in shapes.items()
+        )
+        return Savings(shapes=shapes, linears_s=linears_us / 1e6, rest_s=self.rest_s(table), anchored=False)
 
     def _cost(self, linear: LinearProfile, format: FormatName) -> LinearCost:
-        bf16_us = self._mean_us(linear, FormatName.BF16)
+        bf16_us = self.mean_us(linear, FormatName.BF16)
+        quantized = format is not FormatName.BF16
         return LinearCost(
             fqn=linear.fqn, m=linear.m, k=linear.k, n=linear.n, calls=linear.calls, format=format, bf16_us=bf16_us,
-            quantized_us=bf16_us if format is FormatName.BF16 else self._mean_us(linear, format),
+            quantized_us=self.mean_us(linear, format) if quantized else bf16_us,
+            why=self.why(m=linear.m, k=linear.k, n=linear.n, format=format, compiled=bool(linear.block)) if quantized else "",
         )  # fmt: skip
 
-    def _mean_us(self, linear: LinearProfile, format: FormatName) -> float:
-        return sum(calls * self.linear_us(m=m, k=linear.k, n=linear.n, format=format) for m, calls in linear.m_values) / linear.calls
+    def mean_us(self, linear: LinearProfile, format: FormatName) -> float:
+        """Give the mean microseconds of a Linear's calls in a format: compiled inside a block, eager outside."""
+        one = self.linear_us if linear.block else self.eager_us
+        return sum(calls * one(m=m, k=linear.k, n=linear.n, format=format) for m, calls in linear.m_values) / linear.calls
 
 
 def _check_names(table: ShapeTable, formats: Mapping[str, FormatName]) -> None:
@@ -226,7 +309,7 @@ def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
     """Scale a small model's table to the model that it stands for.
 
     Token rows, K and N are multiplied by the factor; rows of the batch axis (M = `batch_rows(table)`) keep their M. Names, calls and dtypes
-    stay. The factor is written into the table's settings, and every estimate made from it says so; scaling twice multiplies.
+    stay; counts of the run grow as `RunCounts.scaled` says. The factor is written into the table's settings, and every estimate made from it says so; scaling twice multiplies.
     """
     batch = batch_rows(table)
     linears = []
@@ -238,7 +321,8 @@ def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
         linears.append(dataclasses.replace(linear, m=pairs[-1][0], k=linear.k * scale.factor, n=linear.n * scale.factor, m_values=pairs))
     before = _scale_of(table)
     factor = scale.factor * (before.factor if before else 1)
-    return dataclasses.replace(table, linears=tuple(linears), settings={**table.settings, SCALE_SETTING: factor})
+    run = None if table.run is None else table.run.scaled(scale.factor)
+    return dataclasses.replace(table, linears=tuple(linears), settings={**table.settings, SCALE_SETTING: factor}, run=run)
 
 
 def _scale_of(table: ShapeTable) -> ShapeScale | None:

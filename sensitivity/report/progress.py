@@ -1,4 +1,4 @@
-"""What the search says while it runs: one moving line on a terminal, plain lines in a pipe."""
+"""What a search, or a measurement of shapes, says while it runs: one moving line on a terminal, plain lines in a pipe."""
 
 import time
 from types import TracebackType
@@ -6,6 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from sensitivity.latency.table import ShapeTimes
 from sensitivity.search.front import pareto_front
 from sensitivity.search.study import ScoredTrial, SearchEvents
 
@@ -104,3 +105,37 @@ class SearchProgress:
             self.task = self.bar.add_task(text, total=total, note="")
         fields = {} if note is None else {"note": note}
         self.bar.update(self.task, description=text, total=total, completed=done or 0, **fields)  # type: ignore[arg-type]  # rich's fields
+
+
+class ShapeProgress:
+    """A bar over the shapes that are measured, and afterwards those that have no time, with reasons. Silent where nothing is measured."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "ShapeProgress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def update(self, done: int, total: int, key: str) -> None:
+        """`done` of `total` experiments are made, `key` comes next."""
+        if self.task is None:
+            self.task = self.bar.add_task("measuring shapes", total=total)
+            self.bar.start()
+        self.bar.update(self.task, completed=done, total=total, description=f"measuring {key}" if key else "measured")
+        if not self.console.is_terminal and done in (0, total):
+            self.console.print(f"measuring shapes: {done}/{total}", highlight=False)
+
+    def failures(self, times: ShapeTimes) -> None:
+        """Say which shapes have no time, and where the others came from."""
+        reused = sum(row.reused for row in times.rows.values())
+        self.console.print(f"{len(times.rows)} shape times on {times.machine['device']}, {reused} of them measured before", highlight=False)
+        for key, reason in times.failed.items():
+            self.console.print(f"no time: {key}: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)

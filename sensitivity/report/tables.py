@@ -7,7 +7,10 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from sensitivity.latency import LatencyEstimate
+from sensitivity.latency import LatencyEstimate, LinearCost
+from sensitivity.latency.memory import MemoryEstimate
+from sensitivity.measuring import MeasuredRuns
+from sensitivity.pricing import PricedList
 from sensitivity.profiler import ShapeTable
 from sensitivity.spec import FormatName
 from sensitivity.workflow import SearchOutcome
@@ -47,32 +50,92 @@ def profile_table(table: ShapeTable) -> Lines:
 
 
 def latency_table(estimate: LatencyEstimate) -> Lines:
-    """Where the time goes, by shape and format, and which Linears are slower quantized."""
+    """Where the time goes, by shape and format, what decides each shape's gain, and which Linears are slower quantized."""
     rows = _table(
         ("M", "right"), ("K", "right"), ("N", "right"), ("format", "left"), ("Linears", "right"), ("bf16 us", "right"), ("quantized us", "right"),
-        ("speedup", "right"), ("bf16 ms a run", "right"), ("saved ms", "right"),
+        ("speedup", "right"), ("bf16 ms a run", "right"), ("saved ms", "right"), ("why", "left"),
         title=f"{estimate.source} for {estimate.target}, batch {estimate.batch_size}, {estimate.compile_mode}: one call of each shape, and the whole run",
     )  # fmt: skip
-    groups: dict[tuple[int, int, int, FormatName], list[tuple[int, float, float]]] = {}
+    groups: dict[tuple[int, int, int, FormatName, str], list[LinearCost]] = {}
     for cost in estimate.linears:
-        groups.setdefault((cost.m, cost.k, cost.n, cost.format), []).append((cost.calls, cost.bf16_us, cost.quantized_us))
-    for (m, k, n, fmt), costs in sorted(groups.items(), key=lambda item: -sum(c * b for c, b, _ in item[1])):
-        bf16_us, quantized_us = costs[0][1], costs[0][2]
-        bf16_ms, saved_ms = sum(c * b for c, b, _ in costs) / 1e3, sum(c * (b - q) for c, b, q in costs) / 1e3
+        groups.setdefault((cost.m, cost.k, cost.n, cost.format, cost.why), []).append(cost)
+    for (m, k, n, fmt, why), costs in sorted(groups.items(), key=lambda item: -sum(c.calls * c.bf16_us for c in item[1])):
+        bf16_us, quantized_us = costs[0].bf16_us, costs[0].quantized_us
+        bf16_ms, saved_ms = sum(c.calls * c.bf16_us for c in costs) / 1e3, sum(c.calls * (c.bf16_us - c.quantized_us) for c in costs) / 1e3
         rows.add_row(
             str(m), str(k), str(n), fmt.value, str(len(costs)), f"{bf16_us:.1f}", f"{quantized_us:.1f}", f"{bf16_us / quantized_us:.2f}x",
-            f"{bf16_ms:.2f}", f"{saved_ms:+.2f}",
+            f"{bf16_ms:.2f}", f"{saved_ms:+.2f}", why, style="yellow" if quantized_us > bf16_us else "",
         )  # fmt: skip
-    slower = [cost.fqn for cost in estimate.linears if cost.quantized_us > cost.bf16_us]
+    linears_s = sum(cost.calls * cost.bf16_us for cost in estimate.linears) / 1e6
     lines = [
         Text(
-            f"{estimate.source} for {estimate.target}: bf16 {estimate.bf16_s:.4g} s, quantized {estimate.quantized_s:.4g} s, speedup {estimate.speedup:.3f}x"
+            f"{estimate.source} for {estimate.target}: bf16 {estimate.bf16_s:.4g} s ({linears_s / estimate.bf16_s:.0%} in Linears), quantized "
+            f"{estimate.quantized_s:.4g} s, speedup {_speedup(estimate)}"
         ),
         Text(estimate.note, style="dim"),
     ]
+    if estimate.memory is not None:
+        lines.insert(1, Text(_memory_line(estimate.memory)))
+    slower = [cost for cost in estimate.linears if cost.quantized_us > cost.bf16_us]
     if slower:
-        lines.append(Text(f"{len(slower)} Linears are slower quantized than in bf16: {_short(slower)}", style="yellow"))
+        lost_ms = sum(cost.calls * (cost.quantized_us - cost.bf16_us) for cost in slower) / 1e3
+        lines.append(
+            Text(
+                f"{len(slower)} Linears are slower quantized than in bf16 ({lost_ms:.1f} ms a run): {_short([c.fqn for c in slower])}",
+                style="yellow",
+            )
+        )
     return Lines(rows, *lines)
+
+
+def compare_table(priced: Sequence[PricedList]) -> Table:
+    """Skip-lists side by side: how many Linears they quantize, seconds, speedup, memory."""
+    first = priced[0].estimate
+    rows = _table(
+        ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("speedup [90 %]", "right"), ("Linears GB", "right"), ("peak GB", "right"),
+        ("dead patterns", "right"),
+        title=f"{first.source} for {first.target}, batch {first.batch_size}, {first.compile_mode}; bf16 {first.bf16_s:.4g} s; memory predicted",
+    )  # fmt: skip
+    for row in priced:
+        memory = row.estimate.memory
+        peak = memory.quantized_peak_bytes if memory is not None else None
+        rows.add_row(
+            row.name, f"{row.quantized}/{len(row.estimate.linears)}", f"{row.estimate.quantized_s:.4g}", _speedup(row.estimate),
+            f"{memory.quantized_linear_bytes / 1e9:.2f}" if memory is not None else "", f"{peak / 1e9:.2f}" if peak is not None else "",
+            str(len(row.dead)) if row.dead else "",
+        )  # fmt: skip
+    return rows
+
+
+def measured_table(measured: MeasuredRuns) -> Lines:
+    """Skip-lists measured end to end: seconds, spread, speedup, memory."""
+    rows = _table(
+        ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("spread", "right"), ("speedup", "right"), ("held GB", "right"),
+        ("compiling s", "right"),
+        title=f"measured on {measured.environment['device']}, batch {measured.batch_size}, {measured.compile_mode}, {measured.weights} weights: {measured.covers}",
+    )  # fmt: skip
+    for run in measured.runs:
+        spread = max(max(timing.seconds) / min(timing.seconds) - 1 for timing in run.timings)
+        rows.add_row(
+            run.name, f"{len(run.formats)}/{len(measured.table.linears)}", f"{run.seconds:.4g}", f"{spread:.1%}", f"{measured.runs[0].seconds / run.seconds:.3f}x",
+            f"{run.peak_bytes / 1e9:.2f}", f"{sum(timing.compile_s for timing in run.timings):.0f}",
+        )  # fmt: skip
+    return Lines(rows, Text(f"compiled: {measured.runs[0].timings[0].compiled}", style="dim"))
+
+
+def _speedup(estimate: LatencyEstimate) -> str:
+    interval = estimate.interval90 if estimate.speedup != 1 else None
+    return f"{estimate.speedup:.3f}x" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else "")
+
+
+def _memory_line(memory: MemoryEstimate) -> str:
+    text = f"memory, predicted: Linears {memory.bf16_linear_bytes / 1e9:.2f} -> {memory.quantized_linear_bytes / 1e9:.2f} GB"
+    if memory.bf16_peak_bytes is None or memory.quantized_peak_bytes is None or memory.activation_bytes is None:
+        return text
+    return (
+        f"{text}; peak {memory.bf16_peak_bytes / 1e9:.2f} -> {memory.quantized_peak_bytes / 1e9:.2f} GB with all components loaded and "
+        f"{memory.activation_bytes / 1e9:.2f} GB of activations (CUDA's own and graph pools come on top)"
+    )
 
 
 def front_table(outcome: SearchOutcome) -> Lines:

@@ -1,0 +1,288 @@
+"""What does a pipeline look like before its weights? `build_skeleton`: the study's pipeline from its config files alone, every parameter on meta.
+
+    pipe = build_skeleton(resolve_spec("flux1-dev"))        # a FluxPipeline, 12 billion parameters, no memory
+
+Each component is built by its own class from its own `config.json`, as `from_pretrained` would: bf16, but for modules that its class keeps in fp32. The
+scheduler is real, tokenizers and processors are stand-ins, safety checkers are left out. Buffers and tables that constructors compute are real (up to
+`shape_mode.REAL_ELEMENTS`). Config files come from `model.config`, `model.path`, or the Hub (JSON files only). No weight file is opened.
+
+What it does not do: classes of remote code, GGUF and other single files.
+"""
+
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from sensitivity.errors import PipelineError
+from sensitivity.pipelines import _hub_answers, _quiet
+from sensitivity.shape_mode import META, REAL_ELEMENTS
+from sensitivity.spec import StudySpec
+from sensitivity.stand_ins import StandInTokenizer
+
+TEXT_CLASSES = ("Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
+CLIP_TOKENS, OTHER_TOKENS = 77, 512
+FEW_TOKENS = 10**6  # a tokenizer without a limit says 1e30
+
+
+def build_skeleton(spec: StudySpec) -> Any:
+    """The study's pipeline on meta; its device is the CPU for all that it makes itself.
+
+    Raises:
+        PipelineError: no config files can be had, or they are no pipeline that the installed diffusers knows.
+    """
+    folder = config_folder(spec)
+    index = _read_json(folder / "model_index.json")
+    with _quiet():
+        cls = _pipeline_class(str(index.get("_class_name", "")), folder)
+        accepted = inspect.signature(cls.__init__).parameters
+        parts = {name: _part(spec, folder, name, entry) for name, entry in index.items() if name in accepted and not name.startswith("_")}
+        needed = [name for name, p in accepted.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"]
+        parts = dict.fromkeys(needed) | parts
+        try:
+            pipe = _on_cpu(cls)(**parts)
+        except Exception as error:  # whatever a pipeline's constructor makes of its parts
+            raise PipelineError(
+                f"{folder} is no complete {cls.__name__} ({type(error).__name__}: {_first_line(error)}); allowed is a folder that "
+                "`pipeline.save_pretrained` wrote, weights may be missing: give each component its config.json"
+            ) from error
+        pipe.set_progress_bar_config(disable=True)
+    if isinstance(parts.get("tokenizer"), StandInTokenizer):
+        parts["tokenizer"].dropped_tokens = _dropped_tokens(pipe)
+    if spec.model.vae_tiling:
+        pipe.vae.enable_tiling()
+    return pipe
+
+
+def _dropped_tokens(pipe: Any) -> int:
+    """How many tokens of its template the pipeline drops again: an attribute of QwenImage's kind, an argument's default of HunyuanVideo's."""
+    template = inspect.signature(type(pipe).__call__).parameters.get("prompt_template")
+    said = getattr(pipe, "prompt_template_encode_start_idx", None)
+    if said is None and template is not None and isinstance(template.default, dict):
+        said = template.default.get("crop_start")
+    return said if isinstance(said, int) else 0
+
+
+def build_component(spec: StudySpec, component: str | None = None) -> nn.Module:
+    """One component on meta, `model.component` by default; its buffers are real, however large. Raises PipelineError where there is none."""
+    folder = config_folder(spec)
+    index = _read_json(folder / "model_index.json")
+    name = component or spec.model.component
+    with _quiet():
+        part = _part(spec, folder, name, index.get(name), real_elements=math.inf) if isinstance(index.get(name), list) else None
+    if not isinstance(part, nn.Module):
+        raise PipelineError(no_component(spec, str(index.get("_class_name")), name, [n for n, e in index.items() if _is_module_entry(e)]))
+    return part
+
+
+def pipeline_call(spec: StudySpec) -> tuple[str, dict[str, Any]]:
+    """The class name of the study's pipeline, and {argument of its call: default}; nothing is built."""
+    folder = config_folder(spec)
+    with _quiet():
+        cls = _pipeline_class(str(_read_json(folder / "model_index.json").get("_class_name", "")), folder)
+    parameters = inspect.signature(cls.__call__).parameters
+    return cls.__name__, {name: p.default for name, p in parameters.items() if name != "self"}
+
+
+def no_component(spec: StudySpec, pipeline: str, found: str, names: list[str]) -> str:
+    """The message for a component that a pipeline has not."""
+    return f"{spec.name}: the {pipeline} has no module {found!r}; it has {', '.join(names)}: pass one with --component, or set `model.component` in a study TOML"
+
+
+def config_folder(spec: StudySpec) -> Path:
+    """Where the study's config files are; those of a Hub id are fetched, JSON only."""
+    model = spec.model
+    folder = model.config or model.path or _fetch(spec)
+    if not (folder / "model_index.json").is_file():
+        raise PipelineError(
+            f"{folder} has no model_index.json; allowed is a diffusers pipeline folder, weights may be missing: name the folder that holds it"
+        )
+    return folder
+
+
+def _fetch(spec: StudySpec) -> Path:
+    from huggingface_hub import snapshot_download
+
+    offline = not _hub_answers()
+    try:
+        with _quiet():
+            return Path(
+                snapshot_download(str(spec.model.hub), revision=spec.model.revision, allow_patterns=["*.json"], local_files_only=offline)
+            )
+    except Exception as error:  # the Hub's client has an error for each way in which a file cannot be had
+        reason = (
+            "the Hub does not answer, and the cache does not hold all of them"
+            if offline
+            else f"{type(error).__name__}: {_first_line(error)}"
+        )
+        raise PipelineError(
+            f"the config files of {spec.model.hub} could not be loaded from the Hugging Face Hub or its local cache ({reason}); allowed is a public "
+            "diffusers pipeline that is reachable or already downloaded: check the id and the network, log in for gated models (`hf auth login`), "
+            "or pass a folder made by `pipeline.save_pretrained`, weights may be missing"
+        ) from error
+
+
+def _pipeline_class(name: str, folder: Path) -> Any:
+    import diffusers
+
+    cls = getattr(diffusers, name, None) if name.isidentifier() else None
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        raise PipelineError(
+            f"{folder / 'model_index.json'} names the class {name!r}; allowed are pipelines of the installed diffusers {diffusers.__version__}: "
+            "upgrade diffusers, or correct _class_name"
+        )
+    return cls
+
+
+def _on_cpu(cls: Any) -> Any:
+    """A subclass of the same name that makes its latents and timesteps on the CPU."""
+    cpu = property(lambda _self: torch.device("cpu"))
+    return type(cls.__name__, (cls,), {"_execution_device": cpu, "device": cpu, "__module__": cls.__module__})
+
+
+def _is_module_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, list) and len(entry) == 2 and bool(entry[1]) and not _is_text(str(entry[1])) and "Scheduler" not in str(entry[1])
+    )
+
+
+def _is_text(name: str) -> bool:
+    return name.endswith(TEXT_CLASSES)
+
+
+def _part(spec: StudySpec, folder: Path, name: str, entry: Any, real_elements: float = REAL_ELEMENTS) -> Any:
+    """What stands in the pipeline under `name`: a module on meta, a scheduler, a stand-in, None, or a plain value of the index."""
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(x, str | None) for x in entry)):
+        return entry
+    library, class_name = entry
+    if class_name is None or name == "safety_checker":
+        return None
+    if _is_text(class_name):
+        return _stand_in(spec, folder / name, class_name)
+    cls = _component_class(library, class_name)
+    try:
+        if issubclass(cls, nn.Module):
+            return _module(cls, folder / name, real_elements)
+        return cls.from_pretrained(str(folder / name))
+    except Exception as error:  # every class may refuse a config in its own way
+        raise PipelineError(
+            f"{name} ({class_name}) cannot be built from {folder / name} ({type(error).__name__}: {_first_line(error)}); allowed is the config "
+            "that `save_pretrained` writes: write it again, or correct it"
+        ) from error
+
+
+def _component_class(library: str, name: str) -> Any:
+    """A class of diffusers, transformers, or of one of diffusers' pipelines; nothing else is imported."""
+    known = library in ("diffusers", "transformers")
+    module: Any = importlib.import_module(library if known else "diffusers.pipelines")
+    if not known:
+        module = getattr(module, library, None) if library.isidentifier() else None
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type):
+        raise PipelineError(
+            f"model_index.json names {library}.{name}; allowed are classes of the installed diffusers and transformers: upgrade them, remote code is not run"
+        )
+    return cls
+
+
+def _stand_in(spec: StudySpec, folder: Path, class_name: str) -> StandInTokenizer:
+    file = folder / "tokenizer_config.json"
+    said = _read_json(file).get("model_max_length") if file.is_file() else None
+    default = OTHER_TOKENS
+    if "CLIP" in class_name:  # its encoder has a position for each token
+        encoder = folder.parent / folder.name.replace("tokenizer", "text_encoder") / "config.json"
+        positions = _read_json(encoder).get("max_position_embeddings") if encoder.is_file() else None
+        default = positions if isinstance(positions, int) else CLIP_TOKENS
+    return StandInTokenizer(
+        prompt_tokens=spec.pricing.prompt_tokens,
+        negative_prompt_tokens=spec.pricing.negative_prompt_tokens,
+        max_length=said if isinstance(said, int) and 0 < said < FEW_TOKENS else default,
+    )
+
+
+def _module(cls: Any, folder: Path, real_elements: float) -> nn.Module:
+    """A module from its config: parameters on meta, buffers real up to `real_elements`, eval, no gradients."""
+    with _default_dtype(torch.bfloat16), _no_init(), _EmptyOnMeta(), torch.no_grad():
+        if hasattr(cls, "load_config"):
+            module: nn.Module = cls.from_config(cls.load_config(str(folder)))
+        else:
+            module = cls._from_config(cls.config_class.from_pretrained(str(folder)), dtype=torch.bfloat16)
+    kept = (
+        getattr(cls, "_keep_in_fp32_modules", None) if hasattr(cls, "load_config") else getattr(cls, "_keep_in_fp32_modules_strict", None)
+    )
+    _to_meta(module, {kept} if isinstance(kept, str) else set(kept or ()), real_elements)
+    return module.eval().requires_grad_(False)
+
+
+def _to_meta(module: nn.Module, kept: set[str], real_elements: float) -> None:
+    """Replace each parameter by one on meta; tied ones stay tied."""
+    made: dict[int, nn.Parameter] = {}
+    for prefix, child in module.named_modules():
+        for name, parameter in child._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                fp32 = bool(kept & {*prefix.split("."), name})
+                dtype = (torch.float32 if fp32 else torch.bfloat16) if parameter.is_floating_point() else parameter.dtype
+                made[id(parameter)] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=META), requires_grad=False)
+            child._parameters[name] = made[id(parameter)]
+        for name, buffer in child._buffers.items():
+            if buffer is not None and buffer.numel() > real_elements:
+                child._buffers[name] = buffer.to(META)
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Storage without values is made on meta: constructors make their weights so. What they compute is real."""
+
+    makers = (torch.empty, torch.rand, torch.randn)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self.makers and kwargs.get("device") is None:
+            kwargs["device"] = META
+        return func(*args, **kwargs)
+
+
+def _no_init() -> Any:
+    """Constructors do not fill their weights; transformers has the context that says so to it and to torch."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:
+        return nullcontext()
+    return no_init_weights()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"{path} could not be loaded ({_first_line(error)}); allowed is the JSON that `save_pretrained` writes: write it again"
+        ) from None
+    if not isinstance(data, dict):
+        raise PipelineError(
+            f"{path} holds a {type(data).__name__}; allowed is the JSON object that `save_pretrained` writes: write it again"
+        )
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:300]

@@ -1,0 +1,5 @@
+"""`python -m sensitivity.cli` is `sensitivity`."""
+
+from sensitivity.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""`profile`: the shapes of a model."""
+
+from typing import Annotated
+
+import typer
+
+from sensitivity.cli._common import (
+    BatchSize,
+    Frames,
+    Guidance,
+    Height,
+    Json,
+    Model,
+    PromptTokens,
+    Settings,
+    Steps,
+    Width,
+    app,
+    check_writable,
+    make_console,
+    run_options,
+    step,
+    warn_of_rounding,
+    write_json,
+)
+from sensitivity.spec import RunOptions, resolve_spec
+
+
+@app.command()
+def profile(
+    model: Model,
+    component: Annotated[
+        str | None, typer.Option(help="Part whose Linears are shown, such as text_encoder. Default: the denoiser.")
+    ] = None,
+    batch_size: BatchSize = None,
+    height: Height = None,
+    width: Width = None,
+    frames: Frames = None,
+    prompt_tokens: PromptTokens = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    settings: Settings = None,
+    json_path: Json = None,
+) -> None:
+    """Run the pipeline once without weights and show every Linear's M, K, N."""
+    spec = resolve_spec(model)
+    options = run_options(
+        batch_size=batch_size, height=height, width=width, frames=frames, prompt_tokens=prompt_tokens, guidance=guidance, steps=steps,
+        settings=settings,
+    )  # fmt: skip
+    check_writable(json_path, "--json")
+    console = make_console(json_path)
+    with step(console, f"profiling {spec.name}"):
+        from sensitivity import skeleton
+        from sensitivity.report.tables import profile_table
+
+        if options != RunOptions():
+            spec = skeleton.with_options(spec, options)
+        table = skeleton.run_shapes(spec, component=component).table
+    console.print(profile_table(table))
+    warn_of_rounding(console, spec, table.settings)
+    write_json(table.to_json(), json_path)

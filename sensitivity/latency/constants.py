@@ -1,0 +1,90 @@
+"""What do today's kernels reach of a chip's limits? The few constants of the predicted latency, each with its meaning and its source.
+
+The Blackwell constants are fitted by `benchmarks/calibrate_latency.py` to two published tables and to nothing else: speedups of square Linears and
+whole FLUX.1-dev runs on a B200 (`benchmarks/published/`). The script prints what it finds, with residuals and leave-one-out errors; the numbers
+below are its output. Parts that the tables cannot tell apart are held at the values that are stated here with their source.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sensitivity.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelConstants:
+    """Parts of a chip's limits that kernels reach, and their shortest times.
+
+    Attributes:
+        sustained_matmul: Part of the bf16 peak that large bf16 GEMMs reach inside a long run (the chip is at its power limit).
+        isolated_matmul: The same for a GEMM alone, with pauses (clocks are higher).
+        fp8_matmul: Part of its own peak that an FP8 GEMM (a scale for each row) reaches, relative to bf16's part of its peak.
+        mxfp8_matmul: The same for MXFP8.
+        nvfp4_matmul: The same for NVFP4.
+        exposed_write: Part of a GEMM's output write that is not hidden behind its arithmetic.
+        gemm_ramp_us: Time of a GEMM beyond its arithmetic: filling and draining the pipeline.
+        pass_ramp_us: The same of an elementwise or reduction kernel.
+        nvfp4_ramp_us: The same of the NVFP4 quantizer (MSLK's Triton kernel).
+        gap_us: From the end of a kernel to the work of the next inside a run.
+        quantize_bandwidth: Part of the memory bandwidth that compiled quantizers reach (FP8, MXFP8).
+        nvfp4_bandwidth: The same for NVFP4's absolute maximum and quantizer.
+        pass_bandwidth: The same for plain elementwise kernels.
+        attention: Part of the bf16 peak that fused attention reaches.
+        fusion_bandwidth: Part of the bandwidth at which the denoiser's remaining elementwise work runs, counted as one pass over the input and
+            one over the output of each Linear.
+        linear_sd: Relative standard deviation of the predicted bf16 Linears against a measured run, all together.
+        rest_sd: The same of everything else; with `linear_sd` it decides how a measured total is divided.
+        saving_sd: Relative standard deviation of the predicted saving, beyond that of the fit.
+    """
+
+    sustained_matmul: float
+    isolated_matmul: float
+    fp8_matmul: float
+    mxfp8_matmul: float
+    nvfp4_matmul: float
+    exposed_write: float
+    gemm_ramp_us: float
+    pass_ramp_us: float
+    nvfp4_ramp_us: float
+    gap_us: float
+    quantize_bandwidth: float
+    nvfp4_bandwidth: float
+    pass_bandwidth: float
+    attention: float
+    fusion_bandwidth: float
+    linear_sd: float
+    rest_sd: float
+    saving_sd: float
+
+    def replaced(self, values: Mapping[str, float]) -> "KernelConstants":
+        """Give a copy with some constants replaced.
+
+        Raises:
+            UserError: An unknown constant, or a value that is not above 0.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        for name, value in values.items():
+            if name not in names:
+                closest = difflib.get_close_matches(name, names, n=1)
+                hint = f" Did you mean {closest[0]!r}?" if closest else ""
+                raise UserError(f"No kernel constant is called {name!r}; allowed are {', '.join(names)}.{hint} Correct the device.")
+            if not value > 0:
+                raise UserError(f"The kernel constant {name} is {value}; allowed is a number above 0. Correct the device.")
+        return dataclasses.replace(self, **values)
+
+
+BLACKWELL = KernelConstants(
+    sustained_matmul=0.648, isolated_matmul=0.764, fp8_matmul=0.921, mxfp8_matmul=0.921, nvfp4_matmul=0.986, exposed_write=0.5,
+    gemm_ramp_us=2.57, pass_ramp_us=0.409, nvfp4_ramp_us=3.78, gap_us=3.29, quantize_bandwidth=0.627, nvfp4_bandwidth=0.377,
+    pass_bandwidth=0.92, attention=0.553, fusion_bandwidth=0.592, linear_sd=0.08, rest_sd=0.25, saving_sd=0.05,
+)  # fmt: skip
+"""B200 and its siblings. Fitted, but for: exposed_write (assumed; 0 to 1 changes no prediction by more than 1 %), pass_bandwidth (torchao roofline_utils,
+pct_achievable_mem_bw), fp8_matmul (taken to be MXFP8's: nobody published FP8 there), and the three deviations: linear_sd and rest_sd are judged from what
+the bf16 runs miss without an anchor (up to 3.5 %, from one model), saving_sd from FLUX's leave-one-out errors (up to 3.1 % of a speedup)."""
+
+HOPPER = dataclasses.replace(BLACKWELL, sustained_matmul=0.68, isolated_matmul=0.78, attention=0.6, saving_sd=0.1)
+"""H100 and H200: stated, not fitted. sustained_matmul: FLUX.1-dev's 59.5 TFLOP of block Linears took 87 ms in a compiled step on an H100, 0.69 of 989e12;
+isolated_matmul: torchao roofline_utils; attention: cuDNN and FlashAttention-3 forward, bf16, head dim 128, 4k to 16k tokens (Shah et al. 2024, arXiv:2407.08608,
+figure 5, read off the plot); everything else as on a B200."""

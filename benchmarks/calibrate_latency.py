@@ -25,7 +25,7 @@ from scipy.optimize import least_squares
 
 from sensitivity.latency import PredictedLatency, get_device
 from sensitivity.latency.constants import BLACKWELL, KernelConstants
-from sensitivity.profiler import ShapeTable
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, resolve_spec
 

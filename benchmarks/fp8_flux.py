@@ -42,7 +42,7 @@ from sensitivity.latency.end_to_end import measure_calls
 from sensitivity.latency.measure import Bench, measure_shapes
 from sensitivity.latency.table import ShapeTimes, TableLatency, attentions_of, shapes_of
 from sensitivity.latency.timing import free_memory
-from sensitivity.profiler import ShapeTable
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import ShapeRun, random_component, run_shapes
 from sensitivity.spec import FormatName, StudySpec, resolve_spec
 from sensitivity.strict_json import parse_json, write_whole

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sensitivity.errors import SensitivityError, UserError
-    from sensitivity.profiler import ShapeTable, profile_module
+    from sensitivity.profiler import profile_module
     from sensitivity.recipe import ApplyReport, Recipe, load_recipe
+    from sensitivity.shape_table import ShapeTable
     from sensitivity.spec import FormatName, StudySpec, resolve_spec
     from sensitivity.workflow import SearchOutcome, SearchRequest, find_recipe
 
@@ -28,7 +29,7 @@ _HOMES = {
     "SearchOutcome": "workflow",
     "SearchRequest": "workflow",
     "SensitivityError": "errors",
-    "ShapeTable": "profiler",
+    "ShapeTable": "shape_table",
     "StudySpec": "spec",
     "UserError": "errors",
     "find_recipe": "workflow",

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from sensitivity.errors import PipelineError
 from sensitivity.pipelines import _hub_answers, _quiet
-from sensitivity.shape_mode import META, REAL_ELEMENTS
+from sensitivity.shape_mode import META, REAL_ELEMENTS, ShapeMode
 from sensitivity.spec import StudySpec
 from sensitivity.stand_ins import StandInTokenizer
 
@@ -94,7 +94,10 @@ def pipeline_call(spec: StudySpec) -> tuple[str, dict[str, Any]]:
 
 def no_component(spec: StudySpec, pipeline: str, found: str, names: list[str]) -> str:
     """The message for a component that a pipeline has not."""
-    return f"{spec.name}: the {pipeline} has no module {found!r}; it has {', '.join(names)}: pass one with --component, or set `model.component` in a study TOML"
+    return (
+        f"{spec.name}: the {pipeline} has no module {found!r}; it has {', '.join(names) or 'none'}: pass one with --component, or set "
+        "`model.component` in a study TOML"
+    )
 
 
 def config_folder(spec: StudySpec) -> Path:
@@ -210,16 +213,19 @@ def _stand_in(spec: StudySpec, folder: Path, class_name: str) -> StandInTokenize
 
 def _module(cls: Any, folder: Path, real_elements: float) -> nn.Module:
     """A module from its config: parameters on meta, buffers real up to `real_elements`, eval, no gradients."""
-    with _default_dtype(torch.bfloat16), _no_init(), _EmptyOnMeta(), torch.no_grad():
+    lean = ShapeMode() if math.isfinite(real_elements) else nullcontext()  # tables that are not kept are not computed either
+    with _default_dtype(torch.bfloat16), _no_init(), lean, _EmptyOnMeta(), torch.no_grad():
         if hasattr(cls, "load_config"):
-            module: nn.Module = cls.from_config(cls.load_config(str(folder)))
+            module: Any = cls.from_config(cls.load_config(str(folder)))
         else:
             module = cls._from_config(cls.config_class.from_pretrained(str(folder)), dtype=torch.bfloat16)
+            module.tie_weights()  # constructors leave it to the loading of weights
     kept = (
         getattr(cls, "_keep_in_fp32_modules", None) if hasattr(cls, "load_config") else getattr(cls, "_keep_in_fp32_modules_strict", None)
     )
     _to_meta(module, {kept} if isinstance(kept, str) else set(kept or ()), real_elements)
-    return module.eval().requires_grad_(False)
+    built: nn.Module = module.eval().requires_grad_(False)
+    return built
 
 
 def _to_meta(module: nn.Module, kept: set[str], real_elements: float) -> None:

@@ -23,7 +23,7 @@ from sensitivity.errors import FormatError
 from sensitivity.formats import get_format
 from sensitivity.latency import LatencyModel
 from sensitivity.patterns import expand
-from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName, StudySpec
 
 Granularity = Literal["group", "layer"]
@@ -137,7 +137,7 @@ def make_candidates(
             f"none of the {len(fqns)} Linears of {table.model} may be quantized to {', '.join(formats)} ({some[0]}: {some[1]}); choose another --format"
         )
     groups = [
-        _price(name, members, [[reasons[m.fqn][i] is None for m in members] for i in range(len(formats))], formats, latency)
+        _price(name, members, [[reasons[m.fqn][i] is None for m in members] for i in range(len(formats))], formats, latency, table.readers)
         for name, members in _group(free, spec, granularity).items()
     ]
     thumb = rule_of_thumb(table, spec)
@@ -205,20 +205,21 @@ def _band(block: str, blocks: Mapping[str, list[int]], bands: int, granularity: 
 
 
 def _price(
-    name: str, linears: Sequence[LinearProfile], takes: Sequence[Sequence[bool]], formats: Sequence[FormatName], latency: LatencyModel
-) -> Group:
+    name: str, linears: Sequence[LinearProfile], takes: Sequence[Sequence[bool]], formats: Sequence[FormatName], latency: LatencyModel,
+    readers: Mapping[str, int],
+) -> Group:  # fmt: skip
     members: list[tuple[str, ...]] = [()]
     gains = [0.0]
     for fmt, taken in zip(formats, takes, strict=True):
         chosen = [linear for linear, ok in zip(linears, taken, strict=True) if ok]
         members.append(tuple(linear.fqn for linear in chosen))
-        gains.append(sum(_saved_s(linear, fmt, latency) for linear in chosen))
+        gains.append(sum(_saved_s(linear, fmt, latency, readers.get(linear.fqn, 1)) for linear in chosen))
     return Group(name=name, fqns=tuple(linear.fqn for linear in linears), members=tuple(members), gains_s=tuple(gains))
 
 
-def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel) -> float:
+def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel, readers: int) -> float:
     """Seconds of one pipeline run that quantizing this Linear saves; negative where it is slower."""
-    return linear.calls * (latency.mean_us(linear, FormatName.BF16) - latency.mean_us(linear, fmt)) / 1e6
+    return linear.calls * (latency.mean_us(linear, FormatName.BF16, readers) - latency.mean_us(linear, fmt, readers)) / 1e6
 
 
 def rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:

@@ -73,7 +73,8 @@ class ComponentCounts(_Record):
         eager_bytes: read and written by kernels that are none of the above.
         kernels: those kernels, and the GEMMs, convolutions and attentions.
         weight_bytes: all parameters, as they are loaded (bf16, but for modules that diffusers keeps in fp32).
-        peak_activation_bytes: the largest sum of live tensors that are no parameters, inside one call, arguments included.
+        peak_activation_bytes: the largest sum of live tensors that are no parameters, inside one call, arguments included. What kernels
+            allocate for themselves is not in it (FLUX's published peaks grow by 2.15 GB a picture, this counts 1.61).
     """
 
     component: str

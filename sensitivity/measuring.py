@@ -1,10 +1,10 @@
 """What do a model's skip-lists take on the GPU of this machine? Measured shape by shape, or whole runs end to end.
 
     prices = price(spec, request, latency=table_pricer(spec, device="cuda"))                # every shape measured once, kept, reused
-    runs = measure_runs(spec, request, device="cuda", weights="random", lists={"none": {}, "all": formats})
+    runs = measure_runs(spec, prices, device="cuda", target="h100", weights="random", compile_mode="reduce-overhead")
 
-With pretrained weights a run is the whole pipeline call. With random weights (full size, no download) it is all denoiser calls of the run, with random inputs of the shapes that the real
-pipeline gives; times do not depend on the weights' values. Which of the two it was stands in `covers` and in every output.
+With pretrained weights a run is the whole pipeline call. With random weights (full size, no download) it is all denoiser calls of the run, with random
+inputs of the shapes that the real pipeline gives. Which of the two it was stands in `covers` and in every output.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from sensitivity.latency.table import ShapeTimes, TableLatency, attentions_of, s
 from sensitivity.latency.timing import free_memory
 from sensitivity.pipelines import load_pipeline
 from sensitivity.pricing import MakeLatency, Prices
-from sensitivity.profiler import ShapeTable
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import ShapeRun, random_component, with_options
 from sensitivity.spec import FormatName, RunOptions, StudySpec
 from sensitivity.store import SharedShapeTimes, default_shape_times_path

@@ -8,6 +8,7 @@ The model of latency is the predicted one unless `latency` is given a function t
 """
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,8 @@ from sensitivity.formats import get_format
 from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, ShapeScale, stand_for
 from sensitivity.latency.memory import estimate_memory
 from sensitivity.patterns import expand, read_list
-from sensitivity.profiler import ShapeTable
 from sensitivity.recipe import load_recipe
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import ShapeRun, run_shapes, with_options
 from sensitivity.spec import FormatName, RunOptions, StudySpec
 from sensitivity.workflow import latency_model
@@ -55,12 +56,13 @@ class PriceRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PricedList:
-    """One skip-list or recipe: its price, the formats it gives, and its patterns that match nothing."""
+    """One skip-list or recipe: its price, the formats it gives, its patterns that match nothing, and the Linears that the format refuses."""
 
     name: str
     formats: Mapping[str, FormatName]
     estimate: LatencyEstimate
     dead: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     @property
     def quantized(self) -> int:
@@ -77,10 +79,12 @@ class Prices:
     run: ShapeRun
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object; "unmatched_patterns" where there are any, "compare" where it was asked for."""
+        """The `latency --json` object; "unmatched_patterns" and "refused" (FQNs) where there are any, "compare" where it was asked for."""
         data = self.main.estimate.to_json()
         if self.main.dead:
             data["unmatched_patterns"] = list(self.main.dead)
+        if self.main.refused:
+            data["refused"] = list(self.main.refused)
         if self.compared:
             data["compare"] = [_summary(row) for row in self.compared]
         return data
@@ -94,40 +98,43 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     """Price a list, and those beside it.
 
     Raises:
-        PatternError: a skip file cannot be read or is malformed.
+        PatternError: a skip file cannot be read or is malformed, or no pattern of `skip` matches a Linear.
         RecipeMismatchError: the recipe is for other Linears.
         UserError: unknown target, an option that the pipeline does not have, or an anchor of another run.
         FormatError: the target lacks the format.
     """
     spec = with_options(spec, request.options)
     predicted = latency_model(spec, request.target, compile_mode=request.compile_mode)
-    files = {path: _read(path) for path in dict.fromkeys((*([request.skip] if request.skip else []), *request.compare))}
+    skips = [("--skip", request.skip)] if request.skip is not None else []
+    files = {path: _read(flag, path) for flag, path in (*[("--compare", path) for path in request.compare], *skips)}
     chosen = load_recipe(request.recipe) if request.recipe is not None else None
     used = tuple(dict.fromkeys(chosen.layers.values())) if chosen is not None else (request.format,)
-    for name in used:
+    for name in (*used, *([request.format] if request.compare else [])):
         predicted.linear_us(m=128, k=128, n=128, format=name)  # a target without the format refuses before the model is built
     run = run_shapes(spec)
     table = stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else run.table
     model = predicted if latency is None else latency(run, table, used, predicted)
 
-    def priced(name: str, formats: Mapping[str, FormatName], dead: tuple[str, ...] = ()) -> PricedList:
+    def priced(name: str, formats: Mapping[str, FormatName], dead: tuple[str, ...] = (), refused: tuple[str, ...] = ()) -> PricedList:
         estimate = model.estimate(table, formats, bf16_seconds=request.bf16_seconds)
         memory = estimate_memory(table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n))
-        return PricedList(name=name, formats=formats, estimate=dataclasses.replace(estimate, memory=memory), dead=dead)
+        return PricedList(name=name, formats=formats, estimate=dataclasses.replace(estimate, memory=memory), dead=dead, refused=refused)
 
     def listed(path: Path) -> PricedList:
-        formats, dead = _skipping(run.table, request.format, files[path])
-        return priced(path.name, formats, dead)
+        twins = sum(other.name == path.name for other in files)
+        return priced(path.name if twins == 1 else str(path), *_skipping(run.table, request.format, files[path]))
 
     if chosen is not None:
         main = priced(chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table))
     elif request.skip is not None:
         main = listed(request.skip)
+        if main.dead and main.dead == files[request.skip]:
+            raise PatternError(_all_dead(request.skip, main.dead, run.table))
     else:
-        main = priced("all", _skipping(run.table, request.format, ())[0])
+        main = priced("all", *_skipping(run.table, request.format, ()))
     compared: tuple[PricedList, ...] = ()
     if request.compare:
-        everything, _ = _skipping(run.table, request.format, ())
+        everything = _skipping(run.table, request.format, ())[0]
         by_hand = rule_of_thumb(table, spec)
         thumb = {fqn: name if fqn in by_hand else FormatName.BF16 for fqn, name in everything.items()}
         bounds = (priced("none", {}), priced("all", everything), priced("rule of thumb", thumb))
@@ -153,20 +160,37 @@ def _recipe_formats(name: str, layers: Mapping[str, FormatName], spec: StudySpec
     return dict(layers)
 
 
-def _skipping(table: ShapeTable, fmt: FormatName, patterns: tuple[str, ...]) -> tuple[dict[str, FormatName], tuple[str, ...]]:
-    """Formats with the patterns' Linears, and those that the format refuses, in bf16; and the patterns that match nothing."""
+def _skipping(
+    table: ShapeTable, fmt: FormatName, patterns: tuple[str, ...]
+) -> tuple[dict[str, FormatName], tuple[str, ...], tuple[str, ...]]:
+    """Formats with the patterns' Linears, and those that the format refuses, in bf16; the patterns that match nothing; the refused that were not skipped."""
     fqns, refuses = _fqns(table), get_format(fmt).refusal
     matched, dead = expand(patterns, fqns)
-    refused = {x.fqn: FormatName.BF16 for x in table.linears if refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))}
-    return {fqn: FormatName.BF16 if fqn in matched else fmt for fqn in fqns} | refused, dead
+    refused = [x.fqn for x in table.linears if x.fqn not in matched and refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))]
+    bf16 = {*matched, *refused}
+    return {fqn: FormatName.BF16 if fqn in bf16 else fmt for fqn in fqns}, dead, tuple(refused)
 
 
 def _fqns(table: ShapeTable) -> list[str]:
     return [linear.fqn for linear in table.linears] + list(table.uncalled)
 
 
-def _read(path: Path) -> tuple[str, ...]:
+def _all_dead(path: Path, patterns: tuple[str, ...], table: ShapeTable) -> str:
+    fqns = _fqns(table)
+    closest = difflib.get_close_matches(patterns[0], fqns, n=1)
+    return (
+        f"--skip {path}: none of its {len(patterns)} patterns matches a Linear of {table.model}, the first is {patterns[0]!r}; allowed are names of its "
+        f"Linears and globs on them, such as {(closest or fqns)[0]}: `sensitivity profile --json -` lists the names"
+    )
+
+
+def _read(flag: str, path: Path) -> tuple[str, ...]:
     try:
         return read_list(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PatternError(f"{path} cannot be read ({error}); allowed is a text file with one FQN or glob a line") from None
+    except (OSError, ValueError) as error:  # a ValueError is text that is no UTF-8, or a path that no file system takes
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise PatternError(
+            f"{flag} {path} cannot be read ({reason}); allowed is a text file with one FQN or glob a line: name one"
+        ) from None
+    except PatternError as error:
+        raise PatternError(f"{flag} {path}: {error}") from None

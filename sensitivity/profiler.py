@@ -25,236 +25,20 @@ Example:
 
 import math
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
 
-from sensitivity.census import RunCounts
-from sensitivity.errors import MeasurementError, SensitivityError, UserError
+from sensitivity.errors import MeasurementError, SensitivityError
+from sensitivity.shape_table import LinearProfile, ShapeTable
 
-_TABLE_KEYS = ("model", "batch_size", "settings", "linears", "uncalled")
-_ROW_TYPES: Mapping[str, type] = {
-    "fqn": str, "m": int, "k": int, "n": int, "calls": int, "dtype": str, "bias": bool, "block": str, "role": str,
-}  # fmt: skip
-
-
-def block_of(fqn: str) -> str:
-    """Name the repeated block that a Linear sits in: its FQN up to and including the first numeric component, or "" if there is none.
-
-    `transformer_blocks.3.attn.to_q` -> `transformer_blocks.3`; `x_embedder` -> "".
-    """
-    parts = fqn.split(".")
-    index = _block_index(parts)
-    return "" if index is None else ".".join(parts[: index + 1])
-
-
-def role_of(fqn: str) -> str:
-    """Name what a Linear does, the same in every block: its FQN without the block's index. Indices further inside are kept.
-
-    `transformer_blocks.3.attn.to_out.0` -> `transformer_blocks.attn.to_out.0`. An FQN that is nothing but an index stays as it is.
-    """
-    parts = fqn.split(".")
-    index = _block_index(parts)
-    return fqn if index is None or len(parts) == 1 else ".".join(parts[:index] + parts[index + 1 :])
-
-
-def _block_index(parts: list[str]) -> int | None:
-    return next((i for i, part in enumerate(parts) if part.isascii() and part.isdigit()), None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearProfile:
-    """One Linear that was called.
-
-    Attributes:
-        fqn: Its first name in the profiled module.
-        m: Rows of its input, all leading axes flattened; the largest, where M varied.
-        k: in_features.
-        n: out_features.
-        calls: Calls in the whole run.
-        dtype: The weight's dtype as torch prints it, without `torch.`: "bfloat16".
-        bias: Whether it has a bias.
-        block: `block_of(fqn)`.
-        role: `role_of(fqn)`.
-        m_values: (M, calls) pairs, sorted by M; calls sum to `calls`.
-    """
-
-    fqn: str
-    m: int
-    k: int
-    n: int
-    calls: int
-    dtype: str
-    bias: bool
-    block: str
-    role: str
-    m_values: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def observed(cls, *, fqn: str, k: int, n: int, m_values: Mapping[int, int], dtype: str, bias: bool) -> "LinearProfile":
-        """Build a row from what was seen (`m_values`: M -> calls, not empty); m, calls, block and role follow from it."""
-        pairs = tuple(sorted(m_values.items()))
-        return cls(
-            fqn=fqn, m=pairs[-1][0], k=k, n=n, calls=sum(m_values.values()), dtype=dtype, bias=bias,
-            block=block_of(fqn), role=role_of(fqn), m_values=pairs,
-        )  # fmt: skip
-
-    @property
-    def rows(self) -> int:
-        """Rows of input over the whole run: the sum of M x calls."""
-        return sum(m * calls for m, calls in self.m_values)
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of the whole run, a multiply-add counted as two: 2 x K x N x rows. The bias is not counted."""
-        return 2 * self.k * self.n * self.rows
-
-    @property
-    def parameters(self) -> int:
-        """Elements of weight and bias: K x N, + N with a bias."""
-        return self.k * self.n + (self.n if self.bias else 0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShapeGroup:
-    """All calls with one shape (M, K, N): a row of the screen table. `share` is this shape's part of all FLOPs, from 0 to 1."""
-
-    m: int
-    k: int
-    n: int
-    linears: int
-    calls: int
-    flops: int
-    share: float
-    roles: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShapeTable:
-    """The shapes of every Linear that one run called, and the names of those that it never called.
-
-    Attributes:
-        model: Name of what was profiled, for people.
-        batch_size: Samples (prompts) the run made at once, as the caller says.
-        settings: What else determines the shapes (resolution, steps, ...); values that JSON can hold.
-        linears: One row a Linear, in `named_modules()` order.
-        uncalled: FQNs of Linears that were never called.
-        run: What else the whole pipeline run did, where that was counted.
-    """
-
-    model: str
-    batch_size: int
-    settings: Mapping[str, object]
-    linears: tuple[LinearProfile, ...]
-    uncalled: tuple[str, ...]
-    run: RunCounts | None = None
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of all Linears in the whole run."""
-        return sum(linear.flops for linear in self.linears)
-
-    def by_shape(self) -> tuple[ShapeGroup, ...]:
-        """Group the calls by (M, K, N), most FLOPs first. A Linear whose M varies stands in one group for each M."""
-        members: dict[tuple[int, int, int], list[tuple[str, int]]] = {}
-        for linear in self.linears:
-            for m, calls in linear.m_values:
-                members.setdefault((m, linear.k, linear.n), []).append((linear.role, calls))
-        total_flops = self.flops
-        groups = []
-        for (m, k, n), rows in members.items():
-            calls = sum(row_calls for _, row_calls in rows)
-            flops = 2 * m * k * n * calls
-            share, roles = flops / total_flops if total_flops else 0.0, tuple(dict.fromkeys(role for role, _ in rows))
-            groups.append(ShapeGroup(m=m, k=k, n=n, linears=len(rows), calls=calls, flops=flops, share=share, roles=roles))
-        return tuple(sorted(groups, key=lambda group: (-group.flops, group.m, group.k, group.n)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M varies, "run" only where it was counted."""
-        return {
-            "model": self.model,
-            "batch_size": self.batch_size,
-            "settings": dict(self.settings),
-            "linears": [_row_to_json(linear) for linear in self.linears],
-            "uncalled": list(self.uncalled),
-        } | ({} if self.run is None else {"run": self.run.to_json()})
-
-    @classmethod
-    def from_json(cls, data: object) -> "ShapeTable":
-        """Read what `to_json` gave. Further keys beside the table's own are allowed (results are stamped), in its rows they are not.
-
-        Raises:
-            UserError: A key is missing or unknown, a value has the wrong type or range, or an FQN stands twice.
-        """
-        table = _expect(data, dict, "the table")
-        model = _expect(_take(table, "model", "the table"), str, "'model'")
-        batch_size = _positive(_take(table, "batch_size", "the table"), "'batch_size'")
-        settings = _expect(_take(table, "settings", "the table"), dict, "'settings'")
-        rows = _expect(_take(table, "linears", "the table"), list, "'linears'")
-        linears = tuple(_row_from_json(row, f"'linears'[{i}]") for i, row in enumerate(rows))
-        names = _expect(_take(table, "uncalled", "the table"), list, "'uncalled'")
-        uncalled = tuple(_expect(name, str, "an entry of 'uncalled'") for name in names)
-        twice = [fqn for fqn, count in Counter([linear.fqn for linear in linears] + list(uncalled)).items() if count > 1]
-        if twice:
-            raise _malformed(f"the FQN {twice[0]!r} stands twice", "one entry for each Linear, in 'linears' or in 'uncalled'")
-        run = None if table.get("run") is None else RunCounts.from_json(table["run"])
-        return cls(model=model, batch_size=batch_size, settings=settings, linears=linears, uncalled=uncalled, run=run)
-
-
-def _row_to_json(linear: LinearProfile) -> dict[str, Any]:
-    row: dict[str, Any] = {key: getattr(linear, key) for key in _ROW_TYPES}
-    if len(linear.m_values) > 1:
-        row["m_values"] = {str(m): calls for m, calls in linear.m_values}
-    return row
-
-
-def _row_from_json(data: object, where: str) -> LinearProfile:
-    row = _expect(data, dict, where)
-    unknown = sorted(set(row) - set(_ROW_TYPES) - {"m_values"})
-    if unknown:
-        raise _malformed(f"{where} has the key {unknown[0]!r}", f"only {', '.join(_ROW_TYPES)} and m_values")
-    values = {key: _expect(_take(row, key, where), kind, f"{key!r} of {where}") for key, kind in _ROW_TYPES.items()}
-    for key in ("k", "n", "calls"):
-        _positive(values[key], f"{key!r} of {where}")
-    if values["m"] < 0:
-        raise _malformed(f"'m' of {where} is {values['m']}", "a number from 0 up")
-    given = _expect(row.get("m_values", {str(values["m"]): values["calls"]}), dict, f"'m_values' of {where}")
-    if not given or not all(isinstance(m, str) and m.isascii() and m.isdigit() for m in given):
-        raise _malformed(f"'m_values' of {where} is {given!r}", 'an object {"<m>": calls}')
-    m_values = {int(m): _positive(calls, f"'m_values' of {where}") for m, calls in given.items()}
-    if max(m_values) != values["m"] or sum(m_values.values()) != values["calls"]:
-        allowed = f"'m' ({values['m']}) as the largest M and calls that sum to {values['calls']}"
-        raise _malformed(f"'m_values' of {where} is {given!r}", allowed)
-    return LinearProfile(**values, m_values=tuple(sorted(m_values.items())))
-
-
-def _malformed(found: str, allowed: str) -> UserError:
-    return UserError(f"Malformed shape table: {found}; allowed: {allowed}. Write it anew with `sensitivity profile --json`.")
-
-
-def _take(data: Mapping[str, object], key: str, where: str) -> object:
-    if key not in data:
-        keys = _TABLE_KEYS if where == "the table" else tuple(_ROW_TYPES)
-        raise _malformed(f"{where} has no {key!r}", f"all of {', '.join(keys)}")
-    return data[key]
-
-
-def _expect(value: object, kind: type, where: str) -> Any:
-    if type(value) is not kind:  # type, not isinstance: JSON's true is not the number 1
-        raise _malformed(f"{where} is {value!r:.80}", f"a value of type {kind.__name__}")
-    return value
-
-
-def _positive(value: object, where: str) -> int:
-    number: int = _expect(value, int, where)
-    if number < 1:
-        raise _malformed(f"{where} is {number}", "a number from 1 up")
-    return number
+RECENT_INPUTS = 8
+"""Distinct tensors that are remembered to see whether a later Linear reads them again."""
 
 
 class LinearRecorder:
@@ -264,6 +48,8 @@ class LinearRecorder:
         """Name every Linear below `module`; no hook is set here."""
         self._linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
         self._seen: dict[str, Counter[int]] = {fqn: Counter() for fqn in self._linears}
+        self._readers: deque[tuple[ref[torch.Tensor], list[str]]] = deque(maxlen=RECENT_INPUTS)
+        self._shared: dict[str, list[str]] = {}
         self.last: str | None = None
 
     @property
@@ -287,7 +73,10 @@ class LinearRecorder:
             for fqn, linear in self._linears.items() if self._seen[fqn]
         )  # fmt: skip
         uncalled = tuple(fqn for fqn, rows in self._seen.items() if not rows)
-        return ShapeTable(model=model, batch_size=batch_size, settings=dict(settings or {}), linears=linears, uncalled=uncalled)
+        groups = dict.fromkeys(tuple(sorted(readers)) for readers in self._shared.values() if len(readers) > 1)
+        return ShapeTable(
+            model=model, batch_size=batch_size, settings=dict(settings or {}), linears=linears, uncalled=uncalled, shared_inputs=tuple(groups)
+        )  # fmt: skip
 
     def snapshot(self) -> dict[str, Counter[int]]:
         """All calls so far: {fqn: {M: calls}}."""
@@ -309,8 +98,20 @@ class LinearRecorder:
             if x is None:
                 raise MeasurementError(f"{fqn!r} was called without a tensor; allowed: an input of shape (..., K). {self.progress}.")
             self._seen[fqn][math.prod(int(size) for size in x.shape[:-1])] += 1  # x: (..., K); M = numel / K, also where numel is 0
+            self._note_reader(fqn, x)
 
         return note
+
+    def _note_reader(self, fqn: str, x: torch.Tensor) -> None:
+        """Put a Linear's first call with the earlier ones that read the same tensor."""
+        if fqn in self._shared:
+            return
+        readers = next((readers for tensor, readers in self._readers if tensor() is x), None)
+        if readers is None:
+            readers = []
+            self._readers.append((ref(x), readers))
+        readers.append(fqn)
+        self._shared[fqn] = readers
 
 
 @contextmanager

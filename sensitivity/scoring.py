@@ -23,7 +23,8 @@ from sensitivity.fidelity._base import Score, score_of
 from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
 from sensitivity.pipelines import LoadedPipeline, Painter, digest_of, painting_key
-from sensitivity.profiler import ShapeTable, profile_run
+from sensitivity.profiler import profile_run
+from sensitivity.shape_table import ShapeTable
 from sensitivity.spec import FormatName, StudySpec
 from sensitivity.switch import Switch
 

@@ -9,7 +9,8 @@ instead of by torch, each as one kernel, since their forms on meta are not those
     mode.tally["transformer"]["linear_flops"]
 
 Conventions where a meta tensor has no value to give:
-- Tensors made "on the device of x", where x is meta, are made on the CPU with values, up to `REAL_ELEMENTS`; larger results are demoted to meta.
+- Tensors made "on the device of x", where x is meta, are made on the CPU with values, up to `REAL_ELEMENTS`; larger results are demoted to meta, and
+  not computed at all where they, or the inputs as they are expanded, would hold more than `TRANSIENT_ELEMENTS`.
 - Moving to the meta device leaves real tensors real; moving from it leaves meta tensors meta.
 - A real tensor that is written with meta values keeps its old ones: they are as good as any.
 - A number that is asked of a meta tensor is 1, `any` is False (nothing is NaN), `all` and `equal` are True, `nonzero` finds every element, and a meta
@@ -22,7 +23,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import torch
@@ -32,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 REAL_ELEMENTS = 2**20
+TRANSIENT_ELEMENTS = 2**24
 META = torch.device("meta")
 CPU = torch.device("cpu")
 
@@ -238,6 +240,10 @@ def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: li
         empty = not inputs and func in _FREE  # nothing but meta may be made of it
         if wanted.type != "cpu" and not empty:
             kwargs["device"] = CPU
+    if not inputs and _is_large(args):
+        return func(*args, **{**kwargs, "device": META} | ({"generator": None} if "generator" in kwargs else {}))
+    if not func.is_view and _grows(inputs):
+        return _on_meta(func, args, kwargs)
     try:
         out = func(*args, **kwargs)
     except (NotImplementedError, RuntimeError):
@@ -247,6 +253,22 @@ def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: li
     if isinstance(out, Tensor) and out.numel() > REAL_ELEMENTS and not func.is_view and not func._schema.is_mutable:
         return to_meta(out)
     return out
+
+
+def _is_large(args: tuple[Any, ...]) -> bool:
+    """Whether a factory is asked for a size, its first argument, that is not worth values."""
+    size = args[0] if args else None
+    return isinstance(size, list | tuple) and all(isinstance(n, int) for n in size) and math.prod(size) > REAL_ELEMENTS
+
+
+def _grows(inputs: list[Tensor]) -> bool:
+    """Whether expanded or broadcast inputs are too large to compute with, whatever becomes of the values."""
+    if math.prod(x.numel() for x in inputs) <= TRANSIENT_ELEMENTS:
+        return False
+    shapes = [x.shape for x in inputs]
+    with suppress(RuntimeError):  # shapes that do not broadcast
+        shapes.append(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    return max(map(math.prod, shapes)) > TRANSIENT_ELEMENTS
 
 
 def _on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,24 +14,26 @@ pipeline drew, where it rounds what it was asked. What it does not do: pipelines
 """
 
 import inspect
+import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sensitivity.blueprint import build_component, build_skeleton, no_component, pipeline_call
+from sensitivity.blueprint import build_component, build_skeleton, config_folder, no_component, pipeline_call
 from sensitivity.census import AttentionShape, ComponentCounts, RunCounts
 from sensitivity.errors import MeasurementError, PipelineError, SensitivityError, SpecError
 from sensitivity.pipelines import _quiet
-from sensitivity.profiler import LinearRecorder, ShapeTable, record_linears
+from sensitivity.profiler import LinearRecorder, record_linears
 from sensitivity.shape_mode import ShapeMode, Tally, is_meta, to_meta
+from sensitivity.shape_table import ShapeTable
 from sensitivity.spec import RunOptions, StudySpec, override_settings
 from sensitivity.stand_ins import PROMPT
 
@@ -41,6 +43,11 @@ METHODS = ("decode", "encode", "generate", "get_text_features", "get_image_featu
 OURS = ("self", "prompt", "generator", "output_type", "return_dict")
 FLAG_NUMBERS = 2**16
 SMALL_PIXELS = 64  # below it, an error of a shape is the size's fault
+PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
+COUNTS = {  # {argument that is a count: the largest that is taken for one}
+    "height": 2**16, "width": 2**16, "num_frames": 2**16, "num_inference_steps": 10**4, "max_sequence_length": 2**16,
+    **dict.fromkeys(PER_PROMPT, 2**10),
+}  # fmt: skip
 SIZES = ("height", "width", "num_frames")
 SHOWN = (
     *SIZES, "num_inference_steps", "guidance_scale", "true_cfg_scale", "max_sequence_length", "frame_rate", "negative_prompt",
@@ -97,6 +104,7 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
         with _explained(spec, pipe, run), _asked_sizes(pipe) as asked:
             out = pipe(**call)
     settings = _effective(spec, pipe, asked, out)
+    batch *= math.prod(int(spec.settings.get(key, 1)) for key in PER_PROMPT)
     table = recorder.table(model=spec.name, batch_size=batch, settings=settings)
     counts = RunCounts(components=tuple(run.counts(key, part) for key, part in modules.items()))
     calls = tuple(DenoiserCall(args=seen.args, kwargs=seen.kwargs, calls=seen.calls) for seen in run.seen if seen.forward_of == name)
@@ -266,15 +274,36 @@ def _arguments(spec: StudySpec, pipe: Any, batch: int) -> dict[str, Any]:
     if unknown:
         raise SpecError(
             f"{spec.name}: settings {', '.join(unknown)} are no arguments of {name} that a study sets; allowed are {', '.join(allowed)}: correct "
-            "`[settings]` in the study TOML"
+            "`[settings]` in the study TOML, or --set"
         )
     if "prompt" not in accepted:
         raise PipelineError(f"{name} takes no prompt; allowed are pipelines that draw from text: name one")
+    for key, value in spec.settings.items():
+        _check_setting(spec, key, value, accepted[key].annotation)
     call: dict[str, Any] = {"prompt": [PROMPT] * batch, **spec.settings}
     if isinstance(call.get("negative_prompt"), str):
         call["negative_prompt"] = [call["negative_prompt"]] * batch
     ours = {"output_type": "pt", "generator": torch.Generator().manual_seed(0)}
     return call | {key: value for key, value in ours.items() if key in accepted}
+
+
+def _check_setting(spec: StudySpec, key: str, value: object, annotation: Any) -> None:
+    """Raise SpecError for a value that the argument cannot have: a count that is none, or another type than the pipeline annotates."""
+    most = COUNTS.get(key)
+    if most is not None:
+        if type(value) is int and 1 <= value <= most:
+            return
+        allowed = f"a whole number from 1 to {most}"
+    else:
+        kinds = {annotation, *get_args(annotation)}
+        named = kinds & {bool, int, float, str}
+        vague = isinstance(annotation, str) or bool(kinds & {Any, inspect.Parameter.empty}) or any(get_origin(x) is Literal for x in kinds)
+        if vague or bool(named & ({int, float} if type(value) in (int, float) else {type(value)})):
+            return
+        allowed = f"what the pipeline annotates, {inspect.formatannotation(annotation)}"
+    raise SpecError(
+        f"{spec.name}: {key} is {value!r}; allowed is {allowed}: correct `[settings]` in the study TOML, or the option of the command"
+    )
 
 
 @contextmanager
@@ -288,6 +317,12 @@ def _explained(spec: StudySpec, pipe: Any, run: _Run) -> Iterator[None]:
         name = type(pipe).__name__
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0][:300]}"
         frames = traceback.extract_tb(error.__traceback__)
+        absent = [key for key, part in pipe.components.items() if part is None]
+        if absent and isinstance(error, AttributeError) and "NoneType" in str(error) and not run.failed_inside:
+            raise PipelineError(
+                f"{name} does not run without one of {', '.join(absent)}, for which model_index.json of {config_folder(spec)} names no class; allowed is a "
+                f"folder with the config of each component that a run uses ({reason}): add it"
+            ) from error
         small = any(isinstance(size := spec.settings.get(key), int) and size < SMALL_PIXELS for key in ("height", "width"))
         ours = isinstance(error, ArithmeticError | LookupError | TypeError | ValueError) and not run.failed_inside
         refused = small or ours or any(frame.name == "check_inputs" for frame in frames)

@@ -42,6 +42,8 @@ class FormatName(StrEnum):
 
 
 QUANTIZED_FORMATS = tuple(name for name in FormatName if name is not FormatName.BF16)
+MOST = 2**16
+"""The largest number that an option of a run may count."""
 Weights = Literal["pretrained", "random", "trained-tiny"]
 
 
@@ -273,8 +275,8 @@ def override_settings(spec: StudySpec, options: RunOptions, call: Mapping[str, A
     counts = {"batch_size": options.batch_size, "prompt_tokens": options.prompt_tokens}
     sizes = {"height": options.height, "width": options.width, "num_frames": options.frames, "num_inference_steps": options.steps}
     for name, count in (counts | sizes).items():
-        if count is not None and count < 1:
-            raise UserError(f"{_FLAGS[name]} is {count}; allowed is 1 or more")
+        if count is not None and not 1 <= count <= MOST:
+            raise UserError(f"{_FLAGS[name]} is {count}; allowed is {f'{MOST} or less' if count > MOST else '1 or more'}: correct it")
     settings: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     if options.guidance is not None:
         if not 0 <= options.guidance < float("inf"):

@@ -18,11 +18,11 @@ from sensitivity.fidelity._base import Score
 from sensitivity.formats import get_format
 from sensitivity.latency import LatencyEstimate
 from sensitivity.patterns import compress
-from sensitivity.profiler import block_of, role_of
 from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator
 from sensitivity.search.front import choose, pareto_front
 from sensitivity.search.study import ScoredTrial, SearchResult, SearchSettings, known_or_scored
+from sensitivity.shape_table import block_of, role_of
 from sensitivity.spec import FormatName
 from sensitivity.store import Store
 

@@ -18,11 +18,11 @@ from sensitivity.errors import MeasurementError, OutputError, UserError
 from sensitivity.fidelity._base import Score
 from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.pipelines import load_pipeline
-from sensitivity.profiler import ShapeTable
 from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator, default_cache_folder, study_distance
 from sensitivity.search.sampler import SamplerName
 from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, run_search
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, StudySpec, check_budget
 from sensitivity.store import Store

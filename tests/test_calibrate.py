@@ -32,7 +32,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def candidates(evaluator: Evaluator) -> Candidates:
     """Four groups of the tiny pipeline, in two formats."""
     table = stand_for(evaluator.profile(), ShapeScale(factor=16))
-    made = make_candidates(table, evaluator.spec, formats=(FormatName.MXFP8, FormatName.NVFP4), latency=PredictedLatency(get_device("b200")))
+    made = make_candidates(
+        table, evaluator.spec, formats=(FormatName.MXFP8, FormatName.NVFP4), latency=PredictedLatency(get_device("b200"))
+    )
     return dataclasses.replace(made, groups=made.groups[::7][:4])
 
 

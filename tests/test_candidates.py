@@ -9,7 +9,7 @@ import pytest
 from sensitivity.candidates import Candidates, make_candidates
 from sensitivity.errors import FormatError
 from sensitivity.latency import LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
-from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName, ModelSection, PromptSection, Reasoned, RuleOfThumb, SearchSection, StudySpec
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8

@@ -107,6 +107,9 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "steps 0": (["profile", "--model", "tiny-flux", "--steps", 0], ["--steps is 0", "1 or more"]),
     "height below a token": (["profile", "--model", "tiny-flux", "--height", 1], ["'height': 1", "[settings]"]),
     "argument without a value": (["profile", "--model", "tiny-flux", "--set", "height"], ["--set 'height'", "KEY=VALUE"]),
+    "argument of another type": (["profile", "--model", "tiny-flux", "--set", "height=1.5"], ["height is 1.5", "a whole number", "option"]),
+    "batch beyond reason": (["latency", "--model", "tiny-flux", "--batch-size", 10**8], ["--batch-size is 100000000", "65536 or less"]),
+    "skip that is a text of another kind": (["latency", "--model", "tiny-flux", "--skip", "file"], ["--skip file: line 1", "rewrite it"]),
     "component that is not there": (["profile", "--model", "tiny-flux", "--component", "unet"], ["'unet'", "transformer", "--component"]),
     "batch 0": (["profile", "--model", "tiny-flux", "--batch-size", 0], ["--batch-size is 0", "1 or more"]),
     "output is a folder": (["search", "--model", "tiny-flux", "--out", "."], ["--out .", "is a folder"]),
@@ -367,7 +370,7 @@ def test_latency_json(run: Run, tiny_study: Path, searched: dict[str, Any], tmp_
     assert data["quantized_s"] == pytest.approx(json.loads(searched["recipe"].read_text())["latency"]["quantized_s"])
     (tmp_path / "skip.txt").write_text("*  # everything\nnothing.like.this\n")
     ran = run("latency", "--model", tiny_study, "--skip", "skip.txt", "--json", "-")
-    assert json.loads(ran.out)["speedup"] == 1.0
+    assert json.loads(ran.out)["speedup"] == pytest.approx(1.0)
     assert "'nothing.like.this'" in ran.err
 
 

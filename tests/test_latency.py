@@ -10,7 +10,7 @@ import pytest
 from sensitivity.errors import FormatError, PatternError, UserError
 from sensitivity.latency import DEVICES, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.latency._base import batch_rows
-from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
@@ -163,6 +163,7 @@ def test_a_user_s_device(tmp_path: Path) -> None:
         ('name = "x"\nlike = "b200"\nsm_cuont = 3\n', "sm_cuont: Extra inputs"),
         ('name = "x"\nlike = "b200"\nsm_count = 0\n', "sm_count: Input should be greater than 0"),
         ('name = "x"\nlike = "nothing"\n', "No device is called 'nothing'"),
+        ('name = "x"\nlike = "x.toml"\n', "is like 'x.toml'; allowed is a device that comes with the package"),
         ('name = "x"\nlike = "b200"\n[kernels]\ngap = 1.0\n', "No kernel constant is called 'gap'.* Did you mean 'gap_us'"),
         ('name = "x"\nlike = "b200"\n[kernels]\ngap_us = -1.0\n', "gap_us is -1.0; allowed is a number above 0"),
         ('name = "x"\nlike = "b200"\n[peaks_flops_per_s]\nnvfp4 = 1e15\n', "has no bf16 in peaks_flops_per_s"),

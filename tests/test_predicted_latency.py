@@ -12,7 +12,7 @@ from sensitivity.errors import UserError
 from sensitivity.latency import PredictedLatency, get_device
 from sensitivity.latency.constants import BLACKWELL, HOPPER
 from sensitivity.latency.draws import draws_for
-from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
@@ -150,6 +150,7 @@ def test_single_rows_gain_or_lose_by_their_weight(run: PredictedLatency) -> None
     bf16_us, nvfp4_us = (run.linear_us(m=1, k=256, n=3072, format=fmt) for fmt in (BF16, NVFP4))
     assert nvfp4_us > bf16_us
     assert "(launches)" in run.why(m=1, k=256, n=3072, format=NVFP4)
+    assert "few output tiles" in run.why(m=1, k=3072, n=3072, format=NVFP4)
     assert "outside the compiled blocks" in run.why(m=1, k=256, n=3072, format=NVFP4, compiled=False)
 
 
@@ -164,11 +165,24 @@ def test_kernels_of_each_format(run: PredictedLatency, alone: PredictedLatency) 
     """Alone, NVFP4 finds its maximum and applies scale and bias in kernels of their own; in a compiled run its neighbours do."""
     shape = {"m": 4096, "k": 2048, "n": 1024}
     names = {fmt: [kernel.name for kernel in run.linear_kernels(**shape, format=fmt)] for fmt in FormatName}
-    assert names == {BF16: ["GEMM"], FP8: ["quantize", "GEMM"], MXFP8: ["quantize", "GEMM"], NVFP4: ["quantize", "GEMM"]}
+    assert names == {BF16: ["GEMM"], FP8: ["GEMM"], MXFP8: ["quantize", "GEMM"], NVFP4: ["quantize", "GEMM"]}
+    assert [kernel.name for kernel in alone.linear_kernels(**shape, format=FP8)] == ["quantize", "GEMM"]
+    long_rows = {"m": 4096, "k": 12288, "n": 3072}
+    assert [kernel.name for kernel in run.linear_kernels(**long_rows, format=FP8)] == ["quantize", "GEMM"]
     isolated = [kernel.name for kernel in alone.linear_kernels(**shape, format=NVFP4)]
     assert isolated == ["absolute maximum", "quantize", "GEMM", "scale and bias"]
     eager = [kernel.name for kernel in run.linear_kernels(**shape, format=NVFP4, compiled=False)]
     assert eager == ["eager passes", "quantize", "GEMM", "scale and bias"]
+
+
+def test_fp8_is_quantized_once_for_siblings(run: PredictedLatency) -> None:
+    """A second Linear on one input pays no FP8 quantizing, and all of it in the formats that nothing merges."""
+    shape = {"m": 4096, "k": 12288, "n": 3072}
+    gemm = next(kernel for kernel in run.linear_kernels(**shape, format=FP8) if kernel.name == "GEMM")
+    assert run.sibling_us(**shape, format=FP8) == pytest.approx(gemm.us)
+    assert run.sibling_us(**shape, format=NVFP4) == run.linear_us(**shape, format=NVFP4)
+    three = run.call_us(**shape, format=FP8, compiled=True, readers=3)
+    assert three == pytest.approx((run.linear_us(**shape, format=FP8) + 2 * gemm.us) / 3)
 
 
 def test_quantizers_move_their_bytes(alone: PredictedLatency) -> None:

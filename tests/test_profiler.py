@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import MeasurementError, PatternError, UserError
-from sensitivity.profiler import LinearProfile, ShapeTable, block_of, profile_module, profile_run, record_linears, role_of
+from sensitivity.profiler import profile_module, profile_run, record_linears
+from sensitivity.shape_table import LinearProfile, ShapeTable, block_of, role_of
 
 
 class TwoLinearsOneUnused(nn.Module):
@@ -349,3 +350,25 @@ def test_calls_can_be_counted_again() -> None:
         net(torch.zeros(5, 4))
         recorder.add(recorder.since(before))
     assert [linear.m_values for linear in recorder.table(model="net").linears] == [((3, 1), (5, 2))] * 2
+
+
+def test_linears_that_read_one_tensor_are_grouped() -> None:
+    """q, k and v that are called on the same tensor are one group, a copy of it is another, and the JSON keeps the groups."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.to_q, self.to_k, self.to_v, self.to_out, self.other = (nn.Linear(4, 4) for _ in range(5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = self.to_out(self.to_q(x) + self.to_k(x) + self.to_v(x))
+            return out + self.other(x.clone())
+
+    attention = Attention()
+    table = profile_run(attention, lambda: [attention(torch.zeros(2, 4)) for _ in range(3)], model="toy")
+    assert table.shared_inputs == (("to_k", "to_q", "to_v"),)
+    assert table.readers == {"to_k": 3, "to_q": 3, "to_v": 3}
+    data = json.loads(json.dumps(table.to_json()))
+    assert ShapeTable.from_json(data) == table
+    with pytest.raises(UserError, match="'shared_inputs' names a Linear that is not in 'linears'"):
+        ShapeTable.from_json(data | {"shared_inputs": [["to_q", "nothing"]]})

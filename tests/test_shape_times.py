@@ -27,20 +27,22 @@ from torchao.quantization.quantize_.common.kernel_preference import KernelPrefer
 from sensitivity import environment
 from sensitivity.census import AttentionShape, ComponentCounts, RunCounts
 from sensitivity.errors import MeasurementError, StoreError
-from sensitivity.latency import measure
+from sensitivity.latency import PredictedLatency, get_device, measure
 from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.measure import Bench, machine_of, measure_shapes
 from sensitivity.latency.table import LinearShape, ShapeTime, ShapeTimes, TableLatency, attention_key, attentions_of, shapes_of
 from sensitivity.latency.timing import (
     MIN_RUN_US,
+    Times,
     WallStopwatch,
     calls_a_run,
     copies_for,
     failure_reason,
     preserved_settings,
-    time_interleaved,
+    time_runs,
 )
-from sensitivity.profiler import LinearProfile, ShapeTable, profile_module
+from sensitivity.profiler import profile_module
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 from sensitivity.store import SharedShapeTimes, Store, default_shape_times_path
 
@@ -85,29 +87,29 @@ def failing(where: Callable[[LinearShape], bool], error: BaseException) -> Any:
 
 
 def test_every_shape_gets_raw_times_in_every_format() -> None:
-    """bf16 and each format have all repetitions; the median is theirs; bf16 is measured though it was not asked for."""
+    """bf16 and each format have all repetitions, rested and under load; bf16 is measured though it was not asked for."""
     times = measure_shapes([shape(4, 32, 16, FP8)], device="cpu", repetitions=5, bench=bench())
     assert list(times.rows) == [str(shape(4, 32, 16)), str(shape(4, 32, 16, FP8))]
     for row in times.rows.values():
-        assert len(row.us) == 5
-        assert min(row.us) > 0
-        assert row.median_us == sorted(row.us)[2]
+        assert len(row.us) == len(row.rested_us) == len(row.producer_us) == 5
+        assert min(row.producer_us) > 0
         assert row.copies == 2
     assert times.failed == {}
     assert times.machine == machine_of("cpu")
 
 
 def test_copies_of_a_shape_compile_once() -> None:
-    """Other weights and inputs of one shape and format use the same graph: as many graphs as rows."""
+    """Other weights and inputs of one shape and format use the same graph: as many graphs as rows, and one for the producer of each shape."""
     graphs = CompileCounter()
     shapes = [shape(4, 32, 16, FP8), shape(4, 32, 16, NVFP4), shape(2, 32, 16, FP8), *(shape(m, 48, 16) for m in range(1, 12))]
     times = measure_shapes(shapes, device="cpu", repetitions=2, bench=bench(backend=graphs))
     assert times.failed == {}
-    assert graphs.frame_count == len(times.rows) == 3 + 2 + 11
+    assert len(times.rows) == 3 + 2 + 11
+    assert graphs.frame_count == len(times.rows) + 2 + 11
 
 
 def test_copies_with_quantized_weights_compile_once() -> None:
-    """torchao's wrapped weights are no reason for another graph: one for bf16, one for the format, however many copies there are."""
+    """torchao's wrapped weights are no reason for another graph: one for bf16, one for the format, one for the producer, however many copies there are."""
 
     def emulated(module: nn.Module, formats: Mapping[str, FormatName]) -> None:
         config = MXDynamicActivationMXWeightConfig(kernel_preference=KernelPreference.EMULATED)
@@ -117,16 +119,68 @@ def test_copies_with_quantized_weights_compile_once() -> None:
     wanted = shape(4, 64, 32, FormatName.MXFP8)
     times = measure_shapes([wanted], device="cpu", repetitions=2, bench=bench(backend=graphs, quantize=emulated))
     assert times.failed == {}
-    assert graphs.frame_count == 2
+    assert graphs.frame_count == 3
 
 
-def test_formats_are_timed_in_turn() -> None:
-    """Repetitions alternate between the runs, and rounds before the first kept one are dropped."""
+def test_runs_are_timed_rested_and_under_load() -> None:
+    """Each run is warmed, timed with pauses, loaded without one, and timed again, before the next run begins."""
     order: list[str] = []
     runs = {name: (lambda name=name: (order.append(name), float(len(order)))[1]) for name in "ab"}
-    times = time_interleaved(runs, repetitions=3)
-    assert "".join(order) == "ab" * (len(order) // 2)
-    assert times == {"a": (5.0, 7.0, 9.0), "b": (6.0, 8.0, 10.0)}
+    assert time_runs(runs, repetitions=2) == {
+        "a": Times(rested=(3.0, 4.0), steady=(5.0, 6.0)), "b": Times(rested=(9.0, 10.0), steady=(11.0, 12.0)),
+    }  # fmt: skip
+    assert "".join(order) == "a" * 6 + "b" * 6
+    loaded = len(order)
+    time_runs({"a": runs["a"]}, repetitions=1, settle_s=0.01)
+    assert len(order) - loaded > 2 + 1 + 1
+
+
+def test_a_price_lies_between_rested_and_steady() -> None:
+    """The price of a row is the geometric mean of both medians; a row that was timed one way has that median."""
+    assert ShapeTime(key="x", us=(16.0, 18.0, 99.0), rested_us=(8.0, 1.0, 9.0)).price_us == pytest.approx(12.0)
+    assert ShapeTime(key="x", us=(16.0, 18.0, 99.0)).price_us == 18.0
+
+
+def test_the_producer_s_time_is_not_the_linear_s() -> None:
+    """A compiled Linear is timed behind a norm, or a GELU where K > N, and its row is what it adds; an eager one stands alone."""
+    seen: list[int] = []
+
+    class Counting:
+        """A stopwatch for which each call takes 10 us, and the third kind of run 7 us more."""
+
+        def prepare(self, call: Any, copies: int) -> Any:
+            call(0)
+            seen.append(copies)
+            us = 10.0 * len(seen)
+            return lambda: us
+
+    rows = measure_shapes([shape(4, 32, 64, FP8)], device="cpu", repetitions=2, bench=bench(stopwatch=Counting())).rows
+    assert [row.us for row in rows.values()] == [(10.0, 10.0), (20.0, 20.0)]  # 20 and 30 less the producer's 10
+    assert {row.producer_us for row in rows.values()} == {(10.0, 10.0)}
+    seen.clear()
+    rows = measure_shapes([shape(4, 32, 64, FP8, eager=True)], device="cpu", repetitions=2, bench=bench(stopwatch=Counting())).rows
+    assert [row.us for row in rows.values()] == [(10.0, 10.0), (20.0, 20.0)]
+    assert {row.producer_us for row in rows.values()} == {()}
+
+
+def test_siblings_are_priced_by_what_they_add() -> None:
+    """Of three Linears on one input in a compiled block, the first pays the quantizing and two what a second one was seen to add, never more than a first."""
+    linears = tuple(
+        LinearProfile.observed(fqn=f"blocks.0.to_{name}", k=32, n=64, m_values={4: 1}, dtype="bfloat16", bias=True) for name in "qkv"
+    )
+    table = ShapeTable(
+        model="toy", batch_size=1, settings={}, linears=linears, uncalled=(), shared_inputs=(tuple(linear.fqn for linear in linears),)
+    )
+    shapes = shapes_of(table, (FP8,))
+    assert [(s.format, s.sibling) for s in shapes] == [(BF16, False), (FP8, False), (FP8, True)]
+    us = dict(zip(map(str, shapes), (100.0, 70.0, 40.0), strict=True))
+    rows = {key: ShapeTime(key=key, us=(value,)) for key, value in us.items()}
+    times = ShapeTimes(machine=MACHINE, compile_mode="default", rows=rows)
+    model = TableLatency(times, target="toy", rest=PredictedLatency(get_device("h100")))
+    assert model.mean_us(linears[0], FP8, readers=3) == pytest.approx((70 + 40 + 40) / 3)
+    assert model.mean_us(linears[0], BF16, readers=3) == 100
+    rows[str(shapes[2])] = ShapeTime(key=str(shapes[2]), us=(90.0,))
+    assert TableLatency(times, target="toy", rest=PredictedLatency(get_device("h100"))).mean_us(linears[0], FP8, readers=3) == 70
 
 
 def test_the_wall_clock_is_divided_by_the_calls() -> None:
@@ -221,12 +275,12 @@ def test_known_shapes_are_not_measured_again(tmp_path: Path) -> None:
     run = {"device": "cpu", "repetitions": 2, "cache": cache, "bench": bench(backend=graphs)}
     first = measure_shapes([shape(4, 32, 16, FP8)], attention=[ATTENTION], **run)
     second = measure_shapes([shape(4, 32, 16, FP8)], attention=[ATTENTION], **run)
-    assert graphs.frame_count == 2
+    assert graphs.frame_count == 3
     assert {key: row.us for key, row in second.rows.items()} == {key: row.us for key, row in first.rows.items()}
     assert {row.reused for row in second.rows.values()} == {True}
     assert {row.reused for row in first.rows.values()} == {False}
     third = measure_shapes([shape(4, 32, 16, NVFP4)], **run)
-    assert graphs.frame_count == 4
+    assert graphs.frame_count == 6
     assert not third.rows[str(shape(4, 32, 16))].reused
     other = measure_shapes([shape(4, 32, 16)], compile_mode="default", **run)
     assert not other.rows[str(shape(4, 32, 16))].reused, "times of one compile mode are no times of another"
@@ -398,7 +452,7 @@ def test_linears_outside_blocks_are_measured_eagerly() -> None:
     graphs = CompileCounter()
     shapes = [shape(4, 32, 16, FP8), shape(4, 32, 16, FP8, eager=True)]
     times = measure_shapes(shapes, device="cpu", repetitions=2, bench=bench(backend=graphs))
-    assert graphs.frame_count == 2
+    assert graphs.frame_count == 3
     assert len(times.rows) == 4
     rows = {str(shape(4, 32, 16)): 10.0, str(shape(4, 32, 16, eager=True)): 30.0}
     machine = ShapeTimes(machine=MACHINE, compile_mode="default", rows={key: ShapeTime(key=key, us=(us,)) for key, us in rows.items()})

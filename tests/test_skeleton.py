@@ -15,9 +15,10 @@ from toy_pipelines import TOYS, save_toy
 from sensitivity import blueprint, skeleton
 from sensitivity.census import ComponentCounts, RunCounts
 from sensitivity.errors import MeasurementError, PipelineError, SpecError, UserError
-from sensitivity.profiler import ShapeTable, record_linears
+from sensitivity.profiler import record_linears
 from sensitivity.scoring import Evaluator
 from sensitivity.shape_mode import REAL_ELEMENTS, ShapeMode
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import ShapeRun, build_skeleton, random_component, run_shapes, with_options
 from sensitivity.spec import ModelSection, RunOptions, StudySpec, load_spec, resolve_spec
 from sensitivity.stand_ins import PROMPT, StandInTokenizer
@@ -142,6 +143,19 @@ def test_the_census_of_flux_is_what_arithmetic_gives(large: dict[str, ShapeRun])
     assert table.run.component("vae").conv_flops > 10**12
 
 
+def test_shared_weights_count_once(large: dict[str, ShapeRun]) -> None:
+    """T5's and Gemma's embeddings are tied, as in a loaded pipeline: encoders of 4.76, 12.19 and 8.29 billion parameters."""
+    parameters = {
+        "flux1-dev": ("text_encoder_2", 4_762_310_656),
+        "ltx2": ("text_encoder", 12_187_325_040),
+        "qwen-image": ("text_encoder", 8_292_166_656),
+    }
+    for name, (component, expected) in parameters.items():
+        run = large[name].table.run
+        assert run is not None
+        assert run.component(component).weight_bytes == 2 * expected
+
+
 def test_the_census_comes_back_from_json(large: dict[str, ShapeRun]) -> None:
     """A table with its census reads back equal; without one there is no such key."""
     table = large["ltx2"].table
@@ -247,6 +261,8 @@ def test_a_batch_of_an_architecture_with_masks(tmp_path: Path) -> None:
         ("flux1-dev", {"height": -16}, "--height is -16"),
         ("flux1-dev", {"prompt_tokens": 0}, "--prompt-tokens is 0"),
         ("flux1-dev", {"batch_size": 0}, "--batch-size is 0"),
+        ("flux1-dev", {"batch_size": 10**8}, "--batch-size is 100000000; allowed is 65536 or less"),
+        ("flux1-dev", {"height": 10**12}, "--height is 1000000000000; allowed is 65536 or less"),
         ("flux1-dev", {"guidance": float("nan")}, "--guidance is nan"),
     ],
 )
@@ -268,6 +284,33 @@ def test_settings_that_the_pipeline_refuses_are_a_mistake(bare: StudySpec, setti
     with pytest.raises(PipelineError, match=message) as caught:
         run_shapes(bare.model_copy(update={"settings": {**bare.settings, **settings}}))
     assert "[settings]" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("height", 64.5, "a whole number from 1 to 65536"),
+        ("width", "wide", "a whole number"),
+        ("num_inference_steps", True, "a whole number from 1 to 10000"),
+        ("max_sequence_length", -3, "a whole number"),
+        ("num_images_per_prompt", 0, "a whole number from 1 to 1024"),
+        ("guidance_scale", "high", "float"),
+        ("latents", 1, "Tensor"),
+        ("sigmas", 1.0, "list"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(bare: StudySpec, key: str, value: object, allowed: str) -> None:
+    """A setting is of the type that the pipeline annotates; counts are whole numbers within reason."""
+    with pytest.raises(SpecError, match=f"{key} is {value!r}; allowed is .*{allowed}"):
+        run_shapes(bare.model_copy(update={"settings": {**bare.settings, key: value}}))
+
+
+def test_a_folder_without_a_needed_component_is_refused(bare: StudySpec) -> None:
+    """A pipeline whose index names no VAE is incomplete, not a fault of ours."""
+    index = Path(str(bare.model.path)) / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": [None, None]}))
+    with pytest.raises(PipelineError, match=r"does not run without one of .*vae"):
+        run_shapes(bare)
 
 
 def test_a_setting_that_is_no_argument_is_refused(bare: StudySpec) -> None:
@@ -364,6 +407,17 @@ def test_values_stay_where_they_are_cheap() -> None:
         with torch.autocast(y.device.type, enabled=False):
             pass
     assert mode.tally["net"]["linear_flops"] == 2 * 6 * 4 * 3
+
+
+def test_values_that_nobody_keeps_are_not_computed() -> None:
+    """Noise of terabytes and a mask of a million times a million tokens cost nothing."""
+    with torch.no_grad(), ShapeMode():
+        noise = torch.randn(10**6, 10**6, generator=torch.Generator().manual_seed(0), device="cpu")
+        ids = torch.arange(10**6)
+        mask = ids[:, None] <= ids[None, :]
+        expanded = ids[:, None].expand(-1, 10**6) + 1
+    assert [x.is_meta for x in (noise, ids, mask, expanded)] == [True, False, True, True]
+    assert [tuple(x.shape) for x in (noise, mask, expanded)] == [(10**6, 10**6)] * 3
 
 
 def test_convolutions_and_attention_are_counted() -> None:

@@ -31,11 +31,12 @@ from sensitivity.cli._common import (
     write_json,
 )
 from sensitivity.errors import UserError
-from sensitivity.spec import StudySpec, parse_formats, resolve_spec
+from sensitivity.spec import FormatName, StudySpec, parse_formats, resolve_spec
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sensitivity.latency import CompileMode
     from sensitivity.pricing import PriceRequest
 
 
@@ -75,20 +76,10 @@ def latency(
 ) -> None:
     """Say what a skip-list or recipe costs on a GPU, shape by shape: predicted with an interval, or measured on the GPU at hand."""
     spec = resolve_spec(model)
-    formats = parse_formats(fmt or ["nvfp4"])
-    one_of("--compile-mode", compile_mode, ("reduce-overhead", "default"))
-    one_of("--weights", weights, ("pretrained", "random"))
-    if measure is not None:
-        one_of("--measure", measure, ("shapes", "run"))
-    for flag, value in (("--repetitions", repetitions), ("--recompile-limit", recompile_limit)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} is {value}; allowed is 1 or more")
+    fmt_name = _one_format(fmt)
+    _check_choices(compile_mode=compile_mode, measure=measure, weights=weights, repetitions=repetitions, recompile_limit=recompile_limit)
     if skip is not None and recipe is not None:
         raise UserError("--skip and --recipe are both given; allowed is one of them: both say what stays bf16")
-    if len(formats) > 1:
-        raise UserError(
-            f"--format is given {len(formats)} times; a skip-list has one quantized format: give one, or price a recipe with --recipe"
-        )
     options = run_options(
         batch_size=batch_size, height=height, width=width, frames=frames, prompt_tokens=prompt_tokens, guidance=guidance, steps=steps,
         settings=settings,
@@ -99,13 +90,34 @@ def latency(
         from sensitivity.pricing import PriceRequest
 
     request = PriceRequest(
-        target=target, format=formats[0], skip=skip, recipe=recipe, compare=tuple(compare or ()), bf16_seconds=bf16_seconds,
-        compile_mode="default" if compile_mode == "default" else "reduce-overhead", options=options,
+        target=target, format=fmt_name, skip=skip, recipe=recipe, compare=tuple(compare or ()), bf16_seconds=bf16_seconds,
+        compile_mode=cast("CompileMode", compile_mode), options=options,
     )  # fmt: skip
     if measure == "run":
         _measure_runs(console, spec, request, choose_device(device), weights, repetitions, recompile_limit, json_path)
     else:
         _price(console, spec, request, choose_device(device) if measure else None, repetitions, json_path)
+
+
+def _one_format(names: list[str] | None) -> FormatName:
+    """The format of a skip-list. Raises FormatError or UserError for unknown ones and for several."""
+    formats = parse_formats(names or ["nvfp4"])
+    if len(formats) > 1:
+        raise UserError(
+            f"--format is given {len(formats)} times; a skip-list has one quantized format: give one, or price a recipe with --recipe"
+        )
+    return formats[0]
+
+
+def _check_choices(*, compile_mode: str, measure: str | None, weights: str, repetitions: int, recompile_limit: int | None) -> None:
+    """Raise UserError for a value that an option does not have."""
+    one_of("--compile-mode", compile_mode, ("reduce-overhead", "default"))
+    one_of("--weights", weights, ("pretrained", "random"))
+    if measure is not None:
+        one_of("--measure", measure, ("shapes", "run"))
+    for flag, value in (("--repetitions", repetitions), ("--recompile-limit", recompile_limit)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} is {value}; allowed is 1 or more")
 
 
 def _price(
@@ -130,9 +142,12 @@ def _price(
     if prices.compared:
         console.print(compare_table(prices.compared))
     warn_of_rounding(console, with_options(spec, request.options), prices.run.table.settings)
-    for row in {row.name: row for row in (prices.main, *prices.compared)}.values():
+    for row in {id(row): row for row in (prices.main, *prices.compared)}.values():
         for pattern in row.dead:
             console.print(f"warning: {pattern!r} of {row.name} matches no Linear", style="yellow", markup=False, highlight=False)
+    if refused := prices.main.refused:
+        text = f"{len(refused)} Linears stay bf16, since {request.format} does not take their shape or dtype: {', '.join(refused[:3])}"
+        console.print(text + (f" and {len(refused) - 3} more" if len(refused) > 3 else ""), style="dim", markup=False, highlight=False)
     write_json(prices.to_json(), json_path)
 
 

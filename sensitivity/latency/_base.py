@@ -9,6 +9,8 @@ Conventions.
 - `_us` is one call, `_s` is the whole run that the table was profiled on (`calls` counts the whole run).
 - A Linear whose M varies is priced for each M with its calls; its row shows the mean over the calls beside its largest M, so that
   calls x time is its part of the total in every row.
+- Linears that read one tensor (q, k and v) are one quantizing and several products where the compiler merges the quantizing: `sibling_us` is the time
+  of one more of them, and each of r readers costs (linear_us + (r - 1) x sibling_us) / r.
 - A Linear outside the repeated blocks (no block in its FQN) runs eagerly where blocks are compiled one by one: `eager_us` prices it.
 - A Linear that a format map leaves out is bf16; a Linear that was never called costs nothing and may stand in the map.
 - `source` is "predicted" or "measured" and says where the Linears' times come from.
@@ -38,7 +40,7 @@ from typing import Any, Literal
 
 from sensitivity.errors import PatternError, UserError
 from sensitivity.latency.memory import MemoryEstimate
-from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 
 Source = Literal["predicted", "measured"]
@@ -143,13 +145,13 @@ class Savings:
     """What an interval is made from.
 
     Attributes:
-        shapes: Calls by (M, K, N, format, whether it is in a compiled block).
+        shapes: Calls by (M, K, N, format, whether it is in a compiled block, Linears that read its input).
         linears_s: Seconds of all Linears in bf16, anchored where there is an anchor.
         rest_s: Seconds of everything else.
         anchored: Whether their sum was measured.
     """
 
-    shapes: Mapping[tuple[int, int, int, FormatName, bool], int]
+    shapes: Mapping[tuple[int, int, int, FormatName, bool, int], int]
     linears_s: float
     rest_s: float
     anchored: bool
@@ -157,10 +159,9 @@ class Savings:
     def fraction(self, model: "LatencyModel") -> float:
         """Part of the bf16 Linears' time that the formats save, by a model."""
         bf16_us = quantized_us = 0.0
-        for (m, k, n, format, compiled), calls in self.shapes.items():
-            one = model.linear_us if compiled else model.eager_us
-            bf16_us += calls * one(m=m, k=k, n=n, format=FormatName.BF16)
-            quantized_us += calls * one(m=m, k=k, n=n, format=format)
+        for (m, k, n, format, compiled, readers), calls in self.shapes.items():
+            bf16_us += calls * model.call_us(m=m, k=k, n=n, format=FormatName.BF16, compiled=compiled, readers=readers)
+            quantized_us += calls * model.call_us(m=m, k=k, n=n, format=format, compiled=compiled, readers=readers)
         return 1 - quantized_us / bf16_us
 
 
@@ -191,6 +192,10 @@ class LatencyModel(ABC):
         """Give the microseconds of one call outside the compiled blocks; as inside them, where the model does not know better."""
         return self.linear_us(m=m, k=k, n=n, format=format)
 
+    def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
+        """Give the microseconds of one more Linear on an input that is quantized already; the full price, where nothing is merged."""
+        return self.linear_us(m=m, k=k, n=n, format=format)
+
     def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:  # noqa: ARG002 - for models that know
         """Say in a clause what decides a quantized Linear's gain or loss; "" where the model does not know."""
         return ""
@@ -218,7 +223,8 @@ class LatencyModel(ABC):
             )
         _check_names(table, formats)
         chosen = {linear.fqn: FormatName(formats.get(linear.fqn, FormatName.BF16)) for linear in table.linears}
-        costs = tuple(self._cost(linear, chosen[linear.fqn]) for linear in table.linears)
+        readers = table.readers
+        costs = tuple(self._cost(linear, chosen[linear.fqn], readers.get(linear.fqn, 1)) for linear in table.linears)
         savings, anchor = self.savings(table, chosen), self.covers
         linears_s, rest_s = savings.linears_s, savings.rest_s
         if bf16_seconds is not None:
@@ -227,10 +233,10 @@ class LatencyModel(ABC):
                 dataclasses.replace(cost, bf16_us=cost.bf16_us * factor, quantized_us=cost.quantized_us * factor) for cost in costs
             )
             linears_s, anchor = linears_s * factor, "bf16_s as the caller measured it"
-        scale = _scale_of(table)
+        scale, quantized_linears_s = _scale_of(table), sum(cost.calls * cost.quantized_us for cost in costs) / 1e6
         return LatencyEstimate(
-            target=self.target, source=self.source, batch_size=table.batch_size, compile_mode=self.compile_mode, bf16_s=linears_s + rest_s,
-            quantized_s=sum(cost.calls * cost.quantized_us for cost in costs) / 1e6 + rest_s, linears=costs,
+            target=self.target, source=self.source, batch_size=table.batch_size, compile_mode=self.compile_mode,
+            bf16_s=sum(cost.calls * cost.bf16_us for cost in costs) / 1e6 + rest_s, quantized_s=quantized_linears_s + rest_s, linears=costs,
             note="; ".join([f"{self.source} for {self.target}", anchor] + ([str(scale)] if scale else [])), scale=scale,
             interval90=self.interval90(dataclasses.replace(savings, linears_s=linears_s, rest_s=rest_s, anchored=bf16_seconds is not None)),
         )  # fmt: skip
@@ -249,30 +255,42 @@ class LatencyModel(ABC):
 
     def savings(self, table: ShapeTable, formats: Mapping[str, FormatName]) -> Savings:
         """Give a run's shapes with their calls and formats, and the seconds that the model predicts for its bf16 parts."""
-        shapes: Counter[tuple[int, int, int, FormatName, bool]] = Counter()
+        shapes: Counter[tuple[int, int, int, FormatName, bool, int]] = Counter()
+        readers = table.readers
         for linear in table.linears:
+            format = FormatName(formats.get(linear.fqn, FormatName.BF16))
             for m, calls in linear.m_values:
-                shapes[m, linear.k, linear.n, FormatName(formats.get(linear.fqn, FormatName.BF16)), bool(linear.block)] += calls
-        bf16 = FormatName.BF16
+                shapes[m, linear.k, linear.n, format, bool(linear.block), readers.get(linear.fqn, 1)] += calls
         linears_us = sum(
-            calls * (self.linear_us if compiled else self.eager_us)(m=m, k=k, n=n, format=bf16)
-            for (m, k, n, _, compiled), calls in shapes.items()
+            calls * self.call_us(m=m, k=k, n=n, format=FormatName.BF16, compiled=compiled, readers=r)
+            for (m, k, n, _, compiled, r), calls in shapes.items()
         )
         return Savings(shapes=shapes, linears_s=linears_us / 1e6, rest_s=self.rest_s(table), anchored=False)
 
-    def _cost(self, linear: LinearProfile, format: FormatName) -> LinearCost:
-        bf16_us = self.mean_us(linear, FormatName.BF16)
+    def _cost(self, linear: LinearProfile, format: FormatName, readers: int) -> LinearCost:
+        bf16_us = self.mean_us(linear, FormatName.BF16, readers)
         quantized = format is not FormatName.BF16
         return LinearCost(
             fqn=linear.fqn, m=linear.m, k=linear.k, n=linear.n, calls=linear.calls, format=format, bf16_us=bf16_us,
-            quantized_us=self.mean_us(linear, format) if quantized else bf16_us,
+            quantized_us=self.mean_us(linear, format, readers) if quantized else bf16_us,
             why=self.why(m=linear.m, k=linear.k, n=linear.n, format=format, compiled=bool(linear.block)) if quantized else "",
         )  # fmt: skip
 
-    def mean_us(self, linear: LinearProfile, format: FormatName) -> float:
-        """Give the mean microseconds of a Linear's calls in a format: compiled inside a block, eager outside."""
-        one = self.linear_us if linear.block else self.eager_us
-        return sum(calls * one(m=m, k=linear.k, n=linear.n, format=format) for m, calls in linear.m_values) / linear.calls
+    def mean_us(self, linear: LinearProfile, format: FormatName, readers: int = 1) -> float:
+        """Give the mean microseconds of a Linear's calls in a format, one of `readers` Linears that read its input."""
+        return sum(
+            calls * self.call_us(m=m, k=linear.k, n=linear.n, format=format, compiled=bool(linear.block), readers=readers)
+            for m, calls in linear.m_values
+        ) / linear.calls  # fmt: skip
+
+    def call_us(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool, readers: int) -> float:
+        """Give the microseconds of one call: eager outside the blocks; inside, its part of what `readers` Linears on one input cost."""
+        if not compiled:
+            return self.eager_us(m=m, k=k, n=n, format=format)
+        first_us = self.linear_us(m=m, k=k, n=n, format=format)
+        if readers == 1 or format is FormatName.BF16:
+            return first_us
+        return (first_us + (readers - 1) * self.sibling_us(m=m, k=k, n=n, format=format)) / readers
 
 
 def _check_names(table: ShapeTable, formats: Mapping[str, FormatName]) -> None:
@@ -309,7 +327,8 @@ def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
     """Scale a small model's table to the model that it stands for.
 
     Token rows, K and N are multiplied by the factor; rows of the batch axis (M = `batch_rows(table)`) keep their M. Names, calls and dtypes
-    stay; counts of the run grow as `RunCounts.scaled` says. The factor is written into the table's settings, and every estimate made from it says so; scaling twice multiplies.
+    stay; counts of the run grow as `RunCounts.scaled` says. The factor is written into the table's settings, and every estimate made from it says so;
+    scaling twice multiplies.
     """
     batch = batch_rows(table)
     linears = []

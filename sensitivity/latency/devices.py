@@ -175,6 +175,10 @@ def load_device(path: Path) -> Device:
         )
         allowed = "name, like, peaks_flops_per_s, bandwidth_bytes_per_s, memory_bytes, sm_count, kernels, sources"
         raise UserError(f"--target {path} is no device ({problems}); allowed keys are {allowed}: correct these") from None
+    if file.like.strip().endswith(".toml"):
+        raise UserError(
+            f"--target {path} is like {file.like!r}; allowed is a device that comes with the package ({', '.join(DEVICES)}): name one"
+        )
     like = get_device(file.like)
     changes: dict[str, Any] = {
         key: value

@@ -38,7 +38,7 @@ from sensitivity.errors import MeasurementError, SensitivityError, UserError
 from sensitivity.formats import quantize_native
 from sensitivity.latency._base import CompileMode
 from sensitivity.latency.timing import device_of, failure_reason, preserved_settings, release_memory
-from sensitivity.profiler import block_of
+from sensitivity.shape_table import block_of
 from sensitivity.spec import FormatName
 
 _Tree = TypeVar("_Tree")

@@ -3,13 +3,14 @@
 Method. A Linear is a list of kernels that run one after another (`linear_kernels`), as torchao 0.18 launches them once compiled:
 
     bf16    GEMM (bias in its epilogue)
-    fp8     quantize (row amax and cast in one kernel), GEMM
+    fp8     [quantize: row amax and cast], GEMM
     mxfp8   block scales, cast (two kernels, one pass of bytes), GEMM
     nvfp4   [absolute maximum], quantize, GEMM, [scale and bias]
 
-What stands in brackets is a kernel of its own where the Linear stands alone (`isolated`). Inside a compiled block Inductor fuses it into a neighbour that touches the same numbers
-anyway: the maximum into the producer of the input, scale and bias into the consumer of the output. One input that feeds q, k and v is quantized three
-times: NVFP4's quantizer is an opaque operator, which Inductor does not merge, and for MXFP8 the published runs fit three times better than once.
+What stands in brackets is a kernel of its own where the Linear stands alone (`isolated`). Inside a compiled block Inductor fuses it into a neighbour
+that touches the same numbers anyway: the maximum into the producer of the input, scale and bias into the consumer of the output, FP8's whole quantizing
+into the producer where a row is short (`ROW_ON_CHIP`). One input that feeds q, k and v is quantized three times: NVFP4's quantizer is an opaque operator,
+which Inductor does not merge, and for MXFP8 the published runs fit three times better than once; FP8's is merged (`sibling_us`).
 
 A kernel takes a ramp, plus the longer of its memory traffic and its arithmetic, plus the gap to the next kernel. Arithmetic of a GEMM is spread over whole
 waves of output tiles (`TILES`, the best of them), so small M or N leave much of the chip idle; a part of the output's write is not hidden. So the
@@ -48,17 +49,22 @@ from sensitivity.latency._base import CompileMode, LatencyModel, Savings, Source
 from sensitivity.latency.constants import KernelConstants
 from sensitivity.latency.devices import Device
 from sensitivity.latency.draws import draws_for
-from sensitivity.profiler import LinearProfile, ShapeTable
+from sensitivity.shape_table import LinearProfile, ShapeTable
 from sensitivity.spec import FormatName
 
 BF16_BYTES, FP32_BYTES = 2, 4
-TILES = ((128, 64, 0.7), (128, 128, 0.85), (256, 128, 0.95), (256, 256, 1.0))
+TILES = ((128, 64, 0.7), (128, 128, 0.85), (256, 128, 0.95), (192, 192, 0.97), (256, 192, 1.0), (256, 256, 1.0))
 """(rows, columns, part of the full rate) of output tiles; a smaller tile reuses each operand less. Sizes: CUTLASS's and cuBLAS's usual ones for tcgen05 with
 one and two multiprocessors; rates assumed."""
 EAGER_PASSES: Mapping[FormatName, tuple[int, float]] = MappingProxyType(
     {FormatName.FP8: (8, 33.0), FormatName.MXFP8: (32, 37.2), FormatName.NVFP4: (5, 6.0)}
 )
 """{format: (kernels, bytes an input element)} of quantizing eagerly before the quantizer proper (NVFP4: MSLK's), counted with a dispatch mode on torchao 0.18."""
+ROW_ON_CHIP = 8192
+"""Elements of a row that a kernel still holds while it looks for its maximum: FP8 (a scale for each row) is then quantized on the way by the kernel that makes the
+row. Seen in the profile of FLUX.1-dev compiled on an H100: rows of 3072 cost nothing, rows of 12288 and 15360 a pass of their own."""
+FEW_TILES = 0.3
+"""Part of the rate below which a GEMM is said to be bound by its few output tiles."""
 JITTERS = 200
 
 # Bytes an element, block scales included: e4m3 + one byte for 32; e2m1 + one byte for 16. fp8's row scales are added apart.
@@ -127,6 +133,13 @@ class PredictedLatency(LatencyModel):
         """Give the same outside the compiled blocks."""
         return self._us(m, k, n, format, False)
 
+    def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
+        """Give the time of one more Linear on a quantized input: FP8's quantizing is merged, that of the other formats is not (see the module's text)."""
+        one_us = self._us(m, k, n, format, True)
+        if format is not FormatName.FP8:
+            return one_us
+        return one_us - sum(kernel.us for kernel in self._quantize(m, k, format)) if m else 0.0
+
     def _us(self, m: int, k: int, n: int, format: FormatName, compiled: bool) -> float:
         key = (m, k, n, format, compiled)
         if key not in self._times:
@@ -167,6 +180,8 @@ class PredictedLatency(LatencyModel):
         """Quantizing the input in a compiled graph."""
         c = self.constants
         read, written = BF16_BYTES * m * k, self._operand_bytes(m, k, format)
+        if format is FormatName.FP8 and not self.isolated and k <= ROW_ON_CHIP:
+            return ()
         if format is not FormatName.NVFP4:
             launches = 2 if format is FormatName.MXFP8 else 1
             return (self._pass("quantize", read + written, c.quantize_bandwidth, launches=launches),)
@@ -212,6 +227,8 @@ class PredictedLatency(LatencyModel):
         added_us = sum(kernel.us for kernel in kernels) - gemm.us
         fixed_us = sum(kernel.fixed_us for kernel in kernels if kernel.name != "GEMM")
         bound = "reading the weight" if bf16.memory_us >= bf16.math_us else "arithmetic"
+        if bf16.memory_us < bf16.math_us and _wave_efficiency(m, n, self.device.sm_count) < FEW_TILES:
+            bound = "few output tiles for the chip"
         added = "launches" if fixed_us > added_us / 2 else "reading and writing the input"
         outside = "" if compiled else ", outside the compiled blocks"
         return f"{bound}: GEMM {bf16.us / gemm.us:.1f}x; quantizing takes {added_us / bf16.us:.0%} of bf16's time ({added}{outside})"

@@ -2,7 +2,7 @@
 
 `measure.py` makes the rows, `store.py` keeps them; here they become prices.
 
-Conventions. Microseconds a call. A row has its raw repetitions or a reason (refused by the format, out of memory, did not compile); the median is derived.
+Conventions. Microseconds a call. A row has its raw repetitions or a reason (refused by the format, out of memory, did not compile); its price is derived.
 A row's key names the shape and the format; machine, versions and compile mode are those of the whole `ShapeTimes`. What is not a Linear comes from another
 model (`rest`), and `covers` says that it is predicted; an attention of the table's census that was measured takes the place of its prediction. Linears outside
 the compiled blocks run eagerly, and are measured so.
@@ -15,22 +15,24 @@ What it does not do: guess. A shape that was not measured, or failed, raises Mea
 """
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sensitivity.census import AttentionShape, RunCounts
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import MeasurementError, UserError
 from sensitivity.formats import get_format
 from sensitivity.latency._base import CompileMode, LatencyModel
-from sensitivity.profiler import ShapeTable
+from sensitivity.shape_table import ShapeTable
 from sensitivity.spec import FormatName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class LinearShape:
-    """One Linear in one format: M rows of input, K in_features, N out_features; eager where it stands outside the compiled blocks."""
+    """One Linear in one format: M rows of input, K in_features, N out_features; eager where it stands outside the compiled blocks; sibling where it is one more
+    Linear on an input that another has quantized."""
 
     m: int
     k: int
@@ -38,10 +40,11 @@ class LinearShape:
     bias: bool
     format: FormatName
     eager: bool = False
+    sibling: bool = False
 
     def __str__(self) -> str:
         """The key that it is stored under."""
-        how = "eager-linear" if self.eager else "linear"
+        how = "eager-linear" if self.eager else "sibling-linear" if self.sibling else "linear"
         return f"{how} m={self.m} k={self.k} n={self.n} bias={int(self.bias)} {self.format.value}"
 
     @property
@@ -61,7 +64,10 @@ class ShapeTime:
 
     Attributes:
         key: `str(LinearShape)` or `attention_key`.
-        us: raw repetitions; empty where the row failed.
+        us: raw repetitions under steady load; empty where the row failed. Of a compiled Linear: less the median of its producer; of a sibling: less that
+            of the first.
+        rested_us: the same on a rested GPU.
+        producer_us: raw repetitions of the elementwise producer alone under steady load, where one stood before the Linear.
         reason: why it failed, None where it did not.
         copies: sets of inputs and weights that were rotated through.
         reused: read from the cache instead of measured now.
@@ -69,27 +75,46 @@ class ShapeTime:
 
     key: str
     us: tuple[float, ...] = ()
+    rested_us: tuple[float, ...] = ()
+    producer_us: tuple[float, ...] = ()
     reason: str | None = None
     copies: int = 0
     reused: bool = False
 
     @property
-    def median_us(self) -> float:
-        """The median repetition. Raises MeasurementError, with the reason, for a row that has none."""
+    def price_us(self) -> float:
+        """The geometric mean of the medians under steady load and rested: the clock of a real run lies between.
+
+        Raises:
+            MeasurementError: The row has no times; the message says why.
+        """
         if not self.us:
             raise MeasurementError(
                 f"{self.key} has no time ({self.reason}); allowed are measured shapes: leave it in bf16, or measure it again"
             )
-        return statistics.median(self.us)
+        steady_us = statistics.median(self.us)
+        return (
+            math.sqrt(steady_us * statistics.median(self.rested_us)) if self.rested_us and min(*self.us, *self.rested_us) > 0 else steady_us
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What the store keeps, and what `--json` shows."""
-        return {"key": self.key, "us": list(self.us), "reason": self.reason, "copies": self.copies}
+        return {
+            "key": self.key,
+            "us": list(self.us),
+            "rested_us": list(self.rested_us),
+            "producer_us": list(self.producer_us),
+            "reason": self.reason,
+            "copies": self.copies,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, reused: bool = False) -> "ShapeTime":
         """Read what `to_json` gave."""
-        return cls(key=data["key"], us=tuple(data["us"]), reason=data["reason"], copies=data["copies"], reused=reused)
+        producer_us = tuple(data["producer_us"])
+        return cls(
+            key=data["key"], us=tuple(data["us"]), producer_us=producer_us, reason=data["reason"], copies=data["copies"], reused=reused
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,11 +148,23 @@ class ShapeTimeCache(Protocol):
 
 
 def shapes_of(table: ShapeTable, formats: Sequence[FormatName]) -> tuple[LinearShape, ...]:
-    """Every unique shape of a table (each M of a Linear whose M varies) in bf16 and `formats`, most arithmetic first; outside blocks: eager ones."""
-    unique = {(m, linear.k, linear.n, linear.bias, not linear.block) for linear in table.linears for m, _ in linear.m_values if m}
+    """Every unique shape of a table (each M of a Linear whose M varies) in bf16 and `formats`, most arithmetic first.
+
+    Linears outside blocks are eager ones; those that share an input are measured as siblings as well.
+    """
+    readers = table.readers
+    unique = {
+        (m, linear.k, linear.n, linear.bias, not linear.block, bool(linear.block) and linear.fqn in readers)
+        for linear in table.linears for m, _ in linear.m_values if m
+    }  # fmt: skip
     ordered = sorted(unique, key=lambda s: (-s[0] * s[1] * s[2], s))
     wanted = tuple(dict.fromkeys((FormatName.BF16, *formats)))
-    return tuple(LinearShape(m=m, k=k, n=n, bias=bias, format=name, eager=eager) for m, k, n, bias, eager in ordered for name in wanted)
+    shapes = []
+    for m, k, n, bias, eager, shared in ordered:
+        for name in wanted:
+            shape = LinearShape(m=m, k=k, n=n, bias=bias, format=name, eager=eager)
+            shapes += [shape, dataclasses.replace(shape, sibling=True)] if shared and name is not FormatName.BF16 else [shape]
+    return tuple(dict.fromkeys(shapes))
 
 
 def attentions_of(table: ShapeTable, *, component: str | None = None) -> tuple[AttentionShape, ...]:
@@ -137,13 +174,15 @@ def attentions_of(table: ShapeTable, *, component: str | None = None) -> tuple[A
 
 
 def parse_linear(key: str) -> LinearShape | None:
-    """The shape of a Linear's key; None for an attention's."""
+    """The shape of a Linear's key; None for another."""
     kind, *fields, name = key.split()
-    if kind not in ("linear", "eager-linear"):
+    if kind not in ("linear", "eager-linear", "sibling-linear"):
         return None
     values = dict(part.split("=") for part in fields)
     m, k, n = (int(values[axis]) for axis in "mkn")
-    return LinearShape(m=m, k=k, n=n, bias=values["bias"] == "1", format=FormatName(name), eager=kind != "linear")
+    return LinearShape(
+        m=m, k=k, n=n, bias=values["bias"] == "1", format=FormatName(name), eager=kind == "eager-linear", sibling=kind == "sibling-linear"
+    )
 
 
 class TableLatency(LatencyModel):
@@ -162,34 +201,53 @@ class TableLatency(LatencyModel):
         self.times, self.target, self.compile_mode, self._rest = times, target, times.compile_mode, rest
         what = "Linears and attention" if any(parse_linear(key) is None and row.us for key, row in times.rows.items()) else "Linears"
         self.covers = f"{what} measured one by one on {times.machine['device']}, the rest predicted ({rest.covers})"
-        self._us: dict[tuple[int, int, int, FormatName, bool], ShapeTime] = {}
+        self._us: dict[tuple[int, int, int, FormatName, str], ShapeTime] = {}
         for key, row in sorted(times.rows.items()):  # bias=1 after bias=0: where both were measured, the Linear with a bias is meant
             shape = parse_linear(key)
             if shape is not None:
-                self._us[shape.m, shape.k, shape.n, shape.format, shape.eager] = row
+                self._us[shape.m, shape.k, shape.n, shape.format, _kind(shape)] = row
 
     def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
-        """Give the median measured microseconds of a compiled Linear; 0 where m is 0.
+        """Give the measured microseconds of a compiled Linear; 0 where m is 0.
 
         Raises:
             MeasurementError: The shape was not measured, or its measurement failed; the message names it.
         """
-        return self._median_us(m, k, n, format, eager=False)
+        return self._row_us(m, k, n, format, "compiled")
 
     def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Give the same of a Linear outside the compiled blocks. Raises as `linear_us`."""
-        return self._median_us(m, k, n, format, eager=True)
+        return self._row_us(m, k, n, format, "eager")
 
-    def _median_us(self, m: int, k: int, n: int, format: FormatName, *, eager: bool) -> float:
+    def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
+        """Give the same of one more Linear on a quantized input, or the full price where that was not measured. Raises as `linear_us`."""
+        first_us, row = self.linear_us(m=m, k=k, n=n, format=format), self._us.get((m, k, n, format, "sibling"))
+        return min(first_us, row.price_us) if row is not None and row.us else first_us
+
+    def _row_us(self, m: int, k: int, n: int, format: FormatName, kind: str) -> float:
         if m == 0:
             return 0.0
-        row = self._us.get((m, k, n, format, eager))
+        row = self._us.get((m, k, n, format, kind))
         if row is None:
             raise MeasurementError(
-                f"M={m} K={k} N={n} in {format.value}{' (eager)' if eager else ''} was not measured on {self.times.machine['device']}; "
+                f"M={m} K={k} N={n} in {format.value}{' (eager)' if kind == 'eager' else ''} was not measured on {self.times.machine['device']}; "
                 f"{len(self._us)} shapes were: measure this one too (`measure_shapes`), or price with the predicted model"
             )
-        return row.median_us
+        return row.price_us
+
+    def divide_anchor(self, bf16_seconds: float, linears_s: float, rest_s: float) -> tuple[float, float]:
+        """Give (factor on the Linears, seconds of the rest): all alike, since what the parts miss is the clock that the run has.
+
+        Raises:
+            UserError: The total differs from the table's by more than a factor of 2.
+        """
+        factor = bf16_seconds / (linears_s + rest_s)
+        if not 0.5 <= factor <= 2:
+            raise UserError(
+                f"The measured bf16 run takes {bf16_seconds:.4g} s; allowed is within a factor of 2 of the {linears_s + rest_s:.4g} s that its parts take. Give the "
+                "seconds of the whole run that was profiled (all steps, same batch size and GPU), or leave --bf16-seconds out."
+            )
+        return factor, rest_s * factor
 
     def rest_s(self, table: ShapeTable) -> float:
         """Give the seconds of what is no Linear: measured attentions, and what the other model predicts for all else."""
@@ -199,6 +257,10 @@ class TableLatency(LatencyModel):
         for counts in table.run.components:
             rows = {shape: self.times.rows.get(attention_key(shape)) for shape in counts.attention}
             found = {shape: row for shape, row in rows.items() if row is not None and row.us}
-            measured_us += sum(shape.calls * row.median_us for shape, row in found.items())
+            measured_us += sum(shape.calls * row.price_us for shape, row in found.items())
             others.append(counts.model_copy(update={"attention": tuple(shape for shape in counts.attention if shape not in found)}))
         return measured_us / 1e6 + self._rest.rest_s(dataclasses.replace(table, run=RunCounts(components=tuple(others))))
+
+
+def _kind(shape: LinearShape) -> str:
+    return "eager" if shape.eager else "sibling" if shape.sibling else "compiled"

@@ -8,14 +8,15 @@ the microseconds of one call. Three of them:
     WallStopwatch      the host's clock, for a CPU: it exercises everything else, its numbers say nothing about a GPU
 
 Method. Every copy is called once first, on the stream that is timed (compiles, autotunes, initialises libraries). A pilot run of one cycle says how many
-calls fill `MIN_RUN_US`; a run is a whole number of cycles. `time_interleaved` runs several prepared cycles in turn (a, b, a, b, ...), so that a clock that
-drifts drifts for all of them, and keeps every repetition.
+calls fill `MIN_RUN_US`; a run is a whole number of cycles. `time_runs` times each prepared cycle twice and keeps every repetition: on a
+rested GPU, and under its own steady load, where the GPU is at its power limit and has lowered its clock. A real run mixes kernels that draw more and less, and its
+clock lies between. Formats are not timed in turn: bf16 would heat the others.
 
 `preserved_settings` puts back what torch.compile and torchao change for the whole process: inductor's and dynamo's settings and the fp32 matmul precision.
 
     with preserved_settings(), torch.no_grad():
         run = stopwatch_for(device, "reduce-overhead").prepare(lambda i: linear(inputs[i]), copies=4)
-        times_us = time_interleaved({"linear": run}, repetitions=10)
+        times = time_runs({"linear": run}, repetitions=10, pause_s=0.02, settle_s=0.5)
 """
 
 import gc
@@ -24,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -95,7 +97,8 @@ class GraphStopwatch:
         torch.cuda.synchronize()
 
         def run() -> float:
-            assert kept is not None and call is not None  # a graph reads and writes at fixed addresses: what lies there must live as long as it does
+            assert kept is not None  # a graph reads and writes at fixed addresses: what lies there must live as long as it does
+            assert call is not None
             return _between_events(self.device, graph.replay) / calls
 
         return run
@@ -155,15 +158,32 @@ def _between_events(device: torch.device, work: Callable[[], object]) -> float:
         return float(start.elapsed_time(end)) * 1e3
 
 
-def time_interleaved(runs: Mapping[_Name, Run], *, repetitions: int) -> dict[_Name, tuple[float, ...]]:
-    """Microseconds a call of every repetition of every run, taken in turn after `SETTLING_ROUNDS` rounds that are not kept."""
-    times: dict[_Name, list[float]] = {name: [] for name in runs}
-    for repetition in range(-SETTLING_ROUNDS, repetitions):
-        for name, run in runs.items():
-            us = run()
-            if repetition >= 0:
-                times[name].append(us)
-    return {name: tuple(values) for name, values in times.items()}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Times:
+    """Microseconds a call of every repetition: of a rested GPU, and of one under the run's own steady load."""
+
+    rested: tuple[float, ...]
+    steady: tuple[float, ...]
+
+
+def time_runs(runs: Mapping[_Name, Run], *, repetitions: int, pause_s: float = 0.0, settle_s: float = 0.0) -> dict[_Name, Times]:
+    """Time every run, one after the other: with `pause_s` of idleness before each repetition, then without any after `settle_s` of the same load.
+
+    Each is run `SETTLING_ROUNDS` times first.
+    """
+    times: dict[_Name, Times] = {}
+    for name, run in runs.items():
+        for _ in range(SETTLING_ROUNDS):
+            run()
+        rested = []
+        for _ in range(repetitions):
+            time.sleep(pause_s)
+            rested.append(run())
+        begun = time.monotonic()
+        while time.monotonic() - begun < settle_s:
+            run()
+        times[name] = Times(rested=tuple(rested), steady=tuple(run() for _ in range(repetitions)))
+    return times
 
 
 def copies_past_cache(call_bytes: int, device: torch.device, *, memory_part: float = 0.2, most: int = 256) -> int:

@@ -1,21 +1,25 @@
 """Records as tables for a terminal. Every table says above itself what its numbers are: predicted or measured, on which GPU, at which scale."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from sensitivity.latency import LatencyEstimate, LinearCost
-from sensitivity.latency.memory import MemoryEstimate
-from sensitivity.measuring import MeasuredRuns
-from sensitivity.pricing import PricedList
-from sensitivity.profiler import ShapeTable
 from sensitivity.spec import FormatName
-from sensitivity.workflow import SearchOutcome
+
+if TYPE_CHECKING:  # records only: `profile` must not wait for what made the others
+    from sensitivity.latency import LatencyEstimate, LinearCost
+    from sensitivity.latency.memory import MemoryEstimate
+    from sensitivity.measuring import MeasuredRuns
+    from sensitivity.pricing import PricedList
+    from sensitivity.shape_table import ShapeTable
+    from sensitivity.workflow import SearchOutcome
 
 MAX_ROLES = 3
+ROUNDING = 1e-9
 
 
 def _table(*columns: tuple[str, str], title: str) -> Table:
@@ -30,7 +34,7 @@ def _short(roles: Sequence[str]) -> str:
     return ", ".join(names[:MAX_ROLES]) + (f" and {len(names) - MAX_ROLES} more" if len(names) > MAX_ROLES else "")
 
 
-def profile_table(table: ShapeTable) -> Lines:
+def profile_table(table: "ShapeTable") -> Lines:
     """Linears grouped by shape, most FLOPs first, with shares."""
     settings = ", ".join(f"{key} {value}" for key, value in table.settings.items())
     rows = _table(
@@ -49,7 +53,7 @@ def profile_table(table: ShapeTable) -> Lines:
     return Lines(rows, *notes)
 
 
-def latency_table(estimate: LatencyEstimate) -> Lines:
+def latency_table(estimate: "LatencyEstimate") -> Lines:
     """Where the time goes, by shape and format, what decides each shape's gain, and which Linears are slower quantized."""
     rows = _table(
         ("M", "right"), ("K", "right"), ("N", "right"), ("format", "left"), ("Linears", "right"), ("bf16 us", "right"), ("quantized us", "right"),
@@ -88,7 +92,7 @@ def latency_table(estimate: LatencyEstimate) -> Lines:
     return Lines(rows, *lines)
 
 
-def compare_table(priced: Sequence[PricedList]) -> Table:
+def compare_table(priced: Sequence["PricedList"]) -> Table:
     """Skip-lists side by side: how many Linears they quantize, seconds, speedup, memory."""
     first = priced[0].estimate
     rows = _table(
@@ -107,7 +111,7 @@ def compare_table(priced: Sequence[PricedList]) -> Table:
     return rows
 
 
-def measured_table(measured: MeasuredRuns) -> Lines:
+def measured_table(measured: "MeasuredRuns") -> Lines:
     """Skip-lists measured end to end: seconds, spread, speedup, memory."""
     rows = _table(
         ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("spread", "right"), ("speedup", "right"), ("held GB", "right"),
@@ -123,12 +127,12 @@ def measured_table(measured: MeasuredRuns) -> Lines:
     return Lines(rows, Text(f"compiled: {measured.runs[0].timings[0].compiled}", style="dim"))
 
 
-def _speedup(estimate: LatencyEstimate) -> str:
-    interval = estimate.interval90 if estimate.speedup != 1 else None
+def _speedup(estimate: "LatencyEstimate") -> str:
+    interval = estimate.interval90 if abs(estimate.speedup - 1) > ROUNDING else None
     return f"{estimate.speedup:.3f}x" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else "")
 
 
-def _memory_line(memory: MemoryEstimate) -> str:
+def _memory_line(memory: "MemoryEstimate") -> str:
     text = f"memory, predicted: Linears {memory.bf16_linear_bytes / 1e9:.2f} -> {memory.quantized_linear_bytes / 1e9:.2f} GB"
     if memory.bf16_peak_bytes is None or memory.quantized_peak_bytes is None or memory.activation_bytes is None:
         return text
@@ -138,7 +142,7 @@ def _memory_line(memory: MemoryEstimate) -> str:
     )
 
 
-def front_table(outcome: SearchOutcome) -> Lines:
+def front_table(outcome: "SearchOutcome") -> Lines:
     """The front, fastest first, with the first trials in it or beside it, the winner marked, held-out values where they were measured."""
     candidates, chosen = outcome.prepared.candidates, outcome.chosen
     latency, scale = outcome.prepared.latency, outcome.prepared.evaluator.spec.pricing.stands_for

@@ -19,7 +19,7 @@ from sensitivity.latency import end_to_end
 from sensitivity.latency.end_to_end import materialize, measure_calls, weight_bytes
 from sensitivity.latency.measure import machine_of, measure_shapes
 from sensitivity.latency.table import LinearShape, ShapeTime, attention_key
-from sensitivity.latency.timing import copies_past_cache, preserved_settings
+from sensitivity.latency.timing import copies_past_cache, preserved_settings, release_memory
 from sensitivity.spec import FormatName
 from sensitivity.store import SharedShapeTimes
 
@@ -83,8 +83,8 @@ def test_shapes_are_timed_and_reused(mode: Any, tmp_path: Path) -> None:
     assert len(first.rows) == len(shapes) + 1
     for row in first.rows.values():
         assert len(row.us) == 10
-        assert 0 < min(row.us) <= row.median_us < 1e5
-        print(f"{row.key:60} {row.median_us:9.2f} us, spread {max(row.us) / min(row.us) - 1:.1%}, {row.copies} copies")
+        assert 0 < row.price_us < 1e5
+        print(f"{row.key:60} {row.price_us:9.2f} us, spread {max(row.us) / min(row.us) - 1:.1%}, {row.copies} copies")
     second = measure_shapes(shapes, attention=[ATTENTION], device="cuda", compile_mode=mode, cache=cache)
     assert {key: row.us for key, row in second.rows.items()} == {key: row.us for key, row in first.rows.items()}
     assert all(row.reused for row in second.rows.values())
@@ -97,7 +97,7 @@ def test_large_shapes_take_what_the_chip_allows() -> None:
     m, k, n = 4096, 4096, 4096
     times = measure_shapes([LinearShape(m=m, k=k, n=n, bias=False, format=BF16)], device="cuda")
     (row,) = times.rows.values()
-    assert 1e14 < 2 * m * k * n / (row.median_us / 1e6) < 2.5e15, row
+    assert 1e14 < 2 * m * k * n / (row.price_us / 1e6) < 2.5e15, row
 
 
 def test_a_cold_weight_is_read_from_memory() -> None:
@@ -105,18 +105,19 @@ def test_a_cold_weight_is_read_from_memory() -> None:
     shape = LinearShape(m=1, k=4096, n=8192, bias=False, format=BF16)
     assert copies_past_cache(shape.call_bytes, CUDA) > 1
     (row,) = measure_shapes([shape], device="cuda").rows.values()
-    assert row.median_us > 2 * shape.k * shape.n / 9e12 * 1e6
+    assert row.price_us > 2 * shape.k * shape.n / 9e12 * 1e6
 
 
 def test_out_of_memory_is_a_row_and_the_next_shape_is_measured() -> None:
     """A shape larger than the GPU fails alone, and its memory comes back."""
+    release_memory(CUDA)
     before = torch.cuda.memory_allocated()
     huge = LinearShape(m=2**22, k=2**18, n=16, bias=False, format=BF16)
     small = LinearShape(m=16, k=256, n=256, bias=False, format=BF16)
     times = measure_shapes([huge, small], device="cuda", repetitions=2)
     assert times.failed == {str(huge): "out of memory on this device"}
     assert times.rows[str(small)].us
-    assert torch.cuda.memory_allocated() <= before + 2**20
+    assert torch.cuda.memory_allocated() <= before + 2**26  # cuBLAS keeps a workspace of 32 MiB for each stream that it was called on
 
 
 @pytest.mark.parametrize("name", [BF16, *NATIVE])

@@ -2,8 +2,8 @@
 
 Method. `Device` holds the limits of a chip: dense peaks (no structured sparsity), bandwidth, multiprocessors, memory. `KernelConstants` holds what
 today's kernels make of them: the parts of the peaks that are reached, the shortest times. Constants of Blackwell are fitted to published
-measurements (`benchmarks/calibrate_latency.py`), those of Hopper are stated with where they come from. No run of the model that is priced goes into
-them.
+measurements (`benchmarks/calibrate_latency.py`: squares and FLUX.1-dev), those of Hopper are stated with where they come from (single Linears, and profiles of
+FLUX.1-dev's denoiser).
 
 Conventions. FLOP/s, bytes/s, microseconds, bytes. A device is named by its chip in lower case, as `--target` takes it. A format that has no peak here
 has no matrix instructions on the chip: asking for it is the caller's error, never a slow fallback.

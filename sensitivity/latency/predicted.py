@@ -119,7 +119,7 @@ class PredictedLatency(LatencyModel):
         self.constants = constants or device.kernels
         self._times: dict[tuple[int, int, int, FormatName, bool], float] = {}
         if not device.calibrated:
-            self.covers += f"; no measurement on {device.name} went into it"
+            self.covers += f"; the kernel constants were not fitted on {device.name}"
 
     def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Give the microseconds of one call in a compiled block: the sum over `linear_kernels`; 0 where m is 0, since nothing is launched.

@@ -13,7 +13,8 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sensitivity.errors import PipelineError
-from sensitivity.pipelines import _hub_answers, _quiet
+from sensitivity.pipelines import _hub_answers, _quiet, enable_vae_tiling
 from sensitivity.shape_mode import META, REAL_ELEMENTS, ShapeMode
 from sensitivity.spec import StudySpec
 from sensitivity.stand_ins import StandInTokenizer
@@ -31,6 +32,12 @@ from sensitivity.stand_ins import StandInTokenizer
 TEXT_CLASSES = ("Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
 CLIP_TOKENS, OTHER_TOKENS = 77, 512
 FEW_TOKENS = 10**6  # a tokenizer without a limit says 1e30
+RENAMED = "Transformer2DModel"  # older diffusers wrote it for classes that have names of their own now, and still reads it
+WIDTHS = (
+    "in_channels", "out_channels", "latent_channels", "z_dim", "joint_attention_dim", "cross_attention_dim", "caption_channels", "text_dim", "text_embed_dim",
+    "pooled_projection_dim", "hidden_size", "projection_dim",
+)  # fmt: skip
+"""Keys of configs that say how wide the tensors are which one component gives to another."""
 
 
 def build_skeleton(spec: StudySpec) -> Any:
@@ -38,6 +45,7 @@ def build_skeleton(spec: StudySpec) -> Any:
 
     Raises:
         PipelineError: no config files can be had, or they are no pipeline that the installed diffusers knows.
+        SpecError: the study decodes in tiles, and the pipeline's VAE cannot.
     """
     folder = config_folder(spec)
     index = _read_json(folder / "model_index.json")
@@ -57,8 +65,7 @@ def build_skeleton(spec: StudySpec) -> Any:
         pipe.set_progress_bar_config(disable=True)
     if isinstance(parts.get("tokenizer"), StandInTokenizer):
         parts["tokenizer"].dropped_tokens = _dropped_tokens(pipe)
-    if spec.model.vae_tiling:
-        pipe.vae.enable_tiling()
+    enable_vae_tiling(spec, pipe)
     return pipe
 
 
@@ -75,7 +82,7 @@ def build_component(spec: StudySpec, component: str | None = None) -> nn.Module:
     """One component on meta, `model.component` by default; its buffers are real, however large. Raises PipelineError where there is none."""
     folder = config_folder(spec)
     index = _read_json(folder / "model_index.json")
-    name = component or spec.model.component
+    name = spec.model.component if component is None else component
     with _quiet():
         part = _part(spec, folder, name, index.get(name), real_elements=math.inf) if isinstance(index.get(name), list) else None
     if not isinstance(part, nn.Module):
@@ -98,6 +105,42 @@ def no_component(spec: StudySpec, pipeline: str, found: str, names: list[str]) -
         f"{spec.name}: the {pipeline} has no module {found!r}; it has {', '.join(names) or 'none'}: pass one with --component, or set "
         "`model.component` in a study TOML"
     )
+
+
+def contradiction(spec: StudySpec, modules: Mapping[str, nn.Module], called: Sequence[str], inside: bool, reason: str) -> str:
+    """The message for shapes that do not fit: which component's config seems to contradict which.
+
+    Args:
+        spec: the study.
+        modules: {name: component of the pipeline}.
+        called: names of components that were called, by their latest calls; the last one failed, or gave what failed after it.
+        inside: whether it failed inside of that component.
+        reason: the error in brief; a component one of whose widths it mentions is suspected before others.
+    """
+    at, before = called[-1], list(called[:-1])
+    coders = [name for name, part in modules.items() if hasattr(part, "decode")]
+    makers = [*(before if inside else []), *(name for name in coders if name not in called)]
+    others = before[-1:] if at in coders else makers  # a decoder is given what the component before it made
+    numbers = {int(number) for number in re.findall(r"\d+", reason)}
+    others = [name for name in others if numbers & set(_widths(modules[name]).values())] or others
+    against = ([] if inside and others else ["itself"]) + [_described(name, modules[name]) for name in others]
+    return (
+        f"the config of {_described(at, modules[at])} in {config_folder(spec)} seems to contradict {' or '.join(against)}, or the settings {spec.settings} "
+        f"({reason}); allowed are configs and settings of one model: copy the wrong config again, or report the pipeline if it runs with its weights"
+    )
+
+
+def _described(name: str, part: nn.Module) -> str:
+    widths = ", ".join(f"{key} {width}" for key, width in _widths(part).items())
+    return f"{name} ({widths})" if widths else name
+
+
+def _widths(part: nn.Module) -> dict[str, int]:
+    """The `WIDTHS` of a component's config, of its text part where it has several; a VAE's channels are those of pictures, nobody else's."""
+    config: Any = getattr(part, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    keys = [key for key in WIDTHS if not (hasattr(part, "decode") and key in ("in_channels", "out_channels"))]
+    return {key: width for key in keys if isinstance(width := getattr(config, key, None), int)}
 
 
 def config_folder(spec: StudySpec) -> Path:
@@ -171,6 +214,8 @@ def _part(spec: StudySpec, folder: Path, name: str, entry: Any, real_elements: f
     if _is_text(class_name):
         return _stand_in(spec, folder / name, class_name)
     cls = _component_class(library, class_name)
+    if issubclass(cls, nn.Module):
+        _check_class(folder, name, class_name)
     try:
         if issubclass(cls, nn.Module):
             return _module(cls, folder / name, real_elements)
@@ -180,6 +225,17 @@ def _part(spec: StudySpec, folder: Path, name: str, entry: Any, real_elements: f
             f"{name} ({class_name}) cannot be built from {folder / name} ({type(error).__name__}: {_first_line(error)}); allowed is the config "
             "that `save_pretrained` writes: write it again, or correct it"
         ) from error
+
+
+def _check_class(folder: Path, name: str, class_name: str) -> None:
+    """Raise PipelineError where a component's config was written by another class than the index names. Those of transformers do not say."""
+    file = folder / name / "config.json"
+    said = _read_json(file).get("_class_name", class_name) if file.is_file() else class_name
+    if said != class_name and RENAMED not in (said, class_name):
+        raise PipelineError(
+            f"model_index.json names {class_name} for {name}, and {file} is of {said!r}; allowed is one class in both: put the component's own config.json there, or "
+            "correct model_index.json"
+        )
 
 
 def _component_class(library: str, name: str) -> Any:

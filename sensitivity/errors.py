@@ -4,6 +4,7 @@
     ├── UserError                    the caller can mend it: the command line exits with 2
     │   ├── UnknownModelError        no study, folder or Hub id has this name
     │   ├── PipelineError            what was named cannot be loaded as a diffusers pipeline
+    │   │   └── ConfigMismatchError  the configs of its components seem to contradict one another
     │   ├── SpecError                a study TOML is malformed
     │   ├── FormatError              a format is unknown, unavailable here or refused by the model's shapes
     │   ├── PatternError             a pattern or FQN list is malformed or matches nothing
@@ -11,11 +12,14 @@
     │   │   └── RecipeMismatchError  a recipe does not describe this model
     │   ├── StoreError               a database is of another study, another schema, or damaged
     │   ├── OutputError              a result cannot be written where it was asked for
+    │   ├── ConstraintError          no skip-list keeps to the constraints that were asked
     │   └── MissingWeightsError      weights that a measure needs are not on this machine
     └── MeasurementError             a run failed and nothing the caller typed explains it: exits with 1
 
 A message says the value found, what is allowed, and what to do next, in that order.
 """
+
+from typing import Any
 
 
 class SensitivityError(Exception):
@@ -32,6 +36,10 @@ class UnknownModelError(UserError):
 
 class PipelineError(UserError):
     """What was named cannot be loaded as a diffusers pipeline."""
+
+
+class ConfigMismatchError(PipelineError):
+    """The configs of a pipeline's components seem to contradict one another."""
 
 
 class SpecError(UserError):
@@ -60,6 +68,12 @@ class StoreError(UserError):
 
 class OutputError(UserError):
     """A result cannot be written where it was asked for."""
+
+
+class ConstraintError(UserError):
+    """No skip-list keeps to the constraints that were asked; `outcome` is the SearchOutcome without a winner, where there is one."""
+
+    outcome: Any = None
 
 
 class MissingWeightsError(UserError):

@@ -62,6 +62,7 @@ def load_pipeline(spec: StudySpec, *, device: str) -> LoadedPipeline:
 
     Raises:
         PipelineError: the folder or Hub id cannot be loaded (no such id, no network, a damaged file), or it has no such component.
+        SpecError: the study decodes in tiles, and the pipeline's VAE cannot.
     """
     source = str(spec.model.path or spec.model.hub)
     offline = spec.model.hub is not None and not _hub_answers()
@@ -85,7 +86,23 @@ def load_pipeline(spec: StudySpec, *, device: str) -> LoadedPipeline:
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
+    enable_vae_tiling(spec, pipe)
     return LoadedPipeline(spec=spec, pipe=pipe, denoiser=denoiser, device=device, weights_hash=hash_weights(spec, pipe))
+
+
+def enable_vae_tiling(spec: StudySpec, pipe: Any) -> None:
+    """Let the pipeline decode in tiles if the study says so (`model.vae_tiling`). Raises SpecError where its VAE cannot, or where it has none."""
+    if not spec.model.vae_tiling:
+        return
+    vae: Any = getattr(pipe, "vae", None)
+    try:
+        vae.enable_tiling()
+    except (AttributeError, NotImplementedError):  # diffusers' classes lack the method, or have one that raises
+        has = "has no vae" if vae is None else f"has a vae of class {type(vae).__name__}, which does not decode in tiles"
+        raise SpecError(
+            f"{spec.name}: `model.vae_tiling` is true, and the {type(pipe).__name__} {has}; allowed is true where the VAE has `enable_tiling`: "
+            "take the line out of the study TOML"
+        ) from None
 
 
 def _hub_answers() -> bool:
@@ -251,9 +268,10 @@ def painting_key(loaded: LoadedPipeline, environment: dict[str, str]) -> dict[st
     """All that decides a picture except prompt, seed and batch: weights, settings, dtype, device type and versions. For cache keys."""
     versions = {name: environment[name] for name in ("torch", "torchao", "diffusers", "transformers", "device_type")}
     machine = {} if loaded.device.startswith("cpu") else {"device": environment["device"]}
+    tiling = {"vae_tiling": True} if loaded.spec.model.vae_tiling else {}  # left out where it is off, as it was before there was the key
     return {
         "weights": loaded.weights_hash, "component": loaded.spec.model.component, "settings": dict(loaded.spec.settings), "dtype": "bfloat16",
-        "pipeline": type(loaded.pipe).__name__, "threads": torch.get_num_threads() if loaded.device == "cpu" else 0, **versions, **machine,
+        "pipeline": type(loaded.pipe).__name__, "threads": torch.get_num_threads() if loaded.device == "cpu" else 0, **versions, **machine, **tiling,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ pipeline drew, where it rounds what it was asked. What it does not do: pipelines
 
 import inspect
 import math
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,9 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sensitivity.blueprint import build_component, build_skeleton, config_folder, no_component, pipeline_call
+from sensitivity.blueprint import build_component, build_skeleton, config_folder, contradiction, no_component, pipeline_call
 from sensitivity.census import AttentionShape, ComponentCounts, RunCounts
-from sensitivity.errors import MeasurementError, PipelineError, SensitivityError, SpecError
+from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError, SensitivityError, SpecError
 from sensitivity.pipelines import _quiet
 from sensitivity.profiler import LinearRecorder, record_linears
 from sensitivity.shape_mode import ShapeMode, Tally, is_meta, to_meta
@@ -42,6 +43,7 @@ __all__ = ["DenoiserCall", "ShapeRun", "build_skeleton", "random_component", "ru
 METHODS = ("decode", "encode", "generate", "get_text_features", "get_image_features", "get_prior_logits")
 OURS = ("self", "prompt", "generator", "output_type", "return_dict")
 FLAG_NUMBERS = 2**16
+SHAPE_WORDS = re.compile("shape|size|dimension|channels", re.IGNORECASE)  # in errors of shapes
 SMALL_PIXELS = 64  # below it, an error of a shape is the size's fault
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 COUNTS = {  # {argument that is a count: the largest that is taken for one}
@@ -65,11 +67,12 @@ class DenoiserCall:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeRun:
-    """What a run without weights gives: the table with its census, the component's calls, and the names of its repeated block classes."""
+    """What a run without weights gives: the table with its census, the component's calls, the names of its repeated block classes, and of other denoisers."""
 
     table: ShapeTable
     calls: tuple[DenoiserCall, ...]
     repeated_blocks: tuple[str, ...]
+    other_denoisers: tuple[str, ...] = ()
 
 
 def with_options(spec: StudySpec, options: RunOptions) -> StudySpec:
@@ -88,9 +91,10 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
 
     Raises:
         PipelineError, SpecError: no config files, no such component, or settings that the pipeline refuses.
+        ConfigMismatchError: components' configs seem to contradict one another.
         MeasurementError: the pipeline cannot be run without weights; the message says how far it got.
     """
-    name, batch = component or spec.model.component, batch_size or spec.pricing.batch_size
+    name, batch = spec.model.component if component is None else component, batch_size or spec.pricing.batch_size
     pipe = build_skeleton(spec)
     modules = {key: part for key, part in pipe.components.items() if isinstance(part, nn.Module)}
     if name not in modules:
@@ -108,7 +112,9 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
     table = recorder.table(model=spec.name, batch_size=batch, settings=settings)
     counts = RunCounts(components=tuple(run.counts(key, part) for key, part in modules.items()))
     calls = tuple(DenoiserCall(args=seen.args, kwargs=seen.kwargs, calls=seen.calls) for seen in run.seen if seen.forward_of == name)
-    return ShapeRun(table=replace(table, run=counts), calls=calls, repeated_blocks=tuple(getattr(module, "_repeated_blocks", None) or ()))
+    blocks, alike = tuple(getattr(module, "_repeated_blocks", None) or ()), type(modules.get(spec.model.component))
+    others = tuple(key for key, part in modules.items() if type(part) is type(module) is alike and part is not module)
+    return ShapeRun(table=replace(table, run=counts), calls=calls, repeated_blocks=blocks, other_denoisers=others)
 
 
 def random_component(spec: StudySpec, *, component: str | None = None, device: str, seed: int = 0) -> nn.Module:
@@ -169,6 +175,7 @@ class _Run:
         self.seen: list[_Seen] = []
         self.known: dict[Any, _Seen] = {}
         self.calls: Counter[str] = Counter()
+        self.latest: dict[str, None] = {}  # components by their latest calls
         self.failed_inside = False  # a component was entered and not left
 
     def watch(self, component: str, part: nn.Module) -> None:
@@ -190,6 +197,8 @@ class _Run:
         if self.mode.component is not None:
             return original(*args, **kwargs)
         self.calls[component] += 1
+        self.latest.pop(component, None)
+        self.latest[component] = None
         signature = _signature((args, kwargs))
         key = (entry, signature)
         if signature is not None and key in self.known:
@@ -331,6 +340,9 @@ def _explained(spec: StudySpec, pipe: Any, run: _Run) -> Iterator[None]:
                 f"{name} does not run with the settings {spec.settings} ({reason}); allowed is what its call accepts: correct `[settings]` in a study "
                 "TOML or the options of the command"
             ) from error
+        if isinstance(error, RuntimeError | ValueError) and SHAPE_WORDS.search(reason) and run.latest:
+            modules = {key: part for key, part in pipe.components.items() if isinstance(part, nn.Module)}
+            raise ConfigMismatchError(f"{name}: {contradiction(spec, modules, list(run.latest), run.failed_inside, reason)}") from error
         where = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else "?"
         raise MeasurementError(
             f"{name} could not be run without weights: {reason} at {where}; {run.progress}. Profile the loaded model with "

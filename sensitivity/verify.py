@@ -77,8 +77,11 @@ def verify_trials(
     return scores
 
 
-def count_block_patterns(formats: Mapping[str, FormatName]) -> dict[str, int]:
-    """{block class, as in "transformer_blocks": number of distinct format patterns among its blocks}: the graphs that regional compilation makes."""
+def count_stack_patterns(formats: Mapping[str, FormatName]) -> dict[str, int]:
+    """{stack of blocks, as in "transformer_blocks": number of distinct format patterns among its blocks}, from names alone.
+
+    Regional compilation makes one graph for each where a stack has a class of its own; `latency.end_to_end.count_block_patterns` counts by class.
+    """
     patterns: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for fqn, name in formats.items():
         block = block_of(fqn)
@@ -121,7 +124,7 @@ def build_recipe(
                 "pictures": {"settings": dict(spec.settings), "batch_size": spec.search.batch_size, "arithmetic": "emulated"},
             },
             "memory": {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"},
-            "block_patterns": count_block_patterns(formats),
+            "block_patterns": count_stack_patterns(formats),
             "search": {
                 "study": result.study, "budget": settings.budget, "trials": len(result.trials), "sampler": settings.sampler.value, "seed": settings.seed,
                 "granularity": settings.granularity, "calibrated": settings.calibrated, "trial": chosen.index,

@@ -14,7 +14,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 
 from sensitivity.candidates import Candidates, Granularity, make_candidates
-from sensitivity.errors import MeasurementError, OutputError, UserError
+from sensitivity.errors import ConfigMismatchError, MeasurementError, OutputError, UserError
 from sensitivity.fidelity._base import Score
 from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.pipelines import load_pipeline
@@ -102,7 +102,7 @@ def check_device(device: str) -> None:
 
 def latency_model(spec: StudySpec, target: str | None, *, compile_mode: CompileMode = "reduce-overhead") -> LatencyModel:
     """The model that prices a study's Linears on a GPU. Raises UserError, with the closest names, for an unknown one."""
-    return PredictedLatency(get_device(target or spec.pricing.target), compile_mode=compile_mode)
+    return PredictedLatency(get_device(spec.pricing.target if target is None else target), compile_mode=compile_mode)
 
 
 def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], None] = lambda _text: None) -> Prepared:
@@ -127,7 +127,7 @@ def _table(evaluator: Evaluator) -> ShapeTable:
     """The shapes of a run: without weights where that works, else from a real one."""
     try:
         return run_shapes(evaluator.spec).table
-    except MeasurementError:
+    except (MeasurementError, ConfigMismatchError):  # where there are weights, a run with them is the judge of the configs
         return evaluator.profile()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from urllib.error import URLError
 import optuna
 import pytest
 import torch
+from toy_pipelines import save_toy
 
 from sensitivity import cli
 from sensitivity.store import Store
@@ -97,6 +99,11 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "device unknown": (["search", "--model", "tiny-flux", "--device", "tpu"], ["--device is 'tpu'", "cpu, cuda and cuda:N"]),
     "device that is not there": (["search", "--model", "tiny-flux", "--device", "cuda:99"], ["'cuda:99'", "--device cpu"]),
     "target unknown": (["search", "--model", "tiny-flux", "--target", "b20"], ["'b20'", "b200", "--target"]),
+    "target empty": (["search", "--model", "tiny-flux", "--target", ""], ["''", "b200, gb200", "--target"]),
+    "target empty, priced": (["latency", "--model", "tiny-flux", "--target", ""], ["''", "b200, gb200", "--target"]),
+    "format empty": (["latency", "--model", "tiny-flux", "--format", ""], ["--format ''", "mxfp8, nvfp4, fp8"]),
+    "device empty": (["search", "--model", "tiny-flux", "--device", ""], ["--device is ''", "cpu, cuda and cuda:N"]),
+    "component empty": (["profile", "--model", "tiny-flux", "--component", ""], ["no module ''", "transformer", "--component"]),
     "target without the format": (["search", "--model", "tiny-flux", "--target", "h100"], ["h100 has no nvfp4", "fp8", "b200"]),
     "sampler unknown": (["search", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, tpe, nsga2, random"]),
     "granularity unknown": (["search", "--model", "tiny-flux", "--granularity", "block"], ["'block'", "group, layer"]),
@@ -252,6 +259,49 @@ def test_a_hub_id_without_a_network_fails_in_seconds(run: Run, monkeypatch: pyte
 def test_settings_that_the_pipeline_refuses_are_a_mistake(run: Run, tiny_study: Path, tmp_path: Path, old: str, new: str) -> None:
     """Settings that the pipeline cannot draw with, and a component that it lacks, end with what to correct in the study."""
     wrong(run("profile", "--model", changed(tiny_study, tmp_path, (old, new))), "study TOML" if "hieght" not in new else "[settings]")
+
+
+SMALL = ("--height", 64, "--width", 64, "--frames", 9, "--steps", 4)
+
+
+def test_configs_that_contradict_one_another_are_a_mistake(run: Run, tmp_path: Path) -> None:
+    """A folder of configs with a transformer of another model ends as a user's mistake that names the component and what it does not fit."""
+    save_toy("wan", tmp_path)
+    path = tmp_path / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text_dim": 64}))
+    wrong(
+        run("profile", "--model", tmp_path, *SMALL),
+        "config of transformer",
+        "text_dim 64",
+        "contradict text_encoder",
+        "copy the wrong config",
+    )
+
+
+@pytest.mark.parametrize("command", [["profile"], ["latency", "--format", "mxfp8"]], ids=["profile", "latency"])
+def test_a_second_denoiser_is_told(run: Run, tmp_path: Path, command: list[str]) -> None:
+    """Where a pipeline has two denoisers, stderr names the one that is not treated and the option that treats it; one alone needs no word."""
+    save_toy("wan", tmp_path)
+    assert "notice" not in run(*command, "--model", tmp_path, *SMALL).err
+    shutil.copytree(tmp_path / "transformer", tmp_path / "transformer_2")
+    path = tmp_path / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | {"transformer_2": index["transformer"], "boundary_ratio": 0.9}))
+    ran = run(*command, "--model", tmp_path, *SMALL, "--json", "-")
+    assert ran.code == 0
+    assert "more than one denoiser; the Linears of transformer_2 (called 4 x)" in ran.err
+    assert "--component transformer_2" in ran.err
+    json.loads(ran.out)
+    if command == ["profile"]:
+        assert "Linears of transformer (called 4 x)" in run("profile", "--model", tmp_path, *SMALL, "--component", "transformer_2").err
+        assert "notice" not in run("profile", "--model", tmp_path, *SMALL, "--component", "text_encoder").err
+
+
+def test_the_help_of_a_format_says_how_often_it_is_given(run: Run) -> None:
+    """`search` takes several formats and says so; `latency` takes one, says so, and refuses several (see MISTAKES)."""
+    said = {name: " ".join(run(name, "--help").out.split()) for name in ("search", "latency")}
+    assert "nvfp4, mxfp8 or fp8; given several times" in said["search"]
+    assert "nvfp4, mxfp8 or fp8, given once" in said["latency"]
 
 
 def test_a_damaged_pipeline_folder_is_a_mistake(run: Run, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from sensitivity.latency.end_to_end import (
     weight_bytes,
 )
 from sensitivity.spec import FormatName
+from sensitivity.verify import count_stack_patterns
 
 FP8, NVFP4, BF16 = FormatName.FP8, FormatName.NVFP4, FormatName.BF16
 CPU = torch.device("cpu")
@@ -176,6 +177,14 @@ def test_block_patterns_are_counted_by_class() -> None:
     }  # fmt: skip
     assert count_block_patterns(flux(), {}) == {"FluxTransformerBlock": 1, "FluxSingleTransformerBlock": 1}
     assert count_block_patterns(flux(), formats) == {"FluxTransformerBlock": 2, "FluxSingleTransformerBlock": 2}
+
+
+def test_stacks_and_classes_are_counted_apart() -> None:
+    """Two stacks of one class are two stacks of one pattern each, and graphs of both patterns for the class; a recipe counts the first, the limit the second."""
+    both = nn.ModuleDict({name: nn.ModuleList([nn.Sequential(nn.Linear(8, 8))]) for name in ("first", "second")})
+    formats = {"first.0.0": FP8, "second.0.0": BF16}
+    assert count_stack_patterns(formats) == {"first": 1, "second": 1}
+    assert count_block_patterns(both, formats) == {"Sequential": 2}
 
 
 def test_too_many_patterns_are_refused_before_compiling() -> None:

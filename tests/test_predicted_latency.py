@@ -258,5 +258,5 @@ def test_the_constants_are_the_fit_s() -> None:
 def test_unmeasured_devices_say_so() -> None:
     """A prediction for a chip that no measurement went into says it; the calibrated one does not."""
     table = flux(1)
-    assert "no measurement on rtx5090" in PredictedLatency(get_device("rtx5090")).estimate(table, {}).note
+    assert "not fitted on rtx5090" in PredictedLatency(get_device("rtx5090")).estimate(table, {}).note
     assert "no measurement" not in PredictedLatency(B200).estimate(table, {}).note

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from toy_pipelines import TOYS, save_toy
 
-from sensitivity import blueprint, skeleton
+from sensitivity import blueprint, skeleton, workflow
 from sensitivity.census import ComponentCounts, RunCounts
-from sensitivity.errors import MeasurementError, PipelineError, SpecError, UserError
+from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError, SpecError, UserError
+from sensitivity.pipelines import load_pipeline, painting_key
 from sensitivity.profiler import record_linears
 from sensitivity.scoring import Evaluator
 from sensitivity.shape_mode import REAL_ELEMENTS, ShapeMode
@@ -345,6 +346,87 @@ def test_a_folder_that_is_no_pipeline_is_refused(bare: StudySpec, file: str, tex
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(PipelineError, match=message):
         run_shapes(bare)
+
+
+def rewrite(spec: StudySpec, file: str, **changes: object) -> None:
+    """Change keys of a config file."""
+    path = Path(str(spec.model.path)) / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("toy", "file", "changes", "message"),
+    [
+        ("sd3", "transformer", {"in_channels": 32}, r"transformer \(in_channels 32, .* contradict itself or vae \(latent_channels 16\)"),
+        (
+            "sd3",
+            "transformer",
+            {"joint_attention_dim": 128},
+            r"transformer \(.* contradict text_encoder_3 \(hidden_size 64\), or the settings",
+        ),
+        ("sd3", "vae", {"latent_channels": 32}, r"vae \(latent_channels 32\) .* contradict transformer \(in_channels 16,"),
+        (
+            "flux2",
+            "transformer",
+            {"joint_attention_dim": 96},
+            r"transformer \(.* contradict text_encoder \(.*\(RuntimeError: a Linear of 96",
+        ),
+        ("sdxl", "unet", {"out_channels": 8}, r"unet \(in_channels 4, out_channels 8, .* contradict itself or vae \(latent_channels 4\)"),
+        ("wan", "vae", {"z_dim": 32}, r"transformer \(.* contradict itself or vae \(z_dim 32\)"),
+        ("chroma", "transformer", {"in_channels": 32}, r"vae \(latent_channels 4\) .* contradict transformer \(in_channels 32,"),
+    ],
+)
+def test_configs_that_contradict_one_another_are_named(toy: str, file: str, changes: dict[str, int], message: str, tmp_path: Path) -> None:
+    """Shapes that do not fit are a mistake in the configs: the component that failed, the ones that it may contradict, the reason, the next step."""
+    spec = save_toy(toy, tmp_path)
+    rewrite(spec, f"{file}/config.json", **changes)
+    with pytest.raises(ConfigMismatchError, match=f"Pipeline: the config of {message}") as caught:
+        run_shapes(spec)
+    assert "RuntimeError: " in str(caught.value)
+    assert str(caught.value).endswith("copy the wrong config again, or report the pipeline if it runs with its weights")
+
+
+def test_with_weights_a_run_judges_the_configs(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspicion about configs does not stop a search of a model that runs."""
+
+    def suspect(_spec: StudySpec) -> None:
+        raise ConfigMismatchError("suspicious")
+
+    monkeypatch.setattr(workflow, "run_shapes", suspect)
+    assert workflow._table(evaluator).linears == evaluator.profile().linears
+
+
+def test_a_config_of_another_class_is_refused(bare: StudySpec) -> None:
+    """The class that a config was written by is the one that the index names; the name that PixArt's once had is excused."""
+    rewrite(bare, "transformer/config.json", _class_name="SD3Transformer2DModel")
+    with pytest.raises(
+        PipelineError, match=r"names FluxTransformer2DModel for transformer, and .*config.json is of 'SD3Transformer2DModel'; allowed"
+    ):
+        run_shapes(bare)
+    rewrite(bare, "transformer/config.json", _class_name="Transformer2DModel")
+    assert run_shapes(bare).table.linears
+
+
+def test_a_vae_decodes_in_tiles_where_the_study_says_so(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`model.vae_tiling` is honoured with and without weights, is part of what decides a picture, and is refused where the VAE cannot."""
+    plain = load_spec(tiny_study)
+    tiled = plain.model_copy(update={"model": plain.model.model_copy(update={"vae_tiling": True})})
+    before, after = load_pipeline(plain, device="cpu"), load_pipeline(tiled, device="cpu")
+    assert [loaded.pipe.vae.use_tiling for loaded in (before, after)] == [False, True]
+    assert build_skeleton(tiled).vae.use_tiling
+    stamp = dict.fromkeys(("torch", "torchao", "diffusers", "transformers", "device_type"), "")
+    assert painting_key(after, stamp) == painting_key(before, stamp) | {"vae_tiling": True}
+
+    def refuse(_vae: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(after.pipe.vae), "enable_tiling", refuse)
+    for make in (lambda: load_pipeline(tiled, device="cpu"), lambda: build_skeleton(tiled)):
+        with pytest.raises(
+            SpecError,
+            match=r"`model.vae_tiling` is true, and the FluxPipeline has a vae of class AutoencoderKL, which does not .*take the line out",
+        ):
+            make()
 
 
 def test_a_hub_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

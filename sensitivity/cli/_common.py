@@ -9,13 +9,16 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from sensitivity.errors import OutputError, UserError
 from sensitivity.spec import RunOptions, StudySpec
+
+if TYPE_CHECKING:
+    from sensitivity.skeleton import ShapeRun
 
 app = typer.Typer(
     name="sensitivity", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -28,6 +31,12 @@ Model = Annotated[
 Formats = Annotated[
     list[str] | None,
     typer.Option("--format", "-f", help="nvfp4, mxfp8 or fp8; given several times, each group chooses among them. Default: nvfp4."),
+]
+OneFormat = Annotated[
+    list[str] | None,  # several are refused with a message; of one text, the last would win in silence
+    typer.Option(
+        "--format", "-f", help="nvfp4, mxfp8 or fp8, given once: what Linears that are not skipped are quantized to. Default: nvfp4."
+    ),
 ]
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON to this path; '-' for stdout, everything else then goes to stderr.")
@@ -67,6 +76,19 @@ def warn_of_rounding(console: Console, spec: StudySpec, effective: Mapping[str, 
                 style="yellow",
                 highlight=False,
             )
+
+
+def tell_of_other_denoisers(spec: StudySpec, run: "ShapeRun") -> None:
+    """Say, on stderr, that a pipeline has denoisers whose Linears are not among those of the run's table."""
+    if not run.other_denoisers:
+        return
+    counts = {part.component: part.calls for part in run.table.run.components} if run.table.run is not None else {}
+    others = ", ".join(f"{name} (called {counts.get(name, 0)} x)" for name in run.other_denoisers)
+    Console(stderr=True).print(
+        f"notice: {spec.name} has more than one denoiser; the Linears of {others} are not treated here: `sensitivity profile --component "
+        f"{run.other_denoisers[0]}` shows them, `model.component` in a study TOML chooses for all commands",
+        style="yellow", highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def make_console(json_path: str | None) -> Console:
@@ -123,7 +145,7 @@ def check_apart(files: dict[str, Path | None]) -> None:
 def choose_device(name: str | None) -> str:
     import torch
 
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import typer
 from sensitivity.cli._common import (
     BatchSize,
     DeviceName,
-    Formats,
     Frames,
     Guidance,
     Height,
     Json,
     Model,
+    OneFormat,
     PromptTokens,
     Settings,
     Steps,
@@ -27,6 +27,7 @@ from sensitivity.cli._common import (
     one_of,
     run_options,
     step,
+    tell_of_other_denoisers,
     warn_of_rounding,
     write_json,
 )
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 def latency(
     model: Model,
     target: Target = None,
-    fmt: Formats = None,
+    fmt: OneFormat = None,
     skip: Annotated[Path | None, typer.Option(help="File of Linears that stay bf16: one exact FQN or glob a line, # comments.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe JSON whose formats are priced.")] = None,
     compare: Annotated[
@@ -142,6 +143,7 @@ def _price(
     if prices.compared:
         console.print(compare_table(prices.compared))
     warn_of_rounding(console, with_options(spec, request.options), prices.run.table.settings)
+    tell_of_other_denoisers(spec, prices.run)
     for row in {id(row): row for row in (prices.main, *prices.compared)}.values():
         for pattern in row.dead:
             console.print(f"warning: {pattern!r} of {row.name} matches no Linear", style="yellow", markup=False, highlight=False)
@@ -163,6 +165,7 @@ def _measure_runs(
     check_gpu(device)
     target = target_at_hand(device, request.target)
     prices = price(spec, dataclasses.replace(request, target=target))
+    tell_of_other_denoisers(spec, prices.run)
     runs = measure_runs(
         spec, prices, device=device, target=target, weights=cast(Literal["pretrained", "random"], weights), compile_mode=request.compile_mode,
         options=request.options, recompile_limit=recompile_limit, repetitions=repetitions, say=lambda text: console.print(text, style="dim"),

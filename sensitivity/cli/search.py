@@ -51,7 +51,7 @@ def search(
     one_of("--granularity", granularity, ("group", "layer"))
     one_of("--sampler", sampler, ("knapsack", "tpe", "nsga2", "random"))
     console = make_console(json_path)
-    target = target or spec.pricing.target
+    target = spec.pricing.target if target is None else target
     recipe_path = out or Path("recipes") / f"{spec.name}-{'+'.join(formats)}-{target}.json"
     check_writable(recipe_path, "--out")
     check_writable(json_path, "--json")

@@ -20,6 +20,7 @@ from sensitivity.cli._common import (
     make_console,
     run_options,
     step,
+    tell_of_other_denoisers,
     warn_of_rounding,
     write_json,
 )
@@ -56,7 +57,9 @@ def profile(
 
         if options != RunOptions():
             spec = skeleton.with_options(spec, options)
-        table = skeleton.run_shapes(spec, component=component).table
+        run = skeleton.run_shapes(spec, component=component)
+    table = run.table
     console.print(profile_table(table))
     warn_of_rounding(console, spec, table.settings)
+    tell_of_other_denoisers(spec, run)
     write_json(table.to_json(), json_path)

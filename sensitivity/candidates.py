@@ -13,6 +13,7 @@ Conventions. A choice is a tuple of small integers, one a group, in the groups' 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -21,6 +22,7 @@ import torch
 
 from sensitivity.errors import FormatError
 from sensitivity.formats import get_format
+from sensitivity.hand_lists import PublishedList
 from sensitivity.latency import LatencyModel
 from sensitivity.patterns import expand
 from sensitivity.shape_table import LinearProfile, ShapeTable
@@ -59,6 +61,7 @@ class Candidates:
         fqns: every Linear of the denoiser, called or not.
         rule_of_thumb: the choice that people make by hand.
         bf16_s: priced seconds of the run with nothing quantized.
+        published: (name, choice) of the study's published lists; a group is quantized where its list quantizes any of it.
     """
 
     formats: tuple[FormatName, ...]
@@ -68,6 +71,7 @@ class Candidates:
     fqns: tuple[str, ...]
     rule_of_thumb: Choice
     bf16_s: float
+    published: tuple[tuple[str, Choice], ...] = ()
 
     @property
     def none_quantized(self) -> Choice:
@@ -144,7 +148,7 @@ def make_candidates(
     bf16_s = latency.estimate(table, {}).bf16_s
     return Candidates(
         formats=(FormatName.BF16, *formats), groups=tuple(groups), fixed=fixed, refused=refused, fqns=fqns, bf16_s=bf16_s,
-        rule_of_thumb=tuple(len(formats) if set(g.members[-1]) & thumb else 0 for g in groups),
+        rule_of_thumb=_choice(groups, thumb), published=tuple((a.name, _choice(groups, published_list(table, a))) for a in spec.published),
     )  # fmt: skip
 
 
@@ -220,6 +224,17 @@ def _price(
 def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel, readers: int) -> float:
     """Seconds of one pipeline run that quantizing this Linear saves; negative where it is slower."""
     return linear.calls * (latency.mean_us(linear, FormatName.BF16, readers) - latency.mean_us(linear, fmt, readers)) / 1e6
+
+
+def _choice(groups: Sequence[Group], quantized: AbstractSet[str]) -> Choice:
+    """The last format for each group of which any Linear is quantized."""
+    return tuple(len(group.members) - 1 if set(group.members[-1]) & quantized else 0 for group in groups)
+
+
+def published_list(table: ShapeTable, listed: PublishedList) -> set[str]:
+    """FQNs that a published list quantizes."""
+    named = expand(list(listed.skip), [linear.fqn for linear in table.linears]).matched
+    return {x.fqn for x in table.linears if x.fqn not in named and min(x.k, x.n) >= listed.min_width}
 
 
 def rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:

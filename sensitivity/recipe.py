@@ -18,7 +18,6 @@ The schema is written by `python -m sensitivity.recipe > schema.json && mv schem
 """
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -26,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from sensitivity.errors import PatternError, RecipeError, RecipeMismatchError
 from sensitivity.patterns import Pattern, expand, is_fqn
+from sensitivity.recipe_records import Choice, Count, Fidelity, FrontMember, Latency, Memory, ModelInfo, Record, SearchInfo
 from sensitivity.spec import FormatName
 from sensitivity.strict_json import check_value, parse_json, write_whole
 
@@ -38,110 +38,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "1.0"
 MAX_BYTES = 16 * 1024 * 1024
-_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
-
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
-Source = Literal["predicted", "measured"]
 
 
-class _Record(BaseModel):
-    """A frozen record whose unknown fields survive a round trip."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-
-
-class ModelInfo(_Record):
-    """Which weights the recipe is for. `component` is the pipeline's attribute, `component_class` the name of its class."""
-
-    id: Annotated[str, Field(min_length=1)]
-    revision: str | None
-    pipeline_class: Annotated[str, Field(pattern=_IDENTIFIER)]
-    component: Annotated[str, Field(pattern=_IDENTIFIER)]
-    component_class: Annotated[str, Field(pattern=_IDENTIFIER)]
-    weights: Literal["pretrained", "random", "trained-tiny"]
-
-
-class Latency(_Record):
-    """Seconds of one pipeline call; `speedup` is bf16 over quantized. Priced at `stands_for` x the model's dimensions (1: its own)."""
-
-    bf16_s: Annotated[Real, Field(gt=0)]
-    quantized_s: Annotated[Real, Field(gt=0)]
-    speedup: Annotated[Real, Field(gt=0)]
-    source: Source
-    target: str
-    batch_size: Annotated[int, Field(strict=True, ge=1)]
-    compile_mode: str | None
-    stands_for: Annotated[int, Field(strict=True, ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _check_speedup(self) -> Self:
-        ratio = self.bf16_s / self.quantized_s
-        if not math.isclose(self.speedup, ratio, rel_tol=1e-6):
-            raise ValueError(f"found speedup {self.speedup!r}; bf16_s / quantized_s is {ratio!r}; write that ratio, unrounded")
-        return self
-
-
-class Lpips(_Record):
-    """LPIPS against bf16 pictures. `prompts`, `seeds` and `per_prompt` are parallel: one entry a picture (or video).
-
-    `ci95` is a bootstrap interval over prompts, `noise_floor` is bf16 against bf16 recomputed another way (null: not measured).
-    """
-
-    mean: Annotated[Real, Field(ge=0)]
-    ci95: tuple[Real, Real]
-    net: str
-    noise_floor: Annotated[Real, Field(ge=0)] | None
-    prompts: tuple[str, ...]
-    seeds: tuple[Count, ...]
-    per_prompt: tuple[Annotated[Real, Field(ge=0)], ...]
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        lengths = (len(self.prompts), len(self.seeds), len(self.per_prompt))
-        if len(set(lengths)) > 1:
-            raise ValueError(f"found {lengths} prompts, seeds, per_prompt; each has one entry a picture; repeat a prompt for each seed")
-        if self.ci95[0] > self.ci95[1]:
-            raise ValueError(f"found ci95 {list(self.ci95)}; the lower bound comes first; swap them")
-        average = sum(self.per_prompt) / max(1, len(self.per_prompt))
-        if self.per_prompt and not math.isclose(self.mean, average, rel_tol=1e-4, abs_tol=1e-9):
-            raise ValueError(f"found mean {self.mean!r}; per_prompt averages {average!r}; write that average")
-        return self
-
-
-class Fidelity(_Record):
-    """Distances to what bf16 generates. LPIPS always; others (audio, ...) are further fields."""
-
-    lpips: Lpips
-
-
-class Memory(_Record):
-    """Bytes of the component's weights, scales included."""
-
-    bf16_bytes: Count
-    quantized_bytes: Count
-    source: Source
-
-
-class SearchInfo(_Record):
-    """The search that chose this recipe. `budget` and `trials` count skip-lists whose pictures were generated."""
-
-    study: str
-    budget: Count
-    trials: Count
-    sampler: str
-    seed: Count | None
-
-
-class FrontMember(_Record):
-    """One non-dominated skip-list of the search; `lpips` is its mean on the search prompts."""
-
-    name: str
-    latency: Latency
-    lpips: Annotated[Real, Field(ge=0)]
-
-
-class Recipe(_Record):
+class Recipe(Record):
     """A format for every Linear of one component, and the numbers that defend it. The fields are those of the JSON."""
 
     schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = SCHEMA_VERSION
@@ -155,6 +54,7 @@ class Recipe(_Record):
     memory: Memory
     block_patterns: Mapping[str, Count]
     search: SearchInfo
+    choice: Choice | None = None
     verified: Mapping[str, JsonValue] | None = None
     environment: Mapping[str, JsonValue]
     front: tuple[FrontMember, ...] = ()

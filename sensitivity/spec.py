@@ -22,9 +22,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sensitivity.errors import FormatError, PipelineError, SpecError, UnknownModelError, UserError
+from sensitivity.hand_lists import PublishedList, Reasoned, RuleOfThumb, Section
 
 
 class FormatName(StrEnum):
@@ -47,13 +48,7 @@ MOST = 2**16
 Weights = Literal["pretrained", "random", "trained-tiny"]
 
 
-class _Section(BaseModel):
-    """A frozen part of a study; unknown keys are refused, since a misspelt key would silently change a study. NaN and inf are no settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """Where the weights are: `path` (a diffusers folder) or `hub` (an id) with `revision`; `component` is the pipeline's denoiser.
 
     `config` is a folder with the config files alone: shapes come from it without a download. `vae_tiling` decodes in tiles.
@@ -74,7 +69,7 @@ class ModelSection(_Section):
         return self
 
 
-class PromptSection(_Section):
+class PromptSection(Section):
     """The prompts. Prompt i of a list is drawn from a generator of its own, seeded `seed` + i (held-out ones: `held_out_seed` + i)."""
 
     search: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -92,7 +87,7 @@ class PromptSection(_Section):
         return self
 
 
-class FidelitySection(_Section):
+class FidelitySection(Section):
     """The perceptual distance: LPIPS net and, for `tiny`, the file of its trunk."""
 
     net: Literal["tiny", "alex", "vgg", "squeeze"] = "alex"
@@ -105,23 +100,29 @@ class FidelitySection(_Section):
         return self
 
 
-class Reasoned(_Section):
-    """A glob on FQNs and why it stands there."""
+class SearchSection(Section):
+    """How candidates are made: pictures generated together, depth bands a block class, roles that consumers fuse, what is never quantized.
 
-    pattern: str
-    reason: str
-
-
-class SearchSection(_Section):
-    """How candidates are made: pictures generated together, depth bands a block class, roles that consumers fuse, what is never quantized."""
+    `chunk`: search prompts that are drawn together before a trial is looked at, which may end there; None is the batch size, and no trial ends early. `order`: indices
+    of the search prompts in the order in which they are drawn, () as written; each keeps its seed. Both decide which pictures share a batch, so they are part of
+    every score.
+    """
 
     batch_size: Annotated[int, Field(ge=1)] = 8
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    order: tuple[int, ...] = ()
     depth_bands: Annotated[int, Field(ge=1)] = 3
     fused: tuple[tuple[str, ...], ...] = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
     always_skip: tuple[Reasoned, ...] = ()
 
+    @model_validator(mode="after")
+    def _chunk_fits(self) -> Self:
+        if self.chunk is not None and self.chunk > self.batch_size:
+            raise ValueError(f"`chunk` is {self.chunk}; allowed is 1 to `batch_size` ({self.batch_size}): lower it, or raise `batch_size`")
+        return self
 
-class PricingSection(_Section):
+
+class PricingSection(Section):
     """What is priced: the GPU, the batch it serves, and how much larger than the model it is (`stands_for`, 1 for real models).
 
     `prompt_tokens` and `negative_prompt_tokens` are the text tokens that the denoiser gets where the pipeline does not pad to a fixed length. The
@@ -135,18 +136,7 @@ class PricingSection(_Section):
     negative_prompt_tokens: Annotated[int, Field(ge=1)] = 6
 
 
-class RuleOfThumb(_Section):
-    """The skip-list that people write by hand, as a baseline: min(M, K, N) below `min_dim` at the priced scale, and these globs."""
-
-    min_dim: int = 1024
-    skip: tuple[Reasoned, ...] = (
-        Reasoned(pattern="*embed*", reason="embeddings"),
-        Reasoned(pattern="*norm*", reason="norms and modulation"),
-        Reasoned(pattern="proj_out", reason="the final projection"),
-    )
-
-
-class StudySpec(_Section):
+class StudySpec(Section):
     """One study: everything that a profile, a search or a verification needs to know before it loads anything."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -158,6 +148,14 @@ class StudySpec(_Section):
     search: SearchSection = SearchSection()
     pricing: PricingSection = PricingSection()
     rule_of_thumb: RuleOfThumb = RuleOfThumb()
+    published: tuple[PublishedList, ...] = ()
+
+    @model_validator(mode="after")
+    def _order_is_of_the_prompts(self) -> Self:
+        count = len(self.prompts.search)
+        if self.search.order and sorted(self.search.order) != list(range(count)):
+            raise ValueError(f"`search.order` is {list(self.search.order)}; allowed is each of 0 to {count - 1} once, or no order")
+        return self
 
 
 def studies_folder() -> Path:

@@ -1,80 +1,77 @@
-"""Does the choice hold on prompts that chose nothing? Held-out scores, and the recipe that reports them.
+"""How do the winner and its rivals do on held-out prompts? Their scores, and the recipe that reports them.
 
-The search ranks skip-lists by its own prompts, and the best of many is partly luck. So the winner, its neighbours on the front, the bounds and the rule of
-thumb are scored again on held-out prompts; the recipe's LPIPS is the held-out one, and the search's own stands beside it.
+Held-out scores are facts of the database like all others: what is known is read, what is missing is drawn and kept. `naming` says which skip-lists need one and
+which is named; beside the winner the bounds, the rule of thumb and the front's answers to it are scored. The recipe's LPIPS is the held-out one, with the
+interval that holds whichever of the shortlist was named, and the search's own stands beside it.
 
-    chosen = choose_trial(result.trials, candidates, max_lpips=None, min_speedup=None)
-    held_out = verify_trials(evaluator, store, candidates, result.trials, chosen)
-    recipe = build_recipe(evaluator, candidates, estimate, settings, result, chosen, held_out)
+    scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates)
+    naming = name_winner(result.trials, constraints=constraints, bf16_s=candidates.bf16_s, score=scores)
+    recipe = build_recipe(evaluator, candidates, estimate, settings, result, naming)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
 from sensitivity.candidates import Candidates
+from sensitivity.errors import ConstraintError
 from sensitivity.fidelity._base import Score
 from sensitivity.formats import get_format
 from sensitivity.latency import LatencyEstimate
+from sensitivity.naming import Naming, describe_unmet, front_of, name_of
 from sensitivity.patterns import compress
 from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator
-from sensitivity.search.front import choose, pareto_front
-from sensitivity.search.study import ScoredTrial, SearchResult, SearchSettings, known_or_scored
+from sensitivity.search.study import SearchResult, SearchSettings, known_or_scored
+from sensitivity.search.trials import ScoredTrial
 from sensitivity.shape_table import block_of, role_of
 from sensitivity.spec import FormatName
-from sensitivity.store import Store
-
-ANSWERS = 2  # skip-lists that beat the rule of thumb on the search prompts and are verified beside it
+from sensitivity.store import Store, assignment_key
 
 
-def points(trials: Sequence[ScoredTrial]) -> list[tuple[float, float]]:
-    """(seconds, LPIPS on the search prompts) of each trial."""
-    return [(trial.latency_s, trial.score.mean) for trial in trials]
+@dataclass(kw_only=True)
+class HeldOutScores:
+    """Held-out scores of trials: read from the store where they are known, drawn and kept there where not and `draw` allows it.
 
+    `progress(pictures done, pictures in all)`; `expected` is how many pictures are to be drawn as far as is known.
+    """
 
-def front_of(trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
-    """The non-dominated trials, fastest first."""
-    return [trials[i] for i in pareto_front(points(trials))]
+    evaluator: Evaluator
+    store: Store
+    candidates: Candidates
+    draw: bool = True
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    drawn: int = field(default=0, init=False)
+    expected: int = field(default=0, init=False)
 
+    def find(self, trial: ScoredTrial) -> Score | None:
+        """The score if it is known."""
+        return self.store.find_score(self.evaluator.evaluation_key("held_out"), assignment_key(self.candidates.decode(trial.choice)))
 
-def choose_trial(
-    trials: Sequence[ScoredTrial], candidates: Candidates, *, max_lpips: float | None, min_speedup: float | None
-) -> ScoredTrial:
-    """The winner by constraint, else the knee (see `search.front.choose`). Raises UserError where nothing meets the constraints."""
-    return trials[choose(points(trials), bf16_s=candidates.bf16_s, max_lpips=max_lpips, min_speedup=min_speedup)]
+    def announce(self, trials: Sequence[ScoredTrial]) -> str:
+        """How many of these are known and how many pictures the others take, in words; progress counts these from now on."""
+        prompts, missing = len(self.evaluator.prompts("held_out")[0]), sum(self.find(t) is None for t in trials)
+        self.expected = missing * prompts
+        text = f"verifying {len(trials)} skip-lists on {prompts} held-out prompts: {len(trials) - missing} scores are known"
+        if self.draw:
+            return f"{text}, {missing} to draw ({self.expected} pictures)"
+        return f"{text}, {missing} are passed over (--no-verify draws none)"
 
-
-def trials_to_verify(trials: Sequence[ScoredTrial], chosen: ScoredTrial) -> list[ScoredTrial]:
-    """The winner, its neighbours on the front, the baselines, and the best answers to the rule of thumb (less LPIPS, no more seconds)."""
-    front = front_of(trials)
-    at = front.index(chosen) if chosen in front else 0
-    picked = [chosen, *front[max(0, at - 1) : at + 2], *(t for t in trials if t.label and t.label != "none")]
-    thumb = next((t for t in trials if t.label == "rule of thumb"), None)
-    if thumb is not None:
-        as_fast = [t for t in front if t.latency_s <= thumb.latency_s and t.score.mean < thumb.score.mean]
-        picked += sorted(as_fast, key=lambda t: t.score.mean)[:ANSWERS]
-    return list({t.index: t for t in picked}.values())
-
-
-def verify_trials(
-    evaluator: Evaluator,
-    store: Store,
-    candidates: Candidates,
-    trials: Sequence[ScoredTrial],
-    *,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> dict[int, Score]:
-    """{trial index: score on the held-out prompts}; known scores are read from the store. `progress(pictures done, pictures in all)`."""
-    per_trial = len(evaluator.prompts("held_out")[0])
-    scores = {}
-    for i, trial in enumerate(trials):
-        before = i * per_trial
-        pictures = lambda done, before=before: progress(before + done, per_trial * len(trials))  # noqa: E731 - bound here, called there
-        scores[trial.index] = known_or_scored(evaluator, store, candidates.decode(trial.choice), "held_out", pictures)
-        progress(before + per_trial, per_trial * len(trials))
-    return scores
+    def __call__(self, trial: ScoredTrial) -> Score | None:
+        """The score, drawn if need be; None where it is not known and nothing is to be drawn."""
+        known = self.find(trial)
+        if known is not None or not self.draw:
+            return known
+        before, each = self.drawn, len(self.evaluator.prompts("held_out")[0])
+        total = max(self.expected, before + each)
+        score = known_or_scored(
+            self.evaluator, self.store, self.candidates.decode(trial.choice), "held_out", lambda done: self.progress(before + done, total)
+        )
+        self.drawn = before + each
+        self.progress(self.drawn, total)
+        return score
 
 
 def count_stack_patterns(formats: Mapping[str, FormatName]) -> dict[str, int]:
@@ -101,15 +98,20 @@ def weight_bytes(denoiser: nn.Module, formats: Mapping[str, FormatName]) -> tupl
 
 
 def build_recipe(
-    evaluator: Evaluator, candidates: Candidates, estimate: LatencyEstimate, settings: SearchSettings, result: SearchResult, chosen: ScoredTrial,
-    held_out: Mapping[int, Score],
+    evaluator: Evaluator, candidates: Candidates, estimate: LatencyEstimate, settings: SearchSettings, result: SearchResult, naming: Naming,
 ) -> Recipe:  # fmt: skip
-    """The recipe of the chosen trial. `estimate` prices its formats; `held_out` holds the winner's score and those it is compared with."""
+    """The recipe of the trial that was named; `estimate` prices its formats.
+
+    Raises:
+        ConstraintError: none was named.
+    """
+    chosen, held_out = naming.chosen, naming.held_out
+    if chosen is None:
+        raise ConstraintError(describe_unmet(naming, bf16_s=candidates.bf16_s))
     formats = candidates.decode(chosen.choice)
     spec, loaded = evaluator.spec, evaluator.loaded
     skip = [fqn for fqn, name in formats.items() if name is FormatName.BF16]
     bf16_bytes, quantized_bytes = weight_bytes(loaded.denoiser, formats)
-    names = {t.index: t.label or f"trial {t.index}" for t in result.trials}
     return Recipe.from_mapping(
         {
             "name": f"{spec.name}-{'+'.join(settings.formats)}-{settings.target}",
@@ -120,21 +122,26 @@ def build_recipe(
             "layers": formats, "skip": skip, "patterns": [p.model_dump() for p in compress(skip, formats)],
             "latency": _latency(estimate, estimate.quantized_s),
             "fidelity": {
-                "lpips": _lpips(evaluator, held_out[chosen.index], "held_out"), "lpips_search": _lpips(evaluator, chosen.score, "search"),
+                "lpips": _lpips(evaluator, held_out[chosen.index], "held_out") | {"simultaneous": len(naming.shortlist)},
+                "lpips_search": _lpips(evaluator, chosen.score, "search"),
                 "pictures": {"settings": dict(spec.settings), "batch_size": spec.search.batch_size, "arithmetic": "emulated"},
             },
             "memory": {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"},
             "block_patterns": count_stack_patterns(formats),
             "search": {
-                "study": result.study, "budget": settings.budget, "trials": len(result.trials), "sampler": settings.sampler.value, "seed": settings.seed,
-                "granularity": settings.granularity, "calibrated": settings.calibrated, "trial": chosen.index,
+                "study": result.study, "budget": settings.budget, "trials": result.tried, "stopped": len(result.stopped), "sampler": settings.sampler.value,
+                "seed": settings.seed, "granularity": settings.granularity, "calibrated": settings.calibrated, "trial": chosen.index,
+            },
+            "choice": {
+                "rule": naming.constraints.rule, **asdict(naming.constraints), "first": name_of(naming.first),
+                "shortlist": [name_of(t) for t in naming.shortlist], "passed_over": [name_of(t) for t in naming.passed_over],
             },
             "verified": {
                 "split": "held_out", "prompts": len(evaluator.prompts("held_out")[0]),
-                "compared": [_compared(names[t.index], t, held_out[t.index], candidates) for t in result.trials if t.index in held_out],
+                "compared": [_compared(name_of(t), t, held_out[t.index], candidates) for t in result.trials if t.index in held_out],
             },
             "environment": evaluator.environment,
-            "front": [{"name": names[t.index], "latency": _latency(estimate, t.latency_s), "lpips": t.score.mean} for t in front_of(result.trials)],
+            "front": [{"name": name_of(t), "latency": _latency(estimate, t.latency_s), "lpips": t.lpips} for t in front_of(result.trials)],
         }
     )  # fmt: skip
 

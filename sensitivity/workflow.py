@@ -2,31 +2,36 @@
 
     outcome = find_recipe(resolve_spec("tiny-flux"), SearchRequest(formats=(FormatName.NVFP4,), budget=50))
     outcome.recipe.save("recipes/tiny-flux-nvfp4-b200.json")
+    other = select_recipe(resolve_spec("tiny-flux"), SelectRequest(max_lpips=0.02))       # another point of the same study: no trial is drawn
 
 Everything that can be wrong in a request is checked before a weight is loaded.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from optuna.exceptions import StorageInternalError
 
 from sensitivity.candidates import Candidates, Granularity, make_candidates
-from sensitivity.errors import ConfigMismatchError, MeasurementError, OutputError, UserError
+from sensitivity.errors import ConfigMismatchError, ConstraintError, MeasurementError, OutputError, StoreError, UserError
 from sensitivity.fidelity._base import Score
 from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
+from sensitivity.naming import Naming, compare, describe_unmet, front_of, name_winner, plan_scores, trials_beside
 from sensitivity.pipelines import load_pipeline
 from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator, default_cache_folder, study_distance
+from sensitivity.search.front import Constraints, check_constraints
+from sensitivity.search.kept import Wanted, assume_settings, list_studies, pick_study
 from sensitivity.search.sampler import SamplerName
-from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, run_search
+from sensitivity.search.study import SearchResult, SearchSettings, read_search, run_search, study_name
+from sensitivity.search.trials import ScoredTrial, SearchEvents
 from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, StudySpec, check_budget
 from sensitivity.store import Store
-from sensitivity.verify import build_recipe, choose_trial, front_of, trials_to_verify, verify_trials
+from sensitivity.verify import HeldOutScores, build_recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +47,34 @@ class SearchRequest:
     calibrated: bool = True
     max_lpips: float | None = None
     min_speedup: float | None = None
+    max_seconds: float | None = None
     storage: Path | None = None
     device: str = "cpu"
     cache_folder: Path = field(default_factory=default_cache_folder)
+
+    @property
+    def constraints(self) -> Constraints:
+        """What the winner must keep to."""
+        return Constraints(max_lpips=self.max_lpips, min_speedup=self.min_speedup, max_seconds=self.max_seconds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectRequest:
+    """What is chosen from a study that is in the database. `verify` False draws no held-out pictures; the rest is as in `SearchRequest`."""
+
+    wanted: Wanted = field(default_factory=Wanted)
+    max_lpips: float | None = None
+    min_speedup: float | None = None
+    max_seconds: float | None = None
+    verify: bool = True
+    storage: Path | None = None
+    device: str = "cpu"
+    cache_folder: Path = field(default_factory=default_cache_folder)
+
+    @property
+    def constraints(self) -> Constraints:
+        """What the winner must keep to."""
+        return Constraints(max_lpips=self.max_lpips, min_speedup=self.min_speedup, max_seconds=self.max_seconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +90,19 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchOutcome:
-    """What a search found. `recipe` and `chosen` are None where it was interrupted before it could verify."""
+    """What a search found. `recipe`, `chosen` and `naming` are None where it was interrupted before it could verify.
+
+    The outcome that a ConstraintError carries has no `chosen` and no `recipe`; `naming` is there if only the held-out prompts spoke against all.
+    """
 
     prepared: Prepared
     result: SearchResult
     front: tuple[ScoredTrial, ...]
     chosen: ScoredTrial | None
-    held_out: dict[int, Score]
+    held_out: Mapping[int, Score]
     estimate: LatencyEstimate | None
     recipe: Recipe | None
+    naming: Naming | None = None
 
 
 def default_storage(spec: StudySpec) -> Path:
@@ -79,10 +113,7 @@ def default_storage(spec: StudySpec) -> Path:
 def check_request(request: SearchRequest) -> None:
     """Raise UserError (or FormatError for a target without a format) for a request that cannot work on any model."""
     check_budget(request.budget)
-    if request.max_lpips is not None and not request.max_lpips >= 0:
-        raise UserError(f"--max-lpips is {request.max_lpips}; allowed is 0 or more: 0.1 is nearly indistinguishable on LPIPS alex")
-    if request.min_speedup is not None and not 0 < request.min_speedup < float("inf"):
-        raise UserError(f"--min-speedup is {request.min_speedup}; allowed is a factor above 0, such as 1.2")
+    check_constraints(request.constraints)
     if request.seed < 0:
         raise UserError(f"--seed is {request.seed}; allowed is 0 or more")
     check_device(request.device)
@@ -151,7 +182,8 @@ def find_recipe(
         )  # fmt: skip
         try:
             result = run_search(evaluator, candidates, store, settings, events)
-            return _conclude(prepared, store, settings, request, result, say, verifying)
+            scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates, progress=verifying)
+            return _conclude(prepared, settings, request.constraints, result, scores, say)
         except StorageInternalError as error:
             raise OutputError(
                 f"{store.path} cannot be written ({str(error).splitlines()[0][:200]}); allowed is a disk with room: free some and run the same command, it goes on"
@@ -160,31 +192,76 @@ def find_recipe(
             evaluator.close()
 
 
-def _conclude(
-    prepared: Prepared, store: Store, settings: SearchSettings, request: SearchRequest, result: SearchResult, say: Callable[[str], None],
-    verifying: Callable[[int, int], None],
+def select_recipe(
+    spec: StudySpec, request: SelectRequest, *, say: Callable[[str], None] = lambda _text: None,
+    verifying: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SearchOutcome:  # fmt: skip
-    """Choose and verify; an interrupted search keeps its front and names no winner."""
-    front = tuple(front_of(result.trials))
-    bare = SearchOutcome(prepared=prepared, result=result, front=front, chosen=None, held_out={}, estimate=None, recipe=None)
+    """Choose again from the trials of a study that is in the database. No trial is proposed or drawn; held-out scores that are missing are, where `verify` says so.
+
+    Raises:
+        StoreError: the database is not there, none or several of its studies are wanted, or the one was made under other conditions.
+        ConstraintError: no skip-list keeps to the constraints; it carries the outcome.
+    """
+    check_constraints(request.constraints)
+    check_device(request.device)
+    path = request.storage or default_storage(spec)
+    if not path.is_file():
+        raise StoreError(
+            f"{path} is not there; allowed is the database of a search: run `sensitivity search --model {spec.name}`, or pass its --storage"
+        )
+    with Store.open(path) as store:
+        study = pick_study(list_studies(store, spec.name), request.wanted, model=spec.name, database=path)
+        settings = study.settings or assume_settings(request.wanted, target=spec.pricing.target, budget=study.finished)
+        as_searched = SearchRequest(
+            formats=settings.formats, target=settings.target, granularity=settings.granularity, device=request.device, cache_folder=request.cache_folder
+        )  # fmt: skip
+        prepared = prepare(spec, as_searched, say=say)
+        evaluator, candidates = prepared.evaluator, prepared.candidates
+        try:
+            if study_name(evaluator, candidates, settings) != study.name:
+                raise StoreError(
+                    f"the study {study.name} was made with another model, prompts, prices, package versions or thread count than there are here; "
+                    "allowed is the same: choose where it was made, or search again"
+                )
+            result = read_search(store, study.name, candidates)
+            early = f", {len(result.stopped)} more stopped early" if result.stopped else ""
+            say(f"choosing among the {len(result.trials)} trials of study {study.name} ({settings.budget} were asked for{early})")
+            scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates, draw=request.verify, progress=verifying)
+            return _conclude(prepared, settings, request.constraints, result, scores, say)
+        finally:
+            evaluator.close()
+
+
+def _conclude(
+    prepared: Prepared, settings: SearchSettings, constraints: Constraints, result: SearchResult, scores: HeldOutScores, say: Callable[[str], None]
+) -> SearchOutcome:  # fmt: skip
+    """Choose, verify, name; an interrupted search keeps its front and names no winner.
+
+    Raises:
+        ConstraintError: no skip-list keeps to the constraints; it carries the outcome without a winner.
+    """
+    candidates, latency = prepared.candidates, prepared.latency
+    bare = SearchOutcome(
+        prepared=prepared, result=result, front=tuple(front_of(result.trials)), chosen=None, held_out={}, estimate=None, recipe=None
+    )
     if result.interrupted or not result.trials:
         return bare
-    evaluator, candidates = prepared.evaluator, prepared.candidates
-    chosen = choose_trial(result.trials, candidates, max_lpips=request.max_lpips, min_speedup=request.min_speedup)
-    say("verifying on held-out prompts")
     try:
-        held_out = verify_trials(evaluator, store, candidates, trials_to_verify(result.trials, chosen), progress=verifying)
+        say(scores.announce(plan_scores(result.trials, constraints, bf16_s=candidates.bf16_s)))
+        naming = name_winner(result.trials, constraints=constraints, bf16_s=candidates.bf16_s, score=scores)
+        bare = replace(bare, naming=naming, held_out=naming.held_out)
+        chosen = naming.chosen
+        if chosen is None:
+            raise ConstraintError(describe_unmet(naming, bf16_s=candidates.bf16_s))
+        naming = compare(naming, trials_beside(result.trials), scores)
+    except ConstraintError as error:
+        error.outcome = bare
+        raise
     except KeyboardInterrupt:
-        return SearchOutcome(
-            prepared=prepared, result=_interrupted(result), front=front, chosen=None, held_out={}, estimate=None, recipe=None
-        )
-    estimate = prepared.latency.estimate(prepared.priced, candidates.decode(chosen.choice))
-    recipe = build_recipe(evaluator, candidates, estimate, settings, result, chosen, held_out)
-    return SearchOutcome(prepared=prepared, result=result, front=front, chosen=chosen, held_out=held_out, estimate=estimate, recipe=recipe)
-
-
-def _interrupted(result: SearchResult) -> SearchResult:
-    return SearchResult(study=result.study, trials=result.trials, failed=result.failed, interrupted=True)
+        return replace(bare, naming=None, held_out={}, result=replace(result, interrupted=True))
+    estimate = latency.estimate(prepared.priced, candidates.decode(chosen.choice))
+    recipe = build_recipe(prepared.evaluator, candidates, estimate, settings, result, naming)
+    return replace(bare, chosen=chosen, held_out=naming.held_out, estimate=estimate, recipe=recipe, naming=naming)
 
 
 def profile_study(spec: StudySpec, *, component: str | None = None, batch_size: int | None = None) -> ShapeTable:

@@ -16,9 +16,9 @@ FILES = {
 
 # A module imports earlier entries only; modules of one folder may import one another.
 ORDER = (
-    "errors", "environment", "spec", "strict_json", "patterns", "census", "shape_table", "profiler", "kernels", "formats", "switch", "latency", "recipe", "exporters",
-    "pipelines", "stand_ins", "shape_mode", "blueprint", "skeleton",
-    "fidelity", "scoring", "candidates", "store", "calibrate", "search", "verify", "workflow", "pricing", "measuring", "report", "cli",
+    "errors", "environment", "hand_lists", "spec", "strict_json", "patterns", "census", "shape_table", "profiler", "kernels", "formats", "switch", "latency",
+    "recipe_records", "recipe", "exporters", "pipelines", "stand_ins", "shape_mode", "blueprint", "skeleton",
+    "fidelity", "scoring", "candidates", "store", "calibration", "search", "naming", "verify", "workflow", "pricing", "measuring", "calibrating", "report", "cli",
 )  # fmt: skip
 
 DOWNWARD = {("recipe", "exporters"): "`Recipe.to_torchao` and `to_diffusers` are shorthands, resolved when they are called"}
@@ -31,8 +31,8 @@ HOMES = {  # {heavy dependency: (files that import it when they are imported, fi
     "lpips": ({"fidelity/lpips.py"}, set()),
     "sqlalchemy": ({"store.py"}, set()),
     "mslk": (set(), set()),  # torchao's native kernels import it, we never do
-    "optuna": ({"search/study.py", "search/sampler.py", "workflow.py"}, set()),
-    "typer": ({f"cli/{name}.py" for name in ("__init__", "_common", "latency", "recipes", "search", "shapes")}, set()),
+    "optuna": ({"search/kept.py", "search/log.py", "search/study.py", "search/sampler.py", "search/optuna_sampler.py", "workflow.py"}, set()),
+    "typer": ({f"cli/{name}.py" for name in ("__init__", "_common", "calibrate", "latency", "recipes", "search", "select", "shapes")}, set()),
 }  # fmt: skip
 
 MAX_LINES, MAX_FUNCTION_LINES = 400, 60

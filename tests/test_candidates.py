@@ -8,9 +8,10 @@ import pytest
 
 from sensitivity.candidates import Candidates, make_candidates
 from sensitivity.errors import FormatError
+from sensitivity.hand_lists import Reasoned, RuleOfThumb
 from sensitivity.latency import LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.shape_table import LinearProfile, ShapeTable
-from sensitivity.spec import FormatName, ModelSection, PromptSection, Reasoned, RuleOfThumb, SearchSection, StudySpec
+from sensitivity.spec import FormatName, ModelSection, PromptSection, SearchSection, StudySpec
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
 

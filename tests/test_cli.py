@@ -22,7 +22,7 @@ from toy_pipelines import save_toy
 from sensitivity import cli
 from sensitivity.store import Store
 
-COMMANDS = ("models", "doctor", "profile", "latency", "search", "export", "verify")
+COMMANDS = ("models", "doctor", "profile", "latency", "calibrate", "search", "select", "export", "verify")
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,18 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "device empty": (["search", "--model", "tiny-flux", "--device", ""], ["--device is ''", "cpu, cuda and cuda:N"]),
     "component empty": (["profile", "--model", "tiny-flux", "--component", ""], ["no module ''", "transformer", "--component"]),
     "target without the format": (["search", "--model", "tiny-flux", "--target", "h100"], ["h100 has no nvfp4", "fp8", "b200"]),
-    "sampler unknown": (["search", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, tpe, nsga2, random"]),
+    "sampler unknown": (["search", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"]),
     "granularity unknown": (["search", "--model", "tiny-flux", "--granularity", "block"], ["'block'", "group, layer"]),
     "seed negative": (["search", "--model", "tiny-flux", "--seed", -1], ["--seed is -1", "0 or more"]),
     "speedup no number": (["search", "--model", "tiny-flux", "--min-speedup", "nan"], ["--min-speedup is nan", "above 0"]),
     "LPIPS negative": (["search", "--model", "tiny-flux", "--max-lpips", -0.1], ["--max-lpips is -0.1", "0 or more"]),
+    "seconds 0": (["search", "--model", "tiny-flux", "--max-seconds", 0], ["--max-seconds is 0.0", "above 0", "such as 1.5"]),
+    "seconds no number": (["select", "--model", "tiny-flux", "--max-seconds", "nan"], ["--max-seconds is nan", "above 0"]),
+    "selection without a search": (["select", "--model", "tiny-flux", "--storage", "none.db"], ["none.db is not there", "sensitivity search", "--storage"]),
+    "selection from a text": (["select", "--model", "tiny-flux", "--storage", "file"], ["file is no database of sensitivity", "another --storage"]),
+    "selection over the database": (["select", "--model", "tiny-flux", "--storage", "a.db", "--out", "a.db"], ["the file of --storage", "name another"]),
+    "selection of an unknown sampler": (["select", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"]),
+    "selection of an unknown format": (["select", "--model", "tiny-flux", "--format", "nvpf4"], ["'nvpf4' is unknown", "did you mean nvfp4?"]),
     "frames of a picture": (["profile", "--model", "tiny-flux", "--frames", 9], ["--frames sets num_frames", "FluxPipeline", "leave it out"]),
     "steps 0": (["profile", "--model", "tiny-flux", "--steps", 0], ["--steps is 0", "1 or more"]),
     "height below a token": (["profile", "--model", "tiny-flux", "--height", 1], ["'height': 1", "[settings]"]),
@@ -368,7 +375,7 @@ def test_search_prints_json_only(searched: dict[str, Any]) -> None:
     assert json.loads(done.out) == json.loads(searched["recipe"].read_text())
     assert "front of" in done.err
     assert "trial 3/3" in done.err
-    numbers = {"latency", "fidelity", "memory", "block_patterns", "search", "verified", "environment", "front"}
+    numbers = {"latency", "fidelity", "memory", "block_patterns", "search", "choice", "verified", "environment", "front"}
     assert {"schema_version", "name", "model", "layers", "skip", "patterns"} | numbers == set(json.loads(done.out))
 
 
@@ -383,6 +390,50 @@ def test_searching_again_draws_no_trial_and_says_that_it_continues(
     assert "3 of 3 trials are done, 0 to go" in ran.out
     again, first = json.loads(Path("again.json").read_text()), json.loads(searched["recipe"].read_text())
     assert again == first
+
+
+def test_select_writes_the_searchs_recipe_and_draws_nothing(
+    run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`select` on a finished study prints its front and how the winner was named, and without constraints writes the recipe of the search."""
+    monkeypatch.setattr("sensitivity.pipelines.Painter.paint", plain_profile_only())
+    ran = run("select", "--model", tiny_study, "--out", "s.json", "--storage", searched["storage"], "--json", "-")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out) == json.loads(Path("s.json").read_text()) == json.loads(searched["recipe"].read_text())
+    for words in (
+        "choosing among the 3 trials of study",
+        "0 to draw (0 pictures)",
+        "front of",
+        "share a letter",
+        "named as the knee of the front",
+    ):
+        assert words in ran.err
+
+
+@pytest.mark.parametrize("command", ["search", "select"])
+def test_unmet_constraints_show_the_front_first(
+    run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Where nothing is fast enough, the front is printed, the message has what it offers, the exit code is 2 and no recipe is written."""
+    monkeypatch.setattr("sensitivity.pipelines.Painter.paint", plain_profile_only())
+    more = ["--budget", 3] if command == "search" else []
+    ran = run(command, "--model", tiny_study, *more, "--max-seconds", 1e-9, "--out", "u.json", "--storage", searched["storage"])
+    assert ran.code == 2
+    assert "front of" in ran.out
+    assert "no scored skip-list has seconds a run <= 1e-09 s; the front runs from" in ran.err
+    assert not Path("u.json").exists()
+
+
+def test_two_studies_are_told_apart_by_their_settings(run: Run, searched: dict[str, Any], tiny_study: Path, tmp_path: Path) -> None:
+    """With two seeds in a database `select` lists both and ends with 2; with --seed it chooses from that one."""
+    shutil.copy(searched["storage"], tmp_path / "two.db")
+    assert run("search", "--model", tiny_study, "--budget", 3, "--seed", 1, "--storage", "two.db", "--out", "b.json").code == 0
+    wrong(
+        run("select", "--model", tiny_study, "--storage", "two.db"), "2 studies of tiny-random", "--study NAME", "3 of 3 trials", "--seed 1"
+    )
+    ran = run("select", "--model", tiny_study, "--storage", "two.db", "--seed", 1, "--out", "c.json")
+    assert ran.code == 0, ran.err
+    assert json.loads(Path("c.json").read_text()) == json.loads(Path("b.json").read_text())
 
 
 def plain_profile_only() -> Any:
@@ -439,9 +490,28 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
     """`verify` draws the held-out pictures again and finds the recipe's own LPIPS to the last bit."""
     ran = run("verify", searched["recipe"], "--model", tiny_study, "--json", "-")
     data = json.loads(ran.out)
-    assert set(data) == {"lpips", "ci95", "per_prompt", "recipe_lpips"}
+    assert set(data) == {"lpips", "ci95", "per_prompt", "recipe_lpips", "recipe_ci95", "inside"}
     assert data["lpips"] == data["recipe_lpips"] > 0
+    assert data["recipe_ci95"] == json.loads(searched["recipe"].read_text())["fidelity"]["lpips"]["ci95"]
+    assert data["inside"] is True
     assert "the same" in ran.err
+    assert "inside the interval that the recipe states" in ran.err
+
+
+def test_verify_says_when_the_value_is_outside_its_stated_interval(
+    run: Run, searched: dict[str, Any], tiny_study: Path, tmp_path: Path
+) -> None:
+    """A recipe that states another LPIPS than its pictures have is told so."""
+    data = json.loads(searched["recipe"].read_text())
+    lpips = data["fidelity"]["lpips"]
+    factor = 1.01 * lpips["ci95"][1] / lpips["ci95"][0]
+    data["fidelity"]["lpips"] |= {
+        "mean": lpips["mean"] * factor, "ci95": [v * factor for v in lpips["ci95"]], "per_prompt": [v * factor for v in lpips["per_prompt"]],
+    }  # fmt: skip
+    (tmp_path / "wrong.json").write_text(json.dumps(data))
+    ran = run("verify", "wrong.json", "--model", tiny_study, "--json", "-")
+    assert json.loads(ran.out)["inside"] is False
+    assert "OUTSIDE the interval" in ran.err
 
 
 def test_verifying_another_model_is_refused(run: Run, searched: dict[str, Any], odd_study: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import itertools
 import random
+import re
 
 import pytest
 
-from sensitivity.errors import UserError
-from sensitivity.search.front import Point, choose, hypervolume, knee, pareto_front
+from sensitivity.errors import ConstraintError, UserError
+from sensitivity.search.front import Constraints, Point, check_constraints, choose, hypervolume, knee, pareto_front
 
 
 def random_points(seed: int, count: int, side: int = 6) -> list[Point]:
@@ -64,36 +65,82 @@ def test_knee_without_a_bend_is_in_the_faster_half(front: list[Point], index: in
 
 @pytest.mark.parametrize("seed", range(30))
 def test_choice_by_constraint_is_brute_force(seed: int) -> None:
-    """Fastest with LPIPS at most x, best LPIPS with a speedup of at least y, the fastest with both: of all points, not only the front."""
+    """A bound on LPIPS takes the fastest, bounds on time alone the best LPIPS, of all points that meet every bound, not only of the front."""
     points, bf16_s = random_points(seed, 10), 6.0
-    for max_lpips, min_speedup in itertools.product((None, 2.0, 4.0), (None, 1.5, 3.0)):
-        if max_lpips is None and min_speedup is None:
+    for lpips, speedup, seconds in itertools.product((None, 2.0, 4.0), (None, 1.5, 3.0), (None, 2.0, 5.0)):
+        asked = Constraints(max_lpips=lpips, min_speedup=speedup, max_seconds=seconds)
+        if asked == Constraints():
             continue
-        allowed = [p for p in points if (max_lpips is None or p[1] <= max_lpips) and (min_speedup is None or bf16_s / p[0] >= min_speedup)]
+        allowed = [
+            p
+            for p in points
+            if (lpips is None or p[1] <= lpips) and (speedup is None or bf16_s / p[0] >= speedup) and (seconds is None or p[0] <= seconds)
+        ]
         if not allowed:
-            with pytest.raises(UserError, match="no scored skip-list has"):
-                choose(points, bf16_s=bf16_s, max_lpips=max_lpips, min_speedup=min_speedup)
+            with pytest.raises(ConstraintError, match="no scored skip-list has"):
+                choose(points, bf16_s=bf16_s, constraints=asked)
             continue
         by_time, by_lpips = min(allowed), min((lpips, seconds) for seconds, lpips in allowed)
-        found = points[choose(points, bf16_s=bf16_s, max_lpips=max_lpips, min_speedup=min_speedup)]
-        assert found == (by_time if max_lpips is not None else by_lpips[::-1])
+        assert points[choose(points, bf16_s=bf16_s, constraints=asked)] == (by_time if lpips is not None else by_lpips[::-1])
 
 
 def test_choice_without_constraint_is_the_knee_of_the_front() -> None:
     """The index is into the points that were given, dominated ones included."""
     points = [(9.0, 9.0), (10.0, 0.0), (0.0, 10.0), (1.0, 2.0), (9.5, 9.5)]
-    assert choose(points, bf16_s=10.0, max_lpips=None, min_speedup=None) == 3
+    assert choose(points, bf16_s=10.0, constraints=Constraints()) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule", "words"),
+    [
+        (Constraints(), "knee", ()),
+        (Constraints(max_lpips=0.1), "fastest", ("LPIPS <= 0.1",)),
+        (Constraints(min_speedup=1.2), "least LPIPS", ("speedup >= 1.2",)),
+        (Constraints(max_seconds=0.5), "least LPIPS", ("seconds a run <= 0.5 s",)),
+        (Constraints(min_speedup=1.2, max_seconds=0.5), "least LPIPS", ("speedup >= 1.2", "seconds a run <= 0.5 s")),
+        (Constraints(max_lpips=0.1, max_seconds=0.5), "fastest", ("LPIPS <= 0.1", "seconds a run <= 0.5 s")),
+    ],
+)
+def test_every_combination_of_constraints_has_a_rule(asked: Constraints, rule: str, words: tuple[str, ...]) -> None:
+    """What is taken of those that meet the bounds, and the bounds in words."""
+    assert (asked.rule, asked.words) == (rule, words)
 
 
 def test_an_unmet_constraint_says_how_near_the_front_comes() -> None:
-    """The message has what was asked, both ends of the front, and the next step."""
+    """The message has what was asked, both ends of the front in speedup, seconds and LPIPS, and the next step."""
     points = [(1.0, 0.4), (2.0, 0.1)]
     with pytest.raises(
-        UserError, match=r"LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x at LPIPS 0\.4000 to 1\.000x at LPIPS 0\.1000: relax"
+        ConstraintError,
+        match=r"LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x \(1 s a run\) at LPIPS 0\.4000 to 1\.000x \(2 s a run\) at LPIPS 0\.1000: relax",
     ):
-        choose(points, bf16_s=2.0, max_lpips=0.01, min_speedup=3.0)
+        choose(points, bf16_s=2.0, constraints=Constraints(max_lpips=0.01, min_speedup=3.0))
+
+
+def test_two_bounds_that_are_only_met_apart_are_said_with_what_the_time_allows() -> None:
+    """Where LPIPS and time cannot both be kept, the least LPIPS in that time is in the message."""
+    with pytest.raises(
+        ConstraintError, match=r"seconds a run <= 1\.5 s; .* fast enough comes down to 2\.000x \(1 s a run\) at LPIPS 0\.4000: relax"
+    ):
+        choose([(1.0, 0.4), (2.0, 0.1)], bf16_s=2.0, constraints=Constraints(max_lpips=0.2, max_seconds=1.5))
 
 
 def test_a_bound_that_is_met_exactly_is_met() -> None:
     """Both "at most" and "at least" include equality."""
-    assert choose([(1.0, 0.4), (2.0, 0.1)], bf16_s=2.0, max_lpips=0.1, min_speedup=1.0) == 1
+    points = [(1.0, 0.4), (2.0, 0.1)]
+    assert choose(points, bf16_s=2.0, constraints=Constraints(max_lpips=0.1, min_speedup=1.0)) == 1
+    assert choose(points, bf16_s=2.0, constraints=Constraints(max_seconds=1.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Constraints(max_lpips=float("nan")), "--max-lpips is nan; allowed is 0 or more"),
+        (Constraints(min_speedup=0.0), "--min-speedup is 0.0; allowed is a factor above 0"),
+        (Constraints(max_seconds=-1.0), "--max-seconds is -1.0; allowed is a time above 0"),
+        (Constraints(max_seconds=float("inf")), "--max-seconds is inf; allowed is a time above 0"),
+    ],
+)
+def test_bounds_that_mean_nothing_are_refused(asked: Constraints, message: str) -> None:
+    """The message has the value, what is allowed and an example."""
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_constraints(asked)

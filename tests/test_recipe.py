@@ -60,12 +60,13 @@ def make_data(**changes: Any) -> dict[str, Any]:
         "fidelity": {
             "lpips": {
                 "mean": 0.15, "ci95": [0.1, 0.2], "net": "tiny", "noise_floor": 0.01, "prompts": ["a", "b"], "seeds": [1, 2],
-                "per_prompt": [0.1, 0.2],
+                "per_prompt": [0.1, 0.2], "simultaneous": 1,
             }
         },
         "memory": {"bf16_bytes": 1000, "quantized_bytes": 600, "source": "predicted"},
         "block_patterns": {"ModuleDict": 1},
-        "search": {"study": "toy", "budget": 50, "trials": 40, "sampler": "sweep", "seed": 0},
+        "search": {"study": "toy", "budget": 50, "trials": 40, "stopped": 3, "sampler": "sweep", "seed": 0},
+        "choice": None,
         "verified": None,
         "environment": {"torch": "2.15", "gpu": None},
         "front": [{"name": "t7", "latency": dict(latency), "lpips": 0.15}],
@@ -111,6 +112,18 @@ def test_floats_survive_exactly(tmp_path: Path) -> None:
     data["latency"] |= {"bf16_s": 0.1 + 0.2, "quantized_s": 1 / 3, "speedup": (0.1 + 0.2) / (1 / 3)}
     path = Recipe.from_mapping(data).save(tmp_path / "r.json")
     assert load_recipe(path).latency.bf16_s.hex() == (0.1 + 0.2).hex()
+
+
+def test_recipes_from_before_the_choice_was_kept_are_read() -> None:
+    """Without `choice` and `simultaneous` a recipe is read: nothing is known of the choice, and its interval is that of one skip-list."""
+    data = make_data()
+    del data["choice"], data["fidelity"]["lpips"]["simultaneous"]
+    recipe = Recipe.from_mapping(data)
+    assert recipe.choice is None
+    assert recipe.fidelity.lpips.simultaneous == 1
+    choice = {"rule": "fastest", "max_lpips": 0.2, "first": "t7", "shortlist": ["t7", "t8"]}
+    assert make_recipe(choice=choice).to_json().count('"t8"') == 1
+    assert make_recipe(choice=choice).choice.max_lpips == 0.2  # type: ignore[union-attr]
 
 
 def test_records_are_frozen() -> None:
@@ -325,7 +338,13 @@ def test_schema_judges_like_the_models() -> None:
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(json.loads(make_recipe().to_json()))
     validator.validate(make_data(later=1))
-    for path, value in (("latency.source", "guessed"), ("layers.head", "int4"), ("fidelity", {}), ("memory.bf16_bytes", -1)):
+    for path, value in (
+        ("choice", {"rule": "best"}),
+        ("latency.source", "guessed"),
+        ("layers.head", "int4"),
+        ("fidelity", {}),
+        ("memory.bf16_bytes", -1),
+    ):
         assert not validator.is_valid(changed(path, value))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,16 +17,19 @@ from typing import Any
 import pytest
 import torch
 
-from sensitivity.errors import MeasurementError, OutputError, RecipeMismatchError, StoreError, UserError
+from sensitivity.errors import ConstraintError, MeasurementError, OutputError, RecipeMismatchError, StoreError, UserError
 from sensitivity.fidelity._base import Score
+from sensitivity.naming import name_of
 from sensitivity.pipelines import Painter, load_pipeline
 from sensitivity.recipe import load_recipe
 from sensitivity.scoring import Evaluator
-from sensitivity.search.sampler import SamplerName
-from sensitivity.search.study import ScoredTrial, SearchEvents, SearchResult, SearchSettings, baselines, run_search
+from sensitivity.search.evidence import simultaneous_intervals
+from sensitivity.search.sampler import STOCK, SamplerName
+from sensitivity.search.study import SearchResult, SearchSettings, baselines, run_search
+from sensitivity.search.trials import ScoredTrial, SearchEvents
 from sensitivity.spec import FormatName, load_spec
-from sensitivity.store import Store
-from sensitivity.workflow import Prepared, SearchOutcome, SearchRequest, find_recipe, prepare
+from sensitivity.store import Store, assignment_key
+from sensitivity.workflow import Prepared, SearchOutcome, SearchRequest, SelectRequest, find_recipe, prepare, select_recipe
 
 BUDGET = 6
 NVFP4 = (FormatName.NVFP4,)
@@ -81,7 +85,8 @@ class Scorer:
     def __init__(self, fails: Callable[[int], Exception | None] = lambda _call: None) -> None:
         self.fails, self.asked = fails, []  # type: ignore[var-annotated]
 
-    def __call__(self, formats: dict[str, FormatName], _split: str, *, after_batch: Any = None) -> Score:  # noqa: ARG002 - the contract
+    def __call__(self, formats: dict[str, FormatName], _split: str, *, after_batch: Any = None, keep_going: Any = None) -> Score:  # noqa: ARG002 - the contract
+        assert keep_going is None, "a study without chunks looks at no trial"
         self.asked.append(tuple(sorted((fqn, str(name)) for fqn, name in formats.items() if name is not FormatName.BF16)))
         error = self.fails(len(self.asked))
         if error is not None:
@@ -298,7 +303,7 @@ def test_unlike_failures_do_not_stop_the_search(quick: Any) -> None:
     assert (len(result.trials), result.failed) == (6, 3)
 
 
-@pytest.mark.parametrize("sampler", list(SamplerName))
+@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), *map(SamplerName, STOCK)])
 def test_no_skip_list_is_scored_twice(quick: Any, sampler: SamplerName) -> None:
     """On three groups, every sampler scores each of the eight choices at most once, and ends cleanly when no new one is found."""
     scorer = Scorer()
@@ -309,7 +314,7 @@ def test_no_skip_list_is_scored_twice(quick: Any, sampler: SamplerName) -> None:
     assert not result.interrupted
 
 
-@pytest.mark.parametrize("sampler", list(SamplerName))
+@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), *map(SamplerName, STOCK)])
 def test_every_sampler_continues_as_if_never_interrupted(quick: Any, tmp_path: Path, sampler: SamplerName) -> None:
     """A search in four pieces, one of them cut by Ctrl-C, gives the trials of a search in one piece."""
     first = quick(Scorer(), budget=14, sampler=sampler)
@@ -431,8 +436,105 @@ def test_an_unwritable_database_is_an_output_error(tmp_path: Path, tiny_study: P
 
 
 def test_constraints_that_nothing_meets_are_explained(tiny_study: Path, base: Path, whole: SearchOutcome) -> None:
-    """A speedup that no trial reaches is refused with the range of the front, and the study is kept."""
+    """A speedup that no trial reaches is refused with the range of the front; the error carries the front, and the study is kept."""
     request = SearchRequest(budget=BUDGET, min_speedup=50.0, storage=base / "whole.db", cache_folder=base / "references")
-    with pytest.raises(UserError, match=r"no scored skip-list has speedup >= 50; the front runs from"):
+    with pytest.raises(ConstraintError, match=r"no scored skip-list has speedup >= 50; the front runs from") as raised:
         find_recipe(load_spec(tiny_study), request)
-    assert len(whole.result.trials) == BUDGET
+    assert essence(raised.value.outcome.front) == essence(whole.front)
+    assert raised.value.outcome.recipe is None
+
+
+def no_pictures(*_arguments: Any, **_options: Any) -> torch.Tensor:
+    """Stands for `Painter.paint` where nothing may be drawn."""
+    raise AssertionError("pictures were drawn")
+
+
+def test_selecting_without_constraints_gives_the_searchs_recipe(
+    whole: SearchOutcome, tiny_study: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same study gives the same recipe, settings and all, from the database alone: no picture is drawn."""
+    monkeypatch.setattr(Painter, "paint", no_pictures)
+    outcome = select_recipe(load_spec(tiny_study), SelectRequest(storage=base / "whole.db", cache_folder=base / "references"))
+    assert outcome.recipe == whole.recipe
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+
+
+def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
+    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front's slow end is named with max_seconds just above bf16's; what is drawn is held out, was not known, and is said before; then all is known."""
+    shutil.copy(base / "whole.db", tmp_path / "copy.db")
+    front, drawn, said = whole.front, [], []  # type: ignore[var-annotated]
+    plain = Evaluator.paint
+
+    def paint(self: Evaluator, formats: Any, split: Any, **more: Any) -> torch.Tensor:
+        drawn.append(split)
+        return plain(self, formats, split, **more)
+
+    monkeypatch.setattr(Evaluator, "paint", paint)
+    more = {"storage": tmp_path / "copy.db", "cache_folder": base / "references"}
+    request = SelectRequest(max_seconds=front[-1].latency_s * 1.01, **more)  # type: ignore[arg-type]
+    outcome = select_recipe(load_spec(tiny_study), request, say=said.append)
+    near = {front[-1].index, front[-2].index}
+    assert near <= {t.index for t in outcome.naming.shortlist}  # type: ignore[union-attr]
+    assert outcome.chosen == front[-1]
+    missing = {t.index for t in outcome.naming.shortlist} - set(whole.held_out)  # type: ignore[union-attr]
+    assert drawn == ["held_out"] * len(missing)
+    assert missing
+    assert f"{len(missing)} to draw ({3 * len(missing)} pictures)" in said[-1]
+    assert outcome.result.trials == whole.result.trials
+    drawn.clear()
+    assert select_recipe(load_spec(tiny_study), request).recipe == outcome.recipe
+    assert drawn == []
+
+
+def test_selecting_without_verification_names_only_what_has_a_held_out_score(
+    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `verify` False no picture is drawn: a first choice without a held-out score is passed over, and without any score nothing is named."""
+    monkeypatch.setattr(Painter, "paint", no_pictures)
+    assert whole.naming is not None
+    shutil.copy(base / "whole.db", tmp_path / "copy.db")
+    evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates
+    request = SelectRequest(verify=False, storage=tmp_path / "copy.db", cache_folder=base / "references")
+
+    def forget(*forgotten: ScoredTrial) -> None:
+        with closing(sqlite3.connect(tmp_path / "copy.db")) as connection, connection:
+            for t in forgotten:
+                key = (evaluator.evaluation_key("held_out"), assignment_key(candidates.decode(t.choice)))
+                assert connection.execute("DELETE FROM sensitivity_scores WHERE evaluation = ? AND assignment = ?", key).rowcount == 1
+
+    first, rest = whole.naming.first, [t for t in whole.naming.shortlist if t.index != whole.naming.first.index]
+    forget(first)
+    outcome = select_recipe(load_spec(tiny_study), request)
+    assert outcome.recipe is not None
+    assert outcome.recipe.choice is not None
+    assert outcome.recipe.choice.passed_over == (name_of(first),)
+    assert outcome.naming is not None
+    assert essence(outcome.naming.shortlist) == essence(tuple(rest))
+    assert outcome.chosen in outcome.naming.shortlist
+    forget(*rest)
+    with pytest.raises(ConstraintError, match=r"none of the .* has a held-out score in the database; .* leave out --no-verify"):
+        select_recipe(load_spec(tiny_study), request)
+
+
+def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
+    """Rule, bounds, first choice and shortlist are in the recipe, and the held-out interval holds for the whole shortlist."""
+    assert whole.recipe is not None
+    assert whole.recipe.choice is not None
+    assert whole.naming is not None
+    choice = whole.recipe.choice
+    assert (choice.rule, choice.max_lpips, choice.min_speedup, choice.max_seconds) == ("knee", None, None, None)
+    assert whole.recipe.fidelity.lpips.simultaneous == len(choice.shortlist) == len(whole.naming.shortlist) > 1
+    members = [whole.held_out[t.index] for t in whole.naming.shortlist]
+    assert [score.ci95 for score in members] == simultaneous_intervals([score.per_prompt for score in members])
+    assert whole.recipe.fidelity.lpips.ci95 in [score.ci95 for score in members]
+
+
+def test_a_study_made_under_other_conditions_is_refused(tiny_study: Path, base: Path, tmp_path: Path, whole: SearchOutcome) -> None:
+    """Where a prompt was changed since, the fingerprint differs, and the message says what may have and what to do."""
+    assert whole.recipe is not None
+    other = tmp_path / tiny_study.name
+    other.write_text(tiny_study.read_text().replace('"a ring"', '"a cross"'))
+    with pytest.raises(StoreError, match=r"was made with another model, prompts, .*search again"):
+        select_recipe(load_spec(other), SelectRequest(storage=base / "whole.db", cache_folder=base / "references"))

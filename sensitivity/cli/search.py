@@ -1,10 +1,13 @@
 """`search` and `verify`: find a skip-list, and draw a recipe's held-out pictures again."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from sensitivity.cli._common import (
     DeviceName,
@@ -21,8 +24,22 @@ from sensitivity.cli._common import (
     step,
     write_json,
 )  # fmt: skip
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.spec import check_budget, parse_formats, resolve_spec
+
+MaxLpips = Annotated[float | None, typer.Option(help="Choose the fastest skip-list with at most this LPIPS.")]
+MinSpeedup = Annotated[
+    float | None,
+    typer.Option(help="Choose the skip-list of least LPIPS with at least this speedup, such as 1.3; with --max-lpips the fastest."),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(help="Choose the skip-list of least LPIPS with at most these priced seconds a run; with --max-lpips the fastest."),
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Recipe file. Default: recipes/<study>-<formats>-<target>.json.")]
+Storage = Annotated[Path | None, typer.Option(help="SQLite database of the study. Default: sensitivity-runs/<study>.db.")]
+
+GRANULARITIES = ("group", "layer")
 
 
 @app.command()
@@ -31,43 +48,71 @@ def search(
     budget: Annotated[int, typer.Option("--budget", "-b", help="Trials: skip-lists whose pictures are generated.")] = 50,
     fmt: Formats = None,
     target: Target = None,
-    max_lpips: Annotated[float | None, typer.Option(help="Choose the fastest skip-list with at most this LPIPS.")] = None,
-    min_speedup: Annotated[
-        float | None, typer.Option(help="Choose the skip-list of least LPIPS with at least this speedup, such as 1.3.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Recipe file. Default: recipes/<study>-<formats>-<target>.json.")] = None,
-    storage: Annotated[Path | None, typer.Option(help="SQLite database of the study. Default: sensitivity-runs/<study>.db.")] = None,
+    max_lpips: MaxLpips = None,
+    min_speedup: MinSpeedup = None,
+    max_seconds: MaxSeconds = None,
+    out: Out = None,
+    storage: Storage = None,
     granularity: Annotated[str, typer.Option(help="What changes format together: group (role x depth band) or layer.")] = "group",
-    sampler: Annotated[str, typer.Option(help="What proposes skip-lists: knapsack, tpe, nsga2 or random.")] = "knapsack",
+    sampler: Annotated[
+        str, typer.Option(help="What proposes skip-lists: knapsack; tpe, nsga2, nsga3, gp or random of Optuna; or module:Class.")
+    ] = "knapsack",
     calibrate: Annotated[bool, typer.Option(help="Measure layer sensitivities first and let them guide the proposals.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the proposals.")] = 0,
     device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
-    """Search skip-lists by predicted latency and LPIPS against bf16, verify the winner on held-out prompts, write its recipe."""
+    """Search skip-lists by predicted latency and LPIPS against bf16, verify the winner on held-out prompts, write its recipe.
+
+    Without a constraint the knee of the front is chosen. `sensitivity select` chooses again from the same study.
+    """
     spec = resolve_spec(model)
     check_budget(budget)
     formats = parse_formats(fmt or ["nvfp4"])
-    one_of("--granularity", granularity, ("group", "layer"))
-    one_of("--sampler", sampler, ("knapsack", "tpe", "nsga2", "random"))
+    one_of("--granularity", granularity, GRANULARITIES)
     console = make_console(json_path)
     target = spec.pricing.target if target is None else target
     recipe_path = out or Path("recipes") / f"{spec.name}-{'+'.join(formats)}-{target}.json"
-    check_writable(recipe_path, "--out")
-    check_writable(json_path, "--json")
-    check_apart({"--storage": storage, "--out": recipe_path, "--json": None if json_path in (None, "-") else Path(str(json_path))})
+    check_outputs(recipe_path, storage, json_path)
     with step(console, "loading libraries"):
         from sensitivity import workflow
         from sensitivity.report.progress import SearchProgress
-        from sensitivity.report.tables import fixed_table, front_table
         from sensitivity.search.sampler import SamplerName
 
     request = workflow.SearchRequest(
         formats=formats, budget=budget, target=target, seed=seed, sampler=SamplerName(sampler), granularity="layer" if granularity == "layer" else "group",
-        calibrated=calibrate, max_lpips=max_lpips, min_speedup=min_speedup, storage=storage, device=choose_device(device),
+        calibrated=calibrate, max_lpips=max_lpips, min_speedup=min_speedup, max_seconds=max_seconds, storage=storage, device=choose_device(device),
     )  # fmt: skip
-    with SearchProgress(console, budget=budget) as progress:
+    with showing_the_front(console), SearchProgress(console, budget=budget) as progress:
         outcome = workflow.find_recipe(spec, request, events=progress.events, say=progress.say, verifying=progress.verifying)
+    conclude(console, outcome, recipe_path, json_path, budget=budget)
+
+
+def check_outputs(recipe_path: Path, storage: Path | None, json_path: str | None) -> None:
+    """Raise OutputError where a result could not be written, or would replace another."""
+    check_writable(recipe_path, "--out")
+    check_writable(json_path, "--json")
+    check_apart({"--storage": storage, "--out": recipe_path, "--json": None if json_path in (None, "-") else Path(str(json_path))})
+
+
+@contextmanager
+def showing_the_front(console: Console) -> Iterator[None]:
+    """Where no skip-list keeps to the constraints, print the front before the message says so."""
+    try:
+        yield
+    except ConstraintError as error:
+        if error.outcome is not None:
+            from sensitivity.report.winner import front_table
+
+            console.print(front_table(error.outcome))
+        raise
+
+
+def conclude(console: Console, outcome: Any, recipe_path: Path, json_path: str | None, *, budget: int) -> None:
+    """Print what was found and write the recipe, where there is one."""
+    from sensitivity.report.tables import fixed_table
+    from sensitivity.report.winner import front_table, winner_lines
+
     console.print(fixed_table(outcome.prepared.candidates.fixed))
     console.print(front_table(outcome))
     if outcome.result.interrupted:
@@ -75,29 +120,17 @@ def search(
     if outcome.recipe is None:
         raise MeasurementError(f"none of the {outcome.result.failed} trials finished; the study's database has the reasons")
     outcome.recipe.save(recipe_path)
-    console.print(_closing(outcome, recipe_path, budget), highlight=False, markup=False, soft_wrap=True)
-    write_json(json.loads(outcome.recipe.to_json()), json_path)
-
-
-def _closing(outcome: Any, path: Path, budget: int) -> str:
-    """The last lines of a search: the winner in words and where it lies."""
-    recipe, chosen, held_out = outcome.recipe, outcome.chosen, outcome.held_out
-    thumb = next((t for t in outcome.result.trials if t.label == "rule of thumb"), None)
-    winner = held_out[chosen.index]
-    scale = f" at {recipe.latency.stands_for} x its dimensions" if recipe.latency.stands_for > 1 else ""
-    lines = [
-        f"chosen: {chosen.label or f'trial {chosen.index}'}, {recipe.latency.speedup:.3f}x ({recipe.latency.source} for {recipe.latency.target}{scale}), held-out LPIPS "
-        f"{winner.mean:.4f} [{winner.ci95[0]:.4f}, {winner.ci95[1]:.4f}], {len(recipe.skip)} of {len(recipe.layers)} Linears stay bf16"
-    ]
-    if thumb is not None and thumb.index in held_out and thumb.index != chosen.index:
-        speedup = outcome.prepared.candidates.bf16_s / thumb.latency_s
-        lines.append(f"rule of thumb: {speedup:.3f}x, held-out LPIPS {held_out[thumb.index].mean:.4f}")
-    if len(outcome.result.trials) < budget:
-        lines.append(f"{len(outcome.result.trials)} of {budget} trials: no skip-list was found that had not been tried")
+    lines = winner_lines(outcome)
+    if outcome.result.stopped:
+        stopped, undrawn = len(outcome.result.stopped), outcome.result.undrawn
+        lines.append(f"{stopped} of {outcome.result.tried} trials stopped early, {undrawn} pictures were not drawn")
+    if outcome.result.tried < budget:
+        lines.append(f"{outcome.result.tried} of {budget} trials: no skip-list was found that had not been tried")
     if outcome.result.failed:
         lines.append(f"{outcome.result.failed} trials failed; the study's database has the reasons")
-    lines.append(f"recipe: {path}")
-    return "\n".join(lines)
+    lines.append(f"recipe: {recipe_path}")
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    write_json(json.loads(outcome.recipe.to_json()), json_path)
 
 
 @app.command()
@@ -118,9 +151,18 @@ def verify(
 
         score = workflow.verify_recipe(loaded, spec, device=choose_device(device))
     said = loaded.fidelity.lpips
+    low, high = said.ci95
+    same = "the same" if tuple(said.per_prompt) == score.per_prompt else f"difference {abs(score.mean - said.mean):.2g}"
+    inside = low <= score.mean <= high
     console.print(
-        f"held-out LPIPS {score.mean:.4f} [{score.ci95[0]:.4f}, {score.ci95[1]:.4f}] by emulation now; the recipe says {said.mean:.4f} "
-        f"({'the same' if tuple(said.per_prompt) == score.per_prompt else 'difference ' + format(abs(score.mean - said.mean), '.2g')})",
+        f"held-out LPIPS {score.mean:.4f} by emulation now, {'inside' if inside else 'OUTSIDE'} the interval that the recipe states; "
+        f"the recipe says {said.mean:.4f} [{low:.4f}, {high:.4f}] ({same})",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
-    write_json({"lpips": score.mean, "ci95": list(score.ci95), "per_prompt": list(score.per_prompt), "recipe_lpips": said.mean}, json_path)
+    write_json(
+        {
+            "lpips": score.mean, "ci95": list(score.ci95), "per_prompt": list(score.per_prompt), "recipe_lpips": said.mean,
+            "recipe_ci95": [low, high], "inside": inside,
+        },
+        json_path,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is a distance between pictures, and what does a score say? `Distance` and `Score`.
+"""What is a distance between pictures, and what does a score say? `Distance`, `Score` and `PartialScore`.
 
 A distance takes pictures and their references and gives one number a picture: 0 for equal ones. A score is the distances of one skip-list over a set of
 prompts, with their mean and a bootstrap interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
@@ -43,6 +43,31 @@ class Score:
         return cls(**{**data, "ci95": tuple(data["ci95"]), "per_prompt": tuple(data["per_prompt"])})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartialScore:
+    """Distances of one skip-list on the first prompts of a split, where drawing ended early: no score, and never kept as one.
+
+    Attributes:
+        net: as in `Score`.
+        per_prompt: distances of the prompts that were drawn, in order.
+        prompts: how many a score has.
+    """
+
+    net: str
+    per_prompt: tuple[float, ...]
+    prompts: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over the prompts that were drawn; prompts differ in size, so it is no estimate of a score's mean."""
+        return float(np.mean(self.per_prompt))
+
+    @property
+    def share(self) -> float:
+        """Part of the prompts that were drawn."""
+        return len(self.per_prompt) / self.prompts
+
+
 class Distance(abc.ABC):
     """A perceptual distance. `name` is what a recipe calls it; `key` is all that decides its values, for cache keys."""
 
@@ -63,7 +88,13 @@ def bootstrap_interval(values: tuple[float, ...], *, resamples: int = RESAMPLES,
 
 
 def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score:
-    """The score of one distance a prompt, shape (B,).
+    """The score of one distance a prompt, shape (B,). Raises MeasurementError as `finite_values` does."""
+    values = finite_values(distances)
+    return Score(net=net, mean=float(np.mean(values)), ci95=bootstrap_interval(values), per_prompt=values, noise_floor=noise_floor)
+
+
+def finite_values(distances: Tensor) -> tuple[float, ...]:
+    """Distances of shape (B,) as numbers.
 
     Raises:
         MeasurementError: a distance is NaN or infinite, as when the model gave NaN pictures.
@@ -74,4 +105,4 @@ def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score
         raise MeasurementError(
             f"{len(broken)} of {len(values)} pictures have no finite distance (prompt {broken[0]} first): the model gave NaN or inf"
         )
-    return Score(net=net, mean=float(np.mean(values)), ci95=bootstrap_interval(values), per_prompt=values, noise_floor=noise_floor)
+    return values

@@ -4,11 +4,12 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sensitivity.calibration import CalibrationCost
 from sensitivity.latency.table import ShapeTimes
 from sensitivity.search.front import pareto_front
-from sensitivity.search.study import ScoredTrial, SearchEvents
+from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
 
 
 class SearchProgress:
@@ -28,10 +29,12 @@ class SearchProgress:
         self.task: TaskID | None = None
         self.events = SearchEvents(
             started=self._started,
+            calibrating=self._line,
             calibrated=self._calibrated,
             continued=self._continued,
             began=self._began,
             scored=self._scored,
+            stopped=self._stopped,
             failed=self._failed,
         )
 
@@ -64,7 +67,7 @@ class SearchProgress:
                 "formats, package versions or thread count"
             )
 
-    def _continued(self, name: str, trials: tuple[ScoredTrial, ...]) -> None:
+    def _continued(self, name: str, trials: tuple[Tried, ...]) -> None:
         for trial in trials:
             self._note(trial)
         self._line(f"continuing study {name}: {len(trials)} of {self.budget} trials are done, {max(0, self.budget - len(trials))} to go")
@@ -76,16 +79,18 @@ class SearchProgress:
         note = f"{label or 'proposed'}   front: {len(pareto_front(self.points))} skip-lists{remaining}"
         self._show("trial", index, self.budget, note)
 
-    def _note(self, trial: ScoredTrial) -> None:
-        self.points.append((trial.latency_s, trial.score.mean))
+    def _note(self, trial: Tried) -> None:
         self.spent.append(trial.seconds)
+        if isinstance(trial, StoppedTrial):
+            return
+        self.points.append((trial.latency_s, trial.score.mean))
         if trial.label == "none":
             self.base_s = trial.latency_s
 
     def _scored(self, trial: ScoredTrial) -> None:
         self._note(trial)
         on_front = len(self.points) - 1 in pareto_front(self.points)
-        speedup = f"{self.base_s / trial.latency_s:.3f}x" if self.base_s else f"{trial.latency_s * 1e3:.2f} ms"
+        speedup = self._speedup(trial)
         left = (self.budget - trial.index - 1) * sum(self.spent) / len(self.spent)
         if not self.moving:
             self._line(
@@ -93,6 +98,21 @@ class SearchProgress:
                 f"{', on the front' if on_front else ''}; front {len(pareto_front(self.points))}, {left:.0f} s left"
             )
         self._show("trial", trial.index + 1, self.budget)
+
+    def _stopped(self, trial: StoppedTrial) -> None:
+        self._note(trial)
+        if not self.moving:
+            stop = trial.stop
+            sure = f"p = {stop.p_value:.2g}" if stop.p_value else "certain"
+            self._line(
+                f"trial {trial.index + 1}/{self.budget}: {self._speedup(trial)}, stopped after {stop.prompts} prompts: "
+                f"trial {stop.rival + 1} is as fast with less LPIPS ({sure})"
+            )
+        self._show("trial", trial.index + 1, self.budget)
+
+    def _speedup(self, trial: Tried) -> str:
+        """Over bf16, once its trial is there; else the time itself."""
+        return f"{self.base_s / trial.latency_s:.3f}x" if self.base_s else f"{trial.latency_s * 1e3:.2f} ms"
 
     def _failed(self, index: int, reason: str) -> None:
         self._line(f"trial {index + 1} failed: {reason}")
@@ -139,3 +159,38 @@ class ShapeProgress:
         self.console.print(f"{len(times.rows)} shape times on {times.machine['device']}, {reused} of them measured before", highlight=False)
         for key, reason in times.failed.items():
             self.console.print(f"no time: {key}: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+class CalibrationProgress:
+    """What a calibration says: its cost before it starts, then a bar, or two lines in a pipe."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "CalibrationProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """A step begins."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def started(self, cost: CalibrationCost) -> None:
+        """What is about to be measured, and what it takes."""
+        self.say(cost.describe())
+
+    def update(self, done: int, total: int) -> None:
+        """`done` of `total` numbers are kept."""
+        if self.task is None:
+            self.task = self.bar.add_task("measuring layer sensitivities", total=total)
+        self.bar.update(self.task, completed=done, total=total)
+        if not self.console.is_terminal and done == total:
+            self.say(f"measured: {done}/{total}")

@@ -16,13 +16,12 @@ if TYPE_CHECKING:  # records only: `profile` must not wait for what made the oth
     from sensitivity.measuring import MeasuredRuns
     from sensitivity.pricing import PricedList
     from sensitivity.shape_table import ShapeTable
-    from sensitivity.workflow import SearchOutcome
 
 MAX_ROLES = 3
 ROUNDING = 1e-9
 
 
-def _table(*columns: tuple[str, str], title: str) -> Table:
+def make_table(*columns: tuple[str, str], title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name, justify in columns:
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold", no_wrap=justify == "right")
@@ -37,7 +36,7 @@ def _short(roles: Sequence[str]) -> str:
 def profile_table(table: "ShapeTable") -> Lines:
     """Linears grouped by shape, most FLOPs first, with shares."""
     settings = ", ".join(f"{key} {value}" for key, value in table.settings.items())
-    rows = _table(
+    rows = make_table(
         ("M", "right"), ("K", "right"), ("N", "right"), ("Linears", "right"), ("calls", "right"), ("GFLOP", "right"), ("share", "right"), ("roles", "left"),
         title=f"{table.model}: {len(table.linears)} Linears called, {len(table.uncalled)} never; one pipeline run, batch {table.batch_size}"
         + (f" ({settings})" if settings else ""),
@@ -55,7 +54,7 @@ def profile_table(table: "ShapeTable") -> Lines:
 
 def latency_table(estimate: "LatencyEstimate") -> Lines:
     """Where the time goes, by shape and format, what decides each shape's gain, and which Linears are slower quantized."""
-    rows = _table(
+    rows = make_table(
         ("M", "right"), ("K", "right"), ("N", "right"), ("format", "left"), ("Linears", "right"), ("bf16 us", "right"), ("quantized us", "right"),
         ("speedup", "right"), ("bf16 ms a run", "right"), ("saved ms", "right"), ("why", "left"),
         title=f"{estimate.source} for {estimate.target}, batch {estimate.batch_size}, {estimate.compile_mode}: one call of each shape, and the whole run",
@@ -95,7 +94,7 @@ def latency_table(estimate: "LatencyEstimate") -> Lines:
 def compare_table(priced: Sequence["PricedList"]) -> Table:
     """Skip-lists side by side: how many Linears they quantize, seconds, speedup, memory."""
     first = priced[0].estimate
-    rows = _table(
+    rows = make_table(
         ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("speedup [90 %]", "right"), ("Linears GB", "right"), ("peak GB", "right"),
         ("dead patterns", "right"),
         title=f"{first.source} for {first.target}, batch {first.batch_size}, {first.compile_mode}; bf16 {first.bf16_s:.4g} s; memory predicted",
@@ -113,7 +112,7 @@ def compare_table(priced: Sequence["PricedList"]) -> Table:
 
 def measured_table(measured: "MeasuredRuns") -> Lines:
     """Skip-lists measured end to end: seconds, spread, speedup, memory."""
-    rows = _table(
+    rows = make_table(
         ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("spread", "right"), ("speedup", "right"), ("held GB", "right"),
         ("compiling s", "right"),
         title=f"measured on {measured.environment['device']}, batch {measured.batch_size}, {measured.compile_mode}, {measured.weights} weights: {measured.covers}",
@@ -142,40 +141,6 @@ def _memory_line(memory: "MemoryEstimate") -> str:
     )
 
 
-def front_table(outcome: "SearchOutcome") -> Lines:
-    """The front, fastest first, with the first trials in it or beside it, the winner marked, held-out values where they were measured."""
-    candidates, chosen = outcome.prepared.candidates, outcome.chosen
-    latency, scale = outcome.prepared.latency, outcome.prepared.evaluator.spec.pricing.stands_for
-    on_front = {t.index for t in outcome.front}
-    shown = sorted(
-        {t.index: t for t in (*outcome.front, *(t for t in outcome.result.trials if t.label))}.values(),
-        key=lambda t: (t.latency_s, t.score.mean),
-    )
-    at_scale = f" at {scale} x its dimensions" if scale > 1 else ""
-    net = shown[0].score.net if shown else ""
-    rows = _table(
-        ("", "left"), ("skip-list", "left"), ("quantized", "right"), ("ms a run", "right"), ("speedup", "right"), ("LPIPS", "right"),
-        ("held-out LPIPS [95 %]", "right"),
-        title=f"front of {len(outcome.front)} among {len(outcome.result.trials)} trials; latency {latency.source} for {latency.target}{at_scale}, "
-        f"LPIPS {net} by emulation",
-    )  # fmt: skip
-    for trial in shown:
-        held = outcome.held_out.get(trial.index)
-        is_chosen = chosen is not None and trial.index == chosen.index
-        quantized = sum(name is not FormatName.BF16 for name in candidates.decode(trial.choice).values())
-        rows.add_row(
-            ("*" if trial.index in on_front else "") + (">" if is_chosen else ""), trial.label or f"trial {trial.index}",
-            f"{quantized}/{len(candidates.fqns)}", f"{trial.latency_s * 1e3:.2f}", f"{candidates.bf16_s / trial.latency_s:.3f}x",
-            f"{trial.score.mean:.4f}", f"{held.mean:.4f} [{held.ci95[0]:.4f}, {held.ci95[1]:.4f}]" if held else "",
-            style="bold green" if is_chosen else ("" if trial.index in on_front else "dim"),
-        )  # fmt: skip
-    floor = shown[0].score.noise_floor if shown else None
-    legend = "* on the front   > chosen   noise floor of LPIPS " + (
-        "not measured (batch of one)" if floor is None else f"{floor:.4f} (bf16 drawn one by one)"
-    )
-    return Lines(rows, Text(legend, style="dim"))
-
-
 def fixed_table(fixed: Mapping[str, str]) -> Table | Text:
     """Linears that stay bf16 whatever is chosen, by reason."""
     if not fixed:
@@ -183,7 +148,9 @@ def fixed_table(fixed: Mapping[str, str]) -> Table | Text:
     by_reason: dict[str, list[str]] = {}
     for fqn, reason in fixed.items():
         by_reason.setdefault(reason, []).append(fqn)
-    rows = _table(("stays bf16 because", "left"), ("Linears", "right"), ("names", "left"), title=f"{len(fixed)} Linears are not searched")
+    rows = make_table(
+        ("stays bf16 because", "left"), ("Linears", "right"), ("names", "left"), title=f"{len(fixed)} Linears are not searched"
+    )
     for reason, fqns in by_reason.items():
         rows.add_row(reason, str(len(fqns)), _short(fqns))
     return rows

@@ -1,20 +1,79 @@
-"""Which of the scored skip-lists are worth having, and which one is it? Pareto front, hypervolume and selection.
+"""Which of the scored skip-lists are worth having, and which one do the search prompts choose? Pareto front, hypervolume, constraints and first choice.
 
 Both axes are minimised: seconds and LPIPS. A point is on the front if no other point is at most as large on both and smaller on one. Selection is by
-constraint, never by a weighted sum: the fastest with LPIPS at most x, the best LPIPS with a speedup of at least y, or the knee.
+constraint, never by a weighted sum:
+
+    LPIPS <= x, with or without bounds on time    the fastest that meets all of them
+    speedup >= y, seconds <= z, or both           the least LPIPS that meets all of them (the stricter of the two bounds decides)
+    no constraint                                 the knee
 
     front = pareto_front(points)
-    choose(points, bf16_s=2.1, max_lpips=0.15, min_speedup=None)
+    choose(points, bf16_s=2.1, constraints=Constraints(max_lpips=0.15))
+
+Seconds are priced ones, of one whole run of the pipeline. What is chosen here is where `verify` starts: it looks at held-out prompts before a skip-list is named.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import moocore
 import numpy as np
 
-from sensitivity.errors import UserError
+from sensitivity.errors import ConstraintError, UserError
 
 Point = tuple[float, float]  # (seconds, LPIPS)
+Rule = Literal["fastest", "least LPIPS", "knee"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constraints:
+    """What the winner must keep to; None asks nothing.
+
+    Attributes:
+        max_lpips: the most LPIPS.
+        min_speedup: the least speedup over bf16.
+        max_seconds: the most priced seconds of one pipeline run, quantized.
+    """
+
+    max_lpips: float | None = None
+    min_speedup: float | None = None
+    max_seconds: float | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """What is taken of the skip-lists that meet the constraints."""
+        if self.max_lpips is not None:
+            return "fastest"
+        return "knee" if self.min_speedup is None and self.max_seconds is None else "least LPIPS"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Each constraint as in "LPIPS <= 0.1"."""
+        asked = (("LPIPS <=", self.max_lpips, ""), ("speedup >=", self.min_speedup, ""), ("seconds a run <=", self.max_seconds, " s"))
+        return tuple(f"{what} {bound:g}{unit}" for what, bound, unit in asked if bound is not None)
+
+    def is_met(self, point: Point, *, bf16_s: float) -> bool:
+        """Whether a point keeps to all constraints; bounds include equality."""
+        return self.is_fast_enough(point[0], bf16_s=bf16_s) and (self.max_lpips is None or point[1] <= self.max_lpips)
+
+    def is_fast_enough(self, seconds: float, *, bf16_s: float) -> bool:
+        """Whether a run of so many priced seconds keeps to the constraints on time."""
+        return (self.min_speedup is None or bf16_s / seconds >= self.min_speedup) and (
+            self.max_seconds is None or seconds <= self.max_seconds
+        )
+
+
+def check_constraints(constraints: Constraints) -> None:
+    """Raise UserError for a bound that no number can meet or miss, such as NaN or a negative time."""
+    lpips, speedup, seconds = constraints.max_lpips, constraints.min_speedup, constraints.max_seconds
+    if lpips is not None and not lpips >= 0:
+        raise UserError(f"--max-lpips is {lpips}; allowed is 0 or more: 0.1 is nearly indistinguishable on LPIPS alex")
+    if speedup is not None and not 0 < speedup < math.inf:
+        raise UserError(f"--min-speedup is {speedup}; allowed is a factor above 0, such as 1.2")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UserError(f"--max-seconds is {seconds}; allowed is a time above 0: priced seconds of one pipeline run, such as 1.5")
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
@@ -33,45 +92,57 @@ def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
     return float(moocore.hypervolume(np.asarray(points, dtype=np.float64), ref=np.asarray(reference, dtype=np.float64)))
 
 
-def knee(points: Sequence[Point]) -> int:
-    """Index into a front (fastest first) of the point farthest below the straight line between its two ends, axes scaled to the ends.
+def below_chord(points: Sequence[Point], ends: tuple[Point, Point]) -> list[float] | None:
+    """How far each point lies below the straight line between two ends (fastest, best LPIPS), axes scaled to the ends; None where they span no box.
 
-    With two points or fewer, or a front that nowhere bends below that line, it is the point with the lowest LPIPS among the faster half.
     Source: the chord distance of Das 1999, "On characterizing the 'knee' of the Pareto curve".
     """
-    array = np.asarray(points, dtype=np.float64)
-    span = array.max(0) - array.min(0)
-    if len(points) > 2 and (span > 0).all():
-        x, y = ((array - array.min(0)) / span).T
-        below = 1 - x - y  # the line runs from (0, 1), fastest, to (1, 0), best LPIPS
-        if below.max() > 1e-9:
-            return int(below.argmax())
+    (left, top), (right, bottom) = ends
+    if right <= left or top <= bottom:
+        return None
+    return [1 - (x - left) / (right - left) - (y - bottom) / (top - bottom) for x, y in points]
+
+
+def knee(points: Sequence[Point]) -> int:
+    """Index into a front (fastest first) of the point farthest below the straight line between its two ends (`below_chord`).
+
+    With two points or fewer, or a front that nowhere bends below that line, it is the point with the lowest LPIPS among the faster half.
+    """
+    below = below_chord(points, (points[0], points[-1])) if len(points) > 2 else None
+    if below is not None and max(below) > 1e-9:
+        return int(np.argmax(below))
     return (len(points) - 1) // 2
 
 
-def choose(points: Sequence[Point], *, bf16_s: float, max_lpips: float | None, min_speedup: float | None) -> int:
-    """Index of the chosen point among `points`: the fastest with LPIPS <= max_lpips, the best LPIPS with speedup >= min_speedup, else the knee.
-
-    With both constraints: the fastest that meets both.
+def choose(points: Sequence[Point], *, bf16_s: float, constraints: Constraints) -> int:
+    """Index of the point that the constraints choose among `points` (see the table above).
 
     Raises:
-        UserError: no point meets the constraints; the message says how near the front comes.
+        ConstraintError: no point meets the constraints; the message says how near the front comes.
     """
     front = pareto_front(points)
-    meets = [
-        i
-        for i in front
-        if (max_lpips is None or points[i][1] <= max_lpips) and (min_speedup is None or bf16_s / points[i][0] >= min_speedup)
-    ]
+    meets = [i for i in front if constraints.is_met(points[i], bf16_s=bf16_s)]
     if not meets:
-        asked = [f"{what} {bound:g}" for what, bound in (("LPIPS <=", max_lpips), ("speedup >=", min_speedup)) if bound is not None]
-        fastest, best = points[front[0]], points[front[-1]]
-        raise UserError(
-            f"no scored skip-list has {' and '.join(asked)}; the front runs from {bf16_s / fastest[0]:.3f}x at LPIPS {fastest[1]:.4f} to "
-            f"{bf16_s / best[0]:.3f}x at LPIPS {best[1]:.4f}: relax the constraint or raise --budget (the study is kept)"
-        )
-    if max_lpips is not None:
+        raise ConstraintError(_unmet([points[i] for i in front], bf16_s, constraints))
+    if constraints.rule == "fastest":
         return meets[0]
-    if min_speedup is not None:
-        return meets[-1]
-    return front[knee([points[i] for i in front])]
+    return meets[-1] if constraints.rule == "least LPIPS" else front[knee([points[i] for i in front])]
+
+
+def _unmet(front: Sequence[Point], bf16_s: float, constraints: Constraints) -> str:
+    """What was asked, what the front offers, and what to do."""
+    fastest, best = (describe_point(point, bf16_s=bf16_s) for point in (front[0], front[-1]))
+    near = [point for point in front if constraints.is_fast_enough(point[0], bf16_s=bf16_s)]
+    if constraints.max_lpips is not None and near and (constraints.min_speedup is not None or constraints.max_seconds is not None):
+        near_text = f", and what is fast enough comes down to {describe_point(near[-1], bf16_s=bf16_s)}"
+    else:
+        near_text = ""
+    return (
+        f"no scored skip-list has {' and '.join(constraints.words)}; the front runs from {fastest} to {best}{near_text}: relax the constraint "
+        "(`sensitivity select` re-chooses and draws no trial) or raise --budget (the study is kept)"
+    )
+
+
+def describe_point(point: Point, *, bf16_s: float) -> str:
+    """Speedup, seconds and LPIPS of a point in words."""
+    return f"{bf16_s / point[0]:.3f}x ({point[0]:.4g} s a run) at LPIPS {point[1]:.4f}"

@@ -1,55 +1,98 @@
 """Which choice is tried next? `Proposer`s: ours, and Optuna's stock samplers for comparison.
 
-**KnapsackProposer** (the default). The square of LPIPS is close to additive in the groups that are quantized (independent errors add in
-quadrature), and seconds are exactly additive. So each proposal is the exact answer to a small question: of all choices that save at least
-so many seconds, which one does the present estimate of damage like best? The damage of each (group, option) has a normal prior (mean: the
-square of its calibrated error, scaled so that the largest trial's LPIPS comes out right; or equal shares without calibration) and a
-posterior after each trial, by Bayesian linear regression. The seconds asked for run through the front: the saving of each hand-made
-baseline first, and again every sixth time, else a low-discrepancy sequence (van der Corput, base 2). With calibration the posterior mean
-is used; without, a Thompson sample of it, since then there is something to explore. The multiple-choice knapsack is solved by HiGHS
-(`scipy.optimize.milp`).
+**KnapsackProposer** (the default). LPIPS to a power is close to additive in the groups that are quantized, and seconds are exactly additive. So a proposal
+answers two questions. Which saving is worth a trial: the one where the present estimate of the front would add most hypervolume to what has been tried (both
+by the same estimate, so that no lucky score blocks its place). And which choice has that saving at least damage: a knapsack, solved exactly
+(`search.knapsack`). The damages are the posterior means of `search.damage`: calibrated errors, corrected by every trial, and doubted where trials contradict
+them. Samples of the posterior are drawn only where the mean's choices have all been tried: in every simulation and in a real search exploring for its own
+sake cost more than it brought (LOG.md).
 
-**OptunaProposer**: TPE, NSGA-II or random on one categorical parameter a group.
+**OptunaProposer**: any Optuna sampler by name, one categorical parameter a group.
 
 Both are functions of (seed, trial index, history) alone, so that a study that was interrupted goes on exactly as if it had not been.
 """
 
 import abc
-import ctypes
+import importlib
 import itertools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from optuna.samplers import BaseSampler
 
 from sensitivity.candidates import Candidates, Choice
+from sensitivity.errors import UserError
+from sensitivity.search.damage import Belief, believe, kinship
+from sensitivity.search.knapsack import Knapsack
+from sensitivity.spec import FormatName
 
 Array = NDArray[np.float64]
-MAX_TRIES = 40
-PRIOR_SPREAD = 1.0  # sd of a group's damage, relative to its prior mean
-FLAT_SPREAD = 1.5  # the same without calibration
-POWER = 2.0  # LPIPS to this power adds up over groups: independent errors add in quadrature; measured in LOG.md
-NOISE = 0.15  # sd of a trial's LPIPS ** POWER around the additive model, relative
-RETURN = 6  # every so many proposals answer a baseline's saving again, with what was learnt since
-NOISE_FLOOR = 0.01  # the same, relative to the largest seen
+SAVINGS = 96  # savings that a proposal weighs against each other
+CURVE_PRICES = 128
+MAX_TRIES = 24
+TOLD = {FormatName.FP8: 0.5, FormatName.MXFP8: 0.5}  # part of the spread of calibrated errors that is believed; 1 where not listed
+FORMAT_ERRORS = {FormatName.FP8: 0.037, FormatName.MXFP8: 0.037, FormatName.NVFP4: 0.134}
+"""Relative error of a product of normal operands, both quantized (512 x 1024 x 512, by emulation): what a format does before anything is known of a layer."""
 
 
-class SamplerName(StrEnum):
-    """What proposes skip-lists."""
+class SamplerName(str):
+    """What proposes skip-lists: "knapsack", a short name of one of Optuna's samplers, or `module:Class` of any other.
 
-    KNAPSACK = "knapsack"
-    TPE = "tpe"
-    NSGA2 = "nsga2"
-    RANDOM = "random"
+    Raises:
+        UserError: neither; the message lists what there is.
+    """
+
+    __slots__ = ()
+    KNAPSACK: ClassVar["SamplerName"]
+
+    def __new__(cls, name: str) -> "SamplerName":
+        """See the class."""
+        if name != "knapsack" and name not in STOCK and ":" not in name:
+            raise UserError(
+                f"--sampler is {name!r}; allowed are knapsack, Optuna's {', '.join(STOCK)}, or any other as module:Class, such as my_package.samplers:MySampler"
+            )
+        return super().__new__(cls, name)
+
+    @property
+    def value(self) -> str:
+        """The plain name."""
+        return str(self)
+
+
+STOCK: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=10),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=10),
+    "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed, population_size=10),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+"""Optuna's own samplers that take categories and two objectives, seeded."""
+SamplerName.KNAPSACK = SamplerName("knapsack")
+
+
+def stock_sampler(name: SamplerName, *, seed: int) -> BaseSampler:
+    """One of Optuna's samplers, or a class of another package.
+
+    Raises:
+        UserError: no such module or class, it is no sampler, or it does not take a seed.
+    """
+    if name in STOCK:
+        return STOCK[name](seed)
+    module, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)(seed=seed)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--sampler {name} cannot be made ({type(error).__name__}: {error}); allowed is the class of an Optuna sampler that takes seed=: correct it"
+        ) from None
+    if not isinstance(made, BaseSampler):
+        raise UserError(f"--sampler {name} is a {type(made).__name__}; allowed is a subclass of optuna.samplers.BaseSampler: name one")
+    return made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +101,7 @@ class Observation:
 
     choice: Choice
     lpips: float
+    share: float = 1.0  # part of the prompts that were scored
 
 
 class Proposer(abc.ABC):
@@ -76,40 +120,100 @@ class KnapsackProposer(Proposer):
 
     Args:
         candidates: groups and gains.
-        seed: of Thompson sampling and of tie-breaking.
+        seed: of the savings that are weighed, and of posterior samples.
         errors: {(group, option): calibrated error}, None without calibration.
     """
 
     def __init__(self, candidates: Candidates, *, seed: int, errors: dict[tuple[int, int], float] | None) -> None:
         self.candidates, self.seed, self.calibrated = candidates, seed, errors is not None
-        self.items = [(g, o) for g, group in enumerate(candidates.groups) for o in range(1, len(candidates.formats)) if group.members[o]]
-        self.gains = np.array([candidates.groups[g].gains_s[o] for g, o in self.items])
-        sizes = np.array([float(len(candidates.groups[g].members[o])) for g, o in self.items])
-        self.weights = sizes if errors is None else np.array([errors[item] for item in self.items]) ** POWER
-        columns = np.arange(len(self.items))
-        groups = np.array([g for g, _ in self.items])
-        self.one_each = csr_array((np.ones(len(columns)), (groups, columns)), shape=(len(candidates.groups), len(columns)))
+        groups, options = len(candidates.groups), len(candidates.formats)
+        allowed = np.array([[not o or bool(group.members[o]) for o in range(options)] for group in candidates.groups])
+        self.gains = np.array([group.gains_s for group in candidates.groups])
+        self.knapsack = Knapsack(self.gains, allowed)
+        self.items = [(g, o) for g in range(groups) for o in range(1, options) if allowed[g, o]]
+        self._group, self._option = np.array(self.items).T
+        self.sizes = np.array(
+            [len(candidates.groups[g].members[o]) * FORMAT_ERRORS.get(candidates.formats[o], 0.1) ** 1.5 for g, o in self.items]
+        )
+        roles = [candidates.groups[g].name.partition("[")[0] for g, _ in self.items]
+        self.kin = kinship(roles, [str(candidates.formats[o]) for _, o in self.items])
+        self.errors = None if errors is None else self._comparable(errors)
+
+    def _comparable(self, errors: Mapping[tuple[int, int], float]) -> Array:
+        """(D,) calibrated errors, each format's brought to the geometric mean that the format alone lets expect.
+
+        Errors of one format rank its groups; between formats they mislead, since rounding to bf16 puts a floor under the small ones (LOG.md). Around that
+        mean an eight-bit format's errors say half as much.
+        """
+        values = np.log(np.maximum([errors[item] for item in self.items], 1e-12))
+        result = np.empty(len(values))
+        for option, fmt in enumerate(self.candidates.formats):
+            of_format = self._option == option
+            if of_format.any():
+                told = TOLD.get(fmt, 1.0) * (values[of_format] - values[of_format].mean())
+                result[of_format] = np.log(FORMAT_ERRORS.get(fmt, 0.1)) + told
+        return np.exp(result)
+
+    def features(self, choices: Sequence[Choice]) -> Array:
+        """(n, D) 1 where a choice takes the item's option."""
+        table = np.asarray(choices, dtype=np.int64).reshape(len(choices), len(self.candidates.groups))
+        return np.asarray(table[:, self._group] == self._option, dtype=np.float64)
+
+    def believe(self, history: Sequence[Observation]) -> Belief:
+        """What the trials say about damages."""
+        return believe(
+            self.features([obs.choice for obs in history]), np.array([obs.lpips for obs in history]), self.errors, self.sizes, self.kin,
+            shares=np.array([obs.share for obs in history]),
+        )  # fmt: skip
 
     def propose(self, trial: optuna.Trial, history: Sequence[Observation], seen: AbstractSet[Choice], index: int) -> Choice:  # noqa: ARG002 - the contract
-        mean, root = self.posterior(history)
+        return self.next_choice(history, seen, index)
+
+    def next_choice(self, history: Sequence[Observation], seen: AbstractSet[Choice], index: int) -> Choice:
+        """The choice to score after these trials; one of `seen` only where every choice has been tried."""
+        belief = self.believe(history)
+        rng = np.random.default_rng([self.seed, index])
         choice = self.candidates.none_quantized
         for attempt in range(MAX_TRIES):
-            rng = np.random.default_rng([self.seed, index, attempt])
-            damage = (
-                mean
-                if self.calibrated and attempt == 0
-                else mean + root @ rng.standard_normal(len(mean)) * min(1.0, 0.25 * max(1, attempt))
-            )
-            choice = self.solve(np.maximum(damage, 1e-9), self.wanted_gain(index, attempt, rng))
-            if choice not in seen:
-                return choice
+            sampled = attempt > 0
+            damage = self._table(belief.sample(rng) if sampled else belief.mean)
+            for wanted in self._savings(belief, damage, history, rng)[: 1 + 3 * (attempt == 0)]:
+                choice = self._choice(self.knapsack.solve(damage, wanted * (1 - 1e-9)))
+                if choice not in seen:
+                    return choice
         return self._nearest_new(choice, seen)
+
+    def _table(self, damage: Array) -> Array:
+        """(groups, options) of (D,) damages."""
+        table = np.zeros(self.gains.shape)
+        table[self._group, self._option] = damage
+        return table
+
+    def _savings(self, belief: Belief, damage: Array, history: Sequence[Observation], rng: np.random.Generator) -> Array:
+        """Savings in seconds, the one that promises most hypervolume first."""
+        power = belief.hypothesis.power
+        curve = self.knapsack.curve(damage, points=CURVE_PRICES)
+        most = self.knapsack.most_gain
+        grid = most * (np.arange(SAVINGS) + rng.random()) / SAVINGS
+        baselines = [self.candidates.bf16_s - self.candidates.latency_s(choice) for choice in self._baselines()]
+        savings = np.unique(np.concatenate([grid, [gain for gain in baselines if 0 < gain <= most], [most]]))
+        expected = np.interp(savings, curve.gains, curve.damages) ** (1 / power)
+        tried = self.features([obs.choice for obs in history])
+        gains = np.array([self.candidates.bf16_s - self.candidates.latency_s(obs.choice) for obs in history])
+        promised = _promised_area(savings, expected, gains, belief.lpips(tried), worst=float(curve.damages[-1] ** (1 / power)))
+        return np.asarray(savings[np.argsort(-promised, kind="stable")])
+
+    def _baselines(self) -> list[Choice]:
+        return [self.candidates.rule_of_thumb, *(self.candidates.all_quantized(o) for o in range(1, len(self.candidates.formats)))]
+
+    def _choice(self, options: NDArray[np.int64]) -> Choice:
+        return tuple(int(option) for option in options)
 
     def _nearest_new(self, choice: Choice, seen: AbstractSet[Choice]) -> Choice:
         """The choice itself, or else one that was not seen and differs in the fewest groups; no option that costs time is added."""
         others: dict[int, list[int]] = {g: [0] if option else [] for g, option in enumerate(choice)}
-        for (group, option), gain in zip(self.items, self.gains, strict=True):
-            if gain > 0 and option != choice[group]:
+        for group, option in self.items:
+            if self.gains[group, option] > 0 and option != choice[group]:
                 others[group].append(option)
         free = [group for group, options in others.items() if options]
         for changed in range(len(free) + 1):
@@ -122,76 +226,18 @@ class KnapsackProposer(Proposer):
                         return tuple(found)
         return choice
 
-    def wanted_gain(self, index: int, attempt: int, rng: np.random.Generator) -> float:
-        """Seconds that the choice of this trial must save: a baseline's saving first, then a point of the low-discrepancy sequence."""
-        most = float(np.maximum.reduceat(np.maximum(self.gains, 0), self._starts()).sum())
-        baselines = [self.candidates.rule_of_thumb, *(self.candidates.all_quantized(o) for o in range(1, len(self.candidates.formats)))]
-        gains = sorted({self.candidates.bf16_s - self.candidates.latency_s(b) for b in baselines})
-        gains = [g for g in gains if 0 < g <= most]
-        turn = index if index < len(gains) else index // RETURN
-        if attempt == 0 and gains and (index < len(gains) or index % RETURN == RETURN - 1):
-            return gains[turn % len(gains)] * (1 - 1e-9)
-        share = (
-            _van_der_corput(index + 1) if attempt == 0 else (_van_der_corput(index + 1) + rng.normal(0, 0.02 * (1 + attempt / 10))) % 1.0
-        )
-        return float(most * (0.02 + 0.98 * share))
 
-    def _starts(self) -> list[int]:
-        groups = [g for g, _ in self.items]
-        return [i for i, g in enumerate(groups) if i == 0 or groups[i - 1] != g]
+def _promised_area(savings: Array, expected: Array, tried_gains: Array, tried_lpips: Array, *, worst: float) -> Array:
+    """(S,) area (seconds x LPIPS) that a point of each saving and expected LPIPS would add to what the tried points dominate.
 
-    def posterior(self, history: Sequence[Observation]) -> tuple[Array, Array]:
-        """Mean (D,) of each item's damage and a square root (D, D) of its covariance, given the trials."""
-        mean = self.weights * self._scale(history)
-        spread = (PRIOR_SPREAD if self.calibrated else FLAT_SPREAD) * mean + 1e-3 * mean.mean()
-        if not history:
-            return mean, np.diag(spread)
-        x = np.array([[float(obs.choice[g] == o) for g, o in self.items] for obs in history])
-        y = np.array([obs.lpips for obs in history]) ** POWER
-        noise = NOISE * y + NOISE_FLOOR * max(float(y.max()), 1e-9)
-        scaled = x * spread / noise[:, None]  # (trials, D)
-        precision = np.eye(len(mean)) + scaled.T @ scaled
-        chol = np.linalg.cholesky(precision)
-        shift = np.linalg.solve(precision, scaled.T @ ((y - x @ mean) / noise))
-        return mean + spread * shift, spread[:, None] * np.linalg.inv(chol).T
-
-    def _scale(self, history: Sequence[Observation]) -> float:
-        """LPIPS for one unit of prior weight: from the trials with anything quantized, 1 / total before there are any."""
-        totals = [
-            (sum(w for (g, o), w in zip(self.items, self.weights, strict=True) if obs.choice[g] == o), obs.lpips**POWER) for obs in history
-        ]
-        totals = [(total, lpips) for total, lpips in totals if total > 0]
-        if not totals:
-            return 1.0 / float(self.weights.sum())
-        weight, lpips = max(totals)
-        return float(max(lpips, 1e-6) / weight)
-
-    def solve(self, damage: Array, wanted_gain: float) -> Choice:
-        """The choice of least damage that saves at least `wanted_gain` seconds; the one that saves most where none does."""
-        unit = float(np.abs(self.gains).max()) or 1.0  # the solver's tolerances are absolute, and a gain may be microseconds
-        cover = LinearConstraint(self.gains[None, :] / unit, lb=wanted_gain / unit)
-        single = LinearConstraint(self.one_each, ub=1)
-        with _quiet_stdout():
-            found = milp(
-                damage / damage.sum(),
-                integrality=np.ones(len(damage)),
-                bounds=Bounds(0, 1),
-                constraints=[cover, single],
-                options={"mip_rel_gap": 1e-4, "time_limit": 2.0},
-            )
-        picked = np.flatnonzero(found.x > 0.5) if found.x is not None else self._most_gain()
-        choice = [0] * len(self.candidates.groups)
-        for i in picked:
-            group, option = self.items[i]
-            choice[group] = option
-        return tuple(choice)
-
-    def _most_gain(self) -> list[int]:
-        best: dict[int, int] = {}
-        for i, (group, _) in enumerate(self.items):
-            if self.gains[i] > max(0.0, self.gains[best[group]] if group in best else 0.0):
-                best[group] = i
-        return list(best.values())
+    A point dominates all smaller savings at larger LPIPS, up to `worst`. `savings` ascend; bf16 (no saving, LPIPS 0) is always there.
+    """
+    best = np.minimum(
+        np.where(tried_gains[None, :] >= savings[:, None] * (1 - 1e-9), tried_lpips[None, :], worst).min(1, initial=worst), worst
+    )
+    widths = np.diff(savings, prepend=0.0)
+    lower = np.maximum(best[None, :] - expected[:, None], 0.0) * (savings[None, :] <= savings[:, None])
+    return np.asarray(lower @ widths)
 
 
 class OptunaProposer(Proposer):
@@ -201,13 +247,7 @@ class OptunaProposer(Proposer):
         self.candidates, self.name, self.seed = candidates, name, seed
 
     def prepare(self, study: optuna.Study, index: int) -> None:
-        seed = int(np.random.default_rng([self.seed, index]).integers(2**31))
-        samplers: dict[SamplerName, Any] = {
-            SamplerName.TPE: lambda: optuna.samplers.TPESampler(seed=seed, n_startup_trials=10),
-            SamplerName.NSGA2: lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=10),
-            SamplerName.RANDOM: lambda: optuna.samplers.RandomSampler(seed=seed),
-        }
-        study.sampler = samplers[self.name]()
+        study.sampler = stock_sampler(self.name, seed=int(np.random.default_rng([self.seed, index]).integers(2**31)))
 
     def propose(self, trial: optuna.Trial, history: Sequence[Observation], seen: AbstractSet[Choice], index: int) -> Choice:  # noqa: ARG002 - the contract
         return tuple(trial.suggest_categorical(g.name, list(range(len(self.candidates.formats)))) for g in self.candidates.groups)
@@ -219,35 +259,6 @@ class OptunaProposer(Proposer):
 
 def make_proposer(name: SamplerName, candidates: Candidates, *, seed: int, errors: dict[tuple[int, int], float] | None) -> Proposer:
     """The proposer of this name. `errors` matters to the knapsack only."""
-    if name is SamplerName.KNAPSACK:
+    if name == SamplerName.KNAPSACK:
         return KnapsackProposer(candidates, seed=seed, errors=errors)
     return OptunaProposer(candidates, name=name, seed=seed)
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """The process's stdout leads nowhere inside: HiGHS (scipy 1.17) now and then prints a line of debugging, and stdout may be our JSON."""
-    try:
-        flush, kept = ctypes.CDLL(None).fflush, os.dup(1)
-    except (OSError, TypeError, AttributeError):  # no stdout, or no C library to ask (Windows)
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    flush(None)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        flush(None)
-        os.dup2(kept, 1)
-        os.close(nowhere)
-        os.close(kept)
-
-
-def _van_der_corput(n: int) -> float:
-    """The n-th number of the base-2 van der Corput sequence, in (0, 1)."""
-    value, base = 0.0, 0.5
-    while n:
-        value += base * (n & 1)
-        n, base = n >> 1, base / 2
-    return value

@@ -6,36 +6,39 @@ scored again; a trial that fails is kept with its reason, and three alike in a r
 
     result = run_search(evaluator, candidates, store, SearchSettings(formats=..., budget=50, target="b200"))
 
-Continuing. The study's name holds a fingerprint of all that decides its result (evaluation, groups and their prices, formats, seed, sampler), so the same
-command finds its own study, and another command never mixes with it. Proposals depend on (seed, index, finished trials) only: a search that was
+Continuing. The study's name holds a fingerprint of all that decides its result (evaluation, groups and their prices, formats, seed, sampler, stopping), so the
+same command finds its own study, and another command never mixes with it. Proposals depend on (seed, index, earlier trials) only: a search that was
 interrupted, continued or run at once gives the same trials. A trial that was running when its process died is marked as failed and run again.
+
+Stopping. Where the study has a `search.chunk`, a proposal that a finished trial dominates ends after some of its prompts (`search.stopping`). It counts as a
+trial and is never proposed again, and the proposer knows its estimate; it has no score, so it is on no front. A score that is in the store is never cut short.
 
 Conventions: budget counts trials whose pictures were generated (or read from the store, where an earlier study had generated them).
 """
 
 import json
-import re
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, overload
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
 
-from sensitivity.calibrate import calibrate
+from sensitivity.calibration import calibrate, calibration_cost
 from sensitivity.candidates import Candidates, Choice, Granularity
 from sensitivity.errors import MeasurementError, StoreError
-from sensitivity.fidelity._base import Score
+from sensitivity.fidelity._base import PartialScore, Score
 from sensitivity.pipelines import digest_of
 from sensitivity.scoring import Evaluator, Split
+from sensitivity.search.log import SAME_FAILURES, StudyLog, all_alike, gist
 from sensitivity.search.sampler import Observation, OptunaProposer, Proposer, SamplerName, make_proposer
+from sensitivity.search.stopping import ALPHA, Rival, Stop, StoppingRule
+from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
 from sensitivity.spec import FormatName, check_budget
 from sensitivity.store import Store, assignment_key
 
-SAME_FAILURES = 3
 MAX_REPEATS = 100
 OURS = "sensitivity"
 
@@ -54,101 +57,24 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredTrial:
-    """One finished trial. `label` names a baseline ("none", "all nvfp4", "rule of thumb"), "" for a proposal; `seconds` is what scoring took."""
-
-    index: int
-    choice: Choice
-    label: str
-    latency_s: float
-    score: Score
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchEvents:
-    """Where the search says what it does; each is called from the search's own thread.
-
-    `started(name, other studies of this model in the database)` or `continued(name, finished trials)`, then `calibrated(done, total)`,
-    `began(index, label)`, `pictures(done)`, `scored(trial)`, `failed(index, reason)`.
-    """
-
-    started: Callable[[str, tuple[str, ...]], None] = lambda _name, _others: None
-
-    calibrated: Callable[[int, int], None] = lambda _done, _total: None
-    continued: Callable[[str, tuple[ScoredTrial, ...]], None] = lambda _name, _trials: None
-    began: Callable[[int, str], None] = lambda _index, _label: None
-    pictures: Callable[[int], None] = lambda _done: None
-    scored: Callable[[ScoredTrial], None] = lambda _trial: None
-    failed: Callable[[int, str], None] = lambda _index, _reason: None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchResult:
-    """All finished trials of a study, in order, and how many failed."""
+    """All finished trials of a study, in order, those that were stopped early, and how many failed."""
 
     study: str
     trials: tuple[ScoredTrial, ...]
     failed: int
     interrupted: bool
+    stopped: tuple[StoppedTrial, ...] = ()
 
+    @property
+    def tried(self) -> int:
+        """Trials that count towards the budget: finished and stopped ones."""
+        return len(self.trials) + len(self.stopped)
 
-@dataclass
-class _Log:
-    """The Optuna study, read and written in our terms."""
-
-    study: optuna.Study
-    candidates: Candidates
-    events: SearchEvents
-    failures: list[str] = field(default_factory=list)
-
-    def finished(self) -> list[ScoredTrial]:
-        trials = [self._thaw(t) for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if "index" in t.user_attrs]
-        return sorted(trials, key=lambda t: t.index)
-
-    def _thaw(self, trial: FrozenTrial) -> ScoredTrial:
-        kept = trial.user_attrs
-        return ScoredTrial(
-            index=kept["index"], choice=tuple(json.loads(kept["choice"])), label=kept["label"], latency_s=trial.values[0], seconds=kept["seconds"],
-            score=Score.from_json(json.loads(kept["score"])),
-        )  # fmt: skip
-
-    def failed_choices(self) -> set[Choice]:
-        """Choices that failed for a reason of their own: not because the process ended, nor among those alike that ended a search."""
-        failed: set[Choice] = set()
-        row: list[tuple[str, Choice]] = []  # failures since the last trial that finished
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-            reason = trial.user_attrs.get("reason")
-            if trial.state is TrialState.COMPLETE:
-                row.clear()
-            elif "choice" in trial.user_attrs and reason != "interrupted":
-                row.append((_gist(reason or ""), tuple(json.loads(trial.user_attrs["choice"]))))
-                failed.add(row[-1][1])
-                if _all_alike([gist for gist, _ in row]):
-                    failed -= {choice for _, choice in row[-SAME_FAILURES:]}
-                    row.clear()
-        return failed
-
-    def count_failed(self) -> int:
-        """Trials that were tried and failed: neither interrupted ones nor proposals that were only repeated."""
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return sum("choice" in t.user_attrs and t.user_attrs.get("reason") != "interrupted" for t in trials)
-
-    def reap(self) -> None:
-        """Trials of a process that died are failed, as "interrupted"; the lock file says that no other process runs."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            self.study._storage.set_trial_user_attr(trial._trial_id, "reason", "interrupted")
-            self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
-    def complete(self, trial: optuna.Trial, scored: ScoredTrial) -> None:
-        data = scored.score.to_json()
-        for key, value in {"index": scored.index, "label": scored.label, "seconds": scored.seconds, "score": json.dumps(data)}.items():
-            trial.set_user_attr(key, value)
-        self.study.tell(trial, [scored.latency_s, scored.score.mean])
-
-    def fail(self, trial: optuna.Trial, reason: str) -> None:
-        trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+    @property
+    def undrawn(self) -> int:
+        """Pictures that stopping saved."""
+        return sum(round(t.stop.prompts / t.stop.share) - t.stop.prompts for t in self.stopped)
 
 
 def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSettings) -> str:
@@ -163,20 +89,31 @@ def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSet
             "seed": settings.seed,
             "sampler": settings.sampler,
             "calibrated": settings.calibrated,
-            "proposals": 1,
+            "proposals": 2,
         }
+        | ({"alpha": ALPHA} if _looks(evaluator) else {})
     )
     return f"{evaluator.spec.name}-{'+'.join(settings.formats)}-{settings.target}-{fingerprint[:8]}"
 
 
-def _open(store: Store, name: str, candidates: Candidates, events: SearchEvents) -> _Log:
+def _looks(evaluator: Evaluator) -> int:
+    """How often a trial is looked at before its last prompt: only where the study asks for chunks."""
+    return evaluator.looks("search") if evaluator.spec.search.chunk is not None else 0
+
+
+def open_storage(store: Store) -> RDBStorage:
+    """Optuna's side of the database. Raises StoreError where another version of Optuna wrote it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = RDBStorage(store.url, engine_kwargs={"connect_args": {"timeout": 30}})
+        return RDBStorage(store.url, engine_kwargs={"connect_args": {"timeout": 30}})
     except RuntimeError as error:
         raise StoreError(
             f"{store.path} has another version's Optuna tables ({str(error).splitlines()[0]}); pass another --storage"
         ) from None
+
+
+def _open(store: Store, name: str, candidates: Candidates, events: SearchEvents) -> StudyLog:
+    storage = open_storage(store)
     foreign = [s.study_name for s in optuna.get_all_study_summaries(storage) if OURS not in s.user_attrs and s.study_name != name]
     if foreign:
         raise StoreError(
@@ -188,7 +125,7 @@ def _open(store: Store, name: str, candidates: Candidates, events: SearchEvents)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(["latency_s", "lpips"])
-    log = _Log(study, candidates, events)
+    log = StudyLog(study, candidates, events)
     log.reap()
     return log
 
@@ -207,7 +144,8 @@ def run_search(
     check_budget(settings.budget)
     name = study_name(evaluator, candidates, settings)
     log = _open(store, name, candidates, events)
-    history = log.finished()
+    log.study.set_user_attr("settings", {"model": evaluator.spec.name, **asdict(settings)})  # `search.kept` reads them
+    history = log.history()
     if history:
         events.continued(name, tuple(history))
     else:
@@ -217,20 +155,42 @@ def run_search(
     try:
         if len(history) < settings.budget:
             evaluator.references("search")
-            uses_errors = settings.calibrated and settings.sampler is SamplerName.KNAPSACK
+            looks = _looks(evaluator)
+            rule = StoppingRule(alpha=ALPHA, looks=looks, noise_floor=evaluator.noise_floor or 0.0) if looks else None
+            uses_errors = settings.calibrated and settings.sampler == SamplerName.KNAPSACK
+            if uses_errors:
+                events.calibrating(calibration_cost(evaluator, candidates, store).describe())
             errors = calibrate(evaluator, candidates, store, progress=events.calibrated) if uses_errors else None
+            log.keep_errors(errors)
             proposer = make_proposer(settings.sampler, candidates, seed=settings.seed, errors=errors)
             while len(history) < settings.budget:
-                scored = _one_trial(evaluator, store, log, proposer, history)
-                if scored is None and not log.failures:
+                tried = _one_trial(evaluator, store, log, proposer, history, rule)
+                if tried is None and not log.failures:
                     break  # every choice has been tried
-                if scored is not None:
-                    history.append(scored)
+                if tried is not None:
+                    history.append(tried)
     except KeyboardInterrupt:
         interrupted = True
     finally:
         evaluator.switch.set({})
-    return SearchResult(study=name, trials=tuple(history), failed=log.count_failed(), interrupted=interrupted)
+    return _result(log, name, history, interrupted=interrupted)
+
+
+def read_search(store: Store, name: str, candidates: Candidates) -> SearchResult:
+    """The trials of a study that is in the database, as they are; nothing is proposed, drawn or written."""
+    log = StudyLog(optuna.load_study(study_name=name, storage=open_storage(store)), candidates, SearchEvents())
+    return _result(log, name, log.history(), interrupted=False)
+
+
+def _result(log: StudyLog, name: str, history: Sequence[Tried], *, interrupted: bool) -> SearchResult:
+    return SearchResult(
+        study=name, trials=log.estimated(_scored(history)), failed=log.count_failed(), interrupted=interrupted,
+        stopped=tuple(t for t in history if isinstance(t, StoppedTrial)),
+    )  # fmt: skip
+
+
+def _scored(history: Sequence[Tried]) -> list[ScoredTrial]:
+    return [t for t in history if isinstance(t, ScoredTrial)]
 
 
 def baselines(candidates: Candidates) -> list[tuple[str, Choice]]:
@@ -238,59 +198,79 @@ def baselines(candidates: Candidates) -> list[tuple[str, Choice]]:
     named = [("none", candidates.none_quantized)]
     named += [(f"all {fmt}", candidates.all_quantized(option)) for option, fmt in enumerate(candidates.formats) if option]
     named.append(("rule of thumb", candidates.canonical(candidates.rule_of_thumb)))
+    named += [(name, candidates.canonical(choice)) for name, choice in candidates.published]
     first: dict[Choice, str] = {}
     for label, choice in named:
         first.setdefault(choice, label)
     return [(label, choice) for choice, label in first.items()]
 
 
-def _one_trial(evaluator: Evaluator, store: Store, log: _Log, proposer: Proposer, history: list[ScoredTrial]) -> ScoredTrial | None:
-    """Score the next choice; None where it failed (see `log.failures`) or where no new choice is left."""
+def _one_trial(
+    evaluator: Evaluator, store: Store, log: StudyLog, proposer: Proposer, history: Sequence[Tried], rule: StoppingRule | None
+) -> Tried | None:
+    """Score the next choice, or stop at it; None where it failed (see `log.failures`) or where no new choice is left."""
     seen = {t.choice for t in history} | log.failed_choices()
     trial, label, choice = _next_choice(log, proposer, history, seen)
     if choice in seen:
         log.fail(trial, "repeated")
         log.failures.clear()
         return None
-    index = len(history)
+    index, latency_s, stops = len(history), log.candidates.latency_s(choice), list[Stop]()
     trial.set_user_attr("choice", json.dumps(choice))
     log.events.began(index, label)
     begun = time.monotonic()
+    keep_going = None if label or rule is None else _looker(rule, latency_s, _scored(history), stops)
     try:
-        score = known_or_scored(evaluator, store, log.candidates.decode(choice), "search", log.events.pictures)
+        score = known_or_scored(evaluator, store, log.candidates.decode(choice), "search", log.events.pictures, keep_going=keep_going)
     except KeyboardInterrupt:
         log.fail(trial, "interrupted")
         raise
     except (MeasurementError, RuntimeError) as error:  # RuntimeError: out of memory, a kernel that refuses
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         log.fail(trial, reason)
-        log.failures.append(_gist(reason))
+        log.failures.append(gist(reason))
         log.events.failed(index, reason)
-        if _all_alike(log.failures):
+        if all_alike(log.failures):
             raise MeasurementError(
                 f"{SAME_FAILURES} trials in a row failed alike ({reason}); the study is kept: mend the cause and run again"
             ) from error
         return None
     log.failures.clear()
-    scored = ScoredTrial(
-        index=index, choice=choice, label=label, latency_s=log.candidates.latency_s(choice), score=score, seconds=time.monotonic() - begun
-    )
+    seconds = time.monotonic() - begun
+    if isinstance(score, PartialScore):
+        stopped = StoppedTrial(index=index, choice=choice, latency_s=latency_s, stop=stops[-1], seconds=seconds)
+        log.stop(trial, stopped)
+        log.events.stopped(stopped)
+        return stopped
+    scored = ScoredTrial(index=index, choice=choice, label=label, latency_s=latency_s, score=score, seconds=seconds)
     log.complete(trial, scored)
     log.events.scored(scored)
     return scored
 
 
-def _gist(reason: str) -> str:
-    """A reason without its numbers: two that differ only in bytes or addresses are alike."""
-    return re.sub(r"\d[\d.]*", "#", reason)
+def _looker(
+    rule: StoppingRule, latency_s: float, finished: Sequence[ScoredTrial], stops: list[Stop]
+) -> Callable[[tuple[float, ...]], bool]:
+    """Whether a trial goes on after these distances; where not, the reason is appended to `stops`, the rival by the index of its trial."""
+    rivals = [Rival(latency_s=t.latency_s, per_prompt=t.score.per_prompt) for t in finished]
+
+    def keep_going(values: tuple[float, ...]) -> bool:
+        stop = rule.decide(values, latency_s, rivals)
+        if stop is not None:
+            stops.append(replace(stop, rival=finished[stop.rival].index))
+        return stop is None
+
+    return keep_going
 
 
-def _all_alike(gists: list[str]) -> bool:
-    """Whether the last `SAME_FAILURES` failures have one reason."""
-    return len(gists) >= SAME_FAILURES and len(set(gists[-SAME_FAILURES:])) == 1
+def _observed(tried: Tried) -> Observation:
+    """What a proposer learns of a trial."""
+    if isinstance(tried, StoppedTrial):
+        return Observation(choice=tried.choice, lpips=tried.stop.estimate, share=tried.stop.share)
+    return Observation(choice=tried.choice, lpips=tried.score.mean)
 
 
-def _next_choice(log: _Log, proposer: Proposer, history: list[ScoredTrial], seen: set[Choice]) -> tuple[optuna.Trial, str, Choice]:
+def _next_choice(log: StudyLog, proposer: Proposer, history: Sequence[Tried], seen: set[Choice]) -> tuple[optuna.Trial, str, Choice]:
     """The trial to run: a baseline that is still missing, or a proposal; proposals that repeat are recorded as such and asked again."""
     missing = [(label, choice) for label, choice in baselines(log.candidates) if choice not in seen]
     if missing:
@@ -300,7 +280,7 @@ def _next_choice(log: _Log, proposer: Proposer, history: list[ScoredTrial], seen
             trial = log.study.ask()
             return trial, label, proposer.propose(trial, [], seen, 0)
         return log.study.ask(), label, choice
-    observed = [Observation(choice=t.choice, lpips=t.score.mean) for t in history]
+    observed = [_observed(t) for t in history]
     proposed = sum(not t.label for t in history)  # not len(history) less the baselines, which may have failed
     for attempt in range(MAX_REPEATS):
         index = proposed + attempt * 10_000
@@ -313,15 +293,30 @@ def _next_choice(log: _Log, proposer: Proposer, history: list[ScoredTrial], seen
     return trial, "", choice
 
 
+@overload
 def known_or_scored(
     evaluator: Evaluator, store: Store, formats: dict[str, FormatName], split: Split, pictures: Callable[[int], Any]
-) -> Score:
-    """The score of an assignment on a split: from the store where it is known, else made and kept there."""
+) -> Score: ...
+
+
+@overload
+def known_or_scored(
+    evaluator: Evaluator, store: Store, formats: dict[str, FormatName], split: Split, pictures: Callable[[int], Any],
+    *, keep_going: Callable[[tuple[float, ...]], bool] | None,
+) -> Score | PartialScore: ...  # fmt: skip
+
+
+def known_or_scored(
+    evaluator: Evaluator, store: Store, formats: dict[str, FormatName], split: Split, pictures: Callable[[int], Any],
+    *, keep_going: Callable[[tuple[float, ...]], bool] | None = None,
+) -> Score | PartialScore:  # fmt: skip
+    """The score of an assignment on a split: from the store where it is known, else made and kept there. What `keep_going` ended is not kept: it is no score."""
     evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)
     known = store.find_score(evaluation, assignment)
     if known is not None:
         return known
     begun = time.monotonic()
-    score = evaluator.score(formats, split, after_batch=pictures)
-    store.save_score(evaluation, assignment, score, seconds=time.monotonic() - begun)
+    score = evaluator.score(formats, split, after_batch=pictures, keep_going=keep_going)
+    if isinstance(score, Score):
+        store.save_score(evaluation, assignment, score, seconds=time.monotonic() - begun)
     return score

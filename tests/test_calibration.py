@@ -1,8 +1,9 @@
-"""Layer sensitivities are what a direct computation gives, are kept as they are made, and leave nothing behind."""
+"""Layer sensitivities by leave-one-in are what a direct computation gives, are kept as they are made, and leave nothing behind."""
 
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sensitivity import calibrate as module
-from sensitivity.calibrate import calibrate
+from sensitivity.calibration import calibrate as calibrate_by
+from sensitivity.calibration import output
 from sensitivity.candidates import Candidates, make_candidates
 from sensitivity.errors import MeasurementError
 from sensitivity.latency import PredictedLatency, ShapeScale, get_device, stand_for
@@ -20,6 +21,8 @@ from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName, load_spec
 from sensitivity.store import Store
 from sensitivity.switch import Switch, SwitchableLinear
+
+calibrate = partial(calibrate_by, estimator="output")
 
 
 @pytest.fixture
@@ -112,10 +115,10 @@ def test_another_number_of_states_is_another_calibration(evaluator: Evaluator, c
         before = len(calls)
         one = calibrate(evaluator, candidates, store, states=1)
         assert len(calls) == before + 2 + 8
-        many = calibrate(evaluator, candidates, store, states=5)
-        assert len(calls) == before + 10 + 2 + 8 * 2  # there are only two steps to record
+        assert calibrate(evaluator, candidates, store, states=5) == two  # there are only two steps to record
+        assert calibrate(evaluator, candidates, store, prompts=5, states=1) == calibrate(evaluator, candidates, store, prompts=3, states=1)
+        assert len(calls) == before + 10
     assert one != two
-    assert many == pytest.approx(two, rel=1e-9)
 
 
 def test_nothing_is_left_behind(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
@@ -170,15 +173,15 @@ def test_a_group_that_gives_nan_is_the_worst_not_the_end(
     evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An output that is NaN in one format, as zeros give in nvfp4, has a finite error above all others, kept like them."""
-    real = module._first_tensor
+    real = output.first_tensor
     bad = candidates.groups[1].members[2][0]
 
-    def broken(output: Any) -> Tensor:
-        tensor = real(output)
+    def broken(found: Any) -> Tensor:
+        tensor = real(found)
         active = evaluator.switch.linears[bad]._active
         return tensor * float("nan") if active is not None and active[0].name is FormatName.NVFP4 else tensor
 
-    monkeypatch.setattr(module, "_first_tensor", broken)
+    monkeypatch.setattr(output, "first_tensor", broken)
     found = calibrate(evaluator, candidates, store)
     assert found == calibrate(evaluator, candidates, store)
     assert found[1, 2] < float("inf")

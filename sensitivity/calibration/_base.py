@@ -1,0 +1,167 @@
+"""What is an estimator of layer sensitivities? The contract, and the record of what a calibration costs.
+
+A **job** is Linears in one format: all others stay bf16. An **estimator** gives a job a number that grows with the damage it does, from cached bf16
+states alone. Two kinds exist. One measures whole jobs (`unit` "job": `output`, `preview`): one denoiser call a job and state. The other measures each Linear
+of a job for itself (`unit` "linear": `local`, `gradient`): all Linears and formats in one pass a state, and a job's error is the root of the sum of squares
+over its Linears, each with weight 1, as independent errors add up.
+
+Conventions. Errors are at least 0 and finite: what is NaN or inf becomes `BROKEN`. Costs are counted in picture calls, one picture through the denoiser once;
+quantizing a Linear's operands and multiplying them for one more format is as good as one more call of that Linear.
+"""
+
+import abc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sensitivity.errors import MeasurementError
+from sensitivity.scoring import Evaluator
+from sensitivity.spec import FormatName
+from sensitivity.store import assignment_key
+
+BROKEN = 10.0  # the error of an output that is NaN or inf, as zeros give in nvfp4: ten times the output itself
+Errors = dict[tuple[int, int], float]
+"""{(group index, option): error}; option 0, bf16, is left out."""
+
+
+class EstimatorName(StrEnum):
+    """The estimators, the dearest first."""
+
+    OUTPUT = "output"
+    PREVIEW = "preview"
+    GRADIENT = "gradient"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Linears (`fqns`) that take one quantized `format` while all others stay bf16."""
+
+    fqns: tuple[str, ...]
+    format: FormatName
+
+    @property
+    def formats(self) -> dict[str, FormatName]:
+        """{FQN: format}, as `Switch.set` takes it."""
+        return dict.fromkeys(self.fqns, self.format)
+
+    @cached_property
+    def key(self) -> str:
+        """The job's name in the store: one for equal assignments, whatever group or granularity they came from."""
+        return assignment_key(self.formats)
+
+    @property
+    def linears(self) -> tuple["Job", ...]:
+        """One job a Linear."""
+        return tuple(Job(fqns=(fqn,), format=self.format) for fqn in self.fqns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One call of the bf16 denoiser in a run: the inputs, and the first tensor of its output. `index` counts the states, `call` the run's denoiser calls."""
+
+    index: int
+    call: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One number of an estimator. `state` is None where it already is the mean over all states."""
+
+    job: Job
+    state: int | None
+    error: float
+
+
+class Estimator(abc.ABC):
+    """Stateless; `stored.get_estimator` gives the one instance of each.
+
+    Attributes:
+        name: what a user calls it.
+        unit: whether it measures whole jobs or each Linear of a job for itself.
+        measure: what the number is, with its version: part of the key under which it is kept.
+    """
+
+    name: EstimatorName
+    unit: Literal["job", "linear"]
+    measure: str
+
+    @abc.abstractmethod
+    def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
+        """Denoiser calls for each picture (prompt) that measuring these jobs takes, without recording the states."""
+
+    def decodes(self, jobs: Sequence[Job], *, states: int) -> int:  # noqa: ARG002 - the contract's signature
+        """Pictures decoded for each prompt; most estimators decode none."""
+        return 0
+
+    @abc.abstractmethod
+    def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
+        """Measure the jobs on `states` states of the first `prompts` search prompts; what is yielded is kept, so that a stop loses little.
+
+        Raises:
+            MeasurementError: the bf16 denoiser gives no tensor, NaN or inf.
+            UserError: this estimator cannot measure this pipeline.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationCost:
+    """What a calibration is about to take, before it starts.
+
+    Attributes:
+        estimator, states, prompts: what is measured, on what.
+        jobs: sensitivities that are asked for; `known` of them are in the store.
+        picture_calls: denoiser calls x pictures still to be made, the recording of the states included.
+        decodes: pictures still to be decoded for it.
+        trial_picture_calls: denoiser calls x pictures of one trial.
+    """
+
+    estimator: EstimatorName
+    states: int
+    prompts: int
+    jobs: int
+    known: int
+    picture_calls: float
+    decodes: int
+    trial_picture_calls: int
+
+    @property
+    def trials(self) -> float:
+        """The cost in trial equivalents."""
+        return self.picture_calls / self.trial_picture_calls
+
+    def describe(self) -> str:
+        """One line for people."""
+        what = f"{self.jobs} layer sensitivities ({self.estimator}; {self.states} states x {self.prompts} prompts)"
+        if self.known == self.jobs:
+            return f"{what}: all known, costs nothing"
+        known = f", {self.known} of them known" if self.known else ""
+        decodes = f" and {self.decodes:,} decoded pictures" if self.decodes else ""
+        return (
+            f"{what}{known}: costs {self.trials:.2g} trial equivalents "
+            f"({self.picture_calls:,.0f} denoiser calls x pictures{decodes}; a trial takes {self.trial_picture_calls:,})"
+        )
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor that a denoiser's output begins with. Raises MeasurementError where it begins with none."""
+    first = output[0] if isinstance(output, (tuple, list)) or hasattr(output, "to_tuple") else output
+    if not isinstance(first, Tensor):
+        raise MeasurementError(f"the denoiser gives a {type(output).__name__} that begins with no tensor: nothing can be calibrated")
+    return first
+
+
+def finite(error: float) -> float:
+    """The error itself; BROKEN where it is NaN or inf."""
+    return error if math.isfinite(error) else BROKEN
+
+
+Progress = Callable[[int, int], None]

@@ -1,0 +1,38 @@
+"""`output`: the error at the denoiser's output when only one job is quantized (leave-one-in).
+
+For each state the denoiser is called on the recorded inputs with the job's Linears quantized; the error is the root of the mean squared difference from the
+bf16 output over the mean squared bf16 output, averaged over the states. No decoding, no compounding over steps: one denoiser call a job and state.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, State, finite, first_tensor
+from sensitivity.calibration.states import record_states
+from sensitivity.scoring import Evaluator
+
+
+class OutputError(Estimator):
+    """See the module."""
+
+    name = EstimatorName.OUTPUT
+    unit = "job"
+    measure = "relative rmse"
+
+    def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
+        return len(jobs) * states
+
+    @torch.no_grad()
+    def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
+        recorded = record_states(evaluator, states=states, prompts=prompts)
+        for job in jobs:
+            evaluator.switch.set(job.formats)
+            errors = [_relative_error(evaluator, state) for state in recorded]
+            yield Measured(job=job, state=None, error=sum(errors) / len(errors))
+
+
+def _relative_error(evaluator: Evaluator, state: State) -> float:
+    output = first_tensor(evaluator.loaded.denoiser(*state.args, **state.kwargs)).float()
+    reference = state.output.float()
+    return finite(float(((output - reference).square().mean() / reference.square().mean()).sqrt()))

@@ -1,0 +1,95 @@
+"""`calibrate`: layer sensitivities of a model, measured once and kept."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sensitivity.cli._common import (
+    DeviceName,
+    Json,
+    Model,
+    Target,
+    app,
+    check_apart,
+    check_writable,
+    choose_device,
+    make_console,
+    one_of,
+    step,
+    write_json,
+)
+from sensitivity.errors import UserError
+from sensitivity.spec import parse_formats, resolve_spec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sensitivity.calibrating import Calibration
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    fmt: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", help="nvfp4, mxfp8 or fp8; may be given several times. Default: every format that the target has."),
+    ] = None,
+    target: Target = None,
+    granularity: Annotated[str, typer.Option(help="What is quantized together: group (role x depth band) or layer.")] = "group",
+    estimator: Annotated[
+        str,
+        typer.Option(
+            help="gradient, local (cheapest), output (one group at a time) or preview (LPIPS of one-step pictures): output and preview are dear."
+        ),
+    ] = "gradient",
+    states: Annotated[int, typer.Option(help="Denoiser calls of a bf16 run that errors are measured on.")] = 2,
+    prompts: Annotated[int, typer.Option(help="Search prompts, from the first, that errors are measured on.")] = 4,
+    rows: Annotated[int, typer.Option(help="Rows of the table on screen; --json has all.")] = 20,
+    storage: Annotated[Path | None, typer.Option(help="SQLite database of the study. Default: sensitivity-runs/<study>.db.")] = None,
+    device: DeviceName = None,
+    json_path: Json = None,
+) -> None:
+    """Measure how much each group of Linears matters, once; every later search of the study reads it from the same database."""
+    spec = resolve_spec(model)
+    formats = parse_formats(fmt) if fmt else None
+    one_of("--granularity", granularity, ("group", "layer"))
+    one_of("--estimator", estimator, ("output", "preview", "gradient", "local"))
+    for flag, value in (("--states", states), ("--prompts", prompts), ("--rows", rows)):
+        if value < 1:
+            raise UserError(f"{flag} is {value}; allowed is 1 or more")
+    check_writable(json_path, "--json")
+    check_apart({"--storage": storage, "--json": None if json_path in (None, "-") else Path(str(json_path))})
+    console = make_console(json_path)
+    with step(console, "loading libraries"):
+        from sensitivity.calibrating import CalibrationRequest, calibrate_study
+        from sensitivity.report.progress import CalibrationProgress
+
+    request = CalibrationRequest(
+        formats=formats, target=target, granularity="layer" if granularity == "layer" else "group", estimator=estimator, states=states,
+        prompts=prompts, storage=storage, device=choose_device(device),
+    )  # fmt: skip
+    with CalibrationProgress(console) as progress:
+        done = calibrate_study(spec, request, say=progress.say, started=progress.started, progress=progress.update)
+    _show(console, done, rows)
+    write_json(done.to_json(), json_path)
+
+
+def _show(console: "Console", done: "Calibration", rows: int) -> None:
+    """Table, heatmap of the format that damages most, and the long tail of each format."""
+    from sensitivity.report.sensitivities import heatmap, sensitivity_table, tail_sentence
+
+    candidates, latency, cost = done.prepared.candidates, done.prepared.latency, done.cost
+    scale = done.prepared.evaluator.spec.pricing.stands_for
+    priced = f"{latency.source} for {latency.target}" + (f" at {scale} x its dimensions" if scale > 1 else "")
+    title = (
+        f"layer sensitivities by {cost.estimator}, {cost.states} states x {cost.prompts} prompts, one of {len(candidates.groups)} groups quantized "
+        f"at a time; ms a run {priced}"
+    )
+    console.print(sensitivity_table(done.rows, title=title, most=rows))
+    formats = list(dict.fromkeys(row.format for row in done.rows))  # the worst single row's format first
+    console.print(heatmap(done.rows, candidates.fqns, formats[0], width=console.width))
+    if len(formats) > 1:
+        console.print(f"`--format {formats[1]}` maps that one (known, so it costs nothing)", style="dim", highlight=False, markup=False)
+    for name in formats:
+        console.print(tail_sentence(done.rows, name), highlight=False, markup=False, soft_wrap=True)

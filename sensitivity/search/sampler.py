@@ -27,7 +27,8 @@ from optuna.samplers import BaseSampler
 
 from sensitivity.candidates import Candidates, Choice
 from sensitivity.errors import UserError
-from sensitivity.search.damage import Belief, believe, kinship
+from sensitivity.search.block_patterns import RECOMPILE_LIMIT, BlockPatterns
+from sensitivity.search.damage import Belief, Hypothesis, believe, kinship
 from sensitivity.search.knapsack import Knapsack
 from sensitivity.spec import FormatName
 
@@ -122,14 +123,18 @@ class KnapsackProposer(Proposer):
         candidates: groups and gains.
         seed: of the savings that are weighed, and of posterior samples.
         errors: {(group, option): calibrated error}, None without calibration.
+        limit: distinct patterns that the blocks of a stack may have (`search.block_patterns`).
     """
 
-    def __init__(self, candidates: Candidates, *, seed: int, errors: dict[tuple[int, int], float] | None) -> None:
+    def __init__(
+        self, candidates: Candidates, *, seed: int, errors: dict[tuple[int, int], float] | None, limit: int = RECOMPILE_LIMIT
+    ) -> None:
         self.candidates, self.seed, self.calibrated = candidates, seed, errors is not None
         groups, options = len(candidates.groups), len(candidates.formats)
         allowed = np.array([[not o or bool(group.members[o]) for o in range(options)] for group in candidates.groups])
         self.gains = np.array([group.gains_s for group in candidates.groups])
         self.knapsack = Knapsack(self.gains, allowed)
+        self.patterns = BlockPatterns(candidates, limit=limit)
         self.items = [(g, o) for g in range(groups) for o in range(1, options) if allowed[g, o]]
         self._group, self._option = np.array(self.items).T
         self.sizes = np.array(
@@ -138,6 +143,8 @@ class KnapsackProposer(Proposer):
         roles = [candidates.groups[g].name.partition("[")[0] for g, _ in self.items]
         self.kin = kinship(roles, [str(candidates.formats[o]) for _, o in self.items])
         self.errors = None if errors is None else self._comparable(errors)
+        self._memory: dict[bytes, Hypothesis] = {}
+        self._baseline_savings = [candidates.bf16_s - candidates.latency_s(choice) for choice in self._baselines()]
 
     def _comparable(self, errors: Mapping[tuple[int, int], float]) -> Array:
         """(D,) calibrated errors, each format's brought to the geometric mean that the format alone lets expect.
@@ -163,7 +170,7 @@ class KnapsackProposer(Proposer):
         """What the trials say about damages."""
         return believe(
             self.features([obs.choice for obs in history]), np.array([obs.lpips for obs in history]), self.errors, self.sizes, self.kin,
-            shares=np.array([obs.share for obs in history]),
+            shares=np.array([obs.share for obs in history]), memory=self._memory,
         )  # fmt: skip
 
     def propose(self, trial: optuna.Trial, history: Sequence[Observation], seen: AbstractSet[Choice], index: int) -> Choice:  # noqa: ARG002 - the contract
@@ -178,7 +185,7 @@ class KnapsackProposer(Proposer):
             sampled = attempt > 0
             damage = self._table(belief.sample(rng) if sampled else belief.mean)
             for wanted in self._savings(belief, damage, history, rng)[: 1 + 3 * (attempt == 0)]:
-                choice = self._choice(self.knapsack.solve(damage, wanted * (1 - 1e-9)))
+                choice = self._solve(damage, wanted * (1 - 1e-9))
                 if choice not in seen:
                     return choice
         return self._nearest_new(choice, seen)
@@ -195,16 +202,28 @@ class KnapsackProposer(Proposer):
         curve = self.knapsack.curve(damage, points=CURVE_PRICES)
         most = self.knapsack.most_gain
         grid = most * (np.arange(SAVINGS) + rng.random()) / SAVINGS
-        baselines = [self.candidates.bf16_s - self.candidates.latency_s(choice) for choice in self._baselines()]
-        savings = np.unique(np.concatenate([grid, [gain for gain in baselines if 0 < gain <= most], [most]]))
+        savings = np.unique(np.concatenate([grid, [gain for gain in self._baseline_savings if 0 < gain <= most], [most]]))
         expected = np.interp(savings, curve.gains, curve.damages) ** (1 / power)
         tried = self.features([obs.choice for obs in history])
-        gains = np.array([self.candidates.bf16_s - self.candidates.latency_s(obs.choice) for obs in history])
+        gains = (
+            self.gains[np.arange(len(self.gains)), np.array([obs.choice for obs in history], dtype=np.int64).reshape(len(history), -1)].sum(
+                1
+            )
+            if history
+            else np.zeros(0)
+        )
         promised = _promised_area(savings, expected, gains, belief.lpips(tried), worst=float(curve.damages[-1] ** (1 / power)))
         return np.asarray(savings[np.argsort(-promised, kind="stable")])
 
     def _baselines(self) -> list[Choice]:
         return [self.candidates.rule_of_thumb, *(self.candidates.all_quantized(o) for o in range(1, len(self.candidates.formats)))]
+
+    def _solve(self, damage: Array, wanted: float) -> Choice:
+        """The knapsack's choice, or, where that has more block patterns than torch compiles, the best that was found within the limit."""
+        choice = self._choice(self.knapsack.solve(damage, wanted))
+        if self.patterns.fits(choice):
+            return choice
+        return self._choice(self.patterns.reduce(damage, self.gains, self.knapsack.useful, wanted))
 
     def _choice(self, options: NDArray[np.int64]) -> Choice:
         return tuple(int(option) for option in options)
@@ -222,7 +241,7 @@ class KnapsackProposer(Proposer):
                     found = list(choice)
                     for group, option in zip(groups, options, strict=True):
                         found[group] = option
-                    if tuple(found) not in seen:
+                    if tuple(found) not in seen and self.patterns.fits(tuple(found)):
                         return tuple(found)
         return choice
 

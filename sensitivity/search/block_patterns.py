@@ -1,0 +1,125 @@
+"""How many graphs will regional compilation make? Choices with at most so many distinct patterns among the blocks of a stack.
+
+Regional compilation makes one graph for each distinct pattern of formats of a block class, and torch stops at its recompile limit (8 by default). A choice of
+groups that are finer than depth bands can have a pattern for every block. `BlockPatterns.reduce` gives each stack at most `limit` patterns, at a price of a
+second: blocks are clustered by what a pattern costs them (damage - price * gain), each cluster takes the pattern that costs it least, and so on until nothing
+changes: k-modes (Huang 1998, "Extensions to the k-means algorithm for clustering large data sets with categorical values") with these costs for distances. The
+price is bisected until enough is saved.
+
+    patterns = BlockPatterns(candidates, limit=8)
+    patterns.count(choice)                                  # {"transformer_blocks": 5, ...}
+    choice = patterns.reduce(damage, gains, allowed, wanted_gain)
+
+Groups outside blocks are chosen by price alone. It is a heuristic: no bound is stated, and stacks that keep to the limit anyway are left to the exact knapsack.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.candidates import Candidates, Choice
+from sensitivity.shape_table import block_of
+
+Array = NDArray[np.float64]
+Options = NDArray[np.int64]
+RECOMPILE_LIMIT = 8  # torch._dynamo.config.recompile_limit
+ROUNDS, BISECTIONS = 8, 14
+
+
+class BlockPatterns:
+    """The stacks of a model's groups.
+
+    Args:
+        candidates: groups; all groups of a stack share its depth bands.
+        limit: distinct patterns that a stack may have.
+    """
+
+    def __init__(self, candidates: Candidates, *, limit: int = RECOMPILE_LIMIT) -> None:
+        self.limit = limit
+        self.stacks: dict[str, Options] = {}
+        bands: dict[str, dict[tuple[str, ...], dict[str, int]]] = {}
+        for index, group in enumerate(candidates.groups):
+            blocks = tuple(dict.fromkeys(block_of(fqn) for fqn in group.fqns))
+            if blocks[0]:
+                role = group.name.partition("[")[0]
+                bands.setdefault(blocks[0].rsplit(".", 1)[0], {}).setdefault(blocks, {})[role] = index
+        for stack, rows in bands.items():
+            roles = list(dict.fromkeys(role for row in rows.values() for role in row))
+            self.stacks[stack] = np.array([[row.get(role, -1) for role in roles] for row in rows.values()])
+
+    @property
+    def binding(self) -> bool:
+        """Whether a choice can have more patterns than the limit."""
+        return any(len(stack) > self.limit for stack in self.stacks.values())
+
+    def count(self, choice: Choice) -> dict[str, int]:
+        """{stack: distinct patterns}; a group that a band does not have counts as bf16."""
+        padded = np.array([*choice, 0])
+        return {name: len(np.unique(padded[stack], axis=0)) for name, stack in self.stacks.items()}
+
+    def fits(self, choice: Choice) -> bool:
+        """Whether every stack keeps to the limit."""
+        return not self.binding or all(count <= self.limit for count in self.count(choice).values())
+
+    def reduce(self, damage: Array, gains: Array, allowed: NDArray[np.bool_], wanted_gain: float) -> Options:
+        """(groups,) options within the limit that save at least `wanted_gain` seconds, or all that is found to be possible.
+
+        Args:
+            damage: (groups, options), at least 0.
+            gains: (groups, options) seconds saved.
+            allowed: (groups, options) which options may be taken.
+        """
+        rows = np.arange(len(gains))
+        unit = float(np.abs(gains).max()) or 1.0
+        scale = float(damage.max()) or 1.0
+        low, high = -4.0, 4.0  # powers of ten of the price
+        best = self._at_price(damage / scale, gains / unit, allowed, 10.0**high)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            found = self._at_price(damage / scale, gains / unit, allowed, 10.0**middle)
+            if gains[rows, found].sum() >= wanted_gain:
+                best, high = found, middle
+            else:
+                low = middle
+        return best
+
+    def _at_price(self, damage: Array, gains: Array, allowed: NDArray[np.bool_], price: float) -> Options:
+        costs = np.where(allowed, damage - price * gains, np.inf)
+        choice = np.asarray(costs.argmin(1), dtype=np.int64)
+        none = np.full((1, costs.shape[1]), np.inf)
+        none[0, 0] = 0.0
+        padded = np.concatenate([costs, none])  # what a band does not have is bf16
+        for stack in self.stacks.values():
+            if len(stack) <= self.limit:
+                continue
+            own = padded[stack].argmin(2)
+            if len(np.unique(own, axis=0)) > self.limit:
+                own = self._clustered(np.minimum(padded[stack], 1e9), own)
+            choice[stack[stack >= 0]] = own[stack >= 0]
+        return choice
+
+    def _clustered(self, costs: Array, own: Options) -> Options:
+        """(bands, roles) patterns, at most `limit` distinct ones; costs (bands, roles, options), own (bands, roles) each band's best."""
+        bands, roles = own.shape
+        column = np.arange(roles)
+
+        def price_of(pattern: Options) -> Array:  # (bands,)
+            return np.asarray(costs[:, column, pattern].sum(1))
+
+        patterns, times = np.unique(own, axis=0, return_counts=True)
+        centres = [patterns[int(times.argmax())]]
+        while len(centres) < self.limit:  # the band that its nearest pattern suits least begins a new one
+            regret = np.min([price_of(centre) for centre in centres], axis=0) - _price_of_own(costs, own)
+            centres.append(own[int(regret.argmax())])
+        members = np.zeros(bands, dtype=np.int64)
+        for _ in range(ROUNDS):
+            members = np.argmin([price_of(centre) for centre in centres], axis=0)
+            new = [costs[members == i].sum(0).argmin(1) if (members == i).any() else centre for i, centre in enumerate(centres)]
+            if all(np.array_equal(a, b) for a, b in zip(new, centres, strict=True)):
+                break
+            centres = new
+        return np.asarray(np.stack(centres)[np.argmin([price_of(centre) for centre in centres], axis=0)], dtype=np.int64)
+
+
+def _price_of_own(costs: Array, own: Options) -> Array:
+    """(bands,) what each band's own pattern costs it."""
+    return np.asarray(np.take_along_axis(costs, own[:, :, None], axis=2)[:, :, 0].sum(1))

@@ -24,7 +24,7 @@ from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator, default_cache_folder, study_distance
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.kept import Wanted, assume_settings, list_studies, pick_study
-from sensitivity.search.sampler import SamplerName
+from sensitivity.search.sampler import SamplerName, stock_sampler
 from sensitivity.search.study import SearchResult, SearchSettings, read_search, run_search, study_name
 from sensitivity.search.trials import ScoredTrial, SearchEvents
 from sensitivity.shape_table import ShapeTable
@@ -116,6 +116,8 @@ def check_request(request: SearchRequest) -> None:
     check_constraints(request.constraints)
     if request.seed < 0:
         raise UserError(f"--seed is {request.seed}; allowed is 0 or more")
+    if request.sampler != SamplerName.KNAPSACK:
+        stock_sampler(request.sampler, seed=0)  # one that cannot be made is said now, not after the first trials
     check_device(request.device)
 
 

@@ -15,6 +15,7 @@ from sensitivity.errors import UserError
 from sensitivity.search.front import hypervolume
 from sensitivity.search.sampler import KnapsackProposer, Observation, Proposer, SamplerName, _promised_area, make_proposer, stock_sampler
 from sensitivity.spec import FormatName
+from sensitivity.workflow import SearchRequest, check_request
 
 Damage = dict[tuple[int, int], float]
 POWER = 1.5  # of LPIPS, that adds up in these worlds
@@ -384,3 +385,23 @@ def test_unknown_samplers_say_what_there_is() -> None:
             stock_sampler(SamplerName(name), seed=0)
     with pytest.raises(UserError, match="is a Generator; allowed is a subclass"):
         stock_sampler(SamplerName("numpy.random:default_rng"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tpee", "allowed are knapsack"),
+        ("no_such_module:Sampler", "cannot be made"),
+        ("optuna.samplers:NoSuchSampler", "cannot be made"),
+        ("json:JSONDecoder", "takes seed="),
+    ],
+)
+def test_a_sampler_that_cannot_be_made_is_refused_before_anything_is_loaded(name: str, reason: str) -> None:
+    """A misspelt name, another package's missing class, a class that is no sampler: the user's mistake, said by the check of the request."""
+    with pytest.raises(UserError, match=reason):
+        check_request(SearchRequest(sampler=SamplerName(name)))
+
+
+def test_a_sampler_of_another_package_is_taken_by_its_path() -> None:
+    check_request(SearchRequest(sampler=SamplerName("optuna.samplers:RandomSampler")))
+    assert isinstance(stock_sampler(SamplerName("optuna.samplers:RandomSampler"), seed=1), optuna.samplers.RandomSampler)

@@ -35,16 +35,9 @@ from sensitivity.verify import HeldOutScores, build_recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SearchRequest:
-    """What the user asks for. `target` None is the study's; `storage` None is `default_storage`; `device` is where torch runs."""
+class _Request:
+    """What a search and a choice among its trials have in common: bounds on the winner, where the study lies, where torch runs."""
 
-    formats: tuple[FormatName, ...] = (FormatName.NVFP4,)
-    budget: int = 50
-    target: str | None = None
-    seed: int = 0
-    sampler: SamplerName = SamplerName.KNAPSACK
-    granularity: Granularity = "group"
-    calibrated: bool = True
     max_lpips: float | None = None
     min_speedup: float | None = None
     max_seconds: float | None = None
@@ -59,22 +52,24 @@ class SearchRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SelectRequest:
+class SearchRequest(_Request):
+    """What the user asks for. `target` None is the study's; `storage` None is `default_storage`; `device` is where torch runs."""
+
+    formats: tuple[FormatName, ...] = (FormatName.NVFP4,)
+    budget: int = 50
+    target: str | None = None
+    seed: int = 0
+    sampler: SamplerName = SamplerName.KNAPSACK
+    granularity: Granularity = "group"
+    calibrated: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectRequest(_Request):
     """What is chosen from a study that is in the database. `verify` False draws no held-out pictures; the rest is as in `SearchRequest`."""
 
     wanted: Wanted = field(default_factory=Wanted)
-    max_lpips: float | None = None
-    min_speedup: float | None = None
-    max_seconds: float | None = None
     verify: bool = True
-    storage: Path | None = None
-    device: str = "cpu"
-    cache_folder: Path = field(default_factory=default_cache_folder)
-
-    @property
-    def constraints(self) -> Constraints:
-        """What the winner must keep to."""
-        return Constraints(max_lpips=self.max_lpips, min_speedup=self.min_speedup, max_seconds=self.max_seconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -372,7 +372,7 @@ def test_names_give_their_proposers() -> None:
     candidates, damage = world(3, seed=0)
     proposer = make_proposer(SamplerName.KNAPSACK, candidates, seed=0, errors=errors_of(damage))
     assert isinstance(proposer, KnapsackProposer)
-    assert proposer.calibrated
+    assert proposer.errors is not None
     assert not isinstance(make_proposer(SamplerName("tpe"), candidates, seed=0, errors=errors_of(damage)), KnapsackProposer)
 
 

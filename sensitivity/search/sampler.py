@@ -129,7 +129,7 @@ class KnapsackProposer(Proposer):
     def __init__(
         self, candidates: Candidates, *, seed: int, errors: dict[tuple[int, int], float] | None, limit: int = RECOMPILE_LIMIT
     ) -> None:
-        self.candidates, self.seed, self.calibrated = candidates, seed, errors is not None
+        self.candidates, self.seed = candidates, seed
         groups, options = len(candidates.groups), len(candidates.formats)
         allowed = np.array([[not o or bool(group.members[o]) for o in range(options)] for group in candidates.groups])
         self.gains = np.array([group.gains_s for group in candidates.groups])

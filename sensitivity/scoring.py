@@ -25,7 +25,8 @@ from sensitivity.environment import describe_environment
 from sensitivity.fidelity._base import PartialScore, Score, finite_values, score_of
 from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
-from sensitivity.pipelines import LoadedPipeline, Painter, digest_of, painting_key
+from sensitivity.painting import Painter, digest_of, painting_key
+from sensitivity.pipelines import LoadedPipeline
 from sensitivity.profiler import profile_run
 from sensitivity.shape_table import ShapeTable
 from sensitivity.spec import FormatName, StudySpec

@@ -17,7 +17,7 @@ FILES = {
 # A module imports earlier entries only; modules of one folder may import one another.
 ORDER = (
     "errors", "environment", "hand_lists", "spec", "strict_json", "patterns", "census", "shape_table", "profiler", "kernels", "formats", "switch", "latency",
-    "recipe_records", "recipe", "exporters", "pipelines", "stand_ins", "shape_mode", "blueprint", "skeleton",
+    "recipe_records", "recipe", "exporters", "pipelines", "painting", "stand_ins", "shape_mode", "blueprint", "skeleton",
     "fidelity", "scoring", "candidates", "store", "calibration", "search", "naming", "verify", "workflow", "pricing", "measuring", "calibrating", "report", "cli",
 )  # fmt: skip
 

@@ -9,7 +9,8 @@ import torch
 
 from sensitivity.errors import MeasurementError, SpecError
 from sensitivity.fidelity._base import PartialScore, Score
-from sensitivity.pipelines import LoadedPipeline, Painter, load_pipeline
+from sensitivity.painting import Painter
+from sensitivity.pipelines import LoadedPipeline, load_pipeline
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName, StudySpec, load_spec, parse_spec
 

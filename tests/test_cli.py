@@ -383,7 +383,7 @@ def test_searching_again_draws_no_trial_and_says_that_it_continues(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command on a finished study says so and writes the same recipe from what is stored, without one picture."""
-    monkeypatch.setattr("sensitivity.pipelines.Painter.paint", plain_profile_only())
+    monkeypatch.setattr("sensitivity.painting.Painter.paint", plain_profile_only())
     ran = run("search", "--model", tiny_study, "--budget", 3, "--out", "again.json", "--storage", searched["storage"])
     assert ran.code == 0, ran.err
     assert "continuing study" in ran.out
@@ -396,7 +396,7 @@ def test_select_writes_the_searchs_recipe_and_draws_nothing(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`select` on a finished study prints its front and how the winner was named, and without constraints writes the recipe of the search."""
-    monkeypatch.setattr("sensitivity.pipelines.Painter.paint", plain_profile_only())
+    monkeypatch.setattr("sensitivity.painting.Painter.paint", plain_profile_only())
     ran = run("select", "--model", tiny_study, "--out", "s.json", "--storage", searched["storage"], "--json", "-")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == json.loads(Path("s.json").read_text()) == json.loads(searched["recipe"].read_text())
@@ -415,7 +415,7 @@ def test_unmet_constraints_show_the_front_first(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """Where nothing is fast enough, the front is printed, the message has what it offers, the exit code is 2 and no recipe is written."""
-    monkeypatch.setattr("sensitivity.pipelines.Painter.paint", plain_profile_only())
+    monkeypatch.setattr("sensitivity.painting.Painter.paint", plain_profile_only())
     more = ["--budget", 3] if command == "search" else []
     ran = run(command, "--model", tiny_study, *more, "--max-seconds", 1e-9, "--out", "u.json", "--storage", searched["storage"])
     assert ran.code == 2
@@ -438,7 +438,7 @@ def test_two_studies_are_told_apart_by_their_settings(run: Run, searched: dict[s
 
 def plain_profile_only() -> Any:
     """A `Painter.paint` that draws one picture, for the profile, and fails on a second call."""
-    from sensitivity.pipelines import Painter
+    from sensitivity.painting import Painter
 
     plain, calls = Painter.paint, []
 

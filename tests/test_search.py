@@ -20,7 +20,8 @@ import torch
 from sensitivity.errors import ConstraintError, MeasurementError, OutputError, RecipeMismatchError, StoreError, UserError
 from sensitivity.fidelity._base import Score
 from sensitivity.naming import name_of
-from sensitivity.pipelines import Painter, load_pipeline
+from sensitivity.painting import Painter
+from sensitivity.pipelines import load_pipeline
 from sensitivity.recipe import load_recipe
 from sensitivity.scoring import Evaluator
 from sensitivity.search.evidence import simultaneous_intervals

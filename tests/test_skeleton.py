@@ -15,7 +15,8 @@ from toy_pipelines import TOYS, save_toy
 from sensitivity import blueprint, skeleton, workflow
 from sensitivity.census import ComponentCounts, RunCounts
 from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError, SpecError, UserError
-from sensitivity.pipelines import load_pipeline, painting_key
+from sensitivity.painting import painting_key
+from sensitivity.pipelines import load_pipeline
 from sensitivity.profiler import record_linears
 from sensitivity.scoring import Evaluator
 from sensitivity.shape_mode import REAL_ELEMENTS, ShapeMode

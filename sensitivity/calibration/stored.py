@@ -18,7 +18,7 @@ from sensitivity.calibration.output import OutputError
 from sensitivity.calibration.preview import PreviewError
 from sensitivity.candidates import Candidates
 from sensitivity.errors import UserError
-from sensitivity.pipelines import digest_of
+from sensitivity.painting import digest_of
 from sensitivity.scoring import Evaluator
 from sensitivity.store import Store
 

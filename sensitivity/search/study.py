@@ -30,7 +30,7 @@ from sensitivity.calibration import calibrate, calibration_cost
 from sensitivity.candidates import Candidates, Choice, Granularity
 from sensitivity.errors import MeasurementError, StoreError
 from sensitivity.fidelity._base import PartialScore, Score
-from sensitivity.pipelines import digest_of
+from sensitivity.painting import digest_of
 from sensitivity.scoring import Evaluator, Split
 from sensitivity.search.log import SAME_FAILURES, StudyLog, all_alike, gist
 from sensitivity.search.sampler import Observation, OptunaProposer, Proposer, SamplerName, make_proposer

@@ -36,14 +36,16 @@ from sensitivity.candidates import make_candidates
 from sensitivity.census import RunCounts
 from sensitivity.environment import describe_environment
 from sensitivity.errors import SensitivityError, UserError
-from sensitivity.formats import describe_versions, get_format
+from sensitivity.formats import get_format
 from sensitivity.latency import DEVICES, LatencyModel, PredictedLatency, get_device
 from sensitivity.latency.end_to_end import measure_calls
 from sensitivity.latency.measure import Bench, measure_shapes
 from sensitivity.latency.table import ShapeTimes, TableLatency, attentions_of, shapes_of
 from sensitivity.latency.timing import free_memory
+from sensitivity.native import describe_versions
+from sensitivity.random_weights import random_component
 from sensitivity.shape_table import ShapeTable
-from sensitivity.skeleton import ShapeRun, random_component, run_shapes
+from sensitivity.skeleton import ShapeRun, run_shapes
 from sensitivity.spec import FormatName, StudySpec, resolve_spec
 from sensitivity.strict_json import parse_json, write_whole
 

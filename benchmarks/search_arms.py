@@ -30,7 +30,7 @@ class World:
     candidates: Candidates
     errors: Mapping[str, Errors]
     bytes_saved: Mapping[tuple[int, int], float]
-    published: Choice
+    published: Choice | None
     loaded: Any = field(default=None, compare=False)
 
 
@@ -176,7 +176,7 @@ ARMS: dict[str, Callable[[World, int], Arm]] = {
     "greedy": greedy,
     "bits LP": bits_lp,
     "rule of thumb": fixed(lambda world: [world.candidates.canonical(world.candidates.rule_of_thumb)]),
-    "published list": fixed(lambda world: [world.published]),
+    "published list": fixed(lambda world: [] if world.published is None else [world.published]),
     "tpe": stock("tpe"),
     "nsga2": stock("nsga2"),
     "gp": stock("gp"),

@@ -8,7 +8,8 @@ a fact: it is kept in --out and never scored again.
     python benchmarks/search_quality.py --out runs/quality --device cuda --processes 14 --time-limit-s 500
     python benchmarks/search_quality.py --out runs/quality --analyse          # tables from what is there; the last line is JSON
 
-Time-limited and resumable: jobs that are not done are taken up by the next call with the same --out. `--plan small` is one setting with two seeds.
+Time-limited and resumable: jobs that are not done are taken up by the next call with the same --out. `--model` takes the study of another model that draws the
+same scenes (`other_models.py`); `--settings` and `--arms` choose among what is compared.
 """
 
 import argparse
@@ -30,7 +31,6 @@ from search_arms import ARMS, SEEDLESS, World
 from sensitivity.calibration import calibrate
 from sensitivity.candidates import Candidates, Choice, make_candidates
 from sensitivity.environment import describe_environment
-from sensitivity.patterns import expand
 from sensitivity.search.estimate import estimate_all
 from sensitivity.search.front import hypervolume, pareto_front
 from sensitivity.search.sampler import KnapsackProposer
@@ -39,8 +39,7 @@ from sensitivity.store import Store
 from sensitivity.workflow import Prepared, SearchRequest, prepare
 
 COUNTS = (10, 20, 50)
-LONG = {"tpe": 150, "nsga2": 150, "random": 150}
-PUBLISHED = ("*embed*", "norm_out.linear", "proj_out")  # torchao's list for FLUX.1-dev; with K or N below 1024 skipped too
+LONG = ("tpe", "nsga2", "random")
 NVFP4, MXFP8, FP8 = FormatName.NVFP4, FormatName.MXFP8, FormatName.FP8
 SETTINGS = [
     ((NVFP4,), "group"), ((MXFP8, NVFP4), "group"), ((FP8, MXFP8, NVFP4), "group"), ((NVFP4,), "layer"), ((MXFP8, NVFP4), "layer"),
@@ -48,21 +47,18 @@ SETTINGS = [
 Job = tuple[int, str, int, int]  # setting, arm, seed, trials
 
 
-def jobs_of(plan: str, seeds: int) -> list[Job]:
+def jobs_of(args: argparse.Namespace) -> list[Job]:
     """What is run, the most telling first."""
     jobs: list[Job] = []
-    settings = range(1) if plan == "small" else range(len(SETTINGS))
-    for setting in settings:
-        for arm in ARMS:
+    for setting in args.settings:
+        for arm in args.arms or ARMS:
             ablation = arm.startswith("ours, ") and arm not in ("ours, no calibration", "ours, output calibration")
-            if ablation and setting > 1:
+            if ablation and setting > 1 and not args.arms:
                 continue
-            many = 1 if arm in SEEDLESS else min(seeds, 4) if arm == "gp" else seeds
+            many = 1 if arm in SEEDLESS else min(args.seeds, 4) if arm == "gp" else args.seeds
             jobs += [(setting, arm, seed, max(COUNTS)) for seed in range(many)]
     jobs.sort(key=lambda job: (job[2] >= 2, job[2], job[0]))
-    if plan != "small":
-        jobs = [(0, arm, 100, trials) for arm, trials in LONG.items()] + jobs
-    return jobs
+    return [(args.settings[0], arm, 100, args.long) for arm in LONG if args.long] + jobs
 
 
 def fresh_prompts(count: int, seed: int) -> list[str]:
@@ -77,10 +73,10 @@ def fresh_prompts(count: int, seed: int) -> list[str]:
 
 
 class Landscape:
-    """Scores of tiny-flux on the search prompts and on fresh ones, kept in a file."""
+    """Scores of a model on the search prompts and on fresh ones, kept in a file."""
 
-    def __init__(self, folder: Path, *, device: str, fresh: int, rank: int) -> None:
-        spec = resolve_spec("tiny-flux")
+    def __init__(self, model: str, folder: Path, *, device: str, fresh: int, rank: int) -> None:
+        spec = resolve_spec(model)
         prompts = spec.prompts.model_copy(update={"held_out": tuple(fresh_prompts(fresh, 20261121)), "held_out_seed": 50_000})
         section = spec.search.model_copy(update={"batch_size": fresh, "chunk": None, "order": ()})
         self.spec = spec.model_copy(update={"prompts": prompts, "search": section})
@@ -117,13 +113,7 @@ class Landscape:
 def make_world(landscape: Landscape, setting: int, store: Store) -> World:
     """The arms' knowledge of a setting."""
     candidates = landscape.candidates(setting)
-    widths = {linear.fqn: min(linear.k, linear.n) for linear in landscape.prepared.priced.linears}
-    skipped = expand(list(PUBLISHED), list(widths)).matched
-    last = len(candidates.formats) - 1
-    published = tuple(
-        last if group.members[last] and not any(fqn in skipped or widths[fqn] < 1024 for fqn in group.fqns) else 0
-        for group in candidates.groups
-    )
+    published = next((candidates.canonical(choice) for _, choice in candidates.published), None)
     weights = {linear.fqn: linear.k * linear.n for linear in landscape.prepared.priced.linears}
     bits = {FormatName.BF16: 16.0, FP8: 8.0, MXFP8: 8.25, NVFP4: 4.5}
     saved = {
@@ -181,8 +171,8 @@ def work(rank: int, args: argparse.Namespace, counter: Any, deadline: float) -> 
     """One process: jobs in turn until there are none or time is up."""
     torch.set_num_threads(1 if args.processes > 1 else torch.get_num_threads())
     devices = torch.cuda.device_count() if args.device == "cuda" else 0
-    landscape = Landscape(args.out, device=f"cuda:{rank % devices}" if devices else args.device, fresh=args.fresh, rank=rank)
-    jobs, done, worlds = jobs_of(args.plan, args.seeds), {tuple(row["job"]) for row in results_in(args.out)}, dict[int, World]()
+    landscape = Landscape(args.model, args.out, device=f"cuda:{rank % devices}" if devices else args.device, fresh=args.fresh, rank=rank)
+    jobs, done, worlds = jobs_of(args), {tuple(row["job"]) for row in results_in(args.out)}, dict[int, World]()
     with Store.open(args.out / f"calibration{rank}.db") as store, (args.out / "results.jsonl").open("a", buffering=1) as file:
         while time.monotonic() < deadline:
             with counter.get_lock():
@@ -199,25 +189,25 @@ def work(rank: int, args: argparse.Namespace, counter: Any, deadline: float) -> 
                 file.write(json.dumps(result) + "\n")
 
 
-def results_in(folder: Path) -> Iterator[dict[str, Any]]:
+def results_in(folder: Path, kind: str = "results") -> Iterator[dict[str, Any]]:
     """Finished jobs."""
-    for path in sorted(folder.glob("results*.jsonl")):
+    for path in sorted(folder.glob(f"{kind}*.jsonl")):
         for line in path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
 
 
 def analyse(folder: Path) -> dict[str, Any]:
-    """Hypervolumes relative to everything found, mean and 95 % interval over seeds."""
+    """Hypervolumes relative to everything found, mean and 95 % interval over seeds. `reference*.jsonl`: results of other arms, whose points count as found."""
     results = list({json.dumps(row["job"]): row for row in results_in(folder)}.values())
     answer: dict[str, Any] = {}
     everything: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in results:
+    for row in [*results, *results_in(folder, "reference")]:
         formats = "+".join(SETTINGS[row["job"][0]][0])
         everything[formats] += [tuple(point) for points in row["fronts"].values() for point in points]
     for setting, (formats, granularity) in enumerate(SETTINGS):
         points = everything["+".join(formats)]
-        if not points:
+        if not any(row["job"][0] == setting for row in results):
             continue
         alls = [row for row in results if row["job"][0] == setting and row["job"][1] == "rule of thumb"]
         corner = (max(seconds for seconds, _ in points), max((p[1] for row in alls for p in row["fronts"]["score@10"]), default=0.05) * 1.5)
@@ -273,7 +263,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="spread over all CUDA devices")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--fresh", type=int, default=96, help="fresh prompts")
-    parser.add_argument("--plan", choices=("full", "small"), default="full")
+    parser.add_argument("--model", default="tiny-flux", help="a study that draws tiny-flux's scenes")
+    parser.add_argument(
+        "--settings", type=int, nargs="+", default=list(range(len(SETTINGS))), help=f"indices of {[('+'.join(f), g) for f, g in SETTINGS]}"
+    )
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=[])
+    parser.add_argument("--long", type=int, default=0, help="one run of this many trials of TPE, NSGA-II and random in the first setting")
     parser.add_argument("--time-limit-s", type=float, default=1e9)
     parser.add_argument("--analyse", action="store_true", help="run nothing")
     args = parser.parse_args()

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from sensitivity.errors import PipelineError
-from sensitivity.pipelines import _hub_answers, _quiet, enable_vae_tiling
+from sensitivity.errors import PipelineError, SpecError
+from sensitivity.hub import hub_answers, quiet
 from sensitivity.shape_mode import META, REAL_ELEMENTS, ShapeMode
 from sensitivity.spec import StudySpec
 from sensitivity.stand_ins import StandInTokenizer
@@ -48,9 +48,9 @@ def build_skeleton(spec: StudySpec) -> Any:
         SpecError: the study decodes in tiles, and the pipeline's VAE cannot.
     """
     folder = config_folder(spec)
-    index = _read_json(folder / "model_index.json")
-    with _quiet():
-        cls = _pipeline_class(str(index.get("_class_name", "")), folder)
+    index = read_json(folder / "model_index.json")
+    with quiet():
+        cls = pipeline_class(str(index.get("_class_name", "")), folder)
         accepted = inspect.signature(cls.__init__).parameters
         parts = {name: _part(spec, folder, name, entry) for name, entry in index.items() if name in accepted and not name.startswith("_")}
         needed = [name for name, p in accepted.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"]
@@ -81,20 +81,35 @@ def _dropped_tokens(pipe: Any) -> int:
 def build_component(spec: StudySpec, component: str | None = None) -> nn.Module:
     """One component on meta, `model.component` by default; its buffers are real, however large. Raises PipelineError where there is none."""
     folder = config_folder(spec)
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     name = spec.model.component if component is None else component
-    with _quiet():
+    with quiet():
         part = _part(spec, folder, name, index.get(name), real_elements=math.inf) if isinstance(index.get(name), list) else None
     if not isinstance(part, nn.Module):
         raise PipelineError(no_component(spec, str(index.get("_class_name")), name, [n for n, e in index.items() if _is_module_entry(e)]))
     return part
 
 
+def enable_vae_tiling(spec: StudySpec, pipe: Any) -> None:
+    """Let the pipeline decode in tiles if the study says so (`model.vae_tiling`). Raises SpecError where its VAE cannot, or where it has none."""
+    if not spec.model.vae_tiling:
+        return
+    vae: Any = getattr(pipe, "vae", None)
+    try:
+        vae.enable_tiling()
+    except (AttributeError, NotImplementedError):  # diffusers' classes lack the method, or have one that raises
+        has = "has no vae" if vae is None else f"has a vae of class {type(vae).__name__}, which does not decode in tiles"
+        raise SpecError(
+            f"{spec.name}: `model.vae_tiling` is true, and the {type(pipe).__name__} {has}; allowed is true where the VAE has `enable_tiling`: "
+            "take the line out of the study TOML"
+        ) from None
+
+
 def pipeline_call(spec: StudySpec) -> tuple[str, dict[str, Any]]:
     """The class name of the study's pipeline, and {argument of its call: default}; nothing is built."""
     folder = config_folder(spec)
-    with _quiet():
-        cls = _pipeline_class(str(_read_json(folder / "model_index.json").get("_class_name", "")), folder)
+    with quiet():
+        cls = pipeline_class(str(read_json(folder / "model_index.json").get("_class_name", "")), folder)
     parameters = inspect.signature(cls.__call__).parameters
     return cls.__name__, {name: p.default for name, p in parameters.items() if name != "self"}
 
@@ -157,9 +172,9 @@ def config_folder(spec: StudySpec) -> Path:
 def _fetch(spec: StudySpec) -> Path:
     from huggingface_hub import snapshot_download
 
-    offline = not _hub_answers()
+    offline = not hub_answers()
     try:
-        with _quiet():
+        with quiet():
             return Path(
                 snapshot_download(str(spec.model.hub), revision=spec.model.revision, allow_patterns=["*.json"], local_files_only=offline)
             )
@@ -176,7 +191,7 @@ def _fetch(spec: StudySpec) -> Path:
         ) from error
 
 
-def _pipeline_class(name: str, folder: Path) -> Any:
+def pipeline_class(name: str, folder: Path) -> Any:
     import diffusers
 
     cls = getattr(diffusers, name, None) if name.isidentifier() else None
@@ -213,7 +228,7 @@ def _part(spec: StudySpec, folder: Path, name: str, entry: Any, real_elements: f
         return None
     if _is_text(class_name):
         return _stand_in(spec, folder / name, class_name)
-    cls = _component_class(library, class_name)
+    cls = component_class(library, class_name)
     if issubclass(cls, nn.Module):
         _check_class(folder, name, class_name)
     try:
@@ -230,7 +245,7 @@ def _part(spec: StudySpec, folder: Path, name: str, entry: Any, real_elements: f
 def _check_class(folder: Path, name: str, class_name: str) -> None:
     """Raise PipelineError where a component's config was written by another class than the index names. Those of transformers do not say."""
     file = folder / name / "config.json"
-    said = _read_json(file).get("_class_name", class_name) if file.is_file() else class_name
+    said = read_json(file).get("_class_name", class_name) if file.is_file() else class_name
     if said != class_name and RENAMED not in (said, class_name):
         raise PipelineError(
             f"model_index.json names {class_name} for {name}, and {file} is of {said!r}; allowed is one class in both: put the component's own config.json there, or "
@@ -238,7 +253,7 @@ def _check_class(folder: Path, name: str, class_name: str) -> None:
         )
 
 
-def _component_class(library: str, name: str) -> Any:
+def component_class(library: str, name: str) -> Any:
     """A class of diffusers, transformers, or of one of diffusers' pipelines; nothing else is imported."""
     known = library in ("diffusers", "transformers")
     module: Any = importlib.import_module(library if known else "diffusers.pipelines")
@@ -254,11 +269,11 @@ def _component_class(library: str, name: str) -> Any:
 
 def _stand_in(spec: StudySpec, folder: Path, class_name: str) -> StandInTokenizer:
     file = folder / "tokenizer_config.json"
-    said = _read_json(file).get("model_max_length") if file.is_file() else None
+    said = read_json(file).get("model_max_length") if file.is_file() else None
     default = OTHER_TOKENS
     if "CLIP" in class_name:  # its encoder has a position for each token
         encoder = folder.parent / folder.name.replace("tokenizer", "text_encoder") / "config.json"
-        positions = _read_json(encoder).get("max_position_embeddings") if encoder.is_file() else None
+        positions = read_json(encoder).get("max_position_embeddings") if encoder.is_file() else None
         default = positions if isinstance(positions, int) else CLIP_TOKENS
     return StandInTokenizer(
         prompt_tokens=spec.pricing.prompt_tokens,
@@ -332,7 +347,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

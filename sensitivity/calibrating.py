@@ -26,6 +26,7 @@ from sensitivity.calibration import (
 )
 from sensitivity.candidates import Granularity
 from sensitivity.errors import FormatError, UserError
+from sensitivity.fqns import by_component
 from sensitivity.scoring import default_cache_folder
 from sensitivity.shape_table import ShapeTable
 from sensitivity.spec import QUANTIZED_FORMATS, FormatName, StudySpec
@@ -123,5 +124,6 @@ def formats_of_target(spec: StudySpec, target: str | None) -> tuple[FormatName, 
 
 
 def calls_a_run(table: ShapeTable) -> int:
-    """Denoiser calls of one pipeline run: the number of calls that most Linears have."""
-    return Counter(linear.calls for linear in table.linears).most_common(1)[0][0]
+    """Denoiser calls of one pipeline run: the number of calls that most Linears of a denoiser have, over all denoisers."""
+    calls = by_component({linear.fqn: linear.calls for linear in table.linears}, table.components)
+    return sum(Counter(own.values()).most_common(1)[0][0] for own in calls.values() if own)

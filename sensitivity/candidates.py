@@ -9,10 +9,12 @@ the sum of its Linears' priced seconds saved in one whole pipeline run, negative
     formats = candidates.decode(choice)          # {fqn: format} of every Linear
 
 Conventions. A choice is a tuple of small integers, one a group, in the groups' order. Depth bands split the blocks of one class (`transformer_blocks`) into
-`depth_bands` runs of equal length. With granularity "layer" every Linear is a group of its own (fused roles of one block still together).
+`depth_bands` runs of equal length; where blocks are inside of blocks, as in UNets, those of each outermost block for themselves, since outermost blocks differ in width.
+No group is of two components: roles begin with the component's name where there are several. With granularity "layer" every Linear is a group of its own (fused
+roles of one block still together).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +24,7 @@ import torch
 
 from sensitivity.errors import FormatError
 from sensitivity.formats import get_format
+from sensitivity.fqns import indices_of, stack_of
 from sensitivity.hand_lists import PublishedList
 from sensitivity.latency import LatencyModel
 from sensitivity.patterns import expand
@@ -62,6 +65,7 @@ class Candidates:
         rule_of_thumb: the choice that people make by hand.
         bf16_s: priced seconds of the run with nothing quantized.
         published: (name, choice) of the study's published lists; a group is quantized where its list quantizes any of it.
+        dead: the study's always-skip patterns that match no Linear.
     """
 
     formats: tuple[FormatName, ...]
@@ -72,6 +76,7 @@ class Candidates:
     rule_of_thumb: Choice
     bf16_s: float
     published: tuple[tuple[str, Choice], ...] = ()
+    dead: tuple[str, ...] = ()
 
     @property
     def none_quantized(self) -> Choice:
@@ -129,8 +134,11 @@ def make_candidates(
     """
     scale, fqns = spec.pricing.stands_for, tuple(linear.fqn for linear in table.linears) + table.uncalled
     fixed = dict.fromkeys(table.uncalled, "never called in the profiled run") | {fqn: unfit[fqn] for fqn in fqns if fqn in unfit}
+    dead: list[str] = []
     for entry in spec.search.always_skip:
-        fixed |= dict.fromkeys(expand([entry.pattern], fqns).matched, f"always skipped: {entry.reason}")
+        skipped = expand([entry.pattern], fqns, table.components)
+        fixed |= dict.fromkeys(skipped.matched, f"always skipped: {entry.reason}")
+        dead += skipped.dead
     reasons = _refusals(table, spec, formats, scale)
     refused = {fqn: "; ".join(reason for reason in why if reason) for fqn, why in reasons.items() if any(why)}
     fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
@@ -148,7 +156,7 @@ def make_candidates(
     bf16_s = latency.estimate(table, {}).bf16_s
     return Candidates(
         formats=(FormatName.BF16, *formats), groups=tuple(groups), fixed=fixed, refused=refused, fqns=fqns, bf16_s=bf16_s,
-        rule_of_thumb=_choice(groups, thumb), published=tuple((a.name, _choice(groups, published_list(table, a))) for a in spec.published),
+        rule_of_thumb=_choice(groups, thumb), published=tuple((a.name, _choice(groups, published_list(table, a))) for a in spec.published), dead=tuple(dead),
     )  # fmt: skip
 
 
@@ -172,12 +180,10 @@ def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName],
 def _group(linears: Iterable[LinearProfile], spec: StudySpec, granularity: Granularity) -> dict[str, list[LinearProfile]]:
     """{group name: Linears}, in the order of the first Linear of each group."""
     linears = list(linears)
-    blocks: dict[str, list[int]] = {}
+    blocks: dict[Level, set[tuple[int, ...]]] = {}
     for linear in linears:
         if linear.block:
-            kind, _, index = linear.block.rpartition(".")
-            if int(index) not in blocks.setdefault(kind, []):
-                blocks[kind].append(int(index))
+            blocks.setdefault(_level(linear.block), set()).add(indices_of(linear.block))
     keyed: dict[tuple[str, str], list[LinearProfile]] = {}
     for linear in linears:
         keyed.setdefault(
@@ -187,25 +193,34 @@ def _group(linears: Iterable[LinearProfile], spec: StudySpec, granularity: Granu
 
 
 def _fused_role(role: str, fused: Sequence[Sequence[str]]) -> str:
-    """The role, with fused siblings under one name: `attn.to_q` -> `attn.to_q+to_k+to_v`."""
-    stem, _, last = role.rpartition(".")
+    """The role, with fused siblings under one name: `attn.to_q` -> `attn.to_q+to_k+to_v`. The first family that has it counts."""
     for family in fused:
-        if last in family:
-            return f"{stem}.{'+'.join(family)}" if stem else "+".join(family)
+        for member in family:
+            if role == member or role.endswith(f".{member}"):
+                stem = role.removesuffix(member)
+                parent = member.rpartition(".")[0]
+                common = f"{parent}." if parent and all(other.rpartition(".")[0] == parent for other in family) else ""
+                return f"{stem}{common}{'+'.join(other.removeprefix(common) for other in family)}"
     return role
 
 
-def _band(block: str, blocks: Mapping[str, list[int]], bands: int, granularity: Granularity) -> str:
-    """ "first-last" block of the depth band that a block is in; its own index for layers; "" outside blocks."""
+Level = tuple[str, tuple[int, ...]]
+"""Blocks that are split into depth bands: their stack, and the index of the outermost block that they are in, () where they are in none."""
+
+
+def _level(block: str) -> Level:
+    return stack_of(block), indices_of(block)[:-1][:1]
+
+
+def _band(block: str, blocks: Mapping[Level, Collection[tuple[int, ...]]], bands: int, granularity: Granularity) -> str:
+    """ "first-last" block of the depth band that a block is in; its own index for layers; "" outside blocks. A block in a block has an index such as 1.0."""
     if not block:
         return ""
-    kind, _, index = block.rpartition(".")
-    if granularity == "layer":
-        return index
-    ordered = sorted(blocks[kind])
-    band = ordered.index(int(index)) * min(bands, len(ordered)) // len(ordered)
+    index = indices_of(block)
+    ordered = [index] if granularity == "layer" else sorted(blocks[_level(block)])
+    band = ordered.index(index) * min(bands, len(ordered)) // len(ordered)
     inside = [b for i, b in enumerate(ordered) if i * min(bands, len(ordered)) // len(ordered) == band]
-    return f"{inside[0]}-{inside[-1]}" if len(inside) > 1 else str(inside[0])
+    return "-".join(".".join(map(str, b)) for b in dict.fromkeys((inside[0], inside[-1])))
 
 
 def _price(
@@ -233,11 +248,12 @@ def _choice(groups: Sequence[Group], quantized: AbstractSet[str]) -> Choice:
 
 def published_list(table: ShapeTable, listed: PublishedList) -> set[str]:
     """FQNs that a published list quantizes."""
-    named = expand(list(listed.skip), [linear.fqn for linear in table.linears]).matched
+    named = expand(list(listed.skip), [linear.fqn for linear in table.linears], table.components).matched
     return {x.fqn for x in table.linears if x.fqn not in named and min(x.k, x.n) >= listed.min_width}
 
 
 def rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:
     """FQNs that the rule of thumb quantizes: no name of its globs, and min(M, K, N) at the priced scale not below its limit."""
-    named = expand([entry.pattern for entry in spec.rule_of_thumb.skip], [linear.fqn for linear in table.linears]).matched
+    fqns = [linear.fqn for linear in table.linears]
+    named = expand([entry.pattern for entry in spec.rule_of_thumb.skip], fqns, table.components).matched
     return {x.fqn for x in table.linears if x.fqn not in named and min(x.m, x.k, x.n) >= spec.rule_of_thumb.min_dim}

@@ -3,14 +3,16 @@
 The one importer of torchao and mslk.
 
 **Method.** A format quantizes weight (N, K) and activation (rows, K) to numbers on its grid. *Native* means torchao's tensor subclasses
-and the GPU's own GEMM: `native_config`, `quantize_native`. *Emulated* means the same quantized numbers, multiplied elsewhere: block
+and the GPU's own GEMM: `native_config`, `native.quantize_native`. *Emulated* means the same quantized numbers, multiplied elsewhere: block
 scales are folded into the codes, which bf16 holds exactly (e2m1 code x e4m3 block scale: at most 2 + 4 = 6 significant bits; e4m3 code x
 power of two: 4 bits), the product is accumulated in fp32, per-tensor and per-row scales and the bias are applied in fp32, and the result
 is rounded to bf16 **once**. So an emulated output differs from the exact product of the quantized operands by one bf16 rounding and the
 error of an fp32 sum, whose order is all that a kernel may choose.
 
-**Where the numbers come from.** torchao's own primitives, for weights, on CUDA and in compiled graphs; for activations on the CPU the
-equal but faster `kernels.py`.
+**Where the numbers come from.** torchao's own primitives, and equal but faster kernels: `kernels.py` for activations on the CPU, `triton_kernels.py` on CUDA.
+In graphs that torch compiles it is always torchao's (`switch.py` keeps its Linears out of them).
+
+**FP8 on a GPU that has it.** `emulation.as_run_on` gives one that multiplies e4m3 codes with the GPU's own GEMM, as torchao does when the model is served.
 
 **Conventions.** rows = product of leading axes of the call. NVFP4's activation scale is one number for the whole call, as in torchao.
 Weights and activations are bf16. `weight_bytes` counts what torchao keeps: codes, and block scales in its padded (swizzled) layout, 128
@@ -30,14 +32,14 @@ What it does not do: no timing (emulation never gives a latency), no gradients, 
 
     fmt = get_format("nvfp4")
     weight = fmt.quantize_weight(linear.weight)                     # once
-    y = emulated_linear(x, weight, linear.bias, fmt)                # (..., K) -> (..., N)
+    y = emulation.emulated_linear(x, weight, linear.bias, fmt)      # (..., K) -> (..., N)
 """
 
 import abc
-import importlib.metadata
+import functools
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.kernels import f4_unpacked_to_f32, unpack_uint4
 from torchao.prototype.mx_formats.mx_tensor import to_dtype, to_mx
 from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
-from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 
@@ -69,17 +71,23 @@ class QuantizedOperand:
     """fp32, applied after the product: None (bf16, mxfp8), () per tensor (nvfp4), (rows, 1) per row (fp8)."""
 
 
+def _operand(values: Tensor, scale: Tensor) -> QuantizedOperand:
+    return QuantizedOperand(values=values, scale=scale)
+
+
 def _product_fp32(a: Tensor, b: Tensor) -> Tensor:
     """a: (rows, K), b: (N, K), exact in bf16, on any device. Returns a @ b.T in fp32, (rows, N), accumulated in fp32."""
     if a.is_cuda:
         return torch.mm(a, b.t(), out_dtype=torch.float32)
-    if _is_eager_cpu(a):
+    if is_eager_cpu(a):
         return kernels.product_fp32(a, b)
     return nn.functional.linear(a.float(), b.float())
 
 
 def _scale_and_round(product: Tensor, scales: tuple[Tensor, ...], bias: Tensor | None) -> Tensor:
     """product: (rows, N) fp32; each scale broadcasts to it. Returns bf16(product * scales + bias), fp32 throughout."""
+    if scales and _is_eager_cuda(product):
+        return cast(Tensor, _triton().scale_and_round(product, scales[0], scales[1].flatten() if len(scales) > 1 else None, bias))
     for scale in scales:
         product = product * scale
     if bias is not None:
@@ -87,15 +95,33 @@ def _scale_and_round(product: Tensor, scales: tuple[Tensor, ...], bias: Tensor |
     return product.bfloat16()
 
 
-def _is_eager_cpu(x: Tensor) -> bool:
+def is_eager_cpu(x: Tensor) -> bool:
     """Whether the fast CPU kernels may run: they look at values, which a compiled graph, a fake tensor and a GPU's queue should not."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter)
+
+
+def _is_eager_cuda(x: Tensor) -> bool:
+    """Whether the Triton kernels may run: as above, on a GPU."""
+    return x.is_cuda and not torch.compiler.is_compiling() and type(x) in (Tensor, nn.Parameter) and has_triton()
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed, as it is with torch's CUDA builds on Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton() -> Any:
+    """The module of Triton kernels; importing it needs Triton."""
+    from sensitivity import triton_kernels
+
+    return triton_kernels
 
 
 def _fits_fused(x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> bool:
     """Whether a bf16 GEMM with one rounding does the whole Linear on this machine."""
     return (
-        _is_eager_cpu(x.values)
+        is_eager_cpu(x.values)
         and x.values.dtype == weight.values.dtype == torch.bfloat16
         and (bias is None or bias.dtype == torch.bfloat16)
         and kernels.fused_linear_is_exact()
@@ -218,17 +244,22 @@ class MXFP8(Format):
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
         weight = self._checked(weight, 32)
+        if _is_eager_cuda(weight):
+            return QuantizedOperand(values=_triton().quantize_mxfp8(weight), scale=None)
         scale, codes = to_mx(weight, torch.float8_e4m3fn, 32, ScaleCalculationMode.RCEIL)
         return QuantizedOperand(values=to_dtype(codes, scale, torch.float8_e4m3fn, 32, torch.bfloat16), scale=None)
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
         x = self._checked(x, 32)
-        values = kernels.quantize_mxfp8(x) if _is_eager_cpu(x) else None
+        values = kernels.quantize_mxfp8(x) if is_eager_cpu(x) else None
         return self.quantize_weight(x) if values is None else QuantizedOperand(values=values, scale=None)
 
     def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
         if _fits_fused(x, weight, bias):
             return kernels.fused_linear(x.values, weight.values, bias)
+        if _is_eager_cuda(x.values) and (bias is None or bias.dtype == torch.bfloat16):
+            with kernels.full_precision_reductions():
+                return nn.functional.linear(x.values, weight.values, bias)
         return _scale_and_round(_product_fp32(x.values, weight.values), (), bias)
 
 
@@ -247,6 +278,8 @@ class NVFP4(Format):
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
         weight = self._checked(weight, 16)
+        if _is_eager_cuda(weight):
+            return _operand(*_triton().quantize_nvfp4(weight))
         tensor_scale = per_tensor_amax_to_scale(torch.max(torch.abs(weight)))
         block_scale, packed = nvfp4_quantize(weight, 16, tensor_scale)
         codes = f4_unpacked_to_f32(unpack_uint4(packed)).view(weight.shape[0], -1, 16)
@@ -255,7 +288,7 @@ class NVFP4(Format):
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
         x = self._checked(x, 16)
-        fast = kernels.quantize_nvfp4(x) if _is_eager_cpu(x) else None
+        fast = kernels.quantize_nvfp4(x) if is_eager_cpu(x) else None
         return self.quantize_weight(x) if fast is None else QuantizedOperand(values=fast[0], scale=fast[1])
 
     def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
@@ -289,13 +322,15 @@ class FP8(Format):
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
         weight = self._checked(weight, 1)
+        if _is_eager_cuda(weight):
+            return _operand(*_triton().quantize_fp8_rows(weight))
         scale = _choose_scale_float8(weight, block_size=[1, weight.shape[-1]])
         codes = _quantize_affine_float8(weight, scale)
-        return QuantizedOperand(values=codes.to(torch.float32 if _is_eager_cpu(weight) else torch.bfloat16), scale=scale)
+        return QuantizedOperand(values=codes.to(torch.float32 if is_eager_cpu(weight) else torch.bfloat16), scale=scale)
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
         x = self._checked(x, 1)
-        if not _is_eager_cpu(x):
+        if not is_eager_cpu(x):
             return self.quantize_weight(x)
         values, scale = kernels.quantize_fp8_rows(x)
         return QuantizedOperand(values=values, scale=scale)
@@ -304,7 +339,7 @@ class FP8(Format):
         assert x.scale is not None
         assert weight.scale is not None
         product = _product_fp32(x.values, weight.values)
-        if _is_eager_cpu(product):  # the same in place: the product is as large as a picture's activations
+        if is_eager_cpu(product):  # the same in place: the product is as large as a picture's activations
             product.mul_(x.scale).mul_(weight.scale.t())
             return (product if bias is None else product.add_(bias.float())).bfloat16()
         return _scale_and_round(product, (x.scale, weight.scale.t()), bias)
@@ -327,71 +362,9 @@ def get_format(name: FormatName | str) -> Format:
         raise FormatError(f"unknown format {str(name)!r}; formats are {allowed}: choose one of them") from None
 
 
-_last_activation = kernels.LastResult[QuantizedOperand]()
-
-
-def emulated_linear(x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fmt: Format) -> Tensor:
-    """x: (..., K) bf16; weight: `fmt.quantize_weight` of (N, K); bias: (N,). Returns (..., N) bf16. All rows of x are quantized as one
-    tensor.
-
-    On the CPU the operand made from x is kept until the next call, for the Linears that read the same x (to_q, to_k, to_v).
-    """
-    lead, k, n = x.shape[:-1], x.shape[-1], weight.values.shape[0]
-    if x.numel() == 0:
-        return x.new_empty(*lead, n)
-
-    def quantize() -> QuantizedOperand:
-        return fmt.quantize_activation(x.reshape(-1, k))
-
-    rows = _last_activation.of(x, fmt.name, quantize) if _is_eager_cpu(x) else quantize()
-    return fmt.linear(rows, weight, bias).view(*lead, n)
-
-
-def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> None:
-    """Quantize Linears of `module` in place with torchao: `formats` maps exact FQNs to formats; bf16 and unnamed Linears stay as they are.
-
-    Raises FormatError before touching anything if an FQN is not a Linear of `module`, a shape or dtype is refused, or a device lacks the
-    format.
-    """
-    linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
-    chosen: dict[FormatName, set[str]] = {}
-    for fqn, name in formats.items():
-        fmt = get_format(name)
-        linear = linears.get(fqn)
-        if linear is None:
-            raise FormatError(
-                f"{fqn!r} is none of the {len(linears)} Linears of this {type(module).__name__}: take names from `named_modules()`"
-            )
-        weight = linear.weight
-        reason = fmt.refusal(k=weight.shape[1], n=weight.shape[0], dtype=weight.dtype) or fmt.native_refusal(weight.device)
-        if reason is not None:
-            raise FormatError(f"{fqn} cannot be quantized natively: {reason}")
-        if fmt.name is not FormatName.BF16:
-            chosen.setdefault(fmt.name, set()).add(fqn)
-    for name, fqns in chosen.items():
-        quantize_(module, get_format(name).native_config(), filter_fn=lambda _, fqn, wanted=fqns: fqn in wanted)
-
-
 def mslk_is_available() -> bool:
     """Whether mslk's NVFP4 quantizer can be imported. Not just the name: `mslk` 0.0.0 on PyPI is an empty placeholder."""
     try:
         return importlib.util.find_spec("mslk.quantize.triton.fp4_quantize") is not None
     except (ImportError, OSError, ValueError):
         return False
-
-
-def mslk_advice() -> str | None:
-    """What NVFP4 loses without mslk, and the command that installs it; None if it is there. NVFP4 runs natively either way."""
-    if mslk_is_available():
-        return None
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    index = "https://download.pytorch.org/whl/cu" + (torch.version.cuda or "13.0").replace(".", "")
-    command = f"pip install mslk --index-url {index}" if (major, minor) >= (2, 12) else "pip install mslk-cuda"
-    return f"mslk is not installed (PyPI's `mslk` is an empty placeholder): NVFP4 quantizes slowly unless compiled; run `{command}`"
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of the packages that decide these numbers: torch, torchao, mslk ("not installed" if it is not)."""
-    distributions = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()} if mslk_is_available() else {}
-    mslk = distributions.get("mslk") or distributions.get("mslk-cuda") or "not installed"
-    return {"torch": torch.__version__, "torchao": importlib.metadata.version("torchao"), "mslk": mslk}

@@ -207,6 +207,18 @@ def fused_linear(a: Tensor, b: Tensor, bias: Tensor | None, *, alpha: float = 1.
     return torch.addmm(a.new_zeros(1), a, b.t(), beta=0.0, alpha=alpha)
 
 
+@contextmanager
+def full_precision_reductions() -> Iterator[None]:
+    """On CUDA: bf16 GEMMs that split K add the parts in fp32, so that there is one rounding."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = before
+
+
 @functools.lru_cache(maxsize=1)
 def fused_linear_is_exact() -> bool:
     """Whether this CPU's bf16 GEMM rounds only once. Seen, not assumed: with small integers fp32 is exact, so one answer is right."""

@@ -10,6 +10,7 @@ inputs of the shapes that the real pipeline gives. Which of the two it was stand
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +18,18 @@ import torch
 
 from sensitivity.environment import describe_environment
 from sensitivity.errors import UserError
+from sensitivity.fqns import by_component
 from sensitivity.latency import CompileMode, LatencyModel, find_device
-from sensitivity.latency.end_to_end import RunTiming, measure_calls, measure_pipeline, restore_denoiser
+from sensitivity.latency.end_to_end import RunTiming, measure_calls, measure_pipeline
 from sensitivity.latency.measure import measure_shapes
+from sensitivity.latency.regions import restore_denoiser
 from sensitivity.latency.table import ShapeTimes, TableLatency, attentions_of, shapes_of
 from sensitivity.latency.timing import free_memory
 from sensitivity.pipelines import load_pipeline
 from sensitivity.pricing import MakeLatency, Prices
+from sensitivity.random_weights import random_component
 from sensitivity.shape_table import ShapeTable
-from sensitivity.skeleton import ShapeRun, random_component, with_options
+from sensitivity.skeleton import ShapeRun, with_options
 from sensitivity.spec import FormatName, RunOptions, StudySpec
 from sensitivity.store import SharedShapeTimes, default_shape_times_path
 
@@ -70,7 +74,7 @@ def table_pricer(
     """For `pricing.price`: measures every shape of the table, and the denoiser's attention, and prices by them.
 
     Args:
-        spec: the study; its component's attention is measured.
+        spec: the study; its denoisers' attention is measured.
         device: "cuda" or "cuda:N".
         times_path: database of measured times; the user's cache by default.
         repetitions: timed runs of each row.
@@ -80,7 +84,7 @@ def table_pricer(
 
     def make(_run: ShapeRun, table: ShapeTable, formats: tuple[FormatName, ...], predicted: LatencyModel) -> LatencyModel:
         times = measure_shapes(
-            shapes_of(table, formats), attention=attentions_of(table, component=spec.model.component), device=device,
+            shapes_of(table, formats), attention=attentions_of(table, components=spec.model.denoisers), device=device,
             compile_mode=predicted.compile_mode, cache=SharedShapeTimes(times_path or default_shape_times_path()), repetitions=repetitions, progress=progress,
         )  # fmt: skip
         keep(times)
@@ -191,16 +195,20 @@ def measure_runs(
 def _random_runs(
     spec: StudySpec, run: ShapeRun, formats: Mapping[str, FormatName], device: str, compile_mode: CompileMode, limit: int | None, repetitions: int
 ) -> tuple[RunTiming, ...]:  # fmt: skip
-    return measure_calls(
-        lambda: random_component(spec, device=device), run.calls, formats=formats, compile_mode=compile_mode, device=device,
-        repetitions=repetitions, recompile_limit=limit,
-    )  # fmt: skip
+    """Several denoisers are built and measured one after another."""
+    timings: list[RunTiming] = []
+    for name, own in zip(spec.model.denoisers, by_component(formats, run.table.components).values(), strict=True):
+        timings += measure_calls(
+            partial(random_component, spec, component=name, device=device), [call for call in run.calls if call.component == name], formats=own,
+            compile_mode=compile_mode, device=device, repetitions=repetitions, recompile_limit=limit,
+        )  # fmt: skip
+    return tuple(timings)
 
 
 def _pipeline_runs(
     spec: StudySpec, _run: ShapeRun, formats: Mapping[str, FormatName], device: str, compile_mode: CompileMode, limit: int | None, repetitions: int
 ) -> tuple[RunTiming, ...]:  # fmt: skip
-    loaded = load_pipeline(spec, device=device)
+    loaded = load_pipeline(spec, device=device, resident=True)
     size = spec.pricing.batch_size
     prompts = [spec.prompts.search[i % len(spec.prompts.search)] for i in range(size)]
 

@@ -16,10 +16,12 @@ a standard error with --max-lpips, by next to nothing otherwise. The interval ma
 named, and so for the one that was, whatever named it (`search.evidence`). The alternative, half of the held-out prompts to choose and half to report, has intervals
 a third wider with 24 prompts, and winners whose reported LPIPS breaks the bound that the user set.
 
-Simulated with 10 search and 24 held-out prompts, 1000 searches for each of the three rules under five spreads and correlations of LPIPS, the stated interval
-holds the winner's true mean in 94.6 to 97.9 of 100 cases, a plain bootstrap of the winner in 84 to 92 (`simulate_coverage` in tests/test_naming.py).
+Simulated with 10 search and 24 held-out prompts and lognormal LPIPS, the stated interval holds the winner's true mean in 98 to 100 of 100 cases, a plain bootstrap
+of the winner in 84 to 92 (`simulate_coverage` in tests/test_naming.py); what it does with real LPIPS is told in `search.evidence`.
 
     naming = name_winner(trials, constraints=Constraints(max_lpips=0.15), bf16_s=candidates.bf16_s, score=held_out_score)
+
+Where there is sound, "LPIPS" is LPIPS with the sound's share (damage, `fidelity._base`), and what breaks the study's bound on sound is neither on the front nor named.
 
 It looks at scores only: `verify` draws them, and writes the recipe.
 """
@@ -31,6 +33,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.errors import ConstraintError
 from sensitivity.fidelity._base import Score
 from sensitivity.search.evidence import is_distinguishable, simultaneous_intervals
 from sensitivity.search.front import Constraints, choose, pareto_front
@@ -54,9 +57,31 @@ def name_of(trial: ScoredTrial) -> str:
     return trial.label or f"trial {trial.index}"
 
 
+def allowed(trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
+    """Those whose sound keeps to the study's bound; all where there is none.
+
+    Raises:
+        ConstraintError: there are trials, and none does.
+    """
+    kept = [t for t in trials if t.score.is_allowed]
+    if trials and not kept:
+        raise ConstraintError(_too_loud([t.score for t in trials]))
+    return kept
+
+
+def _too_loud(scores: Sequence[Score]) -> str:
+    least = min(scores, key=lambda score: score.audio.mean if score.audio else 0.0)
+    distance = least.audio.mean if least.audio else 0.0
+    return (
+        f"the sound of none of the {len(scores)} skip-lists is within {least.max_audio_distance or 0:g} of bf16's, the nearest is at {distance:.4f}; allowed is what "
+        "keeps to `fidelity.max_audio_distance`: raise it in the study TOML (no picture is drawn again), or raise --budget (the study is kept)"
+    )
+
+
 def front_of(trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
-    """The non-dominated trials, fastest first."""
-    return [trials[i] for i in pareto_front(points(trials))]
+    """The non-dominated trials among those whose sound keeps to its bound, fastest first."""
+    kept = [t for t in trials if t.score.is_allowed]
+    return [kept[i] for i in pareto_front(points(kept))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +109,7 @@ def near_choice(trials: Sequence[ScoredTrial], first: ScoredTrial, constraints: 
     """The front's members that may be as good as the first choice and keep to the constraints (see above), nearest to it first."""
     allowed = [t for t in front_of(trials) if constraints.is_met((t.latency_s, t.lpips), bf16_s=bf16_s)]
     at = next(i for i, t in enumerate(allowed) if t.index == first.index)
-    alike = [i for i, t in enumerate(allowed) if abs(i - at) <= 1 or not is_distinguishable(first.score.per_prompt, t.score.per_prompt)]
+    alike = [i for i, t in enumerate(allowed) if abs(i - at) <= 1 or not is_distinguishable(first.score.damages, t.score.damages)]
     return [allowed[i] for i in sorted(alike, key=lambda i: (abs(i - at), -i))[:NEAR]]
 
 
@@ -94,9 +119,20 @@ def plan_scores(trials: Sequence[ScoredTrial], constraints: Constraints, *, bf16
     Raises:
         ConstraintError: no trial keeps to the constraints on the search prompts.
     """
-    first = trials[choose(points(trials), bf16_s=bf16_s, constraints=constraints)]
+    first = _first_choice(trials, constraints, bf16_s)
     planned = [*near_choice(trials, first, constraints, bf16_s=bf16_s), *trials_beside(trials)]
     return list({t.index: t for t in planned}.values())
+
+
+def _first_choice(trials: Sequence[ScoredTrial], constraints: Constraints, bf16_s: float) -> ScoredTrial:
+    """What the search prompts choose."""
+    kept = allowed(trials)
+    return kept[choose(points(kept), bf16_s=bf16_s, constraints=constraints)]
+
+
+def _keeps(score: Score, constraints: Constraints) -> bool:
+    """Whether a held-out score keeps to the bounds on damage and on sound."""
+    return score.is_allowed and (constraints.max_lpips is None or score.damage <= constraints.max_lpips)
 
 
 def name_winner(trials: Sequence[ScoredTrial], *, constraints: Constraints, bf16_s: float, score: HeldOut) -> Naming:
@@ -111,17 +147,18 @@ def name_winner(trials: Sequence[ScoredTrial], *, constraints: Constraints, bf16
     Raises:
         ConstraintError: no trial keeps to the constraints on the search prompts.
     """
-    first = trials[choose(points(trials), bf16_s=bf16_s, constraints=constraints)]
+    first = _first_choice(trials, constraints, bf16_s)
     asked = near_choice(trials, first, constraints, bf16_s=bf16_s)
     scores = {t.index: found for t in asked if (found := score(t)) is not None}
-    if constraints.max_lpips is not None:
-        asked += _walk_on(trials, [t for t in asked if t.index in scores], constraints, bf16_s, scores, score)
+    asked += _walk_on(trials, [t for t in asked if t.index in scores], constraints, bf16_s, scores, score)
     scored = [t for t in asked if t.index in scores]
+    keeping = [t for t in scored if _keeps(scores[t.index], constraints)]
     if constraints.max_lpips is not None:
-        keeping = [t for t in scored if scores[t.index].mean <= constraints.max_lpips]
         chosen = first if first in keeping else min(keeping, key=lambda t: t.latency_s, default=None)
     else:
-        chosen = _unless_clearly_worse(scored, scores, lpips_a_second=_chord(trials, scored, scores) if constraints.rule == "knee" else 0.0)
+        chosen = _unless_clearly_worse(
+            keeping, scores, lpips_a_second=_chord(trials, scored, scores) if constraints.rule == "knee" else 0.0
+        )
     shortlist = tuple(sorted(scored, key=lambda t: t.latency_s))
     return Naming(
         constraints=constraints, first=first, shortlist=shortlist, passed_over=tuple(t for t in asked if t.index not in scores), chosen=chosen,
@@ -132,14 +169,14 @@ def name_winner(trials: Sequence[ScoredTrial], *, constraints: Constraints, bf16
 def _walk_on(
     trials: Sequence[ScoredTrial], scored: Sequence[ScoredTrial], constraints: Constraints, bf16_s: float, scores: dict[int, Score], score: HeldOut
 ) -> list[ScoredTrial]:  # fmt: skip
-    """Where no scored one keeps to the LPIPS bound on the held-out prompts: slower ones, one by one, added to `scores`, until one does.
+    """Where no scored one keeps to the bounds on LPIPS and sound on the held-out prompts: slower ones, one by one, added to `scores`, until one does.
 
     The first of them is the fastest whose search LPIPS times the scored ones' ratio of held-out to search LPIPS keeps to the bound.
     """
-    bound = constraints.max_lpips
-    if bound is None or not scored or any(scores[t.index].mean <= bound for t in scored):
+    bound = math.inf if constraints.max_lpips is None else constraints.max_lpips
+    if not scored or any(_keeps(scores[t.index], constraints) for t in scored):
         return []
-    ratio = sum(scores[t.index].mean for t in scored) / max(sum(t.lpips for t in scored), 1e-300)
+    ratio = sum(scores[t.index].damage for t in scored) / max(sum(t.lpips for t in scored), 1e-300)
     slowest, asked = max(t.latency_s for t in scored), []
     slower = [t for t in front_of(trials) if t.latency_s > slowest and constraints.is_fast_enough(t.latency_s, bf16_s=bf16_s)]
     for trial in [t for t in slower if t.lpips * ratio <= bound][:FURTHER]:
@@ -147,14 +184,14 @@ def _walk_on(
         found = score(trial)
         if found is not None:
             scores[trial.index] = found
-            if found.mean <= bound:
+            if _keeps(found, constraints):
                 break
     return asked
 
 
 def _over_all_prompts(trial: ScoredTrial, held_out: Score) -> NDArray[np.float64]:
-    """LPIPS of each prompt, search ones first."""
-    return np.array([*trial.score.per_prompt, *held_out.per_prompt])
+    """Damage of each prompt, search ones first."""
+    return np.array([*trial.score.damages, *held_out.damages])
 
 
 def _chord(trials: Sequence[ScoredTrial], scored: Sequence[ScoredTrial], scores: Mapping[int, Score]) -> float | None:
@@ -214,11 +251,20 @@ def describe_unmet(naming: Naming, *, bf16_s: float) -> str:
             f"none of the {count} skip-lists near the choice has a held-out score in the database; allowed is a choice among those that have one: "
             "leave out --no-verify, and what is missing is drawn"
         )
-    nearest = min(naming.shortlist, key=lambda t: naming.held_out[t.index].mean)
+    held_out = [naming.held_out[t.index] for t in naming.shortlist]
+    if not any(score.is_allowed for score in held_out):
+        return f"on the held-out prompts {_too_loud(held_out)}"
+    nearest = min((t for t in naming.shortlist if naming.held_out[t.index].is_allowed), key=lambda t: naming.held_out[t.index].damage)
     score, bound = naming.held_out[nearest.index], naming.constraints.max_lpips
     more = f" ({len(naming.passed_over)} others have no held-out score in the database)" if naming.passed_over else ""
     return (
         f"no skip-list near the choice has LPIPS <= {bound:g} on the held-out prompts too; of the {len(naming.shortlist)} that were scored{more} "
-        f"{name_of(nearest)} comes nearest, {bf16_s / nearest.latency_s:.3f}x at held-out LPIPS {score.mean:.4f} [{score.ci95[0]:.4f}, {score.ci95[1]:.4f}]: "
-        f"relax it (`sensitivity select --max-lpips {math.ceil(score.mean * 1e4) / 1e4:g}` draws no trial) or raise --budget (the study is kept)"
+        f"{name_of(nearest)} comes nearest, {bf16_s / nearest.latency_s:.3f}x at held-out LPIPS {_in_words(score)}: "
+        f"relax it (`sensitivity select --max-lpips {math.ceil(score.damage * 1e4) / 1e4:g}` draws no trial) or raise --budget (the study is kept)"
     )
+
+
+def _in_words(score: Score) -> str:
+    """LPIPS with its interval, and what it counts as with the sound."""
+    lpips = f"{score.mean:.4f} [{score.ci95[0]:.4f}, {score.ci95[1]:.4f}]"
+    return lpips if score.audio is None else f"{lpips}, {score.damage:.4f} with the sound"

@@ -1,30 +1,39 @@
 """How does a loaded pipeline draw? `Painter`: one generator a prompt, text encoded once for all trials.
 
     painter = Painter(load_pipeline(spec, device="cpu"))
-    pictures = painter.paint(spec.prompts.search, seeds=[0, 1, ...], batch_size=8)      # (B, 3, H, W) in [-1, 1]
+    media = painter.draw(spec.prompts.search, seeds=[0, 1, ...], batch_size=8)          # pictures, or clips with their sound
+    pictures = painter.paint(spec.prompts.search, seeds=[0, 1, ...], batch_size=8)      # what there is to see of them: (B, 3, H, W) in [-1, 1]
 
 Conventions: noise is drawn on the CPU from `torch.Generator().manual_seed(seed)` of each picture, so it depends neither on the batch nor on the device. Pictures
-of one `paint` call are drawn `batch_size` at a time, in order: formats with a scale for a whole call (nvfp4) see that batch, so the batch size is part of every
-result.
+of one `draw` call are drawn `batch_size` at a time, in order: formats with a scale for a whole call (nvfp4) see that batch, so the batch size is part of every
+result. Clips are decoded one by one where the VAE can, and leave the device after each pipeline call.
 
-What it does not do: video and sound.
+What it does not do: sound without pictures.
 """
 
 import hashlib
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sensitivity.errors import PipelineError, SpecError
+from sensitivity.media import Media
 from sensitivity.pipelines import LoadedPipeline
+
+RATE_KEYS = ("output_sampling_rate", "sampling_rate", "sample_rate")
 
 
 class Painter:
-    """Draws pictures with a loaded pipeline. Text is encoded once for each prompt and kept on the CPU."""
+    """Draws pictures, or clips, with a loaded pipeline. Text is encoded once for each prompt and kept on the CPU.
+
+    Raises:
+        SpecError: the study's settings have what the pipeline's call does not take.
+    """
 
     def __init__(self, loaded: LoadedPipeline) -> None:
         self.loaded = loaded
@@ -36,9 +45,9 @@ class Painter:
                 f"{loaded.spec.name}: settings {', '.join(unknown)} are no arguments of {type(loaded.pipe).__name__}; allowed are "
                 f"{', '.join(n for n in parameters if n != 'self')}: correct `[settings]`"
             )
-        self._encoded: dict[str, dict[str, Tensor]] = {}
+        if "num_frames" in parameters:
+            _decode_one_by_one(getattr(loaded.pipe, "vae", None))
 
-    @torch.no_grad()
     def paint(
         self,
         prompts: Sequence[str],
@@ -48,7 +57,20 @@ class Painter:
         after_batch: Callable[[int], None] | None = None,
         **settings: Any,
     ) -> Tensor:
-        """Pictures of the prompts, `batch_size` at a time: (B, 3, H, W) fp32 on the CPU, values in [-1, 1]; NaN where the model gave NaN.
+        """The pictures of `draw` alone: (B, 3, H, W) fp32 on the CPU, values in [-1, 1], or clips as `Media` has them."""
+        return self.draw(prompts, seeds, batch_size=batch_size, after_batch=after_batch, **settings).pictures
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        batch_size: int,
+        after_batch: Callable[[int], None] | None = None,
+        **settings: Any,
+    ) -> Media:
+        """What the pipeline makes of the prompts, `batch_size` at a time; NaN where the model gave NaN.
 
         Args:
             prompts: B texts.
@@ -56,46 +78,76 @@ class Painter:
             batch_size: pictures in one pipeline call; the last call may be smaller.
             after_batch: called with the number of pictures done, after each pipeline call.
             settings: arguments of the pipeline call that replace the study's.
+
+        Raises:
+            PipelineError: the pipeline refuses its settings, or draws neither pictures nor clips of one size.
         """
         parts = []
         for start in range(0, len(prompts), batch_size):
             chunk = slice(start, start + batch_size)
-            parts.append(self._draw(list(prompts[chunk]), seeds[chunk], self.settings | settings).float().cpu() * 2 - 1)
+            parts.append(self._draw(list(prompts[chunk]), seeds[chunk], self.settings | settings))
             if after_batch is not None:
                 after_batch(min(start + batch_size, len(prompts)))
-        return torch.cat(parts).contiguous()  # equal pictures in two memory layouts have two LPIPS
+        return Media.joined(parts)
 
-    def _draw(self, prompts: list[str], seeds: Sequence[int], settings: dict[str, Any]) -> Tensor:
-        """One pipeline call: (B, 3, H, W) in [0, 1]. Raises PipelineError where the pipeline refuses its settings or draws no pictures."""
+    def _draw(self, prompts: list[str], seeds: Sequence[int], settings: dict[str, Any]) -> Media:
+        """One pipeline call."""
         pipe = self.loaded.pipe
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         try:
-            images = pipe(**self._text(prompts), **settings, output_type="pt", generator=generators).images
+            output = pipe(**settings | self._text(prompts), output_type="pt", generator=generators)
         except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
             raise PipelineError(
                 f"{type(pipe).__name__} does not draw pictures with the settings {settings} ({type(error).__name__}: {reason}); allowed is what its "
-                "call accepts, for a pipeline of pictures: correct `[settings]` in a study TOML"
+                "call accepts, for a pipeline of pictures or videos: correct `[settings]` in a study TOML"
             ) from error
-        if not isinstance(images, Tensor):
-            raise PipelineError(
-                f"{type(pipe).__name__} returns a {type(images).__name__}, no pictures; allowed are pipelines of pictures: name one"
-            )
-        return images
+        return self._taken(output)
+
+    def _taken(self, output: Any) -> Media:
+        """The media in what a pipeline returned. Raises PipelineError where there are none."""
+        pipe, images, frames = self.loaded.pipe, getattr(output, "images", None), getattr(output, "frames", None)
+        if isinstance(images, Tensor) and images.dim() == 4:
+            return Media(pictures=images.float().cpu() * 2 - 1)
+        if isinstance(frames, Tensor) and frames.dim() == 5:
+            sound = getattr(output, "audio", None)
+            if not isinstance(sound, Tensor):
+                return Media.of_clips(frames)
+            sound = sound.unsqueeze(1) if sound.dim() == 2 else sound  # (B, channels, samples)
+            return Media.of_clips(frames, sound=sound, sample_rate=sample_rate_of(pipe))
+        what = next((x for x in (images, frames) if x is not None), output)
+        shape = f" of shape {tuple(what.shape)}" if isinstance(what, Tensor) else ""
+        raise PipelineError(
+            f"{type(pipe).__name__} returns a {type(what).__name__}{shape}, no pictures; allowed are pipelines of pictures or videos: name one"
+        )
 
     def _text(self, prompts: list[str]) -> dict[str, Any]:
-        """The pipeline's text arguments: embeddings where its `encode_prompt` has the form of FLUX's, the bare prompts elsewhere."""
-        pipe = self.loaded.pipe
-        accepted = inspect.signature(type(pipe).__call__).parameters
-        if not ({"prompt_embeds", "pooled_prompt_embeds", "max_sequence_length"} <= set(accepted) and "Flux" in type(pipe).__name__):
-            return {"prompt": prompts}
-        length = {"max_sequence_length": self.settings["max_sequence_length"]} if "max_sequence_length" in self.settings else {}
-        for prompt in prompts:
-            if prompt not in self._encoded:
-                embeds, pooled, _ = pipe.encode_prompt(prompt=prompt, prompt_2=None, **length)
-                self._encoded[prompt] = {"prompt_embeds": embeds.cpu(), "pooled_prompt_embeds": pooled.cpu()}
-        rows = [self._encoded[prompt] for prompt in prompts]
-        return {key: torch.cat([row[key] for row in rows]).to(self.loaded.device) for key in rows[0]}
+        """The pipeline's text arguments, a negative prompt for each prompt; what they say is encoded one prompt at a time, and only once."""
+        self.loaded.remember(prompts)
+        negative = self.settings.get("negative_prompt")
+        return {"prompt": prompts} | ({"negative_prompt": [negative] * len(prompts)} if isinstance(negative, str) else {})
+
+
+def sample_rate_of(pipe: Any) -> int:
+    """Samples a second of a pipeline's sound, as the config of its vocoder or audio VAE says. Raises PipelineError where neither does."""
+    for part in ("vocoder", "audio_vae"):
+        config = getattr(getattr(pipe, part, None), "config", None)
+        for key in RATE_KEYS:
+            rate = getattr(config, key, None)
+            if isinstance(rate, int) and rate > 0:
+                return rate
+    raise PipelineError(
+        f"{type(pipe).__name__} makes sound, and no config of its says at which rate; allowed is a vocoder or audio_vae whose config has one of "
+        f"{', '.join(RATE_KEYS)}: add it to that config"
+    )
+
+
+def _decode_one_by_one(vae: Any) -> None:
+    """Let a video VAE decode one clip of a batch after the other, which bounds its memory."""
+    if getattr(getattr(vae, "config", None), "timestep_conditioning", False):
+        return  # diffusers 0.42 takes the slices of LTX's latents and of its decode timesteps for pairs, which they are not
+    with suppress(AttributeError, NotImplementedError):  # diffusers' classes lack the method, or have one that raises
+        vae.enable_slicing()
 
 
 def painting_key(loaded: LoadedPipeline, environment: dict[str, str]) -> dict[str, Any]:

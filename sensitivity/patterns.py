@@ -27,19 +27,20 @@ import fnmatch
 import heapq
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from sensitivity.errors import PatternError
+from sensitivity.fqns import within
 
 MAX_LENGTH = 512
 """Characters in a pattern or FQN. The longest FQN of the models studied has 61."""
 
-_FQN = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
-_GLOB = re.compile(r"(?:[A-Za-z0-9_.*?]|\[!?[A-Za-z0-9_.\-]+\])+")
+_FQN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # a hyphen: Z-Image's `all_x_embedder.2-1`
+_GLOB = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[!?[A-Za-z0-9_.\-]+\])+")
 _RANGE = re.compile(r"(.)-(.)")
 _META = frozenset("*?[")
 
@@ -64,7 +65,7 @@ class Expansion(NamedTuple):
 
 
 def is_fqn(text: str) -> bool:
-    """Whether `text` can be the FQN of a module: segments of letters, digits and `_`, joined by single dots, at most 512 characters."""
+    """Whether `text` can be the FQN of a module: segments of letters, digits, `_` and `-`, joined by single dots, at most 512 characters."""
     return len(text) <= MAX_LENGTH and _FQN.fullmatch(text) is not None
 
 
@@ -81,7 +82,7 @@ def check_pattern(pattern: str) -> str:
         )
     if not _GLOB.fullmatch(pattern):
         raise PatternError(
-            f"found the pattern {pattern!r}; allowed are letters, digits, '_', '.', and the globs '*', '?' and closed sets like '[0-3]' or "
+            f"found the pattern {pattern!r}; allowed are letters, digits, '_', '-', '.', and the globs '*', '?' and closed sets like '[0-3]' or "
             "'[!0]'; it is a shell glob on the FQN, not a regular expression: rewrite it, for instance as blocks.*.attn.to_q"
         )
     for low, high in (span for group in re.findall(r"\[!?([^\]]+)\]", pattern) for span in _RANGE.findall(group)):
@@ -105,13 +106,22 @@ def match(pattern: str, fqns: Iterable[str]) -> tuple[str, ...]:
     return tuple(fqn for fqn in fqns if found(fqn))
 
 
-def expand(patterns: Iterable[str], fqns: Iterable[str]) -> Expansion:
+def expand(patterns: Iterable[str], fqns: Iterable[str], components: Collection[str] = ()) -> Expansion:
     """The union of what `patterns` match among `fqns`, and the patterns that match nothing.
+
+    Args:
+        patterns: globs, or exact names.
+        fqns: the universe.
+        components: names that FQNs begin with, where Linears of several components are there: a pattern then may match a name with its component or without, and
+            `proj_out` is that of each.
 
     Raises:
         PatternError: a pattern is malformed. A dead pattern is not an error here: the caller says what it means.
     """
-    universe = dict.fromkeys(fqns)
+    universe: dict[str, set[str]] = {}
+    for fqn in fqns:
+        for name in (fqn, within(fqn, components)):
+            universe.setdefault(name, set()).add(fqn)
     matched: set[str] = set()
     dead: list[str] = []
     for pattern in patterns:
@@ -119,7 +129,7 @@ def expand(patterns: Iterable[str], fqns: Iterable[str]) -> Expansion:
             hits: tuple[str, ...] = (pattern,) if pattern in universe else ()
         else:
             hits = match(pattern, universe)
-        matched.update(hits)
+        matched.update(*(universe[name] for name in hits))
         if not hits:
             dead.append(pattern)
     return Expansion(frozenset(matched), tuple(dead))

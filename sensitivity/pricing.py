@@ -165,7 +165,7 @@ def _skipping(
 ) -> tuple[dict[str, FormatName], tuple[str, ...], tuple[str, ...]]:
     """Formats with the patterns' Linears, and those that the format refuses, in bf16; the patterns that match nothing; the refused that were not skipped."""
     fqns, refuses = _fqns(table), get_format(fmt).refusal
-    matched, dead = expand(patterns, fqns)
+    matched, dead = expand(patterns, fqns, table.components)
     refused = [x.fqn for x in table.linears if x.fqn not in matched and refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))]
     bf16 = {*matched, *refused}
     return {fqn: FormatName.BF16 if fqn in bf16 else fmt for fqn in fqns}, dead, tuple(refused)

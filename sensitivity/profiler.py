@@ -34,7 +34,9 @@ from weakref import ref
 import torch
 from torch import nn
 
+from sensitivity.denoisers import Denoisers, parts_of
 from sensitivity.errors import MeasurementError, SensitivityError
+from sensitivity.fqns import is_in
 from sensitivity.shape_table import LinearProfile, ShapeTable
 
 RECENT_INPUTS = 8
@@ -48,6 +50,7 @@ class LinearRecorder:
         """Name every Linear below `module`; no hook is set here."""
         self._linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
         self._seen: dict[str, Counter[int]] = {fqn: Counter() for fqn in self._linears}
+        self.components = tuple(parts_of(module)) if isinstance(module, Denoisers) else ()
         self._readers: deque[tuple[ref[torch.Tensor], list[str]]] = deque(maxlen=RECENT_INPUTS)
         self._shared: dict[str, list[str]] = {}
         self.last: str | None = None
@@ -75,7 +78,8 @@ class LinearRecorder:
         uncalled = tuple(fqn for fqn, rows in self._seen.items() if not rows)
         groups = dict.fromkeys(tuple(sorted(readers)) for readers in self._shared.values() if len(readers) > 1)
         return ShapeTable(
-            model=model, batch_size=batch_size, settings=dict(settings or {}), linears=linears, uncalled=uncalled, shared_inputs=tuple(groups)
+            model=model, batch_size=batch_size, settings=dict(settings or {}), linears=linears, uncalled=uncalled, shared_inputs=tuple(groups),
+            components=self.components,
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, Counter[int]]:
@@ -103,10 +107,11 @@ class LinearRecorder:
         return note
 
     def _note_reader(self, fqn: str, x: torch.Tensor) -> None:
-        """Put a Linear's first call with the earlier ones that read the same tensor."""
+        """Put a Linear's first call with the earlier ones, of the same component, that read the same tensor."""
         if fqn in self._shared:
             return
-        readers = next((readers for tensor, readers in self._readers if tensor() is x), None)
+        component = next((name for name in self.components if is_in(fqn, name)), "")
+        readers = next((readers for tensor, readers in self._readers if tensor() is x and is_in(readers[0], component)), None)
         if readers is None:
             readers = []
             self._readers.append((ref(x), readers))

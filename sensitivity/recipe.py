@@ -1,13 +1,14 @@
 """What does a search hand over, and how does a model become what the recipe says? `Recipe`: one JSON file, and `apply`.
 
-A recipe gives every `nn.Linear` of one pipeline component its format, and beside it what that costs and gains: seconds, LPIPS, bytes, where
+A recipe gives every `nn.Linear` of a pipeline's denoiser its format, and beside it what that costs and gains: seconds, LPIPS, bytes, where
 each number came from, and the front that it was chosen from. `recipe.schema.json` beside this module is its JSON Schema.
 
 Method. A recipe comes from elsewhere, so reading is strict (`strict_json`), files over 16 MiB are refused, and loading runs nothing.
 Writing is whole or not at all. Fields that this version does not know are kept.
 
 Conventions. Keys carry their units (`_s` seconds of one whole pipeline call, `_bytes`); `source` beside a number says predicted or
-measured; LPIPS has none. `layers` names every Linear, `bf16` ones included, and `skip` repeats those. `schema_version` is
+measured; LPIPS has none. `layers` names every Linear, `bf16` ones included, and `skip` repeats those; where the
+pipeline has several denoisers (`model.components`), names begin with the component's and a dot. `schema_version` is
 "major.minor": another major is refused, another minor is read.
 
 It does not measure or choose, and imports no torch: only `Recipe.apply`, `to_torchao` and `to_diffusers` do, when called.
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from sensitivity.errors import PatternError, RecipeError, RecipeMismatchError
+from sensitivity.fqns import by_component, is_in
 from sensitivity.patterns import Pattern, expand, is_fqn
 from sensitivity.recipe_records import Choice, Count, Fidelity, FrontMember, Latency, Memory, ModelInfo, Record, SearchInfo
 from sensitivity.spec import FormatName
@@ -41,7 +43,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 class Recipe(Record):
-    """A format for every Linear of one component, and the numbers that defend it. The fields are those of the JSON."""
+    """A format for every Linear of one component, or of several, and the numbers that defend it. The fields are those of the JSON."""
 
     schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = SCHEMA_VERSION
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -73,8 +75,22 @@ class Recipe(Record):
             raise ValueError("found no layers; a recipe names every Linear of the component; export it again")
         for fqn in value:
             if not is_fqn(fqn):
-                raise ValueError(f"found the layer {fqn[:80]!r}; allowed are module names (letters, digits, '_', '.'); export it again")
+                raise ValueError(
+                    f"found the layer {fqn[:80]!r}; allowed are module names (letters, digits, '_', '-', '.'); export it again"
+                )
         return value
+
+    @model_validator(mode="after")
+    def _check_components(self) -> Self:
+        names = self.model.components
+        stray = [fqn for fqn in self.layers if names and not any(is_in(fqn, name) for name in names)]
+        empty = [name for name, own in by_component(self.layers, names).items() if not own]
+        if stray or empty:
+            what = f"the layers {_some(stray)}, of none of them" if stray else f"no layer of {', '.join(empty)}"
+            raise ValueError(
+                f"found components {', '.join(names)} and {what}; every layer begins with a component's name and a dot; export it again"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -92,6 +108,11 @@ class Recipe(Record):
                 raise ValueError(f"found the pattern {entry.pattern!r}, which {what}; patterns explain bf16 layers; correct or drop it")
         check_value(self.model_dump())
         return self
+
+    @property
+    def layers_by_component(self) -> dict[str, dict[str, FormatName]]:
+        """{component: {FQN inside it: format}}."""
+        return by_component(self.layers, self.model.components) if self.model.components else {self.model.component: dict(self.layers)}
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> Self:
@@ -124,20 +145,22 @@ class Recipe(Record):
             return write_whole(path, data)
         raise RecipeError(f"found a recipe of {len(data)} bytes; allowed are {MAX_BYTES}; shorten front or per_prompt")
 
-    def apply(self, pipeline_or_module: object, *, emulate: bool | None = None) -> "ApplyReport":
-        """Quantize a pipeline's component, or the bare component, in place, exactly as the recipe says.
+    def apply(self, pipeline_or_module: object, *, emulate: bool | None = None, allow_random_weights: bool = False) -> "ApplyReport":
+        """Quantize a pipeline's denoisers, or the bare component, in place, exactly as the recipe says.
 
         Nothing is changed unless the model fits: same component class, same Linears, formats that accept every shape.
 
         Args:
-            pipeline_or_module: a diffusers pipeline (its component is named in the recipe) or the component itself.
+            pipeline_or_module: a diffusers pipeline (its components are named in the recipe), or the component itself where it is one.
             emulate: None and False run the native kernels and refuse where the hardware lacks one. True computes with the same quantized
                 values in bf16 arithmetic: the recipe's quality, never its speed.
+            allow_random_weights: take a recipe that was searched on random weights, which says nothing about the model.
 
         Raises:
             RecipeMismatchError: the model is not the recipe's; the message names layers.
-            RecipeError: the hardware lacks a format, or the kernels left a layer as it was.
+            RecipeError: the hardware lacks a format, the kernels left a layer as it was, or the recipe is of random weights.
         """
+        self.check_weights(allow_random=allow_random_weights)
         module = _find_component(self, pipeline_or_module)
         linears = _check_fit(self, module)
         quantized = {fqn: name for fqn, name in self.layers.items() if name is not FormatName.BF16}
@@ -152,16 +175,30 @@ class Recipe(Record):
         counts = dict(Counter(self.layers.values()))
         return ApplyReport(mode="emulated" if emulate else "native", layers=dict(self.layers), counts=counts, refused={})
 
-    def to_torchao(self) -> Any:
-        """`torchao.quantization.FqnToConfig` for `quantize_(module, config, filter_fn=None)`."""
+    def check_weights(self, *, allow_random: bool = False) -> None:
+        """Raise RecipeError for a recipe that was searched on random weights, unless that is allowed."""
+        if self.model.weights == "random" and not allow_random:
+            raise RecipeError(
+                f"the recipe {self.name!r} was searched on random weights: its skip-list and its LPIPS say nothing about {self.model.id}; allowed are recipes of "
+                "trained weights: search again without --weights random, or, to try out what follows, pass --allow-random-weights "
+                "(allow_random_weights=True)"
+            )
+
+    def to_torchao(self, *, allow_random_weights: bool = False) -> Any:
+        """`torchao.quantization.FqnToConfig` for `quantize_(module, config, filter_fn=None)`; {component: FqnToConfig} where the recipe has `model.components`.
+
+        Raises RecipeError as `check_weights` does.
+        """
         from sensitivity.exporters.torchao import to_torchao
 
+        self.check_weights(allow_random=allow_random_weights)
         return to_torchao(self)
 
-    def to_diffusers(self) -> Any:
-        """`diffusers.PipelineQuantizationConfig` for `from_pretrained(..., quantization_config=...)`."""
+    def to_diffusers(self, *, allow_random_weights: bool = False) -> Any:
+        """`diffusers.PipelineQuantizationConfig` for `from_pretrained(..., quantization_config=...)`. Raises RecipeError as `check_weights` does."""
         from sensitivity.exporters.diffusers import to_diffusers
 
+        self.check_weights(allow_random=allow_random_weights)
         return to_diffusers(self)
 
 
@@ -221,28 +258,36 @@ def _some(names: list[str]) -> str:
 
 
 def _find_component(recipe: Recipe, holder: object) -> "nn.Module":
-    """The module that the recipe describes: `holder` itself, or the attribute of a pipeline. A compiled module is unwrapped."""
+    """What the recipe describes: `holder` itself, or attributes of a pipeline, several as one module. Compiled modules are unwrapped."""
     from torch import nn
 
-    module = holder if isinstance(holder, nn.Module) else getattr(holder, recipe.model.component, None)
-    if not isinstance(module, nn.Module):
+    from sensitivity.denoisers import joined
+
+    names = recipe.model.classes
+    bare = isinstance(holder, nn.Module) and len(names) == 1
+    modules = {name: holder if bare else getattr(holder, name, None) for name in names}
+    found = {name: getattr(module, "_orig_mod", module) for name, module in modules.items() if isinstance(module, nn.Module)}
+    missing = [name for name in names if name not in found]
+    if missing:
+        alone = ", or the module itself; pass one of them" if len(names) == 1 else "; pass it"
         raise RecipeMismatchError(
-            f"found a {type(holder).__name__} without a module named {recipe.model.component!r}; allowed is a pipeline that has it, "
-            f"such as {recipe.model.pipeline_class}, or the module itself; pass one of them"
+            f"found a {type(holder).__name__} without a module named {' or '.join(map(repr, missing))}; allowed is a pipeline that has "
+            f"{'it' if len(names) == 1 else 'all of ' + ', '.join(names)}, such as {recipe.model.pipeline_class}{alone}"
         )
-    original = getattr(module, "_orig_mod", module)
-    return original if isinstance(original, nn.Module) else module
+    return joined(found)
 
 
 def _check_fit(recipe: Recipe, module: "nn.Module") -> dict[str, "nn.Linear"]:
     """The Linears of `module` by FQN, if they are the recipe's and still plain."""
     import torch
 
-    if type(module).__name__ != recipe.model.component_class:
-        raise RecipeMismatchError(
-            f"found a {type(module).__name__}; the recipe {recipe.name!r} is for {recipe.model.component_class}; "
-            "pass that model, or a recipe searched for this one"
-        )
+    from sensitivity.denoisers import parts_of
+
+    for part, kind in zip(parts_of(module).values(), recipe.model.classes.values(), strict=True):
+        if type(part).__name__ != kind:
+            raise RecipeMismatchError(
+                f"found a {type(part).__name__}; the recipe {recipe.name!r} is for {kind}; pass that model, or a recipe searched for this one"
+            )
     linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, torch.nn.Linear)}
     missing, extra = [fqn for fqn in recipe.layers if fqn not in linears], [fqn for fqn in linears if fqn not in recipe.layers]
     if missing or extra:
@@ -288,7 +333,7 @@ def _quantize(module: "nn.Module", quantized: Mapping[str, FormatName]) -> None:
     """Quantize natively, then look: torchao leaves a layer as it was without a word when a kernel does not take it."""
     import torch
 
-    from sensitivity.formats import quantize_native
+    from sensitivity.native import quantize_native
 
     quantize_native(module, quantized)
     left = [fqn for fqn in quantized if type(module.get_submodule(fqn).get_parameter("weight").data) is torch.Tensor]

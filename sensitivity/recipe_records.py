@@ -4,12 +4,14 @@ Frozen pydantic records whose unknown fields survive a round trip; fields that c
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Source = Literal["predicted", "measured"]
@@ -22,14 +24,33 @@ class Record(BaseModel):
 
 
 class ModelInfo(Record):
-    """Which weights the recipe is for. `component` is the pipeline's attribute, `component_class` the name of its class."""
+    """Which weights the recipe is for. `component` is the pipeline's attribute, `component_class` the name of its class.
+
+    `components` is {component: class} of all denoisers where the recipe is for several, `component` first: layers begin with their names then.
+    """
 
     id: Annotated[str, Field(min_length=1)]
     revision: str | None
     pipeline_class: Annotated[str, Field(pattern=IDENTIFIER)]
     component: Annotated[str, Field(pattern=IDENTIFIER)]
     component_class: Annotated[str, Field(pattern=IDENTIFIER)]
+    components: Annotated[Mapping[Identifier, Identifier], Field(max_length=16)] = Field(default_factory=dict)
     weights: Literal["pretrained", "random", "trained-tiny"]
+
+    @model_validator(mode="after")
+    def _check_components(self) -> Self:
+        said = next(iter(self.components.items()), (self.component, self.component_class))
+        if said != (self.component, self.component_class) or len(self.components) == 1:
+            found = ", ".join(f"{name} ({kind})" for name, kind in self.components.items())
+            raise ValueError(
+                f"found the components {found}; allowed are two or more, {self.component} ({self.component_class}) first, or none; export it again"
+            )
+        return self
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """{component: class} of all that the recipe is for, one or several."""
+        return dict(self.components) or {self.component: self.component_class}
 
 
 class Latency(Record):
@@ -81,10 +102,47 @@ class Lpips(Record):
         return self
 
 
+class Measure(Record):
+    """Another distance to what bf16 generates: one value a picture or clip, in the order of `lpips.prompts`. `noise_floor` is as in `Lpips`."""
+
+    mean: Real
+    noise_floor: Real | None = None
+    per_prompt: tuple[Annotated[Real, Field(ge=0)], ...]
+
+    @model_validator(mode="after")
+    def _check_mean(self) -> Self:
+        average = sum(self.per_prompt) / max(1, len(self.per_prompt))
+        if not math.isclose(self.mean, average, rel_tol=1e-4, abs_tol=1e-9):
+            raise ValueError(f"found mean {self.mean!r}; per_prompt averages {average!r}; write that average")
+        return self
+
+
+class Audio(Measure):
+    """Spectral distance of the sound. A unit of it counted as `weight` of LPIPS in the search; `max_distance` is the study's bound (null: none)."""
+
+    weight: Annotated[Real, Field(ge=0)]
+    max_distance: Annotated[Real, Field(gt=0)] | None = None
+
+
+class Frames(Record):
+    """LPIPS of every `stride`-th frame, one row a clip."""
+
+    stride: Annotated[int, Field(strict=True, ge=1)]
+    lpips: tuple[tuple[Annotated[Real, Field(ge=0)], ...], ...]
+
+
 class Fidelity(Record):
-    """Distances to what bf16 generates. LPIPS always; others (audio, ...) are further fields."""
+    """Distances to what bf16 generates; null is not measured, or not there to be measured.
+
+    `lpips`: of pictures, or the mean over the frames of clips (`frames` has each). `motion`: how differently clips change from frame to frame (tLP). `detail_db`:
+    decibels between the local energies of octaves, which tell damage from drift. `audio`: of the sound.
+    """
 
     lpips: Lpips
+    frames: Frames | None = None
+    motion: Measure | None = None
+    detail_db: Measure | None = None
+    audio: Audio | None = None
 
 
 class Memory(Record):
@@ -126,8 +184,9 @@ class Choice(Record):
 
 
 class FrontMember(Record):
-    """One non-dominated skip-list of the search; `lpips` is its mean on the search prompts."""
+    """One non-dominated skip-list of the search; `lpips` is its mean on the search prompts, `audio` that of its sound."""
 
     name: str
     latency: Latency
     lpips: Annotated[Real, Field(ge=0)]
+    audio: Annotated[Real, Field(ge=0)] | None = None

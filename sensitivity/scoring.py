@@ -1,7 +1,7 @@
 """What does one assignment of formats do to the pictures? `Evaluator`: skip-list in, `Score` out.
 
-It owns the loaded pipeline, the switch that flips its Linears, the distance and the references. The references are bf16's pictures of the same prompts,
-seeds and batch size, drawn once and cached; the noise floor is bf16 drawn again one by one.
+It owns the loaded pipeline, the switch that flips its Linears, the distance and the references. The references are bf16's pictures, or clips with their sound, of
+the same prompts, seeds and batch size, drawn once and cached; the noise floor is bf16 drawn again one by one.
 
     evaluator = Evaluator(load_pipeline(spec, device="cpu"), cache_folder=default_cache_folder())
     evaluator.score({"proj_out": FormatName.NVFP4}, "search").mean
@@ -9,10 +9,16 @@ seeds and batch size, drawn once and cached; the noise floor is bf16 drawn again
 Search prompts are drawn in the study's order, `search.chunk` at a time, whether or not someone looks at the distances in between: which pictures share a batch is part of
 a score (nvfp4 has one scale for all of them) and of its key. Who looks may end the drawing (`keep_going`), and has a `PartialScore` then.
 
+What a score holds. LPIPS, and the distance of the sound where there is one, since a search decides by both (`fidelity._base`: damage). On held-out prompts also
+detail and, of clips, motion: they decide nothing, and a recipe reports them. What a study says about sound (`fidelity.audio_weight` and `max_audio_distance`) is no
+part of the key, so another weight or bound draws nothing again; `judged` puts it into a score.
+
 Formats are emulated: the score is about quality, never about time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -21,10 +27,16 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from sensitivity.emulation import arithmetic_on
 from sensitivity.environment import describe_environment
-from sensitivity.fidelity._base import PartialScore, Score, finite_values, score_of
+from sensitivity.errors import SpecError
+from sensitivity.fidelity._base import Measure, PartialScore, Score, finite_values, score_of
+from sensitivity.fidelity.compare import Comparison
 from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
+from sensitivity.latency.regions import CompiledRegions
+from sensitivity.latency.timing import release_memory
+from sensitivity.media import Media
 from sensitivity.painting import Painter, digest_of, painting_key
 from sensitivity.pipelines import LoadedPipeline
 from sensitivity.profiler import profile_run
@@ -33,6 +45,7 @@ from sensitivity.spec import FormatName, StudySpec
 from sensitivity.switch import Switch
 
 Split = Literal["search", "held_out"]
+WORTH_COMPILING = 10**9
 
 
 def default_cache_folder() -> Path:
@@ -52,20 +65,27 @@ class Evaluator:
         loaded: the pipeline.
         cache_folder: where references are kept.
         distance: None makes the study's own when it is first needed; profiling needs none.
+        compiled: whether pictures are drawn with the denoiser's blocks compiled (`latency.regions`); None is on a GPU, for denoisers of `WORTH_COMPILING`
+            parameters or more: smaller ones are done before the compiler is.
 
     Attributes:
         switch: holds the Linears; use it to apply formats without scoring.
         environment: stamped into results.
     """
 
-    def __init__(self, loaded: LoadedPipeline, *, cache_folder: Path, distance: LpipsDistance | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedPipeline, *, cache_folder: Path, distance: LpipsDistance | None = None, compiled: bool | None = None
+    ) -> None:
         self.loaded, self.spec = loaded, loaded.spec
         self.environment = describe_environment(loaded.device)
         self.painter = Painter(loaded)
         self._distance = distance
         self.switch = Switch(loaded.denoiser)
+        large = sum(parameter.numel() for parameter in loaded.denoiser.parameters()) >= WORTH_COMPILING
+        self.compiled = large and loaded.device.startswith("cuda") if compiled is None else compiled
+        self._regions: CompiledRegions | None = None
         self._cache = ReferenceCache(cache_folder)
-        self._references: dict[tuple[Split, int], Tensor] = {}
+        self._references: dict[tuple[Split, int], Media] = {}
 
     @property
     def distance(self) -> LpipsDistance:
@@ -73,6 +93,11 @@ class Evaluator:
         if self._distance is None:
             self._distance = study_distance(self.spec, device=self.loaded.device)
         return self._distance
+
+    @property
+    def comparison(self) -> Comparison:
+        """How the study compares."""
+        return Comparison(distance=self.distance, device=self.loaded.device, stride=self.spec.fidelity.frame_stride)
 
     def prompts(self, split: Split) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The prompts of a split and their seeds, one a prompt, in the order in which they are drawn."""
@@ -100,59 +125,115 @@ class Evaluator:
             model=self.spec.name, batch_size=batch, settings=dict(self.spec.settings),
         )  # fmt: skip
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, the denoiser's blocks run compiled where `compiled` says so; graphs stay for the next time."""
+        if not self.compiled:
+            yield
+            return
+        if self._regions is None:
+            self._regions = CompiledRegions(self.loaded.denoiser)
+        with self._regions:
+            yield
+
+    def recover(self) -> None:
+        """After a failure: no quantized weight is kept, and the device's unused memory is given back."""
+        self.switch.forget()
+        release_memory(torch.device(self.loaded.device))
+
     def key(self, split: Split, *, batch_size: int | None = None) -> dict[str, Any]:
         """All that decides the bf16 pictures of a split."""
         texts, seeds = self.prompts(split)
         batch = batch_size or self.batch_size(split)
-        return painting_key(self.loaded, self.environment) | {"prompts": list(texts), "seeds": list(seeds), "batch_size": batch}
+        how = {"compiled": True} if self.compiled else {}
+        return painting_key(self.loaded, self.environment) | {"prompts": list(texts), "seeds": list(seeds), "batch_size": batch} | how
 
     def evaluation_key(self, split: Split) -> str:
         """Digest of all that decides a score except the formats: two scores with one key are comparable, and one may stand for the other."""
-        return digest_of(self.key(split) | {"distance": self.distance.key, "emulation": 1})
+        stride = self.spec.fidelity.frame_stride
+        frames = {} if stride == 1 else {"frame_stride": stride}
+        beside = {"beside": 1} if split == "held_out" else {}  # version of what is measured on held-out prompts alone
+        return digest_of(
+            self.key(split) | {"distance": self.distance.key, "emulation": arithmetic_on(self.loaded.device)} | frames | beside
+        )
 
-    def references(self, split: Split, *, batch_size: int | None = None) -> Tensor:
-        """bf16's pictures of a split, (B, 3, H, W): from memory, from the disk, or drawn now."""
+    def references(self, split: Split, *, batch_size: int | None = None) -> Media:
+        """bf16's pictures or clips of a split: from memory, from the disk, or drawn now.
+
+        Raises:
+            SpecError: the study bounds the distance of a sound, and there is none.
+        """
         batch = batch_size or self.batch_size(split)
         if (split, batch) not in self._references:
             self.switch.set({})
             texts, seeds = self.prompts(split)
-            pictures, _ = self._cache.get(
-                self.key(split, batch_size=batch), draw=lambda: self.painter.paint(texts, seeds, batch_size=batch)
-            )
-            self._references[split, batch] = pictures
+            media, _ = self._cache.get(self.key(split, batch_size=batch), draw=lambda: self._drawn(texts, seeds, batch))
+            self._check_sound(media)
+            self._references[split, batch] = media
         return self._references[split, batch]
 
+    def _check_sound(self, media: Media) -> None:
+        if media.sound is None and self.spec.fidelity.max_audio_distance is not None:
+            raise SpecError(
+                f"{self.spec.name}: `fidelity.max_audio_distance` is {self.spec.fidelity.max_audio_distance:g}, and the {type(self.loaded.pipe).__name__} makes "
+                "no sound; allowed is a bound where there is sound: take the line out of the study TOML"
+            )
+
     @cached_property
-    def noise_floor(self) -> float | None:
-        """Mean distance of bf16 from bf16 on the search prompts, drawn one by one; None where the study draws one by one anyway."""
+    def noise_floors(self) -> dict[str, float]:
+        """{"lpips", "audio", ...: mean distance of bf16 from bf16 on the search prompts, drawn one by one}; {} where the study draws one by one anyway."""
         batch = min(self.batch_size("search"), len(self.spec.prompts.search))
         if batch < 2:
-            return None
-        return float(self.distance(self.references("search", batch_size=1), self.references("search")).mean())
+            return {}
+        together, alone = self.references("search"), self.references("search", batch_size=1)
+        self._references.pop(("search", 1))  # clips are large
+        audio = self.comparison.audio(alone, together)
+        found = self.comparison.beside(alone, together) | ({} if audio is None else {"audio": audio})
+        return {"lpips": float(self.comparison.lpips(alone, together)[0].mean())} | {
+            name: float(value.mean()) for name, value in found.items()
+        }
 
-    def paint(
+    @property
+    def noise_floor(self) -> float | None:
+        """That of LPIPS; None where it is not measured."""
+        return self.noise_floors.get("lpips")
+
+    @property
+    def damage_floor(self) -> float:
+        """That of damage (`fidelity._base`); 0 where it is not measured."""
+        return self.noise_floors.get("lpips", 0.0) + self.spec.fidelity.audio_weight * self.noise_floors.get("audio", 0.0)
+
+    def paint(self, formats: Mapping[str, FormatName], split: Split) -> Tensor:
+        """The pictures of `draw` alone, (B, 3, H, W)."""
+        return self.draw(formats, split).pictures
+
+    def draw(
         self,
         formats: Mapping[str, FormatName],
         split: Split,
         *,
         after_batch: Callable[[int], None] | None = None,
-        keep_going: Callable[[Tensor], bool] | None = None,
-    ) -> Tensor:
-        """Pictures of a split with these formats: (B, 3, H, W); fewer where `keep_going`, called with all so far after each chunk but the last, says no."""
+        keep_going: Callable[[Media], bool] | None = None,
+    ) -> Media:
+        """Pictures or clips of a split with these formats; fewer where `keep_going`, called with all so far after each chunk but the last, says no."""
         texts, seeds = self.prompts(split)
-        size, parts = self.batch_size(split), list[Tensor]()
+        size, parts = self.batch_size(split), list[Media]()
         self.switch.set(formats)
         try:
             for start in range(0, len(texts), size):
-                if parts and keep_going is not None and not keep_going(torch.cat(parts)):
+                if parts and keep_going is not None and not keep_going(Media.joined(parts)):
                     break
                 chunk = slice(start, start + size)
-                parts.append(self.painter.paint(texts[chunk], seeds[chunk], batch_size=size))
+                parts.append(self._drawn(texts[chunk], seeds[chunk], size))
                 if after_batch is not None:
                     after_batch(min(start + size, len(texts)))
         finally:
             self.switch.set({})
-        return torch.cat(parts).contiguous()
+        return Media.joined(parts)
+
+    def _drawn(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Media:
+        with self.running():
+            return self.painter.draw(texts, seeds, batch_size=size)
 
     @overload
     def score(
@@ -183,27 +264,47 @@ class Evaluator:
             formats: {FQN: format}; what is not named stays bf16.
             split: which prompts.
             after_batch: called with the number of pictures done, after each pipeline call.
-            keep_going: called with the distances so far after each chunk but the last; where it says no, the result is a `PartialScore` of these.
+            keep_going: called with the damages so far after each chunk but the last; where it says no, the result is a `PartialScore` of these.
 
         Raises:
             FormatError: a format refuses a Linear, or an FQN is unknown.
-            MeasurementError: the pictures are not finite; where someone looks, as soon as one is not.
+            MeasurementError: the pictures are not finite, or blank; where someone looks, as soon as one is.
         """
         references = self.references(split)
 
-        def look(pictures: Tensor) -> bool:
-            return keep_going is None or keep_going(finite_values(self._distances(pictures, references)))
+        def look(media: Media) -> bool:
+            return keep_going is None or keep_going(self._damages(media, references))
 
-        pictures = self.paint(formats, split, after_batch=after_batch, keep_going=look if keep_going else None)
-        distances = self._distances(pictures, references)
-        if len(pictures) < len(references):
-            return PartialScore(net=self.distance.name, per_prompt=finite_values(distances), prompts=len(references))
-        return score_of(distances, net=self.distance.name, noise_floor=self.noise_floor)
+        media = self.draw(formats, split, after_batch=after_batch, keep_going=look if keep_going else None)
+        if len(media) < len(references):
+            return PartialScore(net=self.distance.name, per_prompt=self._damages(media, references), prompts=len(references))
+        return self._whole(media, references, split)
 
-    def _distances(self, pictures: Tensor, references: Tensor) -> Tensor:
-        """(B,) distances of the first B pictures of a split; NaN for a picture that is not finite."""
-        distances = self.distance(pictures, references[: len(pictures)])
-        return torch.where(pictures.isfinite().flatten(1).all(1), distances, torch.nan)
+    def _damages(self, media: Media, references: Media) -> tuple[float, ...]:
+        """Damages of the first prompts of a split."""
+        distances, audio = self.comparison.lpips(media, references)[0], self.comparison.audio(media, references)
+        return finite_values(distances if audio is None else distances + self.spec.fidelity.audio_weight * audio)
+
+    def _whole(self, media: Media, references: Media, split: Split) -> Score:
+        """The score of a split that was drawn to its end."""
+        distances, frames = self.comparison.lpips(media, references)
+        score = score_of(distances, net=self.distance.name, noise_floor=self.noise_floor)
+        found = self.comparison.beside(media, references) if split == "held_out" else {}
+        audio = self.comparison.audio(media, references)
+        found |= {} if audio is None else {"audio": audio}
+        measures = {
+            name: Measure(per_prompt=finite_values(value), noise_floor=self.noise_floors.get(name)) for name, value in found.items()
+        }
+        rows = () if frames is None else tuple(tuple(row) for row in frames.tolist())
+        get = measures.get
+        return self.judged(replace(score, per_frame=rows, motion=get("motion"), detail_db=get("detail_db"), audio=get("audio")))
+
+    def judged(self, score: Score) -> Score:
+        """The score with what the study says about sound today."""
+        if score.audio is None:
+            return score
+        section = self.spec.fidelity
+        return replace(score, audio_weight=section.audio_weight, max_audio_distance=section.max_audio_distance)
 
     def close(self) -> None:
         """Give the denoiser its plain Linears back."""

@@ -14,35 +14,12 @@ from typing import Any
 
 from sensitivity.census import RunCounts
 from sensitivity.errors import UserError
+from sensitivity.fqns import block_of, role_of
 
 _TABLE_KEYS = ("model", "batch_size", "settings", "linears", "uncalled")
 _ROW_TYPES: Mapping[str, type] = {
     "fqn": str, "m": int, "k": int, "n": int, "calls": int, "dtype": str, "bias": bool, "block": str, "role": str,
 }  # fmt: skip
-
-
-def block_of(fqn: str) -> str:
-    """Name the repeated block that a Linear sits in: its FQN up to and including the first numeric component, or "" if there is none.
-
-    `transformer_blocks.3.attn.to_q` -> `transformer_blocks.3`; `x_embedder` -> "".
-    """
-    parts = fqn.split(".")
-    index = _block_index(parts)
-    return "" if index is None else ".".join(parts[: index + 1])
-
-
-def role_of(fqn: str) -> str:
-    """Name what a Linear does, the same in every block: its FQN without the block's index. Indices further inside are kept.
-
-    `transformer_blocks.3.attn.to_out.0` -> `transformer_blocks.attn.to_out.0`. An FQN that is nothing but an index stays as it is.
-    """
-    parts = fqn.split(".")
-    index = _block_index(parts)
-    return fqn if index is None or len(parts) == 1 else ".".join(parts[:index] + parts[index + 1 :])
-
-
-def _block_index(parts: list[str]) -> int | None:
-    return next((i for i, part in enumerate(parts) if part.isascii() and part.isdigit()), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +101,7 @@ class ShapeTable:
         uncalled: FQNs of Linears that were never called.
         run: What else the whole pipeline run did, where that was counted.
         shared_inputs: Groups of two or more Linears that read one tensor.
+        components: Components whose Linears these are, where they are of several; FQNs begin with their names then.
     """
 
     model: str
@@ -133,6 +111,7 @@ class ShapeTable:
     uncalled: tuple[str, ...]
     run: RunCounts | None = None
     shared_inputs: tuple[tuple[str, ...], ...] = ()
+    components: tuple[str, ...] = ()
 
     @property
     def readers(self) -> dict[str, int]:
@@ -161,7 +140,7 @@ class ShapeTable:
 
     def to_json(self) -> dict[str, Any]:
         """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M varies, "run" only where it was counted,
-        "shared_inputs" only where there are any."""
+        "shared_inputs" and "components" only where there are any."""
         return (
             {
                 "model": self.model,
@@ -171,6 +150,7 @@ class ShapeTable:
                 "uncalled": list(self.uncalled),
             }
             | ({"shared_inputs": [list(group) for group in self.shared_inputs]} if self.shared_inputs else {})
+            | ({"components": list(self.components)} if self.components else {})
             | ({} if self.run is None else {"run": self.run.to_json()})
         )
 
@@ -199,8 +179,11 @@ class ShapeTable:
             if not all(fqn in known for fqn in _expect(group, list, "an entry of 'shared_inputs'")):
                 raise _malformed(f"{group!r:.80} of 'shared_inputs' names a Linear that is not in 'linears'", "FQNs of 'linears'")
         shared = tuple(tuple(group) for group in groups)
+        components = tuple(
+            _expect(name, str, "an entry of 'components'") for name in _expect(table.get("components", []), list, "'components'")
+        )
         return cls(
-            model=model, batch_size=batch_size, settings=settings, linears=linears, uncalled=uncalled, run=run, shared_inputs=shared
+            model=model, batch_size=batch_size, settings=settings, linears=linears, uncalled=uncalled, run=run, shared_inputs=shared, components=components
         )  # fmt: skip
 
 

@@ -3,11 +3,11 @@
     run = run_shapes(resolve_spec("flux1-dev"))
     run.table.linears                       # 504 rows, calls of all 28 steps
     run.table.run.component("vae")          # what the rest of the pipeline does
-    run.calls[0].kwargs                     # the denoiser's arguments, ready for `random_component`
+    run.calls[0].kwargs                     # a denoiser's arguments, ready for `random_weights.random_component`
 
 Method. `blueprint` builds the pipeline from its configs, `shape_mode` runs it. A component is run once for each distinct signature of its arguments
 (shapes, dtypes, flags, and the values of masks); a later call with a known signature gives fresh meta outputs and counts again, so that 50 steps cost one.
-Linears are seen by the same hooks as in a real run.
+Linears are seen by the same hooks as in a real run; several denoisers of a study make one table.
 
 Conventions: numbers are for one whole pipeline call at the study's settings and `pricing.batch_size`. `settings` of the table are the effective ones: what the
 pipeline drew, where it rounds what it was asked. What it does not do: pipelines whose control flow depends on what a network says.
@@ -18,7 +18,7 @@ import math
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
@@ -28,19 +28,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sensitivity.blueprint import build_component, build_skeleton, config_folder, contradiction, no_component, pipeline_call
+from sensitivity.blueprint import build_skeleton, config_folder, contradiction, no_component, pipeline_call
 from sensitivity.census import AttentionShape, ComponentCounts, RunCounts
+from sensitivity.denoisers import joined
 from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError, SensitivityError, SpecError
-from sensitivity.pipelines import _quiet
+from sensitivity.guests import entrances, reads_text
+from sensitivity.hub import quiet
 from sensitivity.profiler import LinearRecorder, record_linears
-from sensitivity.shape_mode import ShapeMode, Tally, is_meta, to_meta
+from sensitivity.shape_mode import ShapeMode, Tally, is_meta, tensors_in, to_meta
 from sensitivity.shape_table import ShapeTable
 from sensitivity.spec import RunOptions, StudySpec, override_settings
 from sensitivity.stand_ins import PROMPT
 
-__all__ = ["DenoiserCall", "ShapeRun", "build_skeleton", "random_component", "run_shapes", "with_options"]
+__all__ = ["DenoiserCall", "ShapeRun", "build_skeleton", "run_shapes", "with_options"]
 
-METHODS = ("decode", "encode", "generate", "get_text_features", "get_image_features", "get_prior_logits")
 OURS = ("self", "prompt", "generator", "output_type", "return_dict")
 FLAG_NUMBERS = 2**16
 SHAPE_WORDS = re.compile("shape|size|dimension|channels", re.IGNORECASE)  # in errors of shapes
@@ -58,21 +59,33 @@ SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserCall:
-    """A distinct signature of the component's forward: arguments as they came, real on the CPU where values are known, else meta."""
+    """A distinct signature of a component's forward: arguments as they came, real on the CPU where values are known, else meta."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     calls: int
+    component: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeRun:
-    """What a run without weights gives: the table with its census, the component's calls, the names of its repeated block classes, and of other denoisers."""
+    """What a run without weights gives.
+
+    Attributes:
+        table: the denoisers' Linears, or the component's, with the census of the whole run.
+        calls: their calls.
+        repeated_blocks: the class names of their repeated blocks.
+        other_denoisers: names of denoisers of the same class whose Linears are not in the table.
+        text_encoders: names of the components that are given nothing but token ids.
+        coders: names of those that decode.
+    """
 
     table: ShapeTable
     calls: tuple[DenoiserCall, ...]
     repeated_blocks: tuple[str, ...]
     other_denoisers: tuple[str, ...] = ()
+    text_encoders: tuple[str, ...] = ()
+    coders: tuple[str, ...] = ()
 
 
 def with_options(spec: StudySpec, options: RunOptions) -> StudySpec:
@@ -86,7 +99,7 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
 
     Args:
         spec: the study.
-        component: whose Linears the table has; `model.component` by default.
+        component: whose Linears the table has; those of all of `model.denoisers` by default.
         batch_size: pictures in the run; `pricing.batch_size` by default.
 
     Raises:
@@ -94,15 +107,16 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
         ConfigMismatchError: components' configs seem to contradict one another.
         MeasurementError: the pipeline cannot be run without weights; the message says how far it got.
     """
-    name, batch = spec.model.component if component is None else component, batch_size or spec.pricing.batch_size
+    names, batch = spec.model.denoisers if component is None else (component,), batch_size or spec.pricing.batch_size
     pipe = build_skeleton(spec)
     modules = {key: part for key, part in pipe.components.items() if isinstance(part, nn.Module)}
-    if name not in modules:
-        raise PipelineError(no_component(spec, type(pipe).__name__, name, list(modules)))
-    module = modules[name]
+    for name in names:
+        if name not in modules:
+            raise PipelineError(no_component(spec, type(pipe).__name__, name, list(modules)))
+    studied = {name: modules[name] for name in names}
     call = _arguments(spec, pipe, batch)
-    with _quiet(), torch.no_grad(), record_linears(module) as recorder, ShapeMode() as mode:
-        run = _Run(mode, recorder, name)
+    with quiet(), torch.no_grad(), record_linears(joined(studied)) as recorder, ShapeMode() as mode:
+        run = _Run(mode, recorder, studied)
         for key, part in modules.items():
             run.watch(key, part)
         with _explained(spec, pipe, run), _asked_sizes(pipe) as asked:
@@ -111,47 +125,18 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
     batch *= math.prod(int(spec.settings.get(key, 1)) for key in PER_PROMPT)
     table = recorder.table(model=spec.name, batch_size=batch, settings=settings)
     counts = RunCounts(components=tuple(run.counts(key, part) for key, part in modules.items()))
-    calls = tuple(DenoiserCall(args=seen.args, kwargs=seen.kwargs, calls=seen.calls) for seen in run.seen if seen.forward_of == name)
-    blocks, alike = tuple(getattr(module, "_repeated_blocks", None) or ()), type(modules.get(spec.model.component))
-    others = tuple(key for key, part in modules.items() if type(part) is type(module) is alike and part is not module)
-    return ShapeRun(table=replace(table, run=counts), calls=calls, repeated_blocks=blocks, other_denoisers=others)
-
-
-def random_component(spec: StudySpec, *, component: str | None = None, device: str, seed: int = 0) -> nn.Module:
-    """One component at full size with random weights that give finite outputs, in bf16, eval, no gradients.
-
-    Matrices are normal with deviation 0.02, scales of norms 1, biases 0. Buffers are what the constructor computes.
-
-    Raises:
-        PipelineError: no config files, or no such component.
-    """
-    module = build_component(spec, component)
-    generator = torch.Generator(device=device).manual_seed(seed)
-    made: dict[int, nn.Parameter] = {}
-    for child in module.modules():
-        for name, parameter in child._parameters.items():
-            if parameter is None:
-                continue
-            if id(parameter) not in made:
-                made[id(parameter)] = nn.Parameter(_random(child, name, parameter, device, generator), requires_grad=False)
-            child._parameters[name] = made[id(parameter)]
-        for name, buffer in child._buffers.items():
-            if buffer is not None:
-                child._buffers[name] = (
-                    torch.zeros(buffer.shape, dtype=buffer.dtype, device=device) if is_meta(buffer) else buffer.to(device)
-                )
-    return module
-
-
-def _random(module: nn.Module, name: str, parameter: Tensor, device: str, generator: torch.Generator) -> Tensor:
-    data = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-    if not parameter.is_floating_point():
-        return data.zero_()
-    if "bias" in name:
-        return data.zero_()
-    if parameter.ndim < 2:
-        return data.fill_(1.0 if "norm" in type(module).__name__.lower() else 0.02)
-    return data.normal_(0.0, 0.02, generator=generator)
+    calls = tuple(
+        DenoiserCall(args=seen.args, kwargs=seen.kwargs, calls=seen.calls, component=seen.forward_of)
+        for seen in run.seen
+        if seen.forward_of in studied
+    )
+    blocks = tuple(dict.fromkeys(block for part in studied.values() for block in getattr(part, "_repeated_blocks", None) or ()))
+    alike = {type(part) for part in studied.values()} & {type(modules.get(spec.model.component))}
+    others = tuple(key for key, part in modules.items() if type(part) in alike and key not in studied)
+    return ShapeRun(
+        table=replace(table, run=counts), calls=calls, repeated_blocks=blocks, other_denoisers=others,
+        text_encoders=tuple(key for key, read in run.text_only.items() if read), coders=tuple(key for key, part in modules.items() if hasattr(part, "decode")),
+    )  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -170,22 +155,19 @@ class _Seen:
 class _Run:
     """Stands between a pipeline and its components: runs new signatures, repeats known ones."""
 
-    def __init__(self, mode: ShapeMode, recorder: LinearRecorder, profiled: str) -> None:
+    def __init__(self, mode: ShapeMode, recorder: LinearRecorder, profiled: Collection[str]) -> None:
         self.mode, self.recorder, self.profiled = mode, recorder, profiled
         self.seen: list[_Seen] = []
         self.known: dict[Any, _Seen] = {}
         self.calls: Counter[str] = Counter()
+        self.text_only: dict[str, bool] = {}
         self.latest: dict[str, None] = {}  # components by their latest calls
         self.failed_inside = False  # a component was entered and not left
 
     def watch(self, component: str, part: nn.Module) -> None:
         """Put every way into the component through `_enter`: its methods, and the forwards of its parts that a pipeline may call alone."""
-        for method in METHODS:
-            if callable(getattr(type(part), method, None)):
-                self._wrap(component, part, method)
-        for fqn, child in part.named_modules():
-            if fqn.count(".") < 2 and not isinstance(child, nn.ModuleList | nn.ModuleDict):
-                self._wrap(component, child, "forward", whole=child is part)
+        for _, child, method in entrances(part):
+            self._wrap(component, child, method, whole=method == "forward" and child is part)
 
     def _wrap(self, component: str, part: nn.Module, method: str, whole: bool = False) -> None:
         original = getattr(part, method)
@@ -197,6 +179,7 @@ class _Run:
         if self.mode.component is not None:
             return original(*args, **kwargs)
         self.calls[component] += 1
+        self.text_only[component] = self.text_only.get(component, True) and reads_text(tensors_in([args, kwargs]))
         self.latest.pop(component, None)
         self.latest[component] = None
         signature = _signature((args, kwargs))
@@ -204,7 +187,7 @@ class _Run:
         if signature is not None and key in self.known:
             return self._repeat(component, self.known[key])
         before = Counter(self.mode.tally.get(component, Counter()))
-        rows = self.recorder.snapshot() if component == self.profiled else {}
+        rows = self.recorder.snapshot() if component in self.profiled else {}
         seen = _Seen(args=args, kwargs=kwargs, forward_of=forward_of, counted=Counter(), rows={})
         self.seen.append(seen)
         self.failed_inside = True
@@ -212,7 +195,7 @@ class _Run:
             out = original(*args, **kwargs)
         self.failed_inside = False
         seen.counted = self.mode.tally[component] - before
-        seen.rows = self.recorder.since(rows) if component == self.profiled else {}
+        seen.rows = self.recorder.since(rows) if component in self.profiled else {}
         seen.outputs = pytree.tree_map(_again, out)
         if signature is not None:
             self.known[key] = seen

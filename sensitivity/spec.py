@@ -6,7 +6,7 @@ this record and nothing else.
 
     spec = resolve_spec("tiny-flux")               # a study by name
     spec = resolve_spec("./my-study.toml")         # a study by path
-    spec = resolve_spec("./my-flux-folder")        # a diffusers folder: a study is derived, with defaults that `--json` shows
+    spec = resolve_spec("./my-flux-folder")        # a diffusers folder or a Hub id: a bare study, that `deriving.derive_study` completes
     spec = resolve_spec("black-forest-labs/FLUX.1-dev")
 
 Convention: paths in a TOML are relative to the TOML. This module imports no torch and opens no weights.
@@ -22,10 +22,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from sensitivity.errors import FormatError, PipelineError, SpecError, UnknownModelError, UserError
 from sensitivity.hand_lists import PublishedList, Reasoned, RuleOfThumb, Section
+from sensitivity.prompts import PICTURES, PromptSection, read_prompts
 
 
 class FormatName(StrEnum):
@@ -51,16 +52,44 @@ Weights = Literal["pretrained", "random", "trained-tiny"]
 class ModelSection(Section):
     """Where the weights are: `path` (a diffusers folder) or `hub` (an id) with `revision`; `component` is the pipeline's denoiser.
 
+    `components` names all denoisers that are searched together, `component` first, where a pipeline has several (Wan 2.2); () is `component` alone.
     `config` is a folder with the config files alone: shapes come from it without a download. `vae_tiling` decodes in tiles.
+    `variant` is that of the weight files' names ("fp16"). `random_seed`: no weights are read, random ones of full size are drawn from this seed, and `weights` is
+    "random".
     """
 
     path: Path | None = None
     config: Path | None = None
     hub: str | None = None
     revision: str | None = None
-    component: str = "transformer"
+    component: Annotated[str, Field(min_length=1)] = "transformer"
+    components: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    variant: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     weights: Weights = "pretrained"
+    random_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     vae_tiling: bool = False
+
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """The components that are searched."""
+        return self.components or (self.component,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_component(cls, data: Any) -> Any:
+        """`component` is the first of `components` where only those are given."""
+        named = data.get("components") if isinstance(data, dict) and "component" not in data else None
+        return {**data, "component": named[0]} if isinstance(named, list | tuple) and named else data
+
+    @model_validator(mode="after")
+    def _components_fit(self) -> Self:
+        if len(set(self.components)) < len(self.components):
+            raise ValueError(f"`components` names one twice: {', '.join(self.components)}; take the repeat out")
+        if self.components and self.components[0] != self.component:
+            raise ValueError(
+                f"`components` begins with {self.components[0]!r} and `component` is {self.component!r}; give one of them, or make them agree"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -68,30 +97,28 @@ class ModelSection(Section):
             raise ValueError("give exactly one of `path` (a diffusers folder) and `hub` (an id such as org/name)")
         return self
 
-
-class PromptSection(Section):
-    """The prompts. Prompt i of a list is drawn from a generator of its own, seeded `seed` + i (held-out ones: `held_out_seed` + i)."""
-
-    search: Annotated[tuple[str, ...], Field(min_length=1)]
-    held_out: Annotated[tuple[str, ...], Field(min_length=1)]
-    seed: int = 0
-    held_out_seed: int = 1000
-
     @model_validator(mode="after")
-    def _disjoint(self) -> Self:
-        both = sorted(set(self.search) & set(self.held_out))
-        if both:
+    def _random_is_said(self) -> Self:
+        if self.random_seed is not None and self.weights != "random":
             raise ValueError(
-                f"{len(both)} prompts are in `search` and in `held_out`, the first is {both[0]!r}; held-out prompts must be others"
+                f'`random_seed` is {self.random_seed} and `weights` is "{self.weights}"; set `weights = "random"`, or take the seed out'
             )
         return self
 
 
 class FidelitySection(Section):
-    """The perceptual distance: LPIPS net and, for `tiny`, the file of its trunk."""
+    """The perceptual distance: LPIPS net and, for `tiny`, the file of its trunk. For clips also which frames are looked at, and what sound may cost.
+
+    `frame_stride`: every so-manieth frame is compared. `audio_weight`: LPIPS that a unit of the sound's distance counts as wherever skip-lists are ranked (at 0.5
+    a sound that has only its spectrum in common with bf16's costs 0.67, as a picture does that has nothing in common). `max_audio_distance`: skip-lists whose sound
+    is farther than this from bf16's are never chosen; None asks nothing. `fidelity.audio` has the scale of both.
+    """
 
     net: Literal["tiny", "alex", "vgg", "squeeze"] = "alex"
     weights: Path | None = None
+    frame_stride: Annotated[int, Field(ge=1)] = 1
+    audio_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    max_audio_distance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _tiny_has_weights(self) -> Self:
@@ -105,7 +132,8 @@ class SearchSection(Section):
 
     `chunk`: search prompts that are drawn together before a trial is looked at, which may end there; None is the batch size, and no trial ends early. `order`: indices
     of the search prompts in the order in which they are drawn, () as written; each keeps its seed. Both decide which pictures share a batch, so they are part of
-    every score.
+    every score. `depth_bands`: parts of equal length into which blocks of a class are split; of blocks inside of blocks (UNets), those of each outermost block.
+    `fused`: roles, each the last part of a name ("to_q") or its last parts ("attn1.to_q"); the first family that has a Linear counts.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -143,12 +171,18 @@ class StudySpec(Section):
     title: str = ""
     model: ModelSection
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    prompts: PromptSection = Field(default_factory=lambda: GENERAL_PROMPTS)
+    prompts: PromptSection = Field(default_factory=lambda: PICTURES)
     fidelity: FidelitySection = FidelitySection()
     search: SearchSection = SearchSection()
     pricing: PricingSection = PricingSection()
     rule_of_thumb: RuleOfThumb = RuleOfThumb()
     published: tuple[PublishedList, ...] = ()
+    _bare: bool = PrivateAttr(default=False)
+
+    @property
+    def bare(self) -> bool:
+        """Whether only the model is known, from a folder or a Hub id: `deriving.derive_study` completes it, and gives back any other study as it is."""
+        return self._bare
 
     @model_validator(mode="after")
     def _order_is_of_the_prompts(self) -> Self:
@@ -190,6 +224,11 @@ def load_spec(path: Path) -> StudySpec:
         value = data.get(section, {}).get(key) if isinstance(data.get(section), dict) else None
         if isinstance(value, str):
             data[section][key] = path.parent / value
+    prompts = data.get("prompts")
+    if isinstance(prompts, dict) and isinstance(prompts.get("file"), str):
+        if prompts.keys() & {"search", "held_out"}:
+            raise SpecError(f"{path} is no study: prompts: `file` and the prompts themselves are both given; keep one of them")
+        data["prompts"] = read_prompts(path.parent / prompts["file"]).model_dump() | {k: v for k, v in prompts.items() if k != "file"}
     return parse_spec(data, where=str(path))
 
 
@@ -224,9 +263,9 @@ def resolve_spec(model: str) -> StudySpec:
                 f"{model} is a folder without model_index.json; a diffusers pipeline folder has one (`pipeline.save_pretrained(folder)` "
                 "writes it); name the folder that holds it"
             )
-        return derived_spec(path.resolve().name, ModelSection(path=path.resolve()))
+        return bare_spec(path.resolve().name, ModelSection(path=path.resolve()))
     if model.count("/") == 1 and all(part and part.strip(".") for part in model.split("/")) and not os.path.exists(model):
-        return derived_spec(model.split("/")[1], ModelSection(hub=model))
+        return bare_spec(model.split("/")[1], ModelSection(hub=model))
     closest = difflib.get_close_matches(model, studies, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(closest)}?" if closest else "run `sensitivity models` for the list"
     raise UnknownModelError(
@@ -235,10 +274,17 @@ def resolve_spec(model: str) -> StudySpec:
     )
 
 
-def derived_spec(name: str, model: ModelSection) -> StudySpec:
-    """A study for a model that has none: the pipeline's own defaults, general prompts, pretrained AlexNet LPIPS."""
+def bare_spec(name: str, model: ModelSection) -> StudySpec:
+    """A study of which only the model is known: the pipeline's own defaults, general prompts, pretrained AlexNet LPIPS."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model"
-    return StudySpec(name=safe, title="derived from the model, with default settings", model=model)
+    spec = StudySpec(name=safe, model=model)
+    spec._bare = True
+    return spec
+
+
+def with_prompts(spec: StudySpec, prompts: PromptSection) -> StudySpec:
+    """The study with other prompts, drawn in the order in which they are written: another study, as far as results are concerned."""
+    return spec.model_copy(update={"prompts": prompts, "search": spec.search.model_copy(update={"order": ()})})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,35 +388,3 @@ def parse_formats(names: list[str]) -> tuple[FormatName, ...]:
     if not names:
         raise FormatError(f"no format given; allowed are {allowed}: choose one or more of them")
     return tuple(dict.fromkeys(FormatName(name) for name in names))
-
-
-GENERAL_PROMPTS: PromptSection = PromptSection(
-    search=(
-        "a red bicycle leaning against a yellow wall",
-        "a bowl of fresh fruit on a wooden table, morning light",
-        "portrait of an old fisherman with a grey beard",
-        "a small town street in the rain at night, neon signs",
-        "three cats sitting on a blue sofa",
-        "a mountain lake with a wooden pier, mist",
-        'a shop window with the word "OPEN" in white letters',
-        "a robot watering plants in a greenhouse",
-    ),
-    held_out=(
-        "a lighthouse on a cliff in a storm",
-        "a child's drawing of a house, crayons on paper",
-        "two people playing chess in a park",
-        "a plate of sushi seen from above",
-        "a steam train crossing a stone bridge",
-        "a close-up of a dragonfly on a leaf",
-        'a road sign that says "STOP", snow around it',
-        "an astronaut riding a horse in a desert",
-        "a cup of coffee beside an open book",
-        "a crowded market with colourful umbrellas",
-        "a violin on a velvet chair",
-        "a fox in a birch forest in autumn",
-        "the inside of a cathedral, sunbeams",
-        "a sailing boat at sunset",
-        "a green vintage car in front of a diner",
-        "a snowman with a black hat",
-    ),
-)

@@ -4,9 +4,12 @@ Shapes follow from how many tokens a text has, not from which. Padding to a fixe
 otherwise a text is as long as what the pipeline's template puts before it and drops again, plus the tokens that the study declares: `prompt_tokens` for
 texts that hold `PROMPT`, `negative_prompt_tokens` for all others. The same object answers for processors.
 
+Ids are 1 where a token is, unless `tell_apart` was called: then they are drawn from a generator seeded with the text, below 16, which every encoder's vocabulary holds.
+
 What it does not do: tokenize, or anything for images and sound.
 """
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +55,8 @@ class StandInTokenizer:
         self.model_max_length = max_length
         self.padding_side = "right"
         self.dropped_tokens = 0
+        self.prompts: tuple[str, ...] = (PROMPT,)
+        self.apart = False
         self.added_tokens_encoder: dict[str, int] = {}
 
     @property
@@ -61,6 +66,10 @@ class StandInTokenizer:
 
     def __len__(self) -> int:
         return self.vocab_size
+
+    def tell_apart(self, prompts: Sequence[str]) -> None:
+        """Give each text ids of its own from now on; texts that hold one of `prompts` have a prompt's length."""
+        self.prompts, self.apart = tuple(prompt.lower() for prompt in prompts), True
 
     def __call__(
         self,
@@ -83,7 +92,8 @@ class StandInTokenizer:
         width = limit if padding == "max_length" else max(lengths, default=0)
         pads = padding not in (False, None, "do_not_pad") or return_tensors is not None
         masks = [self._mask(length, width if pads else length) for length in lengths]
-        out = StandInEncoding(input_ids=masks, attention_mask=[list(mask) for mask in masks])
+        ids = [self._ids(one, mask) for one, mask in zip(texts, masks, strict=True)]
+        out = StandInEncoding(input_ids=ids, attention_mask=masks)
         if return_length:
             out["length"] = [len(mask) for mask in masks]
         if return_tensors is not None:
@@ -91,12 +101,19 @@ class StandInTokenizer:
         return out if batched else StandInEncoding({key: value[0] for key, value in out.items()})
 
     def _length(self, text: object) -> int:
-        tokens = self.prompt_tokens if PROMPT in str(text).lower() else self.negative_prompt_tokens
+        tokens = self.prompt_tokens if any(prompt in str(text).lower() for prompt in self.prompts) else self.negative_prompt_tokens
         return self.dropped_tokens + tokens
 
     def _mask(self, length: int, width: int) -> list[int]:
         ones, zeros = [1] * length, [0] * (width - length)
         return zeros + ones if self.padding_side == "left" else ones + zeros
+
+    def _ids(self, text: object, mask: list[int]) -> list[int]:
+        """The ids of a text that attends to `mask`: the mask itself, or numbers that the text decides; `pad_token_id` where it is 0."""
+        if not self.apart:
+            return list(mask)
+        draw = random.Random(str(text))
+        return [draw.randrange(self.image_token_id + 1, self.vocab_size) if attended else self.pad_token_id for attended in mask]
 
     def encode(self, text: Any, **options: Any) -> Any:
         """The ids of a text."""

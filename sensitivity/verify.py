@@ -2,7 +2,7 @@
 
 Held-out scores are facts of the database like all others: what is known is read, what is missing is drawn and kept. `naming` says which skip-lists need one and
 which is named; beside the winner the bounds, the rule of thumb and the front's answers to it are scored. The recipe's LPIPS is the held-out one, with the
-interval that holds whichever of the shortlist was named, and the search's own stands beside it.
+interval that holds whichever of the shortlist was named, and the search's own stands beside it; so do detail, motion and sound on the held-out prompts.
 
     scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates)
     naming = name_winner(result.trials, constraints=constraints, bf16_s=candidates.bf16_s, score=scores)
@@ -16,9 +16,11 @@ from typing import Any
 from torch import nn
 
 from sensitivity.candidates import Candidates
+from sensitivity.denoisers import parts_of
 from sensitivity.errors import ConstraintError
-from sensitivity.fidelity._base import Score
+from sensitivity.fidelity._base import MEASURES, Measure, Score
 from sensitivity.formats import get_format
+from sensitivity.fqns import block_of, list_of
 from sensitivity.latency import LatencyEstimate
 from sensitivity.naming import Naming, describe_unmet, front_of, name_of
 from sensitivity.patterns import compress
@@ -26,8 +28,7 @@ from sensitivity.recipe import Recipe
 from sensitivity.scoring import Evaluator
 from sensitivity.search.study import SearchResult, SearchSettings, known_or_scored
 from sensitivity.search.trials import ScoredTrial
-from sensitivity.shape_table import block_of, role_of
-from sensitivity.spec import FormatName
+from sensitivity.spec import FormatName, StudySpec
 from sensitivity.store import Store, assignment_key
 
 
@@ -48,7 +49,8 @@ class HeldOutScores:
 
     def find(self, trial: ScoredTrial) -> Score | None:
         """The score if it is known."""
-        return self.store.find_score(self.evaluator.evaluation_key("held_out"), assignment_key(self.candidates.decode(trial.choice)))
+        known = self.store.find_score(self.evaluator.evaluation_key("held_out"), assignment_key(self.candidates.decode(trial.choice)))
+        return None if known is None else self.evaluator.judged(known)
 
     def announce(self, trials: Sequence[ScoredTrial]) -> str:
         """How many of these are known and how many pictures the others take, in words; progress counts these from now on."""
@@ -75,20 +77,21 @@ class HeldOutScores:
 
 
 def count_stack_patterns(formats: Mapping[str, FormatName]) -> dict[str, int]:
-    """{stack of blocks, as in "transformer_blocks": number of distinct format patterns among its blocks}, from names alone.
+    """{list of blocks, as in "transformer_blocks": number of distinct format patterns among its blocks}, from names alone.
 
-    Regional compilation makes one graph for each where a stack has a class of its own; `latency.end_to_end.count_block_patterns` counts by class.
+    Regional compilation makes one graph for each where lists that are called alike, as in two denoisers, have a class of their own;
+    `latency.regions.count_block_patterns` counts by class.
     """
     patterns: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for fqn, name in formats.items():
         block = block_of(fqn)
         if block:
-            patterns.setdefault(block.rsplit(".", 1)[0], {}).setdefault(block, []).append((role_of(fqn), name.value))
+            patterns.setdefault(list_of(block), {}).setdefault(block, []).append((fqn.removeprefix(f"{block}."), name.value))
     return {kind: len({tuple(sorted(rows)) for rows in blocks.values()}) for kind, blocks in patterns.items()}
 
 
 def weight_bytes(denoiser: nn.Module, formats: Mapping[str, FormatName]) -> tuple[int, int]:
-    """Bytes of the denoiser's parameters in bf16, and with these formats (codes and scales as torchao stores them)."""
+    """Bytes of the denoisers' parameters in bf16, and with these formats (codes and scales as torchao stores them)."""
     bf16 = sum(2 * p.numel() for p in denoiser.parameters())
     quantized = bf16
     for fqn, name in formats.items():
@@ -117,13 +120,13 @@ def build_recipe(
             "name": f"{spec.name}-{'+'.join(settings.formats)}-{settings.target}",
             "model": {
                 "id": spec.model.hub or spec.name, "revision": spec.model.revision or f"sha256:{loaded.weights_hash}", "pipeline_class": type(loaded.pipe).__name__,
-                "component": spec.model.component, "component_class": type(loaded.denoiser).__name__, "weights": spec.model.weights,
+                **_components(spec, loaded.denoiser), "weights": spec.model.weights,
             },
             "layers": formats, "skip": skip, "patterns": [p.model_dump() for p in compress(skip, formats)],
             "latency": _latency(estimate, estimate.quantized_s),
             "fidelity": {
                 "lpips": _lpips(evaluator, held_out[chosen.index], "held_out") | {"simultaneous": len(naming.shortlist)},
-                "lpips_search": _lpips(evaluator, chosen.score, "search"),
+                "lpips_search": _lpips(evaluator, chosen.score, "search"), **beside_lpips(held_out[chosen.index], evaluator.spec),
                 "pictures": {"settings": dict(spec.settings), "batch_size": spec.search.batch_size, "arithmetic": "emulated"},
             },
             "memory": {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"},
@@ -141,9 +144,38 @@ def build_recipe(
                 "compared": [_compared(name_of(t), t, held_out[t.index], candidates) for t in result.trials if t.index in held_out],
             },
             "environment": evaluator.environment,
-            "front": [{"name": name_of(t), "latency": _latency(estimate, t.latency_s), "lpips": t.lpips} for t in front_of(result.trials)],
+            "front": [{"name": name_of(t), "latency": _latency(estimate, t.latency_s), **_estimated(t)} for t in front_of(result.trials)],
         }
     )  # fmt: skip
+
+
+def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
+    """What a recipe's `model` says of the denoisers."""
+    kinds = {name or spec.model.component: type(part).__name__ for name, part in parts_of(denoiser).items()}
+    main = {"component": spec.model.component, "component_class": kinds[spec.model.component]}
+    return main | ({"components": kinds} if len(kinds) > 1 else {})
+
+
+def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
+    """What a recipe's `fidelity`, and `verify`, say beside LPIPS: {measure: its values}, as far as it was measured."""
+    found = {name: _measure(value) for name in MEASURES if (value := getattr(score, name)) is not None}
+    if score.audio is not None:
+        found["audio"] |= {"weight": score.audio_weight, "max_distance": score.max_audio_distance}
+    frames = {"stride": spec.fidelity.frame_stride, "lpips": [list(row) for row in score.per_frame]}
+    return found | ({"frames": frames} if score.per_frame else {})
+
+
+def _measure(value: Measure) -> dict[str, Any]:
+    return {"mean": value.mean, "noise_floor": value.noise_floor, "per_prompt": list(value.per_prompt)}
+
+
+def _estimated(trial: ScoredTrial) -> dict[str, float]:
+    """A trial's estimate; where there is sound, LPIPS's part of it beside the distance of the sound as it was drawn."""
+    score = trial.score
+    if score.audio is None:
+        return {"lpips": trial.lpips}
+    part = score.mean / score.damage if score.damage else 1.0
+    return {"lpips": trial.lpips * part, "audio": score.audio.mean}
 
 
 def _compared(name: str, trial: ScoredTrial, held_out: Score, candidates: Candidates) -> dict[str, Any]:
@@ -153,6 +185,7 @@ def _compared(name: str, trial: ScoredTrial, held_out: Score, candidates: Candid
         "lpips_search": trial.score.mean,
         "lpips_held_out": held_out.mean,
         "ci95": list(held_out.ci95),
+        **{name: value.mean for name in MEASURES if (value := getattr(held_out, name)) is not None},
     }
 
 
@@ -166,4 +199,7 @@ def _latency(estimate: LatencyEstimate, quantized_s: float) -> dict[str, Any]:
 
 def _lpips(evaluator: Evaluator, score: Score, split: Any) -> dict[str, Any]:
     texts, seeds = evaluator.prompts(split)
-    return score.to_json() | {"prompts": list(texts), "seeds": list(seeds)}
+    return {
+        "mean": score.mean, "ci95": list(score.ci95), "net": score.net, "noise_floor": score.noise_floor, "prompts": list(texts), "seeds": list(seeds),
+        "per_prompt": list(score.per_prompt),
+    }  # fmt: skip

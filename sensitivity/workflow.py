@@ -15,8 +15,18 @@ import torch
 from optuna.exceptions import StorageInternalError
 
 from sensitivity.candidates import Candidates, Granularity, make_candidates
-from sensitivity.errors import ConfigMismatchError, ConstraintError, MeasurementError, OutputError, StoreError, UserError
+from sensitivity.deriving import derive_study
+from sensitivity.errors import (
+    ConfigMismatchError,
+    ConstraintError,
+    MeasurementError,
+    MissingWeightsError,
+    OutputError,
+    StoreError,
+    UserError,
+)
 from sensitivity.fidelity._base import Score
+from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.latency import CompileMode, LatencyEstimate, LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.naming import Naming, compare, describe_unmet, front_of, name_winner, plan_scores, trials_beside
 from sensitivity.pipelines import load_pipeline
@@ -28,7 +38,8 @@ from sensitivity.search.sampler import SamplerName, stock_sampler
 from sensitivity.search.study import SearchResult, SearchSettings, read_search, run_search, study_name
 from sensitivity.search.trials import ScoredTrial, SearchEvents
 from sensitivity.shape_table import ShapeTable
-from sensitivity.skeleton import run_shapes
+from sensitivity.sizing import check_fits
+from sensitivity.skeleton import ShapeRun, run_shapes
 from sensitivity.spec import FormatName, StudySpec, check_budget
 from sensitivity.store import Store
 from sensitivity.verify import HeldOutScores, build_recipe
@@ -36,13 +47,17 @@ from sensitivity.verify import HeldOutScores, build_recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Request:
-    """What a search and a choice among its trials have in common: bounds on the winner, where the study lies, where torch runs."""
+    """What a search and a choice among its trials have in common: bounds on the winner, where the study lies, where torch runs, and whether blocks are compiled there.
+
+    `compiled` None leaves that to `Evaluator`.
+    """
 
     max_lpips: float | None = None
     min_speedup: float | None = None
     max_seconds: float | None = None
     storage: Path | None = None
     device: str = "cpu"
+    compiled: bool | None = None
     cache_folder: Path = field(default_factory=default_cache_folder)
 
     @property
@@ -134,16 +149,22 @@ def latency_model(spec: StudySpec, target: str | None, *, compile_mode: CompileM
 
 
 def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], None] = lambda _text: None) -> Prepared:
-    """Load, profile, price and group. `say` is told each step as it begins."""
+    """Load, profile, price and group; a study is derived where only the model is known. `say` is told each step as it begins."""
     check_request(request)
+    spec = derive_study(spec)
     latency = latency_model(spec, request.target)
     for name in request.formats:
         latency.linear_us(m=128, k=128, n=128, format=name)  # a target without the format refuses before anything is loaded
-    say(f"loading {spec.name} on {request.device}")
-    distance = study_distance(spec, device=request.device)  # missing weights are said before a large model is loaded
-    evaluator = Evaluator(load_pipeline(spec, device=request.device), cache_folder=request.cache_folder, distance=distance)
+    distance = _distance(spec, device=request.device)  # missing weights are said before a large model is loaded
     say("profiling one run")
-    table = _table(evaluator)
+    run = _shapes(spec)
+    say(f"loading {spec.name} on {request.device}")
+    room = _room(spec, run, request.device)
+    evaluator = Evaluator(
+        load_pipeline(spec, device=request.device), cache_folder=request.cache_folder, distance=distance, compiled=request.compiled
+    )
+    evaluator.switch.weight_cache_bytes = room
+    table = evaluator.profile() if run is None else run.table
     priced = stand_for(table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else table
     candidates = make_candidates(
         priced, spec, formats=request.formats, latency=latency, granularity=request.granularity, unfit=evaluator.switch.unfit()
@@ -151,12 +172,27 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Callable[[str], Non
     return Prepared(evaluator=evaluator, table=table, priced=priced, latency=latency, candidates=candidates)
 
 
-def _table(evaluator: Evaluator) -> ShapeTable:
-    """The shapes of a run: without weights where that works, else from a real one."""
+def _distance(spec: StudySpec, *, device: str) -> LpipsDistance:
+    """The study's LPIPS. Raises MissingWeightsError where its trunk is not to be had."""
     try:
-        return run_shapes(evaluator.spec).table
-    except (MeasurementError, ConfigMismatchError):  # where there are weights, a run with them is the judge of the configs
-        return evaluator.profile()
+        return study_distance(spec, device=device)
+    except MissingWeightsError as error:
+        if spec.model.random_seed is None:
+            raise
+        raise MissingWeightsError(f"{error}; a run with random weights can do with --net tiny, which is there") from None
+
+
+def _shapes(spec: StudySpec) -> ShapeRun | None:
+    """A run without weights; None where that does not work, and a run with them is the judge of the configs."""
+    try:
+        return run_shapes(spec)
+    except (MeasurementError, ConfigMismatchError):
+        return None
+
+
+def _room(spec: StudySpec, run: ShapeRun | None, device: str) -> int | None:
+    """Bytes that quantized weights may take beside the model; None where nobody knows. Raises UserError, before anything is loaded, for a model that does not fit."""
+    return None if run is None else check_fits(spec, run, device=device).room_bytes
 
 
 def find_recipe(
@@ -210,7 +246,8 @@ def select_recipe(
         study = pick_study(list_studies(store, spec.name), request.wanted, model=spec.name, database=path)
         settings = study.settings or assume_settings(request.wanted, target=spec.pricing.target, budget=study.finished)
         as_searched = SearchRequest(
-            formats=settings.formats, target=settings.target, granularity=settings.granularity, device=request.device, cache_folder=request.cache_folder
+            formats=settings.formats, target=settings.target, granularity=settings.granularity, device=request.device, cache_folder=request.cache_folder,
+            compiled=request.compiled,
         )  # fmt: skip
         prepared = prepare(spec, as_searched, say=say)
         evaluator, candidates = prepared.evaluator, prepared.candidates
@@ -269,7 +306,7 @@ def profile_study(spec: StudySpec, *, component: str | None = None, batch_size: 
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; allowed is 1 or more")
-    return run_shapes(spec, component=component, batch_size=batch_size).table
+    return run_shapes(derive_study(spec), component=component, batch_size=batch_size).table
 
 
 def verify_recipe(recipe: Recipe, spec: StudySpec, *, device: str) -> Score:
@@ -279,10 +316,13 @@ def verify_recipe(recipe: Recipe, spec: StudySpec, *, device: str) -> Score:
         RecipeMismatchError: the recipe is for another component or other Linears.
     """
     check_device(device)
-    distance = study_distance(spec, device=device)
+    spec = derive_study(spec)
+    distance = _distance(spec, device=device)
+    room = _room(spec, _shapes(spec), device)
     loaded = load_pipeline(spec, device=device)
-    recipe.apply(loaded.pipe, emulate=True)
+    recipe.apply(loaded.pipe, emulate=True, allow_random_weights=spec.model.weights == "random")
     evaluator = Evaluator(loaded, cache_folder=default_cache_folder(), distance=distance)
+    evaluator.switch.weight_cache_bytes = room
     try:
         return evaluator.score(recipe.layers, "held_out")
     finally:

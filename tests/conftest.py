@@ -32,7 +32,7 @@ title = "a random FluxPipeline for tests"
 
 [model]
 path = {folder}
-weights = "random"
+weights = "pretrained"
 
 [settings]
 height = 64

@@ -16,18 +16,20 @@ FILES = {
 
 # A module imports earlier entries only; modules of one folder may import one another.
 ORDER = (
-    "errors", "environment", "hand_lists", "spec", "strict_json", "patterns", "census", "shape_table", "profiler", "kernels", "formats", "switch", "latency",
-    "recipe_records", "recipe", "exporters", "pipelines", "painting", "stand_ins", "shape_mode", "blueprint", "skeleton",
-    "fidelity", "scoring", "candidates", "store", "calibration", "search", "naming", "verify", "workflow", "pricing", "measuring", "calibrating", "report", "cli",
+    "errors", "environment", "hand_lists", "prompts", "spec", "dry_runs", "strict_json", "fqns", "patterns", "census", "shape_table", "denoisers", "profiler",
+    "kernels", "triton_kernels", "formats", "emulation", "native", "switch", "latency", "recipe_records", "recipe", "exporters", "hub", "stand_ins", "shape_mode",
+    "blueprint", "random_weights", "guests", "skeleton", "deriving", "sizing", "weight_files", "cached", "text_memory", "pipelines", "media", "painting", "fidelity",
+    "scoring", "candidates", "store", "calibration", "search", "naming", "verify", "workflow", "planning", "pricing", "measuring", "calibrating", "report", "cli",
 )  # fmt: skip
 
 DOWNWARD = {("recipe", "exporters"): "`Recipe.to_torchao` and `to_diffusers` are shorthands, resolved when they are called"}
 
 HOMES = {  # {heavy dependency: (files that import it when they are imported, files that import it when they are used)}
-    "torchao": ({"formats.py"}, {"exporters/torchao.py"}),
-    "diffusers": (set(), {"pipelines.py", "blueprint.py", "exporters/diffusers.py"}),  # seconds to import: only who loads a pipeline or exports to it waits
-    "transformers": (set(), {"pipelines.py", "blueprint.py"}),
-    "huggingface_hub": (set(), {"pipelines.py", "blueprint.py"}),
+    "torchao": ({"formats.py", "native.py"}, {"exporters/torchao.py"}),
+    "triton": ({"triton_kernels.py"}, set()),  # comes with torch on Linux only: imported where a GPU quantizes
+    "diffusers": (set(), {"hub.py", "pipelines.py", "blueprint.py", "exporters/diffusers.py"}),  # seconds to import: only who loads a pipeline or exports to it waits
+    "transformers": (set(), {"hub.py", "blueprint.py"}),
+    "huggingface_hub": (set(), {"hub.py", "blueprint.py", "cached.py"}),
     "lpips": ({"fidelity/lpips.py"}, set()),
     "sqlalchemy": ({"store.py"}, set()),
     "mslk": (set(), set()),  # torchao's native kernels import it, we never do

@@ -214,7 +214,7 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
     [
         (["--estimator", "best"], ["--estimator is 'best'", "output, preview, gradient, local"]),
         (["--states", 0], ["--states is 0", "1 or more"]),
-        (["--prompts", -1], ["--prompts is -1", "1 or more"]),
+        (["--prompt-count", -1], ["--prompt-count is -1", "1 or more"]),
         (["--granularity", "block"], ["'block'", "group, layer"]),
         (["--format", "nvpf4"], ["'nvpf4' is unknown", "did you mean nvfp4?"]),
         (["--target", "h100", "--format", "nvfp4"], ["h100 has no nvfp4"]),

@@ -146,7 +146,7 @@ def test_a_pipeline_that_fails_leaves_no_hook(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(evaluator.painter, "paint", broken)
+    monkeypatch.setattr(evaluator.painter, "draw", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         calibrate(evaluator, candidates, store)
     assert not evaluator.loaded.denoiser._forward_hooks
@@ -156,7 +156,7 @@ def test_a_pipeline_without_denoiser_calls_is_an_error(
     evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the denoiser was never called there is nothing to record, and the message says so."""
-    monkeypatch.setattr(evaluator.painter, "paint", lambda *_, **__: torch.zeros(1))
+    monkeypatch.setattr(evaluator.painter, "draw", lambda *_, **__: None)
     with pytest.raises(MeasurementError, match="never called its denoiser"):
         calibrate(evaluator, candidates, store)
 

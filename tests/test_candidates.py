@@ -1,17 +1,21 @@
 """What may change format, what changes together, and what each change gains, on a toy transformer whose every number is known."""
 
 import dataclasses
+import hashlib
+import json
 import random
 from collections.abc import Mapping
 
 import pytest
+from torch import nn
 
+from sensitivity.blueprint import build_component
 from sensitivity.candidates import Candidates, make_candidates
 from sensitivity.errors import FormatError
 from sensitivity.hand_lists import Reasoned, RuleOfThumb
 from sensitivity.latency import LatencyModel, PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.shape_table import LinearProfile, ShapeTable
-from sensitivity.spec import FormatName, ModelSection, PromptSection, SearchSection, StudySpec
+from sensitivity.spec import FormatName, ModelSection, PromptSection, SearchSection, StudySpec, list_studies, load_spec
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
 
@@ -100,6 +104,108 @@ def test_layers_are_groups_of_their_own_with_fused_roles_together() -> None:
         **{f"blocks.attn.to_q+to_k+to_v[{i}]": tuple(f"blocks.{i}.attn.to_{x}" for x in "qkv") for i in range(2)},
         **{f"blocks.norm.linear[{i}]": (f"blocks.{i}.norm.linear",) for i in range(2)},
     }  # fmt: skip
+
+
+def table_of_study(name: str) -> tuple[ShapeTable, StudySpec]:
+    """Every Linear of a study's denoiser, called once with one row, at the priced scale."""
+    spec = load_spec(list_studies()[name])
+    linears = [
+        LinearProfile.observed(
+            fqn=fqn, k=part.in_features, n=part.out_features, m_values={1: 1}, dtype=str(part.weight.dtype)[6:], bias=part.bias is not None
+        )
+        for fqn, part in build_component(spec).named_modules() if isinstance(part, nn.Linear)
+    ]  # fmt: skip
+    return stand_for(table_of(*linears), ShapeScale(factor=spec.pricing.stands_for)), spec
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "layers", "digest"),
+    [
+        ("tiny-flux", 52, 64, "e76085bd086c2f40"),
+        ("flux1-dev", 44, 344, "1344f5aa0454b9c9"),
+        ("qwen-image", 32, 602, "adec2f02f9a2199d"),
+        ("ltx2", 52, 772, "986e92d52647e338"),
+    ],
+)
+def test_groups_of_the_studies_stay_what_they_were(name: str, groups: int, layers: int, digest: str) -> None:
+    """Names and members of groups are in the fingerprint of every search that somebody has kept: they do not change."""
+    table, spec = table_of_study(name)
+    made = make_candidates(table, spec, formats=(FP8, NVFP4), latency=PredictedLatency(get_device("b200")))
+    said = json.dumps([[group.name, list(group.fqns)] for group in made.groups])
+    assert (len(made.groups), hashlib.sha256(said.encode()).hexdigest()[:16]) == (groups, digest)
+    each = make_candidates(table, spec, formats=(FP8, NVFP4), latency=PredictedLatency(get_device("b200")), granularity="layer")
+    assert len(each.groups) == layers
+
+
+def unet() -> ShapeTable:
+    """Two attentions of two blocks in one down block, one of four in another, one in the middle; two Linears a block, one an attention."""
+    attentions = {
+        "down_blocks.1.attentions.0": 2,
+        "down_blocks.1.attentions.1": 2,
+        "down_blocks.2.attentions.0": 4,
+        "mid_block.attentions.0": 1,
+    }
+    fqns = [
+        f"{a}.transformer_blocks.{i}.{role}"
+        for a, blocks in attentions.items()
+        for i in range(blocks)
+        for role in ("attn1.to_out", "ff.net.2")
+    ]
+    return table_of(*(linear(fqn) for fqn in (*fqns, *(f"{a}.proj_in" for a in attentions))))
+
+
+def test_blocks_inside_of_blocks_share_their_roles() -> None:
+    """A UNet's blocks are split into depth bands for each down, mid and up block, since those differ in width; indices that count blocks are in no role."""
+    stack = "down_blocks.attentions.transformer_blocks"
+    found = {name: len(fqns) for name, fqns in groups_of(make(unet(), spec_of(depth_bands=2))).items()}
+    assert found == {
+        f"{stack}.attn1.to_out[1.0.0-1.0.1]": 2, f"{stack}.ff.net.2[1.0.0-1.0.1]": 2, f"{stack}.attn1.to_out[1.1.0-1.1.1]": 2, f"{stack}.ff.net.2[1.1.0-1.1.1]": 2,
+        f"{stack}.attn1.to_out[2.0.0-2.0.1]": 2, f"{stack}.ff.net.2[2.0.0-2.0.1]": 2, f"{stack}.attn1.to_out[2.0.2-2.0.3]": 2, f"{stack}.ff.net.2[2.0.2-2.0.3]": 2,
+        "mid_block.attentions.transformer_blocks.attn1.to_out[0.0]": 1, "mid_block.attentions.transformer_blocks.ff.net.2[0.0]": 1,
+        "down_blocks.attentions.proj_in[1.0]": 1, "down_blocks.attentions.proj_in[1.1]": 1, "down_blocks.attentions.proj_in[2.0]": 1,
+        "mid_block.attentions.proj_in[0]": 1,
+    }  # fmt: skip
+    one = groups_of(make(unet(), spec_of(depth_bands=1)))
+    assert one[f"{stack}.ff.net.2[1.0.0-1.1.1]"] == tuple(
+        f"down_blocks.1.attentions.{a}.transformer_blocks.{b}.ff.net.2" for a in (0, 1) for b in (0, 1)
+    )
+    assert len(make(unet(), spec_of(), granularity="layer").groups) == len(unet().linears)
+
+
+def test_sdxl_has_as_many_groups_as_other_models() -> None:
+    """743 Linears in 40 groups, not one for almost each of them."""
+    table, spec = table_of_study("sdxl")
+    assert len(make_candidates(table, spec, formats=(FP8, NVFP4), latency=PredictedLatency(get_device("b200"))).groups) == 40
+
+
+@pytest.mark.parametrize(
+    ("fused", "expected"),
+    [
+        ([["attn1.to_q", "attn1.to_k"]], {"blocks.attn1.to_q+to_k[0]", "blocks.attn2.to_q[0]", "blocks.attn2.to_k[0]", "attn1.to_q+to_k"}),
+        (
+            [["attn1.to_q", "attn2.to_q"]],
+            {"blocks.attn1.to_q+attn2.to_q[0]", "blocks.attn1.to_k[0]", "blocks.attn2.to_k[0]", "attn1.to_q+attn2.to_q"},
+        ),
+        ([["attn1.to_q", "attn1.to_k"], ["to_q", "to_k"]], {"blocks.attn1.to_q+to_k[0]", "blocks.attn2.to_q+to_k[0]", "attn1.to_q+to_k"}),
+        (
+            [["n1.to_q", "n1.to_k"]],
+            {"blocks.attn1.to_q[0]", "blocks.attn1.to_k[0]", "blocks.attn2.to_q[0]", "blocks.attn2.to_k[0]", "attn1.to_q"},
+        ),
+    ],
+)
+def test_fused_roles_may_be_the_last_parts_of_a_name(fused: list[list[str]], expected: set[str]) -> None:
+    """Whole parts decide, not letters; one attention's q and k can be fused and another's not; the first family that has a role counts."""
+    names = [f"blocks.0.{attn}.{role}" for attn in ("attn1", "attn2") for role in ("to_q", "to_k")]
+    assert set(groups_of(make(table_of(*map(linear, [*names, "attn1.to_q"])), spec_of(fused=fused)))) == expected
+
+
+def test_patterns_that_match_nothing_are_reported() -> None:
+    """What a study always skips, and is not there, is named in the order written; the others work."""
+    skips = [{"pattern": pattern, "reason": "r"} for pattern in ("adaln_single.*", "out", "proj")]
+    candidates = make(transformer(), spec_of(always_skip=skips))
+    assert candidates.dead == ("adaln_single.*", "proj")
+    assert candidates.fixed["out"] == "always skipped: r"
+    assert make(transformer(), spec_of()).dead == ()
 
 
 def test_each_linear_is_in_one_group_or_fixed() -> None:

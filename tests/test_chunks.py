@@ -9,6 +9,7 @@ import torch
 
 from sensitivity.errors import MeasurementError, SpecError
 from sensitivity.fidelity._base import PartialScore, Score
+from sensitivity.media import Media
 from sensitivity.painting import Painter
 from sensitivity.pipelines import LoadedPipeline, load_pipeline
 from sensitivity.scoring import Evaluator
@@ -79,7 +80,7 @@ def test_drawing_ends_where_the_looker_says_no(make: Make) -> None:
     assert ended.per_prompt == pytest.approx(full.per_prompt[:2], rel=1e-4)
     assert (ended.net, ended.prompts, ended.share) == ("tiny", 3, pytest.approx(2 / 3))
     assert ended.mean == pytest.approx(sum(full.per_prompt[:2]) / 2, rel=1e-4)
-    assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=1), evaluator.references("search"))
+    assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=1), evaluator.references("search").pictures)
 
 
 def test_a_picture_that_is_not_finite_is_an_error_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +88,7 @@ def test_a_picture_that_is_not_finite_is_an_error_at_once(make: Make, monkeypatc
     evaluator = make(chunk=1)
     evaluator.references("search")
     drawn: list[int] = []
-    monkeypatch.setattr(Painter, "paint", lambda _self, texts, _seeds, **_: torch.full((len(texts), 3, 64, 64), torch.nan))
+    monkeypatch.setattr(Painter, "draw", lambda _self, texts, _seeds, **_: Media(pictures=torch.full((len(texts), 3, 64, 64), torch.nan)))
     with pytest.raises(MeasurementError, match=r"1 of 1 pictures have no finite distance"):
         evaluator.score({}, "search", after_batch=drawn.append, keep_going=lambda _: pytest.fail("looked at NaN"))
     assert drawn == [1]
@@ -110,7 +111,8 @@ def test_the_noise_floor_is_that_of_the_chunk(make: Make) -> None:
     """One picture at a time has none; two at a time are held against one at a time."""
     assert make(chunk=1).noise_floor is None
     evaluator = make(chunk=2)
-    expected = evaluator.distance(evaluator.references("search", batch_size=1), evaluator.references("search", batch_size=2)).mean()
+    alone, together = (evaluator.references("search", batch_size=size).pictures for size in (1, 2))
+    expected = evaluator.distance(alone, together).mean()
     assert evaluator.noise_floor == float(expected)
 
 

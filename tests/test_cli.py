@@ -228,6 +228,20 @@ def test_missing_lpips_weights_say_how_to_get_them(
         assert word in ran.err
 
 
+def test_a_pattern_that_matches_nothing_is_said(run: Run, tiny_study: Path, tmp_path: Path) -> None:
+    """`search` and `calibrate` warn of each always-skip pattern of the study that names no Linear, and only of those."""
+    skips = 'depth_bands = 2\nalways_skip = [{ pattern = "adaln.*", reason = "r" }, { pattern = "proj_out", reason = "r" }]'
+    study = changed(tiny_study, tmp_path, ("depth_bands = 2", skips))
+    for ran in (
+        run("search", "--model", study, "--budget", 1, "--json", "-", "--storage", "s.db", "--out", "r.json"),
+        run("calibrate", "--model", study, "--storage", "s.db", "--states", 1, "--prompt-count", 1, "--estimator", "local", "--json", "-"),
+    ):
+        assert ran.code == 0
+        assert "warning: 'adaln.*' of the study's always_skip matches no Linear" in ran.err
+        assert "'proj_out' of the study's" not in ran.err
+        json.loads(ran.out)
+
+
 def test_profiling_needs_no_lpips_weights(run: Run, tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile compares no pictures, so that missing weights do not stop it."""
     monkeypatch.setattr("sensitivity.scoring.LpipsDistance", lambda *_a, **_o: pytest.fail("LPIPS was loaded"))
@@ -239,7 +253,7 @@ def test_a_hub_id_without_a_network_fails_in_seconds(run: Run, monkeypatch: pyte
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("sensitivity.pipelines.HUB_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("sensitivity.hub.HUB_TIMEOUT_S", 0.5)
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as silent:
@@ -259,7 +273,7 @@ def test_a_hub_id_without_a_network_fails_in_seconds(run: Run, monkeypatch: pyte
         ("height = 64", 'height = "tall"'),
         ("height = 64", 'prompt = "another"\nheight = 64'),
         ("height = 64", "hieght = 64"),
-        ('weights = "random"', 'weights = "random"\ncomponent = "unet"'),
+        ('weights = "pretrained"', 'weights = "pretrained"\ncomponent = "unet"'),
     ],
     ids=["no steps", "height a text", "prompt as setting", "setting misspelt", "component missing"],
 )
@@ -286,19 +300,25 @@ def test_configs_that_contradict_one_another_are_a_mistake(run: Run, tmp_path: P
 
 
 @pytest.mark.parametrize("command", [["profile"], ["latency", "--format", "mxfp8"]], ids=["profile", "latency"])
-def test_a_second_denoiser_is_told(run: Run, tmp_path: Path, command: list[str]) -> None:
-    """Where a pipeline has two denoisers, stderr names the one that is not treated and the option that treats it; one alone needs no word."""
+def test_a_second_denoiser_that_is_left_out_is_told(run: Run, tmp_path: Path, command: list[str]) -> None:
+    """Two denoisers are treated together, without a word; where a study or an option names one, stderr names the other and the key that treats it."""
     save_toy("wan", tmp_path)
     assert "notice" not in run(*command, "--model", tmp_path, *SMALL).err
     shutil.copytree(tmp_path / "transformer", tmp_path / "transformer_2")
     path = tmp_path / "model_index.json"
     index = json.loads(path.read_text())
     path.write_text(json.dumps(index | {"transformer_2": index["transformer"], "boundary_ratio": 0.9}))
-    ran = run(*command, "--model", tmp_path, *SMALL, "--json", "-")
+    both = run(*command, "--model", tmp_path, *SMALL, "--json", "-")
+    assert "notice" not in both.err
+    assert {row["fqn"].partition(".")[0] for row in json.loads(both.out)["linears"]} == {"transformer", "transformer_2"}
+    study = tmp_path / "one.toml"
+    study.write_text(f'name = "one"\n[model]\npath = {json.dumps(str(tmp_path))}\n')
+    ran = run(*command, "--model", study, *SMALL, "--json", "-")
     assert ran.code == 0
     assert "more than one denoiser; the Linears of transformer_2 (called 4 x)" in ran.err
     assert "--component transformer_2" in ran.err
-    json.loads(ran.out)
+    assert "`model.components` in a study TOML treats them together" in ran.err
+    assert len(json.loads(ran.out)["linears"]) == len(json.loads(both.out)["linears"]) / 2
     if command == ["profile"]:
         assert "Linears of transformer (called 4 x)" in run("profile", "--model", tmp_path, *SMALL, "--component", "transformer_2").err
         assert "notice" not in run("profile", "--model", tmp_path, *SMALL, "--component", "text_encoder").err
@@ -383,7 +403,7 @@ def test_searching_again_draws_no_trial_and_says_that_it_continues(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command on a finished study says so and writes the same recipe from what is stored, without one picture."""
-    monkeypatch.setattr("sensitivity.painting.Painter.paint", plain_profile_only())
+    monkeypatch.setattr("sensitivity.painting.Painter.draw", plain_profile_only())
     ran = run("search", "--model", tiny_study, "--budget", 3, "--out", "again.json", "--storage", searched["storage"])
     assert ran.code == 0, ran.err
     assert "continuing study" in ran.out
@@ -396,7 +416,7 @@ def test_select_writes_the_searchs_recipe_and_draws_nothing(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`select` on a finished study prints its front and how the winner was named, and without constraints writes the recipe of the search."""
-    monkeypatch.setattr("sensitivity.painting.Painter.paint", plain_profile_only())
+    monkeypatch.setattr("sensitivity.painting.Painter.draw", plain_profile_only())
     ran = run("select", "--model", tiny_study, "--out", "s.json", "--storage", searched["storage"], "--json", "-")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == json.loads(Path("s.json").read_text()) == json.loads(searched["recipe"].read_text())
@@ -415,7 +435,7 @@ def test_unmet_constraints_show_the_front_first(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """Where nothing is fast enough, the front is printed, the message has what it offers, the exit code is 2 and no recipe is written."""
-    monkeypatch.setattr("sensitivity.painting.Painter.paint", plain_profile_only())
+    monkeypatch.setattr("sensitivity.painting.Painter.draw", plain_profile_only())
     more = ["--budget", 3] if command == "search" else []
     ran = run(command, "--model", tiny_study, *more, "--max-seconds", 1e-9, "--out", "u.json", "--storage", searched["storage"])
     assert ran.code == 2
@@ -437,17 +457,17 @@ def test_two_studies_are_told_apart_by_their_settings(run: Run, searched: dict[s
 
 
 def plain_profile_only() -> Any:
-    """A `Painter.paint` that draws one picture, for the profile, and fails on a second call."""
+    """A `Painter.draw` that draws one picture, for the profile, and fails on a second call."""
     from sensitivity.painting import Painter
 
-    plain, calls = Painter.paint, []
+    plain, calls = Painter.draw, []
 
-    def paint(self: Painter, *arguments: Any, **options: Any) -> torch.Tensor:
+    def draw(self: Painter, *arguments: Any, **options: Any) -> Any:
         calls.append(1)
         assert len(calls) == 1, "pictures were drawn"
         return plain(self, *arguments, **options)
 
-    return paint
+    return draw
 
 
 def test_profile_json(run: Run, tiny_study: Path, tmp_path: Path) -> None:
@@ -490,11 +510,14 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
     """`verify` draws the held-out pictures again and finds the recipe's own LPIPS to the last bit."""
     ran = run("verify", searched["recipe"], "--model", tiny_study, "--json", "-")
     data = json.loads(ran.out)
-    assert set(data) == {"lpips", "ci95", "per_prompt", "recipe_lpips", "recipe_ci95", "inside"}
+    assert set(data) == {"lpips", "ci95", "per_prompt", "recipe_lpips", "recipe_ci95", "inside", "detail_db"}
     assert data["lpips"] == data["recipe_lpips"] > 0
     assert data["recipe_ci95"] == json.loads(searched["recipe"].read_text())["fidelity"]["lpips"]["ci95"]
+    assert data["detail_db"] == json.loads(searched["recipe"].read_text())["fidelity"]["detail_db"]
+    assert data["detail_db"]["mean"] > 0
     assert data["inside"] is True
     assert "the same" in ran.err
+    assert f"detail {data['detail_db']['mean']:.3g} dB" in ran.err
     assert "inside the interval that the recipe states" in ran.err
 
 

@@ -16,17 +16,14 @@ from torch._dynamo.testing import CompileCounter
 
 from sensitivity.errors import FormatError, MeasurementError, UserError
 from sensitivity.latency import end_to_end
-from sensitivity.latency.end_to_end import (
+from sensitivity.latency.end_to_end import materialize, measure_calls, measure_pipeline, weight_bytes
+from sensitivity.latency.regions import (
     check_recompile_limit,
     compile_denoiser,
     count_block_patterns,
     default_recompile_limit,
-    materialize,
-    measure_calls,
-    measure_pipeline,
     regions_of,
     restore_denoiser,
-    weight_bytes,
 )
 from sensitivity.spec import FormatName
 from sensitivity.verify import count_stack_patterns

@@ -16,8 +16,9 @@ from sensitivity.calibration.local import jobs_by_linear, local_error
 from sensitivity.calibration.preview import Replay
 from sensitivity.calibration.states import pick_calls, record_states
 from sensitivity.candidates import Candidates, make_candidates
+from sensitivity.emulation import emulated_linear
 from sensitivity.errors import MeasurementError, UserError
-from sensitivity.formats import emulated_linear, get_format
+from sensitivity.formats import get_format
 from sensitivity.latency import PredictedLatency, ShapeScale, get_device, stand_for
 from sensitivity.pipelines import LoadedPipeline, load_pipeline
 from sensitivity.scoring import Evaluator
@@ -229,8 +230,8 @@ def test_the_last_preview_is_the_picture(evaluator: Evaluator) -> None:
     drawn = evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3)
     replay = Replay(evaluator, 3)
     assert replay.steps == 2
-    assert float((replay.preview(1) - drawn).abs().mean()) < 0.005  # the scheduler rounds sigma v to bf16
-    assert float((replay.preview(0) - drawn).abs().mean()) > 0.02
+    assert float((replay.preview(1).pictures - drawn).abs().mean()) < 0.005  # the scheduler rounds sigma v to bf16
+    assert float((replay.preview(0).pictures - drawn).abs().mean()) > 0.02
     assert "forward" not in vars(denoiser)
     assert "step" not in vars(scheduler)
     assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3), drawn)

@@ -31,7 +31,7 @@ def make_recipe(fqns: Iterable[str], quantized: Iterable[str], *formats: str, **
     layers = dict.fromkeys(fqns, "bf16") | {fqn: formats[place % len(formats)] for place, fqn in enumerate(chosen)}
     model = {
         "id": "toy\nproj_out", "revision": None, "pipeline_class": "FluxPipeline", "component": "transformer",
-        "component_class": "FluxTransformer2DModel", "weights": "random",
+        "component_class": "FluxTransformer2DModel", "weights": "pretrained",
     }  # fmt: skip
     latency = {"bf16_s": 3.0, "quantized_s": 2.0, "speedup": 1.5, "source": "predicted", "target": "b200", "batch_size": 1}
     lpips = {"mean": 0.15, "ci95": [0.1, 0.2], "net": "alex", "noise_floor": None, "prompts": ["a"], "seeds": [1], "per_prompt": [0.15]}
@@ -123,7 +123,7 @@ def test_skip_list_text() -> None:
     assert tuple(entries) == recipe.skip
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert "every other Linear is nvfp4" in header
-    assert "model: toy proj_out, revision not given, random weights" in header
+    assert "model: toy proj_out, revision not given, pretrained weights" in header
     assert "3 s in bf16, 2 s quantized, 1.5x, predicted for b200, batch size 1, compile mode none" in header
     assert "LPIPS (alex): 0.15, 95% interval 0.1 to 0.2, noise floor not measured, 1 pictures" in header
 

@@ -24,6 +24,7 @@ from sensitivity.errors import MeasurementError, MissingWeightsError
 from sensitivity.fidelity._base import bootstrap_interval, score_of
 from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
+from sensitivity.media import Media
 
 
 def pictures_of(count: int, size: int = 64, *, seed: int) -> Tensor:
@@ -191,12 +192,15 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("net", "model"), [("alex", "alexnet"), ("vgg", "vgg16"), ("squeeze", "squeezenet1_1")])
-def test_missing_published_weights_say_how_to_get_them(torch_home: Path, net: str, model: str) -> None:
-    """Without weights and network the message has the file, the folder where it belongs and the command that gets it."""
+def test_missing_published_weights_say_how_to_get_them(torch_home: Path, net: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without weights and network the message has the file, the folder where it belongs and the command that gets it; stdout stays free for JSON."""
     with pytest.raises(MissingWeightsError, match=rf"{model}\(weights='DEFAULT'\)") as caught:
         LpipsDistance(net, weights=None, device="cpu")
     assert str(torch_home) in str(caught.value)
     assert 'net = "tiny"' in str(caught.value)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Downloading" in said.err
 
 
 def test_damaged_published_weights_say_so(torch_home: Path) -> None:
@@ -251,14 +255,14 @@ def test_interval_of_two_values_spans_them() -> None:
 
 
 class Drawing:
-    """Draws the same pictures each time and counts."""
+    """Draws the same media each time and counts."""
 
     def __init__(self, seed: int = 0) -> None:
         self.count, self.pictures = 0, pictures_of(2, 8, seed=seed)
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> Media:
         self.count += 1
-        return self.pictures.clone()
+        return Media(pictures=self.pictures.clone())
 
 
 KEY = {"weights": "abc", "prompts": ["a", "ü"], "batch_size": 2, "steps": 8}
@@ -277,8 +281,8 @@ def test_references_are_drawn_once(tmp_path: Path) -> None:
     for key in (KEY, dict(reversed(KEY.items()))):
         again, from_disk = ReferenceCache(tmp_path / "new" / "folder").get(key, draw=drawing)
         assert from_disk
-        assert torch.equal(first, again)
-    assert torch.equal(first, drawing.pictures)
+        assert torch.equal(first.pictures, again.pictures)
+    assert torch.equal(first.pictures, drawing.pictures)
     assert drawing.count == 1
 
 
@@ -288,9 +292,9 @@ def test_a_changed_key_draws_again(tmp_path: Path, change: dict[str, object]) ->
     old, new = Drawing(0), Drawing(1)
     cache = ReferenceCache(tmp_path)
     cache.get(KEY, draw=old)
-    pictures, from_disk = cache.get(KEY | change, draw=new)
+    media, from_disk = cache.get(KEY | change, draw=new)
     assert not from_disk
-    assert torch.equal(pictures, new.pictures)
+    assert torch.equal(media.pictures, new.pictures)
     assert cache.get(KEY, draw=old)[1]
 
 
@@ -312,14 +316,14 @@ def test_damaged_references_are_noticed_and_drawn_again(tmp_path: Path, caplog: 
         flipped = good[:-5] + bytes([good[-5] ^ 1]) + good[-4:]
         path.write_bytes({"truncated": good[:-1], "emptied": b"", "flipped": flipped, "text": b"hello"}[damage])
     with caplog.at_level(logging.WARNING):
-        pictures, from_disk = cache.get(KEY, draw=drawing)
+        media, from_disk = cache.get(KEY, draw=drawing)
     assert "drawn again" in caplog.text
     assert not from_disk
-    assert torch.equal(pictures, drawing.pictures)
+    assert torch.equal(media.pictures, drawing.pictures)
     if damage != "a folder":
         again, from_disk = cache.get(KEY, draw=drawing)
         assert from_disk
-        assert torch.equal(again, drawing.pictures)
+        assert torch.equal(again.pictures, drawing.pictures)
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
@@ -332,9 +336,9 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
     places = [*range(header), *range(header, len(good), 97)]
     for i, place in enumerate(places):
         path.write_bytes(good[:place] + bytes([good[place] ^ (1 << i % 8)]) + good[place + 1 :])
-        pictures, _ = cache.get(KEY, draw=drawing)
-        assert pictures.dtype == torch.float32
-        assert torch.equal(pictures, drawing.pictures)
+        media, _ = cache.get(KEY, draw=drawing)
+        assert media.pictures.dtype == torch.float32
+        assert torch.equal(media.pictures, drawing.pictures)
     assert drawing.count > len(places) * 0.9
 
 
@@ -346,9 +350,9 @@ def test_an_unwritable_folder_costs_time_not_the_run(tmp_path: Path, caplog: pyt
     drawing = Drawing()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            pictures, from_disk = ReferenceCache(folder).get(KEY, draw=drawing)
+            media, from_disk = ReferenceCache(folder).get(KEY, draw=drawing)
             assert not from_disk
-            assert torch.equal(pictures, drawing.pictures)
+            assert torch.equal(media.pictures, drawing.pictures)
     assert drawing.count == 2
     assert "cannot be kept" in caplog.text
 

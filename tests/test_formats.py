@@ -23,9 +23,11 @@ from torchao.quantization import quantize_
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
 
-from sensitivity import formats, kernels
+from sensitivity import formats, kernels, native
+from sensitivity.emulation import emulated_linear
 from sensitivity.errors import FormatError
-from sensitivity.formats import QuantizedOperand, emulated_linear, get_format, quantize_native
+from sensitivity.formats import QuantizedOperand, get_format
+from sensitivity.native import quantize_native
 from sensitivity.spec import FormatName
 
 QUANTIZED = ["mxfp8", "nvfp4", "fp8"]
@@ -521,11 +523,12 @@ def test_native_configs_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch)
     assert f8.set_inductor_config is False
     assert [type(g).__name__ for g in f8.granularity] == ["PerRow", "PerRow"]
     for available in (True, False):
-        monkeypatch.setattr(formats, "mslk_is_available", lambda available=available: available)
+        for module in (formats, native):
+            monkeypatch.setattr(module, "mslk_is_available", lambda available=available: available)
         nv = get_format("nvfp4").native_config()
         assert (nv.use_triton_kernel, nv.use_dynamic_per_tensor_scale) == (available, True)
-        assert (formats.mslk_advice() is None) == available
-    assert "pip install mslk" in str(formats.mslk_advice())
+        assert (native.mslk_advice() is None) == available
+    assert "pip install mslk" in str(native.mslk_advice())
     with pytest.raises(FormatError, match="choose mxfp8, nvfp4 or fp8"):
         get_format("bf16").native_config()
 
@@ -585,6 +588,6 @@ def test_quantize_native_refuses_before_it_starts(wanted: dict[str, str], messag
 
 def test_versions_and_imports() -> None:
     """The versions that decide the numbers are named, and importing the package imports no torch."""
-    assert set(formats.describe_versions()) == {"torch", "torchao", "mslk"}
+    assert set(native.describe_versions()) == {"torch", "torchao", "mslk"}
     code = "import sys, sensitivity; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

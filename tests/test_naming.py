@@ -220,9 +220,9 @@ def simulate_coverage(bounds: Constraints, *, runs: int, spread: float = 0.8, sh
     "bounds", [Constraints(max_lpips=0.012), Constraints(max_seconds=1.5), Constraints()], ids=lambda bounds: bounds.rule
 )
 def test_the_true_mean_of_the_winner_lies_in_its_stated_interval(bounds: Constraints) -> None:
-    """In 150 simulated searches 95 % are expected; 90 to 99 are within the chance of 150, and what a plain bootstrap of the winner gives is less."""
+    """In 150 simulated searches at least 95 % are expected; 91 are within the chance of 150, and what a plain bootstrap of the winner gives is less."""
     found = simulate_coverage(bounds, runs=150)
-    assert 0.9 <= found["coverage"] <= 0.995
+    assert found["coverage"] >= 0.91
     assert found["naive"] < found["coverage"]
     assert abs(found["bias"]) < 0.5
     assert found["unnamed"] < 0.1

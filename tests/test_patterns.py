@@ -72,9 +72,10 @@ def test_falling_ranges_and_lengths_are_refused() -> None:
 
 
 def test_fqns() -> None:
-    """FQNs are dotted words; paths, blanks, newlines and empty segments are not."""
-    assert all(map(is_fqn, UNIVERSE))
-    assert not any(map(is_fqn, ["", "a..b", ".a", "a.", "a/b", "../a", "a b", "a\n", "a-b", "a" * 513]))
+    """FQNs are dotted words, hyphens among them (Z-Image's `all_x_embedder.2-1`); paths, blanks, newlines and empty segments are not."""
+    assert all(map(is_fqn, [*UNIVERSE, "all_x_embedder.2-1"]))
+    assert expand(["all_x_embedder.2-1"], ["all_x_embedder.2-1", "all_x_embedder.1"]).matched == {"all_x_embedder.2-1"}
+    assert not any(map(is_fqn, ["", "a..b", ".a", "a.", "a/b", "../a", "a b", "a\n", "a" * 513]))
 
 
 def test_expand_reports_dead_patterns() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sensitivity.errors import MeasurementError, PatternError, UserError
 from sensitivity.profiler import profile_module, profile_run, record_linears
-from sensitivity.shape_table import LinearProfile, ShapeTable, block_of, role_of
+from sensitivity.shape_table import LinearProfile, ShapeTable
 
 
 class TwoLinearsOneUnused(nn.Module):
@@ -216,24 +216,6 @@ def test_quantized_weight_keeps_its_logical_shape() -> None:
     net.weight = nn.Parameter(NVFP4Tensor.to_nvfp4(net.weight.data), requires_grad=False)
     linear = profile_module(net, torch.zeros(4, 32, dtype=torch.bfloat16)).linears[0]  # weight only: computes on a CPU too
     assert (linear.m, linear.k, linear.n, linear.dtype) == (4, 32, 16, "bfloat16")
-
-
-@pytest.mark.parametrize(
-    ("fqn", "block", "role"),
-    [
-        ("transformer_blocks.3.attn.to_q", "transformer_blocks.3", "transformer_blocks.attn.to_q"),
-        ("transformer_blocks.12.attn.to_out.0", "transformer_blocks.12", "transformer_blocks.attn.to_out.0"),
-        ("transformer_blocks.0.ff.net.0.proj", "transformer_blocks.0", "transformer_blocks.ff.net.0.proj"),
-        ("single_transformer_blocks.0.proj_out", "single_transformer_blocks.0", "single_transformer_blocks.proj_out"),
-        ("time_text_embed.timestep_embedder.linear_1", "", "time_text_embed.timestep_embedder.linear_1"),
-        ("heads.2", "heads.2", "heads"),
-        ("0", "0", "0"),
-        ("", "", ""),
-    ],
-)
-def test_block_and_role(fqn: str, block: str, role: str) -> None:
-    """The block ends at the first index, the role leaves that index out and keeps those inside."""
-    assert (block_of(fqn), role_of(fqn)) == (block, role)
 
 
 def test_json_contract() -> None:

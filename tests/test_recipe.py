@@ -51,7 +51,7 @@ def make_data(**changes: Any) -> dict[str, Any]:
         "name": "toy-mxfp8-b200",
         "model": {
             "id": "toy", "revision": None, "pipeline_class": "ToyPipeline", "component": "transformer",
-            "component_class": "TwoBlockNet", "weights": "random",
+            "component_class": "TwoBlockNet", "components": {}, "weights": "pretrained",
         },
         "layers": dict(LAYERS),
         "skip": ["blocks.0.down", "blocks.1.down"],
@@ -61,7 +61,11 @@ def make_data(**changes: Any) -> dict[str, Any]:
             "lpips": {
                 "mean": 0.15, "ci95": [0.1, 0.2], "net": "tiny", "noise_floor": 0.01, "prompts": ["a", "b"], "seeds": [1, 2],
                 "per_prompt": [0.1, 0.2], "simultaneous": 1,
-            }
+            },
+            "frames": {"stride": 2, "lpips": [[0.1, 0.1], [0.1, 0.3]]},
+            "motion": {"mean": 0.0, "noise_floor": None, "per_prompt": [0.0, 0.0]},
+            "detail_db": {"mean": 0.3, "noise_floor": 0.1, "per_prompt": [0.2, 0.4]},
+            "audio": {"mean": 0.5, "noise_floor": 0.2, "per_prompt": [0.5, 0.5], "weight": 0.5, "max_distance": None},
         },
         "memory": {"bf16_bytes": 1000, "quantized_bytes": 600, "source": "predicted"},
         "block_patterns": {"ModuleDict": 1},
@@ -69,7 +73,7 @@ def make_data(**changes: Any) -> dict[str, Any]:
         "choice": None,
         "verified": None,
         "environment": {"torch": "2.15", "gpu": None},
-        "front": [{"name": "t7", "latency": dict(latency), "lpips": 0.15}],
+        "front": [{"name": "t7", "latency": dict(latency), "lpips": 0.15, "audio": 0.4}],
     }  # fmt: skip
     return {**data, **changes}
 
@@ -97,7 +101,7 @@ def test_round_trip_keeps_everything(tmp_path: Path) -> None:
     """Loading what was saved gives an equal recipe, fields of a later version at every level included."""
     data = make_data(schema_version="1.7", later={"a": [1, 2.5, "é", None, True]})
     data["latency"]["std_s"] = 0.01
-    data["fidelity"]["audio"] = {"stft": 0.2}
+    data["fidelity"]["smell"] = {"ppm": 0.2}
     data["patterns"][0]["trial"] = 3
     first = Recipe.from_mapping(data)
     path = first.save(tmp_path / "r.json")
@@ -429,7 +433,8 @@ def test_emulation_goes_through_the_switch(monkeypatch: pytest.MonkeyPatch) -> N
 def test_emulation_computes_the_quantized_product() -> None:
     """With the real switch, outputs equal those of a net whose chosen Linears compute by the format's own emulation."""
     pytest.importorskip("sensitivity.switch")
-    from sensitivity.formats import emulated_linear, get_format
+    from sensitivity.emulation import emulated_linear
+    from sensitivity.formats import get_format
 
     x = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
     net, fmt = _net(), get_format("mxfp8")
@@ -484,9 +489,9 @@ def test_refused_shapes_and_dtypes_raise() -> None:
 @pytest.mark.usefixtures("blackwell")
 def test_layers_left_unquantized_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that leaves a layer as it was, without a word, is found out."""
-    import sensitivity.formats
+    import sensitivity.native
 
-    monkeypatch.setattr(sensitivity.formats, "quantize_native", lambda _module, _formats: None)
+    monkeypatch.setattr(sensitivity.native, "quantize_native", lambda _module, _formats: None)
     with pytest.raises(RecipeError, match=r"found Linears that stayed in bf16: 3 \(blocks.0.up, blocks.1.up, head\)"):
         make_recipe().apply(_net())
 

@@ -110,8 +110,8 @@ def test_a_search_is_a_function_of_seed_and_scores(calibrated: bool) -> None:
 
 def test_proposals_of_one_history_differ_by_index() -> None:
     """Workers that know the same trials, but are at different indices, ask for different savings."""
-    candidates, damage = world(12, 2, seed=0)
-    history = play(KnapsackProposer(candidates, seed=3, errors=errors_of(damage)), damage, 6)
+    candidates, damage = world(24, 2, seed=0)
+    history = play(KnapsackProposer(candidates, seed=3, errors=errors_of(damage)), damage, 8)
     proposer = KnapsackProposer(candidates, seed=3, errors=errors_of(damage))
     assert len({proposer.next_choice(history, {obs.choice for obs in history}, index) for index in range(8)}) > 1
 

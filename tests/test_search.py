@@ -19,6 +19,7 @@ import torch
 
 from sensitivity.errors import ConstraintError, MeasurementError, OutputError, RecipeMismatchError, StoreError, UserError
 from sensitivity.fidelity._base import Score
+from sensitivity.media import Media
 from sensitivity.naming import name_of
 from sensitivity.painting import Painter
 from sensitivity.pipelines import load_pipeline
@@ -40,9 +41,9 @@ import os, sys, time
 from sensitivity import cli
 from sensitivity.scoring import Evaluator
 
-plain, calls = Evaluator.paint, 0
+plain, calls = Evaluator.draw, 0
 
-def paint(self, formats, split, **kwargs):
+def draw(self, formats, split, **kwargs):
     global calls
     calls += 1
     if calls == int(os.environ["STOP_AT"]):
@@ -50,7 +51,7 @@ def paint(self, formats, split, **kwargs):
         time.sleep(300)
     return plain(self, formats, split, **kwargs)
 
-Evaluator.paint = paint
+Evaluator.draw = draw
 cli.main()
 """
 
@@ -208,10 +209,10 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
     whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When files may not be written past a size in the second trial, the search ends with a message about room; with room it goes on to the same end."""
-    database, plain = tmp_path / "full.db", Evaluator.paint
+    database, plain = tmp_path / "full.db", Evaluator.draw
     asked: list[int] = []
 
-    def paint(self: Evaluator, formats: Any, split: Any, **more: Any) -> torch.Tensor:
+    def draw(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
         asked.append(1)
         if len(asked) == 2:
             size = database.stat().st_size
@@ -219,7 +220,7 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
         return plain(self, formats, split, **more)
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(Evaluator, "paint", paint)
+    monkeypatch.setattr(Evaluator, "draw", draw)
     try:
         with pytest.raises(OutputError, match=r"cannot be written .*disk with room.*goes on"):
             continue_in_process(tiny_study, base, database)
@@ -406,7 +407,7 @@ def test_a_recipe_draws_the_winning_trials_pictures(whole: SearchOutcome, prepar
     texts, seeds = prepared.evaluator.prompts("search")
     pictures = Painter(fresh).paint(texts, seeds, batch_size=3)
     assert torch.equal(pictures, prepared.evaluator.paint(prepared.candidates.decode(whole.chosen.choice), "search"))
-    assert not torch.equal(pictures, prepared.evaluator.references("search"))
+    assert not torch.equal(pictures, prepared.evaluator.references("search").pictures)
 
 
 def test_a_recipe_of_another_model_is_refused_by_name(whole: SearchOutcome, tiny_study: Path) -> None:
@@ -446,7 +447,7 @@ def test_constraints_that_nothing_meets_are_explained(tiny_study: Path, base: Pa
 
 
 def no_pictures(*_arguments: Any, **_options: Any) -> torch.Tensor:
-    """Stands for `Painter.paint` where nothing may be drawn."""
+    """Stands for `Painter.draw` where nothing may be drawn."""
     raise AssertionError("pictures were drawn")
 
 
@@ -454,7 +455,7 @@ def test_selecting_without_constraints_gives_the_searchs_recipe(
     whole: SearchOutcome, tiny_study: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same study gives the same recipe, settings and all, from the database alone: no picture is drawn."""
-    monkeypatch.setattr(Painter, "paint", no_pictures)
+    monkeypatch.setattr(Painter, "draw", no_pictures)
     outcome = select_recipe(load_spec(tiny_study), SelectRequest(storage=base / "whole.db", cache_folder=base / "references"))
     assert outcome.recipe == whole.recipe
     assert essence(outcome.result.trials) == essence(whole.result.trials)
@@ -466,13 +467,13 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     """The front's slow end is named with max_seconds just above bf16's; what is drawn is held out, was not known, and is said before; then all is known."""
     shutil.copy(base / "whole.db", tmp_path / "copy.db")
     front, drawn, said = whole.front, [], []  # type: ignore[var-annotated]
-    plain = Evaluator.paint
+    plain = Evaluator.draw
 
-    def paint(self: Evaluator, formats: Any, split: Any, **more: Any) -> torch.Tensor:
+    def draw(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
         drawn.append(split)
         return plain(self, formats, split, **more)
 
-    monkeypatch.setattr(Evaluator, "paint", paint)
+    monkeypatch.setattr(Evaluator, "draw", draw)
     more = {"storage": tmp_path / "copy.db", "cache_folder": base / "references"}
     request = SelectRequest(max_seconds=front[-1].latency_s * 1.01, **more)  # type: ignore[arg-type]
     outcome = select_recipe(load_spec(tiny_study), request, say=said.append)
@@ -493,7 +494,7 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
     whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `verify` False no picture is drawn: a first choice without a held-out score is passed over, and without any score nothing is named."""
-    monkeypatch.setattr(Painter, "paint", no_pictures)
+    monkeypatch.setattr(Painter, "draw", no_pictures)
     assert whole.naming is not None
     shutil.copy(base / "whole.db", tmp_path / "copy.db")
     evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates

@@ -443,8 +443,8 @@ def test_measured_attention_takes_the_place_of_the_predicted() -> None:
     assert TableLatency(measured(), target="toy", rest=Rest()).rest_s(table) == pytest.approx(1 + 10 * 0.25)
     assert "Linears and attention measured" in model.covers
     assert "attention" not in TableLatency(measured(), target="toy", rest=Rest()).covers
-    assert attentions_of(table) == attentions_of(table, component="d") == (ATTENTION, other)
-    assert attentions_of(table, component="e") == attentions_of(TABLE) == ()
+    assert attentions_of(table) == attentions_of(table, components=("d",)) == (ATTENTION, other)
+    assert attentions_of(table, components=("e",)) == attentions_of(TABLE) == ()
 
 
 def test_linears_outside_blocks_are_measured_eagerly() -> None:

@@ -18,10 +18,11 @@ from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineEr
 from sensitivity.painting import painting_key
 from sensitivity.pipelines import load_pipeline
 from sensitivity.profiler import record_linears
+from sensitivity.random_weights import random_component
 from sensitivity.scoring import Evaluator
 from sensitivity.shape_mode import REAL_ELEMENTS, ShapeMode
 from sensitivity.shape_table import ShapeTable
-from sensitivity.skeleton import ShapeRun, build_skeleton, random_component, run_shapes, with_options
+from sensitivity.skeleton import ShapeRun, build_skeleton, run_shapes, with_options
 from sensitivity.spec import ModelSection, RunOptions, StudySpec, load_spec, resolve_spec
 from sensitivity.stand_ins import PROMPT, StandInTokenizer
 
@@ -387,14 +388,15 @@ def test_configs_that_contradict_one_another_are_named(toy: str, file: str, chan
     assert str(caught.value).endswith("copy the wrong config again, or report the pipeline if it runs with its weights")
 
 
-def test_with_weights_a_run_judges_the_configs(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_weights_a_run_judges_the_configs(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A suspicion about configs does not stop a search of a model that runs."""
 
     def suspect(_spec: StudySpec) -> None:
         raise ConfigMismatchError("suspicious")
 
     monkeypatch.setattr(workflow, "run_shapes", suspect)
-    assert workflow._table(evaluator).linears == evaluator.profile().linears
+    prepared = workflow.prepare(evaluator.spec, workflow.SearchRequest(cache_folder=tmp_path))
+    assert prepared.table.linears == evaluator.profile().linears
 
 
 def test_a_config_of_another_class_is_refused(bare: StudySpec) -> None:
@@ -432,7 +434,7 @@ def test_a_vae_decodes_in_tiles_where_the_study_says_so(tiny_study: Path, monkey
 
 def test_a_hub_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Config files that cannot be fetched are the user's to get."""
-    monkeypatch.setattr(blueprint, "_hub_answers", lambda: False)
+    monkeypatch.setattr(blueprint, "hub_answers", lambda: False)
     with pytest.raises(PipelineError, match=r"config files of nobody/nothing could not be loaded from .* \(the Hub does not answer"):
         run_shapes(resolve_spec("nobody/nothing"))
 

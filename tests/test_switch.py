@@ -239,3 +239,78 @@ def test_unfit_names_zero_rows_and_subclasses() -> None:
     assert set(unfit) == {"zero", "own"}
     assert "row of zeros" in unfit["zero"]
     assert "Scaled" in unfit["own"]
+
+
+class Block(nn.Module):
+    """Two Linears around a nonlinearity, one of three alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.nn.functional.gelu(self.up(x)))
+
+
+class Stack(nn.Module):
+    """Blocks that torch compiles one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def compiled_graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def test_one_compiled_graph_serves_all_skip_lists(x: Tensor) -> None:
+    """Blocks that are compiled once compute every skip-list as the eager model does, and no change of formats compiles anything again."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    stack = Stack().bfloat16().eval().requires_grad_(False)
+    fqns = [fqn for fqn, child in stack.named_modules() if isinstance(child, nn.Linear)]
+    rng = random.Random(0)
+    lists = [{}, *({fqn: rng.choice((BF16, MXFP8, NVFP4, FP8)) for fqn in fqns} for _ in range(6))]
+    with torch.no_grad(), Switch(stack) as switch:
+        expected = []
+        for formats in lists:
+            switch.set(formats)
+            expected.append(stack(x))
+        for block in stack.blocks:
+            block.compile(fullgraph=True, backend="aot_eager")
+        seen = []
+        for formats, wanted in zip(lists, expected, strict=True):
+            switch.set(formats)
+            assert torch.equal(stack(x), wanted)
+            seen.append(compiled_graphs())
+    assert len({tuple(out.flatten().tolist()) for out in expected}) == len(lists)
+    assert seen == [1] * len(lists)
+
+
+@pytest.mark.parametrize("room", [0, 64 * 64 * 2 + 8, None])
+def test_weights_that_are_not_kept_are_quantized_again(model: nn.Module, x: Tensor, room: int | None) -> None:
+    """Whatever room quantized weights have, outputs are the same to the bit."""
+    formats = dict.fromkeys(FREE, NVFP4)
+    wanted = fresh_output(model, x, formats)
+    with Switch(model, weight_cache_bytes=room) as switch:
+        for _ in range(2):
+            switch.set(formats)
+            assert torch.equal(model(x), wanted)
+
+
+def test_a_weight_of_zeros_is_refused_and_nothing_changes(model: nn.Module, x: Tensor) -> None:
+    """A skip-list with a weight that quantizes to NaN is refused as a whole; the one before stays."""
+    model.second.weight.zero_()
+    with Switch(model) as switch:
+        switch.set({"first": MXFP8})
+        before = model(x)
+        with pytest.raises(FormatError, match="second cannot be nvfp4"):
+            switch.set({"first": NVFP4, "second": NVFP4})
+        assert torch.equal(model(x), before)

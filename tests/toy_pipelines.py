@@ -58,6 +58,34 @@ def flow() -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler()
 
 
+def flux() -> Toy:
+    """FLUX.1: double and single blocks, two text encoders."""
+    parts = {
+        "transformer": diffusers.FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 4, 8),
+        ),
+        "text_encoder": clip(),
+        "text_encoder_2": t5(),
+        "vae": kl(),
+        "scheduler": flow(),
+    }
+    return (
+        "FluxPipeline",
+        {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5TokenizerFast"},
+        parts,
+        {"height": 64, "width": 64, "max_sequence_length": 32},
+    )
+
+
 def sd3() -> Toy:
     """Stable Diffusion 3: three text encoders, joint attention."""
     parts = {
@@ -150,7 +178,7 @@ def wan() -> Toy:
         "transformer": diffusers.WanTransformer3DModel(
             patch_size=(1, 2, 2),
             num_attention_heads=2,
-            attention_head_dim=12,
+            attention_head_dim=16,
             in_channels=16,
             out_channels=16,
             text_dim=32,
@@ -179,10 +207,10 @@ def sana() -> Toy:
             out_channels=4,
             num_layers=1,
             num_attention_heads=2,
-            attention_head_dim=4,
+            attention_head_dim=16,
             num_cross_attention_heads=2,
-            cross_attention_head_dim=4,
-            cross_attention_dim=8,
+            cross_attention_head_dim=16,
+            cross_attention_dim=32,
             caption_channels=8,
             sample_size=32,
         ),
@@ -262,10 +290,10 @@ def lumina2() -> Toy:
             sample_size=4,
             patch_size=2,
             in_channels=4,
-            hidden_size=8,
+            hidden_size=32,
             num_layers=2,
-            num_attention_heads=1,
-            num_kv_heads=1,
+            num_attention_heads=4,
+            num_kv_heads=2,
             multiple_of=16,
             ffn_dim_multiplier=None,
             norm_eps=1e-5,
@@ -287,11 +315,11 @@ def zimage() -> Toy:
             all_patch_size=(2,),
             all_f_patch_size=(1,),
             in_channels=16,
-            dim=32,
+            dim=96,
             n_layers=2,
             n_refiner_layers=1,
-            n_heads=2,
-            n_kv_heads=2,
+            n_heads=6,
+            n_kv_heads=6,
             norm_eps=1e-5,
             qk_norm=True,
             cap_feat_dim=16,
@@ -325,7 +353,7 @@ def hunyuan() -> Toy:
             in_channels=4,
             out_channels=4,
             num_attention_heads=2,
-            attention_head_dim=10,
+            attention_head_dim=16,
             num_layers=1,
             num_single_layers=1,
             num_refiner_layers=1,
@@ -334,7 +362,7 @@ def hunyuan() -> Toy:
             guidance_embeds=True,
             text_embed_dim=16,
             pooled_projection_dim=32,
-            rope_axes_dim=(2, 4, 4),
+            rope_axes_dim=(4, 6, 6),
         ),
         "text_encoder": (
             "LlamaModel",
@@ -419,10 +447,10 @@ def mochi() -> Toy:
     parts = {
         "transformer": diffusers.MochiTransformer3DModel(
             patch_size=2,
-            num_attention_heads=2,
-            attention_head_dim=8,
+            num_attention_heads=6,
+            attention_head_dim=16,
             num_layers=2,
-            pooled_projection_dim=16,
+            pooled_projection_dim=32,
             in_channels=12,
             out_channels=None,
             qk_norm="rms_norm",
@@ -458,7 +486,7 @@ def qwen() -> Toy:
             out_channels=4,
             num_layers=2,
             attention_head_dim=16,
-            num_attention_heads=3,
+            num_attention_heads=4,
             joint_attention_dim=16,
             guidance_embeds=False,
             axes_dims_rope=(8, 4, 4),
@@ -583,7 +611,7 @@ def auraflow() -> Toy:
 
 TOYS: dict[str, Callable[[], Toy]] = {
     toy.__name__: toy
-    for toy in (sd3, pixart, sdxl, wan, sana, cogvideox, lumina2, zimage, hunyuan, flux2, mochi, qwen, chroma, ltx, auraflow)
+    for toy in (flux, sd3, pixart, sdxl, wan, sana, cogvideox, lumina2, zimage, hunyuan, flux2, mochi, qwen, chroma, ltx, auraflow)
 }
 
 

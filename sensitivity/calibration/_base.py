@@ -5,6 +5,9 @@ states alone. Two kinds exist. One measures whole jobs (`unit` "job": `output`, 
 of a job for itself (`unit` "linear": `local`, `gradient`): all Linears and formats in one pass a state, and a job's error is the root of the sum of squares
 over its Linears, each with weight 1, as independent errors add up.
 
+Several denoisers (`denoisers.joined`): each is measured at states of its own calls, at its own output, and its jobs are those whose Linears are its own. How much
+its part of the run weighs is left to what the search's trials say.
+
 Conventions. Errors are at least 0 and finite: what is NaN or inf becomes `BROKEN`. Costs are counted in picture calls, one picture through the denoiser once;
 quantizing a Linear's operands and multiplying them for one more format is as good as one more call of that Linear.
 """
@@ -17,9 +20,11 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from sensitivity.errors import MeasurementError
+from sensitivity.fqns import is_in
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName
 from sensitivity.store import assignment_key
@@ -55,6 +60,10 @@ class Job:
         """The job's name in the store: one for equal assignments, whatever group or granularity they came from."""
         return assignment_key(self.formats)
 
+    def is_of(self, component: str) -> bool:
+        """Whether its Linears are of this denoiser."""
+        return is_in(self.fqns[0], component)
+
     @property
     def linears(self) -> tuple["Job", ...]:
         """One job a Linear."""
@@ -63,13 +72,18 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One call of the bf16 denoiser in a run: the inputs, and the first tensor of its output. `index` counts the states, `call` the run's denoiser calls."""
+    """One call of a bf16 denoiser in a run: the inputs, and the first tensor of its output. `index` counts its states, `call` the run's denoiser calls.
+
+    `component` is which denoiser was called, "" the only one there is. `more` are the further tensors of the output, as LTX-2's denoiser gives one for the sound.
+    """
 
     index: int
     call: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Tensor
+    more: tuple[Tensor, ...] = ()
+    component: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +110,15 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
-        """Denoiser calls for each picture (prompt) that measuring these jobs takes, without recording the states."""
+        """Denoiser calls for each picture (prompt) that measuring these jobs, all of one denoiser, takes, without recording the states."""
 
     def decodes(self, jobs: Sequence[Job], *, states: int) -> int:  # noqa: ARG002 - the contract's signature
-        """Pictures decoded for each prompt; most estimators decode none."""
+        """Pictures decoded for each prompt, for jobs of one denoiser; most estimators decode none."""
         return 0
 
     @abc.abstractmethod
     def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
-        """Measure the jobs on `states` states of the first `prompts` search prompts; what is yielded is kept, so that a stop loses little.
+        """Measure the jobs on `states` states, of their denoiser, of the first `prompts` search prompts; what is yielded is kept, so that a stop loses little.
 
         Raises:
             MeasurementError: the bf16 denoiser gives no tensor, NaN or inf.
@@ -152,11 +166,26 @@ class CalibrationCost:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that a denoiser's output begins with. Raises MeasurementError where it begins with none."""
+    """The tensor that a denoiser's output begins with; where that is a list with a tensor for each picture, as Z-Image's, they are stacked: (B, ...).
+
+    Raises MeasurementError where it begins with neither.
+    """
     first = output[0] if isinstance(output, (tuple, list)) or hasattr(output, "to_tuple") else output
+    if isinstance(first, (tuple, list)) and first and all(isinstance(x, Tensor) and x.shape == first[0].shape for x in first):
+        return torch.stack(list(first))
     if not isinstance(first, Tensor):
         raise MeasurementError(f"the denoiser gives a {type(output).__name__} that begins with no tensor: nothing can be calibrated")
     return first
+
+
+def more_tensors(output: Any) -> tuple[Tensor, ...]:
+    """The floating-point tensors after the first one in a denoiser's output."""
+    parts = output.to_tuple() if hasattr(output, "to_tuple") else output
+    return (
+        tuple(part for part in parts[1:] if isinstance(part, Tensor) and part.is_floating_point())
+        if isinstance(parts, (tuple, list))
+        else ()
+    )
 
 
 def finite(error: float) -> float:

@@ -21,9 +21,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, State, finite, first_tensor
+from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, State, finite, first_tensor, more_tensors
 from sensitivity.calibration.local import Sums, jobs_by_linear, local_error, watching
 from sensitivity.calibration.states import record_states
+from sensitivity.denoisers import parts_of
 from sensitivity.errors import MeasurementError
 from sensitivity.scoring import Evaluator
 
@@ -44,9 +45,12 @@ class GradientError(Estimator):
 
     def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
         for state in record_states(evaluator, states=states, prompts=prompts):
-            sums = contract(evaluator.loaded.denoiser, evaluator.switch.linears, state, jobs)
+            own = [job for job in jobs if job.is_of(state.component)]
+            if not own:
+                continue
+            sums = contract(parts_of(evaluator.loaded.denoiser)[state.component], evaluator.switch.linears, state, own)
             whole = float(state.output.float().square().sum())
-            for job in jobs:
+            for job in own:
                 yield Measured(job=job, state=state.index, error=finite((sums[job.fqns[0], job.format][0] / whole) ** 0.5))
 
 
@@ -67,12 +71,22 @@ def contract(denoiser: nn.Module, linears: dict[str, nn.Linear], state: State, j
         return cast(Tensor, _Meeting.apply(x, y if y.requires_grad else y.detach().requires_grad_(), meet))
 
     with checkpointing(denoiser), without_cudnn_attention(), torch.enable_grad(), watching(linears, by_name, probe):
-        output = first_tensor(denoiser(*state.args, **state.kwargs))
-        if not output.requires_grad:
+        found = denoiser(*state.args, **state.kwargs)
+        outputs = [first_tensor(found), *more_tensors(found)]
+        if not outputs[0].requires_grad:
             raise MeasurementError("no gradient reaches the denoiser's output from its Linears; measure with --estimator output instead")
-        signs = torch.randint(0, 2, output.shape, generator=torch.Generator().manual_seed(state.index)) * 2 - 1
-        torch.autograd.backward(output, signs.to(output))
+        torch.autograd.backward(outputs, _signs(outputs, state))
     return sums
+
+
+def _signs(outputs: Sequence[Tensor], state: State) -> list[Tensor]:
+    """Random signs for each output; those after the first are scaled so that an error relative to an output's own size counts alike in all of them."""
+    generator = torch.Generator().manual_seed(state.index)
+    sizes = [float(reference.float().square().sum()) for reference in (state.output, *state.more)]
+    scales = [1.0, *((sizes[0] / size) ** 0.5 if size else 0.0 for size in sizes[1:])]
+    return [
+        (torch.randint(0, 2, out.shape, generator=generator) * 2 - 1).to(out) * scale for out, scale in zip(outputs, scales, strict=True)
+    ]
 
 
 def _by_picture(product: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, finite
-from sensitivity.calibration.states import record_states
-from sensitivity.formats import emulated_linear, get_format
+from sensitivity.calibration.states import call_again, record_states
+from sensitivity.emulation import emulated_linear
+from sensitivity.formats import get_format
+from sensitivity.fqns import is_in
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName
 
@@ -35,19 +37,21 @@ class LocalError(Estimator):
 
     @torch.no_grad()
     def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
-        by_name = jobs_by_linear(jobs)
+        all_names = jobs_by_linear(jobs)
         for state in record_states(evaluator, states=states, prompts=prompts):
-            sums: Sums = {(job.fqns[0], job.format): [0.0, 0.0] for job in jobs}
+            by_name = {fqn: names for fqn, names in all_names.items() if is_in(fqn, state.component)}
+            own = [job for job in jobs if job.is_of(state.component)]
+            sums: Sums = {(job.fqns[0], job.format): [0.0, 0.0] for job in own}
 
             def note(fqn: str, linear: nn.Linear, x: Tensor, y: Tensor, sums: Sums = sums) -> None:
-                for name in by_name[fqn]:
+                for name in all_names[fqn]:
                     pair = sums[fqn, name]
                     pair[0] += float(local_error(linear, x, y, name).square().sum())
                     pair[1] += float(y.float().square().sum())
 
             with watching(evaluator.switch.linears, by_name, note):
-                evaluator.loaded.denoiser(*state.args, **state.kwargs)
-            for job in jobs:
+                call_again(evaluator, state)
+            for job in own:
                 wrong, whole = sums[job.fqns[0], job.format]
                 yield Measured(job=job, state=state.index, error=finite((wrong / whole) ** 0.5) if whole else 0.0)
 

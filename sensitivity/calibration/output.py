@@ -1,15 +1,16 @@
 """`output`: the error at the denoiser's output when only one job is quantized (leave-one-in).
 
 For each state the denoiser is called on the recorded inputs with the job's Linears quantized; the error is the root of the mean squared difference from the
-bf16 output over the mean squared bf16 output, averaged over the states. No decoding, no compounding over steps: one denoiser call a job and state.
+bf16 output over the mean squared bf16 output, averaged over the states. Where the denoiser gives several tensors, as LTX-2's for pictures and sound, each is a whole of
+its own, and the error is the root of the sum of their squares. No decoding, no compounding over steps: one denoiser call a job and state.
 """
 
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, State, finite, first_tensor
-from sensitivity.calibration.states import record_states
+from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, State, finite, first_tensor, more_tensors
+from sensitivity.calibration.states import call_again, record_states
 from sensitivity.scoring import Evaluator
 
 
@@ -28,11 +29,12 @@ class OutputError(Estimator):
         recorded = record_states(evaluator, states=states, prompts=prompts)
         for job in jobs:
             evaluator.switch.set(job.formats)
-            errors = [_relative_error(evaluator, state) for state in recorded]
+            errors = [_relative_error(evaluator, state) for state in recorded if job.is_of(state.component)]
             yield Measured(job=job, state=None, error=sum(errors) / len(errors))
 
 
 def _relative_error(evaluator: Evaluator, state: State) -> float:
-    output = first_tensor(evaluator.loaded.denoiser(*state.args, **state.kwargs)).float()
-    reference = state.output.float()
-    return finite(float(((output - reference).square().mean() / reference.square().mean()).sqrt()))
+    found = call_again(evaluator, state)
+    pairs = zip((first_tensor(found), *more_tensors(found)), (state.output, *state.more), strict=True)
+    ratios = [(output.float() - reference.float()).square().mean() / reference.float().square().mean() for output, reference in pairs]
+    return finite(float(torch.stack(ratios).sum().sqrt()))

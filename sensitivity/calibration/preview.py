@@ -6,13 +6,15 @@ be told at that step. It is decoded, and compared with the bf16 one by the study
 weighs directions as eyes do. The number is the LPIPS, averaged over prompts and states.
 
 How. The pipeline itself unpacks, guides and decodes: it runs as always, but its denoiser answers from memory (a recorded bf16 run) at every step except the one that is
-looked at, and the scheduler's last step gives back that step's x0. So one real denoiser call (two with classifier-free guidance) and one decode a job and state.
+looked at, and the scheduler's last step gives back that step's x0. So one real denoiser call (two with classifier-free guidance) and one decode a job and state. Where
+several denoisers take turns, a job is looked at in steps of its own.
 
 What it does not do: other schedulers, stochastic ones, pipelines whose scheduler is stepped more than once a denoiser step.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +22,9 @@ from torch import Tensor
 
 from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measured, finite, first_tensor
 from sensitivity.calibration.states import check_calls, check_finite, copied, paint_first, pick_calls
+from sensitivity.denoisers import parts_of
 from sensitivity.errors import MeasurementError, UserError
+from sensitivity.media import Media
 from sensitivity.scoring import Evaluator
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
@@ -44,18 +48,26 @@ class PreviewError(Estimator):
         check_scheduler(evaluator.loaded.pipe)
         evaluator.switch.set({})
         replay = Replay(evaluator, prompts)
-        steps = pick_calls(replay.steps, states)
-        clean = [replay.preview(step) for step in steps]
-        check_finite(clean)
-        for job in jobs:
-            evaluator.switch.set(job.formats)
-            distances = [_distance(evaluator, replay.preview(step), reference) for step, reference in zip(steps, clean, strict=True)]
-            yield Measured(job=job, state=None, error=sum(distances) / len(distances))
+        for name in parts_of(evaluator.loaded.denoiser):
+            own, its_steps = [job for job in jobs if job.is_of(name)], replay.steps_of(name)
+            if not own:
+                continue
+            evaluator.switch.set({})
+            steps = [its_steps[i] for i in pick_calls(len(its_steps), states)]
+            clean = [replay.preview(step) for step in steps]
+            check_finite([media.pictures for media in clean])
+            for job in own:
+                evaluator.switch.set(job.formats)
+                distances = [_distance(evaluator, replay.preview(step), reference) for step, reference in zip(steps, clean, strict=True)]
+                yield Measured(job=job, state=None, error=sum(distances) / len(distances))
 
 
-def _distance(evaluator: Evaluator, pictures: Tensor, references: Tensor) -> float:
-    """Mean LPIPS over the pictures, (B, 3, H, W); BROKEN where one is not finite."""
-    return finite(float(evaluator.distance(pictures, references).mean())) if bool(pictures.isfinite().all()) else finite(float("nan"))
+def _distance(evaluator: Evaluator, pictures: Media, references: Media) -> float:
+    """Mean LPIPS over the pictures or clips; BROKEN where one is not finite, or blank."""
+    try:
+        return finite(float(evaluator.comparison.lpips(pictures, references)[0].mean()))
+    except MeasurementError:
+        return finite(float("nan"))
 
 
 def check_scheduler(pipe: Any) -> None:
@@ -66,6 +78,11 @@ def check_scheduler(pipe: Any) -> None:
         raise UserError(
             f"--estimator preview needs a scheduler of class {', '.join(SCHEDULERS)}, and the {type(pipe).__name__} has {kind}; allowed for it are "
             "output, gradient and local: choose one of them"
+        )
+    if getattr(pipe, "vocoder", None) is not None:
+        raise UserError(
+            f"--estimator preview looks at pictures, and the {type(pipe).__name__} steps a scheduler of its own for sound; allowed for it are output, gradient "
+            "and local: choose one of them"
         )
     config = scheduler.config  # type: ignore[union-attr]
     if getattr(config, "stochastic_sampling", False) or getattr(config, "invert_sigmas", False):
@@ -85,6 +102,7 @@ class Replay:
     def __init__(self, evaluator: Evaluator, prompts: int) -> None:
         self.evaluator, self.prompts = evaluator, prompts
         self._outputs: list[Any] = []
+        self._called: list[tuple[int, str]] = []
         self._looked_at: int | None = None
         self.steps = self._step = self._call = 0
         self._x0: Tensor | None = None
@@ -96,25 +114,33 @@ class Replay:
         if not self.steps:
             raise MeasurementError("the pipeline never stepped its scheduler: there is no clean picture to predict")
 
-    def preview(self, step: int) -> Tensor:
-        """The clean pictures that `step` predicts with the formats that are set: (prompts, 3, H, W) in [-1, 1]."""
+    def steps_of(self, component: str) -> list[int]:
+        """The steps in which the run called this denoiser."""
+        return list(dict.fromkeys(step for step, name in self._called if name == component))
+
+    def preview(self, step: int) -> Media:
+        """The clean pictures or clips that `step` predicts with the formats that are set."""
         self._looked_at = step
         with self._watched():
             return paint_first(self.evaluator, self.prompts)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """The denoiser's forward and the scheduler's step go through this object inside."""
-        denoiser: Any = self.evaluator.loaded.denoiser
+        """The denoisers' forwards and the scheduler's step go through this object inside."""
         scheduler = self.evaluator.loaded.pipe.scheduler
-        forward, take_step = denoiser.forward, scheduler.step
-        kept = [(owner, name, owner.__dict__.get(name)) for owner, name in ((denoiser, "forward"), (scheduler, "step"))]
+        denoisers: dict[str, Any] = {**parts_of(self.evaluator.loaded.denoiser)}
+        take_step = scheduler.step
+        kept = [
+            (owner, name, owner.__dict__.get(name))
+            for owner, name in (*((part, "forward") for part in denoisers.values()), (scheduler, "step"))
+        ]
         self._step = self._call = 0
         self._x0 = None
 
-        def answer(*args: Any, **kwargs: Any) -> Any:
+        def answer(component: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
             call, self._call = self._call, self._call + 1
             if self._looked_at is None:
+                self._called.append((self._step, component))
                 self._outputs.append(copied(forward(*args, **kwargs)))
                 return copied(self._outputs[call])
             return forward(*args, **kwargs) if self._step == self._looked_at else copied(self._outputs[call])
@@ -128,7 +154,9 @@ class Replay:
                 return result
             return (self._x0, *result[1:]) if isinstance(result, tuple) else type(result)(prev_sample=self._x0)
 
-        denoiser.forward, scheduler.step = answer, step
+        for component, denoiser in denoisers.items():
+            denoiser.forward = partial(answer, component, denoiser.forward)
+        scheduler.step = step
         try:
             yield
         finally:

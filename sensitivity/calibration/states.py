@@ -1,18 +1,23 @@
 """On which inputs are sensitivities measured? On those that the denoiser got in a bf16 run: `record_states`.
 
-A few steps, spread over the first half of the run: their errors say more about the picture than those of later steps (LOG.md). The run draws the first search
+A few steps, spread over the first half of the run: their errors say more about the picture than those of later steps (LOG.md). Where several denoisers take turns, as
+many states of each, spread over the first half of its own calls. The run draws the first search
 prompts with their own seeds in one batch, so the states lie on the trajectory that a trial's references took.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sensitivity.calibration._base import State, first_tensor
+from sensitivity.calibration._base import State, first_tensor, more_tensors
+from sensitivity.denoisers import parts_of
 from sensitivity.errors import MeasurementError
+from sensitivity.media import Media
 from sensitivity.scoring import Evaluator
 
 
@@ -24,31 +29,38 @@ def pick_calls(total: int, states: int) -> list[int]:
 
 @torch.no_grad()
 def record_states(evaluator: Evaluator, *, states: int, prompts: int) -> list[State]:
-    """The denoiser's inputs and output at `states` calls of one bf16 run of the first `prompts` search prompts.
+    """The denoiser's inputs and output at `states` calls of one bf16 run of the first `prompts` search prompts; of each denoiser that the run calls.
 
     Raises:
-        MeasurementError: the denoiser was never called, gives no tensor, or gives NaN or inf.
+        MeasurementError: no denoiser was ever called, one gives no tensor, or NaN or inf.
     """
     seen: list[State] = []
 
-    def keep(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        seen.append(State(index=0, call=len(seen), args=copied(args), kwargs=copied(kwargs), output=first_tensor(output).clone()))
+    def keep(component: str, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        more = tuple(tensor.clone() for tensor in more_tensors(output))
+        first = first_tensor(output).clone()
+        seen.append(State(index=0, call=len(seen), args=copied(args), kwargs=copied(kwargs), output=first, more=more, component=component))
 
     with _hooked(evaluator, keep):
         paint_first(evaluator, prompts)
     check_calls(len(seen))
-    picked = [
-        State(index=i, call=seen[call].call, args=seen[call].args, kwargs=seen[call].kwargs, output=seen[call].output)
-        for i, call in enumerate(pick_calls(len(seen), states))
-    ]
-    check_finite([state.output for state in picked])
+    picked = []
+    for component in dict.fromkeys(state.component for state in seen):
+        own = [state for state in seen if state.component == component]
+        picked += [replace(own[call], index=i) for i, call in enumerate(pick_calls(len(own), states))]
+    check_finite([tensor for state in picked for tensor in (state.output, *state.more)])
     return picked
 
 
-def paint_first(evaluator: Evaluator, prompts: int) -> Tensor:
-    """Pictures of the first search prompts, in one batch, with the formats that are set: (prompts, 3, H, W)."""
+def call_again(evaluator: Evaluator, state: State) -> Any:
+    """What the state's denoiser gives for its inputs with the formats that are set."""
+    return parts_of(evaluator.loaded.denoiser)[state.component](*state.args, **state.kwargs)
+
+
+def paint_first(evaluator: Evaluator, prompts: int) -> Media:
+    """Pictures or clips of the first search prompts, in one batch, with the formats that are set."""
     texts, seeds = evaluator.prompts("search")
-    return evaluator.painter.paint(texts[:prompts], seeds[:prompts], batch_size=prompts)
+    return evaluator.painter.draw(texts[:prompts], seeds[:prompts], batch_size=prompts)
 
 
 def check_calls(calls: int) -> None:
@@ -65,12 +77,15 @@ def check_finite(outputs: list[Tensor]) -> None:
 
 @contextmanager
 def _hooked(evaluator: Evaluator, hook: Any) -> Iterator[None]:
+    """`hook` gets the component's name before what torch gives it."""
     evaluator.switch.set({})
-    handle = evaluator.loaded.denoiser.register_forward_hook(hook, with_kwargs=True)
+    parts = parts_of(evaluator.loaded.denoiser)
+    handles = [part.register_forward_hook(partial(hook, name), with_kwargs=True) for name, part in parts.items()]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def copied(value: Any) -> Any:

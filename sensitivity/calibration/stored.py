@@ -17,6 +17,7 @@ from sensitivity.calibration.local import LocalError
 from sensitivity.calibration.output import OutputError
 from sensitivity.calibration.preview import PreviewError
 from sensitivity.candidates import Candidates
+from sensitivity.denoisers import parts_of
 from sensitivity.errors import UserError
 from sensitivity.painting import digest_of
 from sensitivity.scoring import Evaluator
@@ -86,11 +87,12 @@ def calibration_cost(
     plan = _Plan(evaluator, candidates, store, get_estimator(estimator), states, prompts)
     calls, missing = calls_a_run or _steps(evaluator), plan.missing
     recording = calls if missing else 0
+    own = [[job for job in missing if job.is_of(name)] for name in parts_of(evaluator.loaded.denoiser)]
     return CalibrationCost(
         estimator=plan.estimator.name, states=plan.states, prompts=plan.prompts, jobs=len(plan.jobs),
         known=sum(plan.is_known(job) for job in plan.jobs.values()),
-        picture_calls=plan.prompts * (recording + plan.estimator.picture_calls(missing, states=plan.states)),
-        decodes=plan.prompts * plan.estimator.decodes(missing, states=plan.states),
+        picture_calls=plan.prompts * (recording + sum(plan.estimator.picture_calls(jobs, states=plan.states) for jobs in own)),
+        decodes=plan.prompts * sum(plan.estimator.decodes(jobs, states=plan.states) for jobs in own),
         trial_picture_calls=calls * len(evaluator.spec.prompts.search),
     )  # fmt: skip
 

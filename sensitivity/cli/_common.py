@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from sensitivity.dry_runs import random_notice, with_net, with_random_weights
 from sensitivity.errors import OutputError, UserError
-from sensitivity.spec import RunOptions, StudySpec
+from sensitivity.prompts import read_prompts
+from sensitivity.spec import RunOptions, StudySpec, resolve_spec, with_prompts
 
 if TYPE_CHECKING:
     from sensitivity.skeleton import ShapeRun
@@ -44,6 +46,13 @@ Json = Annotated[
 DeviceName = Annotated[
     str | None, typer.Option("--device", help="Where torch runs: cpu, cuda, cuda:N. Default: cuda if there is one, else cpu.")
 ]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the denoiser's blocks while pictures are drawn. Default: on a GPU, from 1 billion parameters on.",
+    ),
+]
 Target = Annotated[str | None, typer.Option("--target", "-t", help="The GPU that is priced, such as b200. Default: the study's.")]
 
 
@@ -61,9 +70,89 @@ Settings = Annotated[
 ]
 
 
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help="Prompts of your own instead of the study's: a text file with one a line (# comments), of which a third, 4 to 16, evenly spread over the file, "
+        "choose and the others are held out (8 or more in all); or a TOML with search = [...] and held_out = [...].",
+    ),
+]
+WeightsName = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="pretrained, or random: nothing is read or downloaded, the full-size model is drawn from a seed on the device. For dry runs: its scores mean nothing.",
+    ),
+]
+Net = Annotated[
+    str | None,
+    typer.Option(
+        "--net",
+        help="LPIPS net: alex, vgg, squeeze (trunks are downloaded once), or tiny, which comes with the package, trained on drawn scenes. Default: the study's.",
+    ),
+]
+SaveStudy = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-study",
+        help="Write the study, as derived from the model or with your prompts, to this TOML, which --model takes. No other file is replaced.",
+    ),
+]
+
+
+def named_study(
+    model: str, prompts: Path | None = None, save: Path | None = None, *, weights: str = "pretrained", net: str | None = None
+) -> StudySpec:
+    """The study that --model means, with the prompts of a file; nothing heavy is loaded. Raises UserError for names, prompts and paths that cannot be."""
+    spec = resolve_spec(model)
+    one_of("--weights", weights, ("pretrained", "random"))
+    spec = with_random_weights(spec) if weights == "random" else spec
+    spec = with_net(spec, net) if net is not None else spec
+    if spec.model.random_seed is not None:
+        Console(stderr=True).print(f"notice: {random_notice(spec)}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if prompts is not None:
+        spec = with_prompts(spec, read_prompts(prompts))
+    if save is not None:
+        if save.suffix != ".toml":
+            raise OutputError(f"--save-study {save} does not end in .toml; allowed is a name that --model takes: {save.name}.toml")
+        check_writable(save, "--save-study")
+    return spec
+
+
+def complete_study(
+    console: Console, spec: StudySpec, save: Path | None = None, *, options: RunOptions | None = None, show: bool = False
+) -> StudySpec:
+    """The study with a command's options, derived where --model names none: what could not be derived is said, the study shown or written where that is asked."""
+    from sensitivity.deriving import derive, save_study, study_toml
+    from sensitivity.skeleton import with_options
+
+    spec = spec if options in (None, RunOptions()) else with_options(spec, options)
+    with step(console, f"reading the configs of {spec.name}") if spec.bare else nullcontext():
+        derived = derive(spec)
+    said = Console(stderr=True)
+    if spec.bare and show:
+        said.print(study_toml(derived.spec, derived.heading), style="dim", markup=False, highlight=False, soft_wrap=True)
+    else:
+        for note in derived.notes:
+            said.print(f"notice: {derived.spec.name}: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if save is not None:
+        said.print(f"study: {save_study(derived.spec, save, derived.heading)}", markup=False, highlight=False, soft_wrap=True)
+    return derived.spec
+
+
 def run_options(*, settings: list[str] | None, **options: Any) -> RunOptions:
     """What the options above say, as the library takes it."""
     return RunOptions(settings=tuple(settings or ()), **options)
+
+
+def with_run(spec: StudySpec, *, steps: int | None, settings: list[str] | None) -> StudySpec:
+    """The study with --steps and --set. Raises UserError for values and arguments that its pipeline does not take."""
+    if steps is None and not settings:
+        return spec
+    from sensitivity.skeleton import with_options
+
+    return with_options(spec, run_options(settings=settings, steps=steps))
 
 
 def warn_of_rounding(console: Console, spec: StudySpec, effective: Mapping[str, object]) -> None:
@@ -86,7 +175,7 @@ def tell_of_other_denoisers(spec: StudySpec, run: "ShapeRun") -> None:
     others = ", ".join(f"{name} (called {counts.get(name, 0)} x)" for name in run.other_denoisers)
     Console(stderr=True).print(
         f"notice: {spec.name} has more than one denoiser; the Linears of {others} are not treated here: `sensitivity profile --component "
-        f"{run.other_denoisers[0]}` shows them, `model.component` in a study TOML chooses for all commands",
+        f"{run.other_denoisers[0]}` shows them, `model.components` in a study TOML treats them together",
         style="yellow", highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
 

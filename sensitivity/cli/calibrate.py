@@ -9,18 +9,24 @@ from sensitivity.cli._common import (
     DeviceName,
     Json,
     Model,
+    Net,
+    Prompts,
+    SaveStudy,
     Target,
+    WeightsName,
     app,
     check_apart,
     check_writable,
     choose_device,
+    complete_study,
     make_console,
+    named_study,
     one_of,
     step,
     write_json,
 )
 from sensitivity.errors import UserError
-from sensitivity.spec import parse_formats, resolve_spec
+from sensitivity.spec import parse_formats
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,22 +50,26 @@ def calibrate(
         ),
     ] = "gradient",
     states: Annotated[int, typer.Option(help="Denoiser calls of a bf16 run that errors are measured on.")] = 2,
-    prompts: Annotated[int, typer.Option(help="Search prompts, from the first, that errors are measured on.")] = 4,
+    prompt_count: Annotated[int, typer.Option(help="Search prompts, from the first, that errors are measured on.")] = 4,
     rows: Annotated[int, typer.Option(help="Rows of the table on screen; --json has all.")] = 20,
     storage: Annotated[Path | None, typer.Option(help="SQLite database of the study. Default: sensitivity-runs/<study>.db.")] = None,
+    prompts: Prompts = None,
+    weights: WeightsName = "pretrained",
+    net: Net = None,
+    save_study: SaveStudy = None,
     device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
     """Measure how much each group of Linears matters, once; every later search of the study reads it from the same database."""
-    spec = resolve_spec(model)
+    spec = named_study(model, prompts, save_study, weights=weights, net=net)
     formats = parse_formats(fmt) if fmt else None
     one_of("--granularity", granularity, ("group", "layer"))
     one_of("--estimator", estimator, ("output", "preview", "gradient", "local"))
-    for flag, value in (("--states", states), ("--prompts", prompts), ("--rows", rows)):
+    for flag, value in (("--states", states), ("--prompt-count", prompt_count), ("--rows", rows)):
         if value < 1:
             raise UserError(f"{flag} is {value}; allowed is 1 or more")
     check_writable(json_path, "--json")
-    check_apart({"--storage": storage, "--json": None if json_path in (None, "-") else Path(str(json_path))})
+    check_apart({"--storage": storage, "--json": None if json_path in (None, "-") else Path(str(json_path)), "--save-study": save_study})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.calibrating import CalibrationRequest, calibrate_study
@@ -67,8 +77,9 @@ def calibrate(
 
     request = CalibrationRequest(
         formats=formats, target=target, granularity="layer" if granularity == "layer" else "group", estimator=estimator, states=states,
-        prompts=prompts, storage=storage, device=choose_device(device),
+        prompts=prompt_count, storage=storage, device=choose_device(device),
     )  # fmt: skip
+    spec = complete_study(console, spec, save_study)
     with CalibrationProgress(console) as progress:
         done = calibrate_study(spec, request, say=progress.say, started=progress.started, progress=progress.update)
     _show(console, done, rows)
@@ -78,6 +89,7 @@ def calibrate(
 def _show(console: "Console", done: "Calibration", rows: int) -> None:
     """Table, heatmap of the format that damages most, and the long tail of each format."""
     from sensitivity.report.sensitivities import heatmap, sensitivity_table, tail_sentence
+    from sensitivity.report.tables import dead_pattern_lines
 
     candidates, latency, cost = done.prepared.candidates, done.prepared.latency, done.cost
     scale = done.prepared.evaluator.spec.pricing.stands_for
@@ -87,6 +99,8 @@ def _show(console: "Console", done: "Calibration", rows: int) -> None:
         f"at a time; ms a run {priced}"
     )
     console.print(sensitivity_table(done.rows, title=title, most=rows))
+    for line in dead_pattern_lines(candidates.dead):
+        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     formats = list(dict.fromkeys(row.format for row in done.rows))  # the worst single row's format first
     console.print(heatmap(done.rows, candidates.fqns, formats[0], width=console.width))
     if len(formats) > 1:

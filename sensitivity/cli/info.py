@@ -1,23 +1,32 @@
 """`models` and `doctor`: what ships, and what this machine can do."""
 
 from sensitivity.cli._common import Json, app, choose_device, make_console, write_json
-from sensitivity.spec import FormatName, list_studies, load_spec
+from sensitivity.spec import FormatName, StudySpec, list_studies, load_spec
 
 
 @app.command()
 def models(json_path: Json = None) -> None:
-    """List the studies that come with the package."""
+    """List the studies that come with the package, and what of their models is on this machine; nothing is downloaded."""
     from rich.table import Table
+
+    from sensitivity.cached import local_copies
 
     console = make_console(json_path)
     specs = {name: load_spec(path) for name, path in list_studies().items()}
-    table = Table("study", "model", "component", "about", box=None)
+    here = {name: local_copies(spec) for name, spec in specs.items()}
+    table = Table("study", "model", "denoiser", "on this machine", "about", box=None)
     for name, spec in specs.items():
-        table.add_row(name, spec.model.hub or "ships with the package", spec.model.component, spec.title)
+        table.add_row(name, spec.model.hub or "-", "\n".join(spec.model.denoisers), here[name].value, spec.title)
     console.print(table)
-    write_json(
-        {"models": [{"name": n, "hub": s.model.hub, "component": s.model.component, "title": s.title} for n, s in specs.items()]}, json_path
-    )
+    write_json({"models": [_entry(spec) | {"local": here[name].value} for name, spec in specs.items()]}, json_path)
+
+
+def _entry(spec: StudySpec) -> dict[str, object]:
+    model = spec.model
+    return {
+        "name": spec.name, "hub": model.hub, "revision": model.revision, "component": model.component, "components": list(model.denoisers), "title": spec.title,
+        "search_prompts": len(spec.prompts.search), "held_out_prompts": len(spec.prompts.held_out),
+    }  # fmt: skip
 
 
 @app.command()
@@ -26,7 +35,8 @@ def doctor(json_path: Json = None) -> None:
     import torch
 
     from sensitivity.environment import describe_environment
-    from sensitivity.formats import get_format, mslk_advice
+    from sensitivity.formats import get_format
+    from sensitivity.native import mslk_advice
 
     console = make_console(json_path)
     device = choose_device(None)

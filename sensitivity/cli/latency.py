@@ -23,6 +23,7 @@ from sensitivity.cli._common import (
     app,
     check_writable,
     choose_device,
+    complete_study,
     make_console,
     one_of,
     run_options,
@@ -90,6 +91,7 @@ def latency(
     with step(console, "loading libraries"):
         from sensitivity.pricing import PriceRequest
 
+    spec = complete_study(console, spec, options=options)
     request = PriceRequest(
         target=target, format=fmt_name, skip=skip, recipe=recipe, compare=tuple(compare or ()), bf16_seconds=bf16_seconds,
         compile_mode=cast("CompileMode", compile_mode), options=options,

@@ -5,7 +5,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from sensitivity.cli._common import DeviceName, Json, Model, app, choose_device, make_console, one_of, step
+from sensitivity.cli._common import (
+    Compile,
+    DeviceName,
+    Json,
+    Model,
+    Net,
+    Prompts,
+    Settings,
+    Steps,
+    WeightsName,
+    app,
+    choose_device,
+    complete_study,
+    make_console,
+    named_study,
+    one_of,
+    step,
+    with_run,
+)
 from sensitivity.cli.search import (
     GRANULARITIES,
     MaxLpips,
@@ -17,7 +35,7 @@ from sensitivity.cli.search import (
     conclude,
     showing_the_front,
 )  # fmt: skip
-from sensitivity.spec import parse_formats, resolve_spec
+from sensitivity.spec import parse_formats
 
 
 @app.command()
@@ -40,14 +58,20 @@ def select(
     verify: Annotated[
         bool, typer.Option(help="Draw the held-out pictures that are missing; else choose among what has its held-out score.")
     ] = True,
+    prompts: Prompts = None,
+    weights: WeightsName = "pretrained",
+    net: Net = None,
+    steps: Steps = None,
+    settings: Settings = None,
     device: DeviceName = None,
+    compiled: Compile = None,
     json_path: Json = None,
 ) -> None:
     """Choose again from a finished search, by other constraints, and write that recipe; no trial is drawn.
 
     Without a constraint the knee of the front is chosen. Where the database holds one study of the model, that is the one; else name it, or its settings.
     """
-    spec = resolve_spec(model)
+    spec = named_study(model, prompts, weights=weights, net=net)
     formats = parse_formats(fmt) if fmt else None
     if granularity is not None:
         one_of("--granularity", granularity, GRANULARITIES)
@@ -65,8 +89,10 @@ def select(
         calibrated=calibrate,
     )  # fmt: skip
     request = workflow.SelectRequest(
-        wanted=wanted, max_lpips=max_lpips, min_speedup=min_speedup, max_seconds=max_seconds, verify=verify, storage=storage, device=choose_device(device)
+        wanted=wanted, max_lpips=max_lpips, min_speedup=min_speedup, max_seconds=max_seconds, verify=verify, storage=storage, device=choose_device(device),
+        compiled=compiled,
     )  # fmt: skip
+    spec = with_run(complete_study(console, spec), steps=steps, settings=settings)
     with showing_the_front(console), SearchProgress(console, budget=0) as progress:
         outcome = workflow.select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
     conclude(console, outcome, out or Path("recipes") / f"{outcome.recipe.name}.json" if outcome.recipe else Path(), json_path, budget=0)

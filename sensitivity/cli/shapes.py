@@ -12,19 +12,21 @@ from sensitivity.cli._common import (
     Json,
     Model,
     PromptTokens,
+    SaveStudy,
     Settings,
     Steps,
     Width,
     app,
     check_writable,
+    complete_study,
     make_console,
+    named_study,
     run_options,
     step,
     tell_of_other_denoisers,
     warn_of_rounding,
     write_json,
 )
-from sensitivity.spec import RunOptions, resolve_spec
 
 
 @app.command()
@@ -41,22 +43,23 @@ def profile(
     guidance: Guidance = None,
     steps: Steps = None,
     settings: Settings = None,
+    save_study: SaveStudy = None,
     json_path: Json = None,
 ) -> None:
     """Run the pipeline once without weights and show every Linear's M, K, N."""
-    spec = resolve_spec(model)
+    spec = named_study(model, save=save_study)
     options = run_options(
         batch_size=batch_size, height=height, width=width, frames=frames, prompt_tokens=prompt_tokens, guidance=guidance, steps=steps,
         settings=settings,
     )  # fmt: skip
     check_writable(json_path, "--json")
     console = make_console(json_path)
-    with step(console, f"profiling {spec.name}"):
+    with step(console, "loading libraries"):
         from sensitivity import skeleton
         from sensitivity.report.tables import profile_table
 
-        if options != RunOptions():
-            spec = skeleton.with_options(spec, options)
+    spec = complete_study(console, spec, save_study, options=options)
+    with step(console, f"profiling {spec.name}"):
         run = skeleton.run_shapes(spec, component=component)
     table = run.table
     console.print(profile_table(table))

@@ -15,10 +15,11 @@ It does not run the consumer: tests do, with the real torchao and diffusers, whe
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from sensitivity.errors import RecipeError
+from sensitivity.fqns import is_in, within
 from sensitivity.patterns import is_fqn
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
@@ -43,12 +44,13 @@ class Exporter(ABC):
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """What the consumer makes of each of `fqns` when it reads `text`: its matching rule, simulated."""
 
-    def export(self, recipe: Recipe) -> str:
+    def export(self, recipe: Recipe, *, allow_random_weights: bool = False) -> str:
         """The text for the consumer, proved on the recipe's own FQNs.
 
         Raises:
-            RecipeError: the consumer's form cannot say this recipe; the message names layers.
+            RecipeError: the consumer's form cannot say this recipe, and the message names layers; or it was searched on random weights and that is not allowed.
         """
+        recipe.check_weights(allow_random=allow_random_weights)
         text = self.render(recipe)
         self._prove(text, recipe, recipe.layers)
         return text
@@ -93,7 +95,7 @@ def describe(recipe: Recipe) -> tuple[str, ...]:
     lines = (
         f"{recipe.name}: {', '.join(f'{counts[name]} {name}' for name in FormatName if counts[name])} of {len(recipe.layers)} Linears",
         f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights, "
-        f"{model.component} ({model.component_class}) of {model.pipeline_class}",
+        f"{', '.join(f'{name} ({kind})' for name, kind in model.classes.items())} of {model.pipeline_class}",
         f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized, {latency.speedup:.3g}x, {latency.source} for "
         f"{latency.target}{f' at {latency.stands_for} x its dimensions' if latency.stands_for > 1 else ''}, batch size {latency.batch_size}, "
         f"compile mode {latency.compile_mode or 'none'}",
@@ -101,6 +103,15 @@ def describe(recipe: Recipe) -> tuple[str, ...]:
         f"{len(lpips.per_prompt)} pictures",
     )
     return tuple("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+
+def assign_within(recipe: Recipe, fqns: Iterable[str], decide: Callable[[str, str], FormatName]) -> dict[str, FormatName]:
+    """{FQN: decide(component, name inside it)}, for consumers that are given one component at a time. What is of no component is left alone."""
+    names, found = recipe.model.components, {}
+    for fqn in fqns:
+        component = next((name for name in names if is_in(fqn, name)), None) if names else recipe.model.component
+        found[fqn] = FormatName.BF16 if component is None else decide(component, within(fqn, names))
+    return found
 
 
 def resolve_exact(keys: Mapping[str, FormatName | None], fqn: str) -> FormatName:

@@ -1,4 +1,4 @@
-"""How does a diffusers pipeline load already quantized as the recipe says? With a `PipelineQuantizationConfig` for its component.
+"""How does a diffusers pipeline load already quantized as the recipe says? With a `PipelineQuantizationConfig` for its denoisers.
 
 The form is `TorchAoConfig(FqnToConfig(...))`, which matches exact FQNs. It needs diffusers 0.42, and the Python that is exported checks
 that: older ones do not resolve its names. `modules_to_not_convert`, the older form, matches substrings (`proj_out` skips 39 Linears of
@@ -11,7 +11,7 @@ Two texts: `python` defines `quantization_config()`; `json` is `{component: Torc
     pipeline = FluxPipeline.from_pretrained(model_id, quantization_config=quantization_config(), dtype=torch.bfloat16)
 
 diffusers is imported inside functions only. (`pipelines` is the one importer of diffusers; the exception here is the quantization config,
-the form that this file is about.) It quantizes one component and touches no other.
+the form that this file is about.) It quantizes the recipe's components and touches no other.
 """
 
 import ast
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from sensitivity.errors import RecipeError
-from sensitivity.exporters._base import Exporter, describe, resolve_exact
-from sensitivity.exporters.torchao import native_config_dicts, read_keys, to_torchao, to_torchao_dict
+from sensitivity.exporters._base import Exporter, assign_within, describe, resolve_exact
+from sensitivity.exporters.torchao import native_config_dicts, read_keys, to_torchao_dicts, to_torchaos
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
@@ -38,13 +38,12 @@ import diffusers
 from torchao.core.config import config_from_dict
 from torchao.quantization import FqnToConfig
 
-COMPONENT = {component}
 CONFIGS = json.loads(r"""
 {configs}
 """)
 LAYERS = json.loads(r"""
 {layers}
-""")
+""")  # component -> format -> Linears
 
 
 def quantization_config():
@@ -56,8 +55,11 @@ def quantization_config():
     if "nvfp4" in CONFIGS and not _has_mslk():
         CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
     configs = {{name: config_from_dict(config) for name, config in CONFIGS.items()}}
-    keys = {{fqn: configs.get(name) for name, fqns in LAYERS.items() for fqn in fqns}}  # bf16 has no config: None
-    return diffusers.PipelineQuantizationConfig(quant_mapping={{COMPONENT: diffusers.TorchAoConfig(FqnToConfig(keys))}})
+    mapping = {{}}
+    for component, layers in LAYERS.items():
+        keys = {{fqn: configs.get(name) for name, fqns in layers.items() for fqn in fqns}}  # bf16 has no config: None
+        mapping[component] = diffusers.TorchAoConfig(FqnToConfig(keys))
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)
 
 
 def _has_mslk():
@@ -84,15 +86,18 @@ class DiffusersExporter(Exporter):
     def render(self, recipe: Recipe) -> str:
         """The text in the exporter's form."""
         if self.form == "json":
-            config = {"quant_method": "torchao", "quant_type": {"default": to_torchao_dict(recipe)}, "modules_to_not_convert": None}
-            return json.dumps({recipe.model.component: config}, indent=1) + "\n"
-        layers: dict[str, list[str]] = {}
-        for fqn, name in recipe.layers.items():
-            layers.setdefault(name.value, []).append(fqn)
+            mapping = {
+                component: {"quant_method": "torchao", "quant_type": {"default": config}, "modules_to_not_convert": None}
+                for component, config in to_torchao_dicts(recipe).items()
+            }
+            return json.dumps(mapping, indent=1) + "\n"
+        layers: dict[str, dict[str, list[str]]] = {}
+        for component, formats in recipe.layers_by_component.items():
+            for fqn, name in formats.items():
+                layers.setdefault(component, {}).setdefault(name.value, []).append(fqn)
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
         return _CODE.format(
             header="\n".join(f"# {line}" for line in describe(recipe)),
-            component=json.dumps(recipe.model.component),
             configs=json.dumps(configs, indent=1),
             layers=json.dumps(layers, indent=1),
             pipeline=recipe.model.pipeline_class,
@@ -103,15 +108,22 @@ class DiffusersExporter(Exporter):
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """Substrings that the class keeps in fp32 first, then torchao's exact rule."""
         if self.form == "json":
-            keys = read_keys(json.loads(text)[recipe.model.component]["quant_type"]["default"], recipe)
+            keys = {component: read_keys(config["quant_type"]["default"], recipe) for component, config in json.loads(text).items()}
         else:
             known = native_config_dicts(recipe)
             if _read_constant(text, "CONFIGS") != {name.value: config for name, config in known.items()}:
                 raise RecipeError("found other torchao configs in the exported Python; allowed are the recipe's; export it again")
-            layers = _read_constant(text, "LAYERS")
-            keys = {fqn: FormatName(name) if FormatName(name) in known else None for name, entries in layers.items() for fqn in entries}
-        kept = kept_in_fp32(recipe.model.component_class)
-        return {fqn: FormatName.BF16 if any(f"{part}." in f"{fqn}.weight" for part in kept) else resolve_exact(keys, fqn) for fqn in fqns}
+            keys = {
+                component: {fqn: FormatName(name) if FormatName(name) in known else None for name, fqns in layers.items() for fqn in fqns}
+                for component, layers in _read_constant(text, "LAYERS").items()
+            }
+        kept = {component: kept_in_fp32(kind) for component, kind in recipe.model.classes.items()}
+
+        def decide(component: str, fqn: str) -> FormatName:
+            fp32 = any(f"{part}." in f"{fqn}.weight" for part in kept[component])
+            return FormatName.BF16 if fp32 else resolve_exact(keys[component], fqn)
+
+        return assign_within(recipe, fqns, decide)
 
 
 def _read_constant(text: str, name: str) -> Any:
@@ -131,7 +143,7 @@ def kept_in_fp32(component_class: str) -> tuple[str, ...]:
 
 
 def to_diffusers(recipe: Recipe) -> Any:
-    """`diffusers.PipelineQuantizationConfig` that loads the recipe's component quantized.
+    """`diffusers.PipelineQuantizationConfig` that loads the recipe's components quantized.
 
     Raises:
         RecipeError: diffusers is older than 0.42, or would treat a layer otherwise than the recipe says.
@@ -143,5 +155,6 @@ def to_diffusers(recipe: Recipe) -> Any:
             f"found diffusers {diffusers.__version__}; allowed are 0.42 and newer, older ones do not resolve FqnToConfig; "
             "pip install -U diffusers, or use the exporter torchao"
         )
-    DiffusersExporter(form="json").export(recipe)
-    return diffusers.PipelineQuantizationConfig(quant_mapping={recipe.model.component: diffusers.TorchAoConfig(to_torchao(recipe))})
+    DiffusersExporter(form="json").verify(recipe, recipe.layers)
+    mapping = {component: diffusers.TorchAoConfig(config) for component, config in to_torchaos(recipe).items()}
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)

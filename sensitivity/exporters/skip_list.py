@@ -6,6 +6,8 @@ what `sensitivity latency --skip FILE` reads back. In torchao:
     skip = {line for line in open("skip.txt").read().split("\\n") if line and not line.startswith("#")}
     quantize_(transformer, config, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and fqn not in skip)
 
+Where a recipe is for several denoisers, entries begin with the component's name, and a comment says so: in torchao, compare with f"transformer.{fqn}".
+
 A skip-list has two formats: bf16 and one other, named in its first comment. A recipe with more has no skip-list, and is refused.
 """
 
@@ -46,6 +48,8 @@ class SkipListExporter(Exporter):
             )
         other = formats[0] if formats else "bf16"
         header = [f"Linears that stay in bf16; every other Linear is {other}.", *describe(recipe)]
+        if recipe.model.components:
+            header.insert(1, f"Names begin with their component's and a dot: {', '.join(f'{name}.' for name in recipe.model.components)}")
         lines = [f"# {line}" for line in header]
         if self.globs:
             lines += [f"{entry.pattern}  # {entry.reason}" for entry in compress(recipe.skip, recipe.layers)]

@@ -7,6 +7,8 @@ mapping that torchao fills in again.
     config = config_from_dict(json.load(open("recipe.torchao.json")))
     quantize_(transformer, config, filter_fn=None)
 
+Where a recipe is for several denoisers, there is one `FqnToConfig` for each, under the component's name: {"transformer": {...}, "transformer_2": {...}}.
+
 A text is the same wherever it is exported, so its NVFP4 asks for the mslk kernel, as torchao does by default (`use_triton_kernel`); where
 mslk is missing, torchao asserts at the first forward: install it, or set false there. `to_torchao` looks at this machine instead.
 
@@ -22,14 +24,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sensitivity.errors import RecipeError
-from sensitivity.exporters._base import Exporter, quantized_formats, resolve_exact
+from sensitivity.exporters._base import Exporter, assign_within, quantized_formats, resolve_exact
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchaoExporter(Exporter):
-    """JSON of an `FqnToConfig`."""
+    """JSON of an `FqnToConfig`, or of one a component."""
 
     name: ClassVar[str] = "torchao"
 
@@ -40,12 +42,14 @@ class TorchaoExporter(Exporter):
 
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""
-        return json.dumps(to_torchao_dict(recipe), indent=1) + "\n"
+        configs = to_torchao_dicts(recipe)
+        return json.dumps(configs if recipe.model.components else next(iter(configs.values())), indent=1) + "\n"
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """Exact parameter name, exact module name, `_default`."""
-        keys = read_keys(json.loads(text), recipe)
-        return {fqn: resolve_exact(keys, fqn) for fqn in fqns}
+        data = json.loads(text)
+        keys = {name: read_keys(data[name] if recipe.model.components else data, recipe) for name in recipe.model.classes}
+        return assign_within(recipe, fqns, lambda component, fqn: resolve_exact(keys[component], fqn))
 
 
 def native_config_dicts(recipe: Recipe) -> dict[FormatName, dict[str, Any]]:
@@ -60,21 +64,36 @@ def native_config_dicts(recipe: Recipe) -> dict[FormatName, dict[str, Any]]:
     return configs
 
 
-def to_torchao_dict(recipe: Recipe) -> dict[str, Any]:
-    """What `torchao.core.config.config_from_dict` reads as the recipe's `FqnToConfig`."""
+def to_torchao_dicts(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """{component: what `torchao.core.config.config_from_dict` reads as its `FqnToConfig`}."""
     configs = native_config_dicts(recipe)
-    keys = {fqn: configs.get(name) for fqn, name in recipe.layers.items()}
-    return {"_type": "FqnToConfig", "_version": 1, "_data": {"fqn_to_config": keys}}
+    return {
+        component: {
+            "_type": "FqnToConfig",
+            "_version": 1,
+            "_data": {"fqn_to_config": {fqn: configs.get(name) for fqn, name in layers.items()}},
+        }
+        for component, layers in recipe.layers_by_component.items()
+    }
 
 
 def to_torchao(recipe: Recipe) -> Any:
-    """`torchao.quantization.FqnToConfig` for this machine, with every Linear as a key; use it with `quantize_(..., filter_fn=None)`."""
+    """`to_torchaos` where the recipe is for several components, else the one there is."""
+    configs = to_torchaos(recipe)
+    return configs if recipe.model.components else next(iter(configs.values()))
+
+
+def to_torchaos(recipe: Recipe) -> dict[str, Any]:
+    """{component: `torchao.quantization.FqnToConfig`} for this machine, with every Linear as a key; use them with `quantize_(..., filter_fn=None)`."""
     from torchao.quantization import FqnToConfig
 
     from sensitivity.formats import get_format
 
     configs = {name: get_format(name).native_config() for name in quantized_formats(recipe)}
-    return FqnToConfig(OrderedDict((fqn, configs.get(name)) for fqn, name in recipe.layers.items()))
+    return {
+        component: FqnToConfig(OrderedDict((fqn, configs.get(name)) for fqn, name in layers.items()))
+        for component, layers in recipe.layers_by_component.items()
+    }
 
 
 def read_keys(data: dict[str, Any], recipe: Recipe) -> dict[str, FormatName | None]:

@@ -4,6 +4,9 @@ A distance takes pictures and their references and gives one number a picture: 0
 prompts, with their mean and a bootstrap interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
 
     score = score_of(distance(pictures, references), net=distance.name, noise_floor=None)
+
+**Damage** is what a search minimises. Without sound it is LPIPS. With sound it is LPIPS + `audio_weight` x the distance of the sound, prompt by prompt: frames are
+blind to sound, so without its share a search would quantize all that makes sound for free.
 """
 
 import abc
@@ -21,10 +24,35 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """A distance other than LPIPS, of each prompt in order. `noise_floor` is as in `Score`."""
+
+    per_prompt: tuple[float, ...]
+    noise_floor: float | None
+
+    @property
+    def mean(self) -> float:
+        """Mean over the prompts."""
+        return float(np.mean(self.per_prompt))
+
+
+MEASURES = ("motion", "detail_db", "audio")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """Distances of one skip-list from bf16. `per_prompt` follows the order of the prompts; `ci95` is a bootstrap interval of the mean.
 
-    `noise_floor` is the mean distance of bf16 from itself, drawn one by one instead of in batches (None: not measured); smaller differences mean nothing.
+    Attributes:
+        net: whose LPIPS it is.
+        mean, ci95, per_prompt: LPIPS; that of a clip is the mean over its frames.
+        noise_floor: the mean distance of bf16 from itself, drawn one by one instead of in batches (None: not measured); smaller differences mean nothing.
+        per_frame: LPIPS of the frames of each clip, () for pictures.
+        motion: `fidelity.frames.motion_difference`; of clips that were verified.
+        detail_db: `fidelity.detail`, of pictures and clips that were verified.
+        audio: `fidelity.audio`; of clips with sound.
+        audio_weight: LPIPS that a unit of `audio` counts as.
+        max_audio_distance: the most that the mean of `audio` may be; None asks nothing.
     """
 
     net: str
@@ -32,24 +60,61 @@ class Score:
     ci95: tuple[float, float]
     per_prompt: tuple[float, ...]
     noise_floor: float | None
+    per_frame: tuple[tuple[float, ...], ...] = ()
+    motion: Measure | None = None
+    detail_db: Measure | None = None
+    audio: Measure | None = None
+    audio_weight: float = 0.0
+    max_audio_distance: float | None = None
+
+    @property
+    def damages(self) -> tuple[float, ...]:
+        """Damage of each prompt (see the module)."""
+        if self.audio is None:
+            return self.per_prompt
+        return tuple(seen + self.audio_weight * heard for seen, heard in zip(self.per_prompt, self.audio.per_prompt, strict=True))
+
+    @property
+    def damage(self) -> float:
+        """Mean damage over the prompts."""
+        return self.mean if self.audio is None else self.mean + self.audio_weight * self.audio.mean
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the sound keeps to its bound: else the skip-list is never chosen."""
+        return self.audio is None or self.max_audio_distance is None or self.audio.mean <= self.max_audio_distance
+
+    @property
+    def cost(self) -> float:
+        """What a proposer learns: damage, as many times over as the sound is farther than its bound, so that proposals keep away from there."""
+        if self.is_allowed or self.audio is None or self.max_audio_distance is None:
+            return self.damage
+        return self.damage * self.audio.mean / self.max_audio_distance
 
     def to_json(self) -> dict[str, Any]:
-        """The score as JSON holds it."""
-        return dataclasses.asdict(self) | {"ci95": list(self.ci95), "per_prompt": list(self.per_prompt)}
+        """The score as JSON holds it; what was not measured is left out."""
+        unsaid = {field.name: field.default for field in dataclasses.fields(self)}  # MISSING where there is none, which no value equals
+        data = {key: value for key, value in dataclasses.asdict(self).items() if value != unsaid[key]}
+        rows = {"per_frame": [list(row) for row in self.per_frame]} if self.per_frame else {}
+        return data | {"ci95": list(self.ci95), "per_prompt": list(self.per_prompt)} | rows
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Score":
         """The score that `to_json` gave."""
-        return cls(**{**data, "ci95": tuple(data["ci95"]), "per_prompt": tuple(data["per_prompt"])})
+        rows = {key: tuple(data[key]) for key in ("ci95", "per_prompt")} | {"per_frame": tuple(map(tuple, data.get("per_frame", ())))}
+        measures = {
+            key: Measure(per_prompt=tuple(data[key]["per_prompt"]), noise_floor=data[key]["noise_floor"]) for key in MEASURES if key in data
+        }
+        return cls(**{**data, **rows, **measures})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartialScore:
-    """Distances of one skip-list on the first prompts of a split, where drawing ended early: no score, and never kept as one.
+    """Damages of one skip-list on the first prompts of a split, where drawing ended early: no score, and never kept as one.
 
     Attributes:
         net: as in `Score`.
-        per_prompt: distances of the prompts that were drawn, in order.
+        per_prompt: damages of the prompts that were drawn, in order.
         prompts: how many a score has.
     """
 

@@ -11,7 +11,9 @@ Pictures go in at their native resolution. Values of different nets, resolutions
     distance(pictures, references)          # (B,)
 """
 
+import contextlib
 import hashlib
+import sys
 import warnings
 from http.client import HTTPException
 from pathlib import Path
@@ -26,8 +28,8 @@ from torch import Tensor
 
 from sensitivity.errors import MissingWeightsError
 from sensitivity.fidelity._base import Distance
+from sensitivity.media import pictures_at_once
 
-CHUNK = 16
 TRUNK_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 TRUNK_MODELS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
@@ -56,9 +58,9 @@ class LpipsDistance(Distance):
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, references: Tensor) -> Tensor:
-        parts = []
-        for start in range(0, len(pictures), CHUNK):
-            chunk = slice(start, start + CHUNK)
+        parts, step = [], pictures_at_once(*pictures.shape[-2:])
+        for start in range(0, len(pictures), step):
+            chunk = slice(start, start + step)
             pair = (x[chunk].contiguous().to(self.device) for x in (pictures, references))  # convolutions depend on the memory layout
             parts.append(self.net(*pair).flatten().float().cpu())
         return torch.cat(parts)
@@ -94,7 +96,7 @@ def _slices(net: lpips.LPIPS) -> list[set[str]]:
 
 def _published(net: str) -> lpips.LPIPS:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):  # torch.hub says on stdout that it downloads
             warnings.simplefilter("ignore")
             return lpips.LPIPS(net=net, verbose=False)
     except (URLError, HTTPException, OSError, RuntimeError, EOFError, UnpicklingError) as error:  # the last three: a damaged file

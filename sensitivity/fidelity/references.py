@@ -1,10 +1,10 @@
 """bf16's own pictures, drawn once and kept on disk under a key of everything that decides them.
 
 The key is a JSON object (weights hash, settings, prompts, seeds, batch size, dtype, device type, versions); its sha256 names the file, and the file
-holds the key and a checksum of the pictures. A file whose key, shape or checksum is not what it should be is stale or damaged: it is reported and
-drawn again. Writing is atomic, so a run that is killed leaves no half file.
+holds the key and a checksum of the pictures, and of their sound where there is one. A file whose key, shape or checksum is not what it should be is stale or
+damaged: it is reported and drawn again. Writing is atomic, so a run that is killed leaves no half file.
 
-    pictures = ReferenceCache(folder).get(key, draw=lambda: painter.paint(...))
+    media, from_disk = ReferenceCache(folder).get(key, draw=lambda: painter.draw(...))
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from sensitivity.media import Media
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +33,43 @@ class ReferenceCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, key: dict[str, Any], *, draw: Callable[[], Tensor]) -> tuple[Tensor, bool]:
-        """The pictures of `key`, (B, 3, H, W) fp32, and whether they came from the disk."""
+    def get(self, key: dict[str, Any], *, draw: Callable[[], Media]) -> tuple[Media, bool]:
+        """The pictures or clips of `key`, and whether they came from the disk."""
         text = json.dumps(key, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
         found = self._read(path, text)
         if found is not None:
             return found, True
-        pictures = draw().contiguous()
-        self._write(path, text, pictures)
-        return pictures, False
+        media = draw()
+        self._write(path, text, media)
+        return media, False
 
-    def _read(self, path: Path, text: str) -> Tensor | None:
+    def _read(self, path: Path, text: str) -> Media | None:
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                pictures: Tensor = file.get_tensor("pictures")
-        except (OSError, SafetensorError, RuntimeError) as error:
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+                rate = int(metadata["sample_rate"]) if "sample_rate" in metadata else None
+                pictures = tensors["pictures"]
+        except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
             log.warning("cached references %s are damaged (%s); they are drawn again", path.name, error)
             return None
-        if metadata.get("key") != text or metadata.get("sha256") != _checksum(pictures):
+        if metadata.get("key") != text or metadata.get("sha256") != _checksum(tensors, rate):
             log.warning("cached references %s do not match their key or checksum; they are drawn again", path.name)
             return None
-        return pictures
+        return Media(pictures=pictures, sound=tensors.get("sound"), sample_rate=rate)
 
-    def _write(self, path: Path, text: str, pictures: Tensor) -> None:
+    def _write(self, path: Path, text: str, media: Media) -> None:
         temporary = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
+        tensors = {"pictures": media.pictures.contiguous()} | ({} if media.sound is None else {"sound": media.sound.contiguous()})
+        metadata = {"key": text, "sha256": _checksum(tensors, media.sample_rate)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"pictures": pictures}, temporary, metadata={"key": text, "sha256": _checksum(pictures)})
+            save_file(
+                tensors, temporary, metadata=metadata | ({} if media.sample_rate is None else {"sample_rate": str(media.sample_rate)})
+            )
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             log.warning("references cannot be kept in %s (%s); the next run draws them again", self.folder, error)
@@ -69,5 +77,15 @@ class ReferenceCache:
                 temporary.unlink()
 
 
-def _checksum(pictures: Tensor) -> str:
-    return hashlib.sha256(pictures.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+def _checksum(tensors: Mapping[str, Tensor], sample_rate: int | None) -> str:
+    """sha256 of the pictures' bytes alone, or of those of pictures and sound and the rate."""
+    digest = hashlib.sha256(_bytes(tensors["pictures"]))
+    for name in sorted(set(tensors) - {"pictures"}):
+        digest.update(name.encode() + str(sample_rate).encode())
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The bytes of a tensor, not copied where it is contiguous."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

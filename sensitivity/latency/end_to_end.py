@@ -1,15 +1,11 @@
 """How long does the denoiser, or the whole pipeline, really take with a recipe's formats, compiled as it is served? Measured end to end.
 
-Method. A fresh bf16 denoiser is quantized natively (`formats.quantize_native`), its repeated blocks are compiled one by one, as diffusers'
+Method. A fresh bf16 denoiser is quantized natively (`native.quantize_native`), its repeated blocks are compiled one by one, as diffusers'
 `compile_repeated_blocks(fullgraph=True)` does (regional compilation), warmed up, and timed. What is compiled: modules whose class `_repeated_blocks` names; where
 a denoiser has no such list, the blocks that its FQNs count (`blocks.0`, `blocks.1`, ...); where it has none, the denoiser as a whole. `RunTiming.compiled` says which.
 
 Compile modes. "default": kernels are launched from Python. "reduce-overhead": each compiled region replays CUDA graphs, its outputs are cloned, so that the next
 replay cannot overwrite what another block still reads, and every denoiser call starts a new step of torch's graph trees.
-
-Recompile limit. Regional compilation makes one graph for each distinct pattern of formats among the blocks of a class, and torch gives up at its limit
-(`torch._dynamo.config.recompile_limit`, 8 for each class). `check_recompile_limit` says so before anything is compiled. Inputs with other strides may cost one graph
-more than the patterns; that is refused in the same words when it happens.
 
 Conventions. Seconds of one denoiser call (`measure_calls`) or of one whole pipeline call (`measure_pipeline`). On CUDA, calls of the denoiser follow one another
 without waiting, as the steps of a pipeline do, with an event between them; on a CPU the host's clock is read. Memory: `peak_memory_bytes` is torch's allocated peak of
@@ -34,11 +30,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sensitivity.errors import MeasurementError, SensitivityError, UserError
-from sensitivity.formats import quantize_native
+from sensitivity.denoisers import parts_of
+from sensitivity.errors import MeasurementError, SensitivityError
 from sensitivity.latency._base import CompileMode
+from sensitivity.latency.regions import (
+    begin_step,
+    check_recompile_limit,
+    compile_denoiser,
+    count_block_patterns,
+    default_recompile_limit,
+    limit_error,
+    regions_of,
+    restore_denoiser,
+)  # fmt: skip
 from sensitivity.latency.timing import device_of, failure_reason, preserved_settings, release_memory
-from sensitivity.shape_table import block_of
+from sensitivity.native import quantize_native
 from sensitivity.spec import FormatName
 
 _Tree = TypeVar("_Tree")
@@ -97,92 +103,6 @@ class RunTiming:
         return {"seconds": list(self.seconds), "median_s": self.median_s} | {name: getattr(self, name) for name in names}
 
 
-def regions_of(denoiser: nn.Module) -> tuple[str, dict[str, nn.Module]]:
-    """What is compiled one by one: (for people, {FQN: module}); the FQN of the whole denoiser is ""."""
-    repeated = tuple(getattr(denoiser, "_repeated_blocks", None) or ())
-    regions = {fqn: child for fqn, child in denoiser.named_modules() if fqn and type(child).__name__ in repeated}
-    if regions:
-        return f"repeated blocks ({_classes(regions)})", regions
-    names = dict.fromkeys(block_of(fqn) for fqn, child in denoiser.named_modules() if isinstance(child, nn.Linear))
-    regions = {name: denoiser.get_submodule(name) for name in names if name and not isinstance(denoiser.get_submodule(name), nn.Linear)}
-    if regions:
-        return f"numbered blocks ({_classes(regions)})", regions
-    return f"the whole {type(denoiser).__name__}", {"": denoiser}
-
-
-def _classes(regions: Mapping[str, nn.Module]) -> str:
-    return ", ".join(dict.fromkeys(type(region).__name__ for region in regions.values()))
-
-
-def count_block_patterns(denoiser: nn.Module, formats: Mapping[str, FormatName]) -> dict[str, int]:
-    """{class of compiled regions: number of distinct format patterns among them}: the graphs that torch makes of that class."""
-    patterns: dict[str, set[tuple[tuple[str, FormatName], ...]]] = {}
-    for fqn, region in regions_of(denoiser)[1].items():
-        prefix = f"{fqn}." if fqn else ""
-        linears = [name for name, child in region.named_modules() if isinstance(child, nn.Linear)]
-        pattern = tuple((name, FormatName(formats.get(prefix + name, FormatName.BF16))) for name in linears)
-        patterns.setdefault(type(region).__name__, set()).add(pattern)
-    return {kind: len(found) for kind, found in patterns.items()}
-
-
-def check_recompile_limit(patterns: Mapping[str, int], limit: int | None = None) -> None:
-    """Raise UserError if a class has more patterns than torch compiles graphs of one class (`limit`, torch's own where None)."""
-    allowed = default_recompile_limit() if limit is None else limit
-    kind, found = max(patterns.items(), key=lambda item: item[1], default=("", 0))
-    if found > allowed:
-        raise _limit_error(f"{found} distinct format patterns among the blocks of {kind}", allowed, max(found, allowed) + 1)
-
-
-def default_recompile_limit() -> int:
-    """How many graphs torch makes of one code object before it gives up, as it is set now."""
-    import torch._dynamo.config
-
-    return int(torch._dynamo.config.recompile_limit)
-
-
-def _limit_error(found: str, allowed: int, enough: int) -> UserError:
-    return UserError(
-        f"{found}; allowed are {allowed}, torch's recompile limit: pass --recompile-limit {enough} (each graph costs compile time), or "
-        "search with --granularity group and fewer depth bands, which makes fewer patterns"
-    )
-
-
-def compile_denoiser(denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any = "inductor") -> str:
-    """Compile the denoiser's regions in place; returns what was compiled, for people. `restore_denoiser` undoes it.
-
-    Shapes are static. Raising torch's recompile limit is the caller's (`timing.preserved_settings(recompile_limit=...)`), since it is a setting of the process.
-    """
-    described, regions = regions_of(denoiser)
-    mode = None if compile_mode == "default" or backend != "inductor" else compile_mode
-    for fqn, region in regions.items():
-        region.compile(fullgraph=bool(fqn), dynamic=False, backend=backend, mode=mode)
-        if compile_mode == "reduce-overhead":
-            region._compiled_call_impl = _with_cloned_outputs(region._compiled_call_impl, begins_step=region is denoiser)
-    return described
-
-
-def restore_denoiser(denoiser: nn.Module) -> None:
-    """Make the denoiser run eagerly again."""
-    for region in regions_of(denoiser)[1].values():
-        region._compiled_call_impl = None
-
-
-def _with_cloned_outputs(call: Any, *, begins_step: bool) -> Callable[..., object]:
-    """Outputs of a CUDA graph lie in memory that the next replay overwrites: give the caller copies."""
-
-    def cloned(*args: object, **kwargs: object) -> object:
-        if begins_step:
-            _begin_step()
-        return pytree.tree_map_only(Tensor, torch.clone, call(*args, **kwargs))
-
-    return cloned
-
-
-def _begin_step(*_: object) -> None:
-    """Tell torch's CUDA graph trees that no output of an earlier denoiser call is needed any more."""
-    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-
-
 @contextmanager
 def _measuring(device: torch.device, recompile_limit: int | None) -> Iterator[None]:
     """What goes wrong inside becomes an error of ours; settings of torch are as before afterwards, and compiled graphs are forgotten."""
@@ -199,7 +119,7 @@ def _measuring(device: torch.device, recompile_limit: int | None) -> Iterator[No
         ) from error
     except Exception as error:
         if type(error).__name__ in _LIMIT_ERRORS:
-            raise _limit_error("one class of blocks needs more graphs than its format patterns", limit, 2 * limit) from error
+            raise limit_error("one class of blocks needs more graphs than its format patterns", limit, 2 * limit) from error
         raise MeasurementError(f"the compiled denoiser failed ({failure_reason(error)}); make it run eagerly first") from error
     finally:
         release_memory(device)
@@ -208,12 +128,13 @@ def _measuring(device: torch.device, recompile_limit: int | None) -> Iterator[No
 @contextmanager
 def _compiled(denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any) -> Iterator[str]:
     """The denoiser compiled while the context is open, with a new step of torch's graph trees at each of its calls; then as it was."""
-    marks = compile_mode == "reduce-overhead" and "" not in regions_of(denoiser)[1]
-    handle = denoiser.register_forward_pre_hook(_begin_step) if marks else None
+    regions = list(regions_of(denoiser)[1].values())
+    marked = [part for part in parts_of(denoiser).values() if compile_mode == "reduce-overhead" and part not in regions]
+    handles = [part.register_forward_pre_hook(begin_step) for part in marked]
     try:
         yield compile_denoiser(denoiser, compile_mode=compile_mode, backend=backend)
     finally:
-        if handle is not None:
+        for handle in handles:
             handle.remove()
         restore_denoiser(denoiser)
         torch._dynamo.reset()

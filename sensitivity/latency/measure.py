@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from sensitivity.census import AttentionShape
 from sensitivity.environment import describe_environment
-from sensitivity.formats import describe_versions, get_format, quantize_native
+from sensitivity.formats import get_format
 from sensitivity.latency._base import CompileMode
 from sensitivity.latency.table import LinearShape, ShapeTime, ShapeTimeCache, ShapeTimes, attention_key, parse_linear
 from sensitivity.latency.timing import (
@@ -52,6 +52,7 @@ from sensitivity.latency.timing import (
     stopwatch_for,
     time_runs,
 )
+from sensitivity.native import describe_versions, quantize_native
 from sensitivity.spec import FormatName
 
 _MACHINE_KEYS = ("device", "capability", "driver", "cuda", "torch")

@@ -284,9 +284,10 @@ class PredictedLatency(LatencyModel):
         """Give the seconds of everything that is no Linear of the table; see the module's text for what is counted."""
         if table.run is None:
             return self.attention_s(table) + self.elementwise_s(table)
-        denoiser = max(table.run.components, key=lambda counts: counts.linear_flops)
-        others = sum(self._eager_component_s(counts) for counts in table.run.components if counts is not denoiser)
-        return self._counted_attention_s(denoiser) + self.elementwise_s(table) + others
+        compiled = table.components or (max(table.run.components, key=lambda counts: counts.linear_flops).component,)
+        attention_s = sum(self._counted_attention_s(counts) for counts in table.run.components if counts.component in compiled)
+        others_s = sum(self._eager_component_s(counts) for counts in table.run.components if counts.component not in compiled)
+        return attention_s + self.elementwise_s(table) + others_s
 
     def _counted_attention_s(self, counts: ComponentCounts) -> float:
         rate = self.device.peak_flops_per_s(FormatName.BF16) * self.constants.attention

@@ -17,7 +17,7 @@ What it does not do: guess. A shape that was not measured, or failed, raises Mea
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -167,10 +167,10 @@ def shapes_of(table: ShapeTable, formats: Sequence[FormatName]) -> tuple[LinearS
     return tuple(dict.fromkeys(shapes))
 
 
-def attentions_of(table: ShapeTable, *, component: str | None = None) -> tuple[AttentionShape, ...]:
-    """The attentions of a table's census, of one component or of all; none where the table has no census."""
-    components = table.run.components if table.run is not None else ()
-    return tuple(shape for counts in components if component in (None, counts.component) for shape in counts.attention)
+def attentions_of(table: ShapeTable, *, components: Collection[str] | None = None) -> tuple[AttentionShape, ...]:
+    """The attentions of a table's census, of some components or of all, each shape once for a component; none where the table has no census."""
+    counted = table.run.components if table.run is not None else ()
+    return tuple(shape for counts in counted if components is None or counts.component in components for shape in counts.attention)
 
 
 def parse_linear(key: str) -> LinearShape | None:

@@ -83,18 +83,19 @@ class SearchProgress:
         self.spent.append(trial.seconds)
         if isinstance(trial, StoppedTrial):
             return
-        self.points.append((trial.latency_s, trial.score.mean))
+        if trial.score.is_allowed:
+            self.points.append((trial.latency_s, trial.score.damage))
         if trial.label == "none":
             self.base_s = trial.latency_s
 
     def _scored(self, trial: ScoredTrial) -> None:
         self._note(trial)
-        on_front = len(self.points) - 1 in pareto_front(self.points)
+        on_front = trial.score.is_allowed and len(self.points) - 1 in pareto_front(self.points)
         speedup = self._speedup(trial)
         left = (self.budget - trial.index - 1) * sum(self.spent) / len(self.spent)
         if not self.moving:
             self._line(
-                f"trial {trial.index + 1}/{self.budget}: {speedup}, LPIPS {trial.score.mean:.4f}{' (' + trial.label + ')' if trial.label else ''}"
+                f"trial {trial.index + 1}/{self.budget}: {speedup}, LPIPS {trial.score.mean:.4f}{_sound(trial)}{' (' + trial.label + ')' if trial.label else ''}"
                 f"{', on the front' if on_front else ''}; front {len(pareto_front(self.points))}, {left:.0f} s left"
             )
         self._show("trial", trial.index + 1, self.budget)
@@ -125,6 +126,13 @@ class SearchProgress:
             self.task = self.bar.add_task(text, total=total, note="")
         fields = {} if note is None else {"note": note}
         self.bar.update(self.task, description=text, total=total, completed=done or 0, **fields)  # type: ignore[arg-type]  # rich's fields
+
+
+def _sound(trial: ScoredTrial) -> str:
+    """The distance of a trial's sound in words, "" where there is none."""
+    if trial.score.audio is None:
+        return ""
+    return f", sound {trial.score.audio.mean:.4f}{'' if trial.score.is_allowed else ' (more than the study allows)'}"
 
 
 class ShapeProgress:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sensitivity.calibration import Sensitivity, long_tail
-from sensitivity.shape_table import block_of, role_of
+from sensitivity.fqns import block_of
 from sensitivity.spec import FormatName
 
 COOL, HOT = (30, 60, 120), (200, 40, 30)  # background of an error of 0 and of the largest
@@ -61,7 +61,7 @@ def heatmap(rows: Sequence[Sensitivity], fqns: Sequence[str], name: FormatName, 
     for fqn in fqns:
         block = block_of(fqn)
         kind, _, index = block.rpartition(".")
-        role = role_of(fqn).removeprefix(f"{kind}.") if block else fqn
+        role = fqn.removeprefix(f"{block}.") if block else fqn
         maps.setdefault(kind, {}).setdefault(role, {})[index] = fqn
     maps = dict(sorted(maps.items(), key=lambda item: not item[0]))  # Linears outside blocks are last
     labels = max((len(role) for roles in maps.values() for role in roles), default=0)

@@ -141,6 +141,11 @@ def _memory_line(memory: "MemoryEstimate") -> str:
     )
 
 
+def dead_pattern_lines(dead: Sequence[str]) -> list[str]:
+    """A warning for each pattern of a study's always_skip that matches nothing."""
+    return [f"warning: {pattern!r} of the study's always_skip matches no Linear" for pattern in dead]
+
+
 def fixed_table(fixed: Mapping[str, str]) -> Table | Text:
     """Linears that stay bf16 whatever is chosen, by reason."""
     if not fixed:

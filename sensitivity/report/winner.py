@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Group as Lines
 from rich.text import Text
 
+from sensitivity.fidelity._base import Measure, Score
 from sensitivity.naming import Naming, name_of
 from sensitivity.report.tables import make_table
 from sensitivity.search.evidence import letters_of_alike
@@ -20,15 +21,16 @@ def front_table(outcome: SearchOutcome) -> Lines:
     """
     candidates, chosen, naming = outcome.prepared.candidates, outcome.chosen, outcome.naming
     latency, spec = outcome.prepared.latency, outcome.prepared.evaluator.spec
-    alike = dict(zip((t.index for t in outcome.front), letters_of_alike([t.score.per_prompt for t in outcome.front]), strict=True))
+    alike = dict(zip((t.index for t in outcome.front), letters_of_alike([t.score.damages for t in outcome.front]), strict=True))
     near = {t.index for t in naming.shortlist} if naming is not None else set()
     extra = [t for t in outcome.result.trials if t.label or t.index in outcome.held_out]
     shown = sorted({t.index: t for t in (*outcome.front, *extra)}.values(), key=lambda t: (t.latency_s, t.lpips))
     at_scale = f" at {spec.pricing.stands_for} x its dimensions" if spec.pricing.stands_for > 1 else ""
     early = f" and {len(outcome.result.stopped)} stopped early" if outcome.result.stopped else ""
+    heard = any(t.score.audio is not None for t in shown)
     rows = make_table(
         ("", "left"), ("skip-list", "left"), ("quantized", "right"), ("ms a run", "right"), ("speedup", "right"), ("estimate", "right"), ("LPIPS", "right"),
-        ("alike", "left"), ("held-out LPIPS [95 %]", "right"),
+        *[("sound", "right")] * heard, ("alike", "left"), ("held-out LPIPS [95 %]", "right"), *[("sound", "right")] * heard, ("detail dB", "right"),
         title=f"front of {len(outcome.front)} among {len(outcome.result.trials)} trials{early}; latency {latency.source} for {latency.target}{at_scale}, "
         f"LPIPS {shown[0].score.net if shown else ''} by emulation",
     )  # fmt: skip
@@ -39,10 +41,17 @@ def front_table(outcome: SearchOutcome) -> Lines:
         rows.add_row(
             ("*" if trial.index in alike else "") + ("+" if trial.index in near else "") + (">" if is_chosen else ""), name_of(trial),
             f"{quantized}/{len(candidates.fqns)}", f"{trial.latency_s * 1e3:.2f}", f"{candidates.bf16_s / trial.latency_s:.3f}x",
-            f"{trial.lpips:.4f}", f"{trial.score.mean:.4f}", alike.get(trial.index, ""), f"{held.mean:.4f} [{held.ci95[0]:.4f}, {held.ci95[1]:.4f}]" if held else "",
+            f"{trial.lpips:.4f}", f"{trial.score.mean:.4f}", *[_mean(trial.score.audio)] * heard, alike.get(trial.index, ""),
+            f"{held.mean:.4f} [{held.ci95[0]:.4f}, {held.ci95[1]:.4f}]" if held else "",
+            *[_mean(held.audio) if held else ""] * heard, _mean(held.detail_db, digits=2) if held else "",
             style="bold green" if is_chosen else ("" if trial.index in alike else "dim"),
         )  # fmt: skip
     return Lines(rows, *(Text(line, style="dim") for line in _front_legend(shown, len(near))))
+
+
+def _mean(measure: Measure | None, *, digits: int = 4) -> str:
+    """Its mean, "" where it was not measured."""
+    return "" if measure is None else f"{measure.mean:.{digits}f}"
 
 
 def _front_legend(shown: Sequence[ScoredTrial], near: int) -> list[str]:
@@ -55,6 +64,16 @@ def _front_legend(shown: Sequence[ScoredTrial], near: int) -> list[str]:
         f"estimate: LPIPS as all trials together say; LPIPS: of this one's own pictures on the {prompts} search prompts, part of it luck",
         f"alike: skip-lists that share a letter cannot be told apart on the {prompts} search prompts (paired, 95 %)",
     ]
+    lines.append(
+        "detail: decibels between the local energies of octaves, which noise and blur change and a drifted composition hardly does"
+    )
+    if shown and shown[0].score.audio is not None:
+        score = shown[0].score
+        bound = "" if score.max_audio_distance is None else f", at most {score.max_audio_distance:g} is allowed"
+        lines.append(
+            f"sound: spectral distance from bf16's (1.35: two noises of one spectrum){bound}; the estimate is LPIPS + {score.audio_weight:g} x sound, and so is what "
+            "--max-lpips bounds"
+        )
     if near:
         lines.append(f"+ could be named ({near}): held-out intervals that hold all at once; each of the others holds by itself")
     return lines
@@ -69,7 +88,7 @@ def winner_lines(outcome: SearchOutcome) -> list[str]:
     scale = f" at {latency.stands_for} x its dimensions" if latency.stands_for > 1 else ""
     lines = [
         f"chosen: {name_of(chosen)}, {latency.speedup:.3f}x, {latency.quantized_s:.4g} s a run ({latency.source} for {latency.target}{scale}), held-out LPIPS "
-        f"{held.mean:.4f} [{held.ci95[0]:.4f}, {held.ci95[1]:.4f}], {len(recipe.skip)} of {len(recipe.layers)} Linears stay bf16",
+        f"{held.mean:.4f} [{held.ci95[0]:.4f}, {held.ci95[1]:.4f}]{beside_lpips_words(held)}, {len(recipe.skip)} of {len(recipe.layers)} Linears stay bf16",
         _how(naming, chosen, prompts=len(held.per_prompt)),
     ]
     thumb = next((t for t in outcome.result.trials if t.label == "rule of thumb"), None)
@@ -77,6 +96,16 @@ def winner_lines(outcome: SearchOutcome) -> list[str]:
         speedup = outcome.prepared.candidates.bf16_s / thumb.latency_s
         lines.append(f"rule of thumb: {speedup:.3f}x, held-out LPIPS {outcome.held_out[thumb.index].mean:.4f}")
     return lines
+
+
+def beside_lpips_words(held: Score) -> str:
+    """What a held-out score has beside LPIPS, in words."""
+    words = (("sound", held.audio, ""), ("motion", held.motion, ""), ("detail", held.detail_db, " dB"))
+    return "".join(
+        f", {name} {measure.mean:.3g}{unit}" + ("" if measure.noise_floor is None else f" (noise floor {measure.noise_floor:.2g})")
+        for name, measure, unit in words
+        if measure is not None
+    )
 
 
 def _how(naming: Naming, chosen: ScoredTrial, *, prompts: int) -> str:

@@ -4,7 +4,7 @@ Regional compilation makes one graph for each distinct pattern of formats of a b
 groups that are finer than depth bands can have a pattern for every block. `BlockPatterns.reduce` gives each stack at most `limit` patterns, at a price of a
 second: blocks are clustered by what a pattern costs them (damage - price * gain), each cluster takes the pattern that costs it least, and so on until nothing
 changes: k-modes (Huang 1998, "Extensions to the k-means algorithm for clustering large data sets with categorical values") with these costs for distances. The
-price is bisected until enough is saved.
+price is bisected until enough is saved. Lists of blocks that are called alike are one stack, as those of two denoisers: torch counts by class.
 
     patterns = BlockPatterns(candidates, limit=8)
     patterns.count(choice)                                  # {"transformer_blocks": 5, ...}
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.candidates import Candidates, Choice
-from sensitivity.shape_table import block_of
+from sensitivity.fqns import block_of, list_of, stack_of
 
 Array = NDArray[np.float64]
 Options = NDArray[np.int64]
@@ -29,7 +29,7 @@ class BlockPatterns:
     """The stacks of a model's groups.
 
     Args:
-        candidates: groups; all groups of a stack share its depth bands.
+        candidates: groups; all groups of a list of blocks share its depth bands.
         limit: distinct patterns that a stack may have.
     """
 
@@ -40,8 +40,8 @@ class BlockPatterns:
         for index, group in enumerate(candidates.groups):
             blocks = tuple(dict.fromkeys(block_of(fqn) for fqn in group.fqns))
             if blocks[0]:
-                role = group.name.partition("[")[0]
-                bands.setdefault(blocks[0].rsplit(".", 1)[0], {}).setdefault(blocks, {})[role] = index
+                role = group.name.partition("[")[0].removeprefix(f"{stack_of(blocks[0])}.")
+                bands.setdefault(list_of(blocks[0]), {}).setdefault(blocks, {})[role] = index
         for stack, rows in bands.items():
             roles = list(dict.fromkeys(role for row in rows.values() for role in row))
             self.stacks[stack] = np.array([[row.get(role, -1) for role in roles] for row in rows.values()])

@@ -1,12 +1,13 @@
 """What does each group's format do to LPIPS? A belief about additive damages: calibrated errors first, then what trials show.
 
 Model. LPIPS to the power q is a sum over groups: LPIPS(choice)^q = sum of damage[g, option of g], q between 1 (errors that line up) and 2 (independent errors).
-Each damage has a normal prior whose mean is proportional to the calibrated error to the power p, p = q or q / 2 or 0 (all alike, should calibration be misleading), and
-whose standard deviation is `spread` times that mean. A trial is its sum, with a relative error `noise`. The posterior is Bayesian linear regression (Bishop 2006,
-"Pattern Recognition and Machine Learning", section 3.3), written in the trials' own n x n matrix, since there are fewer trials than damages.
+Each damage has a normal prior whose mean is a weighted geometric mean of the calibrated error to the power q and of its size; the weight of the error, `trust`, is 1/2 at
+first, and may become 1, 4/3 or 0 (should calibration be misleading). Its standard deviation is `spread` times that mean. A trial is its sum, with a relative error
+`noise`. The posterior is Bayesian linear regression (Bishop 2006, "Pattern Recognition and Machine Learning", section 3.3), written in the trials' own n x n matrix,
+since there are fewer trials than damages.
 
-q, p, spread and noise are those of a small grid with the largest marginal likelihood (the same section, 3.5), times a mild preference for values that held on tiny-flux
-(LOG.md). They are chosen anew at a few trial counts only, from the trials up to there, so that a continued search believes what an uninterrupted one does.
+q, trust, spread and noise are those of a small grid with the largest marginal likelihood (the same section, 3.5), times a mild preference for values that held on
+tiny-flux (LOG.md). They are chosen anew at a few trial counts only, from the trials up to there, so that a continued search believes what an uninterrupted one does.
 
     belief = believe(features, lpips, errors, sizes, kin)    # features (n, D) 0/1, lpips (n,), errors (D,) or None, kin (D, m)
     belief.mean                                              # (D,) damages
@@ -37,14 +38,14 @@ class Hypothesis:
     """One point of the grid. `trust` is p / q: how the calibrated error's power relates to LPIPS's."""
 
     power: float = 1.5
-    trust: float = 1.0
+    trust: float = 0.5
     spread: float = 1.0
     noise: float = 0.35
 
     @property
     def log_preference(self) -> float:
         """Log prior weight: trials must speak before a value far from the default is taken."""
-        return -1.0 * (self.power != 1.5) - 3.0 * abs(self.trust - 1.0) - 0.5 * (self.spread != 1.0) - 0.5 * (self.noise != 0.35)
+        return -1.0 * (self.power != 1.5) - 3.0 * abs(self.trust - 0.5) - 0.5 * (self.spread != 1.0) - 0.5 * (self.noise != 0.35)
 
 
 GRID = tuple(

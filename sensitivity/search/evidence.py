@@ -6,6 +6,10 @@ Where several skip-lists are compared on the same prompts and one is named for w
 quantile of the largest of all their t values, which is simulated from a multivariate t with the correlation that they have over prompts (single-step
 simultaneous intervals, Hothorn, Bretz and Westfall 2008; naming one of them costs no coverage then: Berk et al. 2013, "Valid post-selection inference").
 Skip-lists react to the same prompts alike, so this widens less than Bonferroni would. Simulated coverage: `simulate_coverage` in tests/test_naming.py.
+Real LPIPS has longer tails than simulated ones: now and then a prompt flips to another picture, and a skip-list whose prompts happen to hold no flip looks both
+better and surer than it is. So of skip-lists that are compared the largest relative error is taken for all. Measured on 6,082 real skip-lists of three models with 96
+prompts each, six alike ones compared on 24 prompts: the mean of the other 72 (their own noise allowed for) lies in the interval of a given one in 98, 98 and 95 of 100
+cases, of the one that scored least in 94, 93 and 88; with each one's own error it was 91, 94, 85 and 76, 82, 65.
 
 Differences. Two skip-lists are compared prompt by prompt, by the paired t test: differences of skewed values are nearly symmetric, and simulated with 10 to 34
 prompts it calls equal ones different in 4 of 100 cases, where a bootstrap of the studentized difference does so in 7 to 8 (nominal: 5).
@@ -44,7 +48,7 @@ def simultaneous_intervals(values: ArrayLike) -> list[Interval]:
     spread = np.flatnonzero(errors > 1e-12 * means)  # a row without spread, as bf16's zeros, is known
     factors = np.ones(len(rows))
     if len(spread):
-        factors[spread] = np.exp(critical_t(rows[spread]) * errors[spread] / means[spread])
+        factors[spread] = np.exp(critical_t(rows[spread]) * (errors[spread] / means[spread]).max())
     return [(float(mean / factor), float(mean * factor)) for mean, factor in zip(means, factors, strict=True)]
 
 

@@ -81,7 +81,7 @@ class StudyLog:
         data = scored.score.to_json()
         for key, value in {"index": scored.index, "label": scored.label, "seconds": scored.seconds, "score": json.dumps(data)}.items():
             trial.set_user_attr(key, value)
-        self.study.tell(trial, [scored.latency_s, scored.score.mean])
+        self.study.tell(trial, [scored.latency_s, scored.score.cost])
 
     def stop(self, trial: optuna.Trial, stopped: StoppedTrial) -> None:
         """Pruned, without values: Optuna's samplers take such a trial for worse than all that finished."""
@@ -101,7 +101,7 @@ class StudyLog:
         kept = self.study.user_attrs.get("errors")
         errors = None if kept is None else {(g, o): error for g, o, error in kept}
         proposer = KnapsackProposer(self.candidates, seed=0, errors=errors)
-        estimates = estimate_all(proposer, [t.choice for t in trials], [t.score.per_prompt for t in trials])
+        estimates = estimate_all(proposer, [t.choice for t in trials], [t.score.damages for t in trials])
         return tuple(replace(trial, estimate=float(value)) for trial, value in zip(trials, estimates, strict=True))
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:

@@ -13,6 +13,9 @@ interrupted, continued or run at once gives the same trials. A trial that was ru
 Stopping. Where the study has a `search.chunk`, a proposal that a finished trial dominates ends after some of its prompts (`search.stopping`). It counts as a
 trial and is never proposed again, and the proposer knows its estimate; it has no score, so it is on no front. A score that is in the store is never cut short.
 
+Sound. Where the pipeline makes sound, LPIPS here means damage: LPIPS with the sound's share (`fidelity._base`). A trial whose sound is farther from bf16's than the study
+allows (`fidelity.max_audio_distance`) is finished and kept, but it is on no front and no rival, and proposers and Optuna are told a value that grows with the excess.
+
 Conventions: budget counts trials whose pictures were generated (or read from the store, where an earlier study had generated them).
 """
 
@@ -30,13 +33,14 @@ from sensitivity.calibration import calibrate, calibration_cost
 from sensitivity.candidates import Candidates, Choice, Granularity
 from sensitivity.errors import MeasurementError, StoreError
 from sensitivity.fidelity._base import PartialScore, Score
+from sensitivity.latency.regions import compiled_graphs
 from sensitivity.painting import digest_of
 from sensitivity.scoring import Evaluator, Split
 from sensitivity.search.log import SAME_FAILURES, StudyLog, all_alike, gist
 from sensitivity.search.sampler import Observation, OptunaProposer, Proposer, SamplerName, make_proposer
 from sensitivity.search.stopping import ALPHA, Rival, Stop, StoppingRule
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
-from sensitivity.spec import FormatName, check_budget
+from sensitivity.spec import FidelitySection, FormatName, check_budget
 from sensitivity.store import Store, assignment_key
 
 MAX_REPEATS = 100
@@ -89,11 +93,18 @@ def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSet
             "seed": settings.seed,
             "sampler": settings.sampler,
             "calibrated": settings.calibrated,
-            "proposals": 2,
+            "proposals": 3,
         }
         | ({"alpha": ALPHA} if _looks(evaluator) else {})
+        | _sound_terms(evaluator)
     )
     return f"{evaluator.spec.name}-{'+'.join(settings.formats)}-{settings.target}-{fingerprint[:8]}"
+
+
+def _sound_terms(evaluator: Evaluator) -> dict[str, Any]:
+    """What the study says about sound, where it is not the default."""
+    said, default = evaluator.spec.fidelity, FidelitySection()
+    return {key: getattr(said, key) for key in ("audio_weight", "max_audio_distance") if getattr(said, key) != getattr(default, key)}
 
 
 def _looks(evaluator: Evaluator) -> int:
@@ -155,8 +166,9 @@ def run_search(
     try:
         if len(history) < settings.budget:
             evaluator.references("search")
+            _ = evaluator.noise_floors  # drawn now, so that no trial has to
             looks = _looks(evaluator)
-            rule = StoppingRule(alpha=ALPHA, looks=looks, noise_floor=evaluator.noise_floor or 0.0) if looks else None
+            rule = StoppingRule(alpha=ALPHA, looks=looks, noise_floor=evaluator.damage_floor) if looks else None
             uses_errors = settings.calibrated and settings.sampler == SamplerName.KNAPSACK
             if uses_errors:
                 events.calibrating(calibration_cost(evaluator, candidates, store).describe())
@@ -218,7 +230,7 @@ def _one_trial(
     index, latency_s, stops = len(history), log.candidates.latency_s(choice), list[Stop]()
     trial.set_user_attr("choice", json.dumps(choice))
     log.events.began(index, label)
-    begun = time.monotonic()
+    begun, graphs = time.monotonic(), compiled_graphs()
     keep_going = None if label or rule is None else _looker(rule, latency_s, _scored(history), stops)
     try:
         score = known_or_scored(evaluator, store, log.candidates.decode(choice), "search", log.events.pictures, keep_going=keep_going)
@@ -227,6 +239,7 @@ def _one_trial(
         raise
     except (MeasurementError, RuntimeError) as error:  # RuntimeError: out of memory, a kernel that refuses
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        evaluator.recover()
         log.fail(trial, reason)
         log.failures.append(gist(reason))
         log.events.failed(index, reason)
@@ -237,6 +250,8 @@ def _one_trial(
         return None
     log.failures.clear()
     seconds = time.monotonic() - begun
+    if evaluator.compiled:
+        trial.set_user_attr("compiled_graphs", compiled_graphs() - graphs)  # 0: switching compiles nothing
     if isinstance(score, PartialScore):
         stopped = StoppedTrial(index=index, choice=choice, latency_s=latency_s, stop=stops[-1], seconds=seconds)
         log.stop(trial, stopped)
@@ -252,7 +267,8 @@ def _looker(
     rule: StoppingRule, latency_s: float, finished: Sequence[ScoredTrial], stops: list[Stop]
 ) -> Callable[[tuple[float, ...]], bool]:
     """Whether a trial goes on after these distances; where not, the reason is appended to `stops`, the rival by the index of its trial."""
-    rivals = [Rival(latency_s=t.latency_s, per_prompt=t.score.per_prompt) for t in finished]
+    finished = [t for t in finished if t.score.is_allowed]
+    rivals = [Rival(latency_s=t.latency_s, per_prompt=t.score.damages) for t in finished]
 
     def keep_going(values: tuple[float, ...]) -> bool:
         stop = rule.decide(values, latency_s, rivals)
@@ -267,7 +283,7 @@ def _observed(tried: Tried) -> Observation:
     """What a proposer learns of a trial."""
     if isinstance(tried, StoppedTrial):
         return Observation(choice=tried.choice, lpips=tried.stop.estimate, share=tried.stop.share)
-    return Observation(choice=tried.choice, lpips=tried.score.mean)
+    return Observation(choice=tried.choice, lpips=tried.score.cost)
 
 
 def _next_choice(log: StudyLog, proposer: Proposer, history: Sequence[Tried], seen: set[Choice]) -> tuple[optuna.Trial, str, Choice]:
@@ -314,7 +330,7 @@ def known_or_scored(
     evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)
     known = store.find_score(evaluation, assignment)
     if known is not None:
-        return known
+        return evaluator.judged(known)
     begun = time.monotonic()
     score = evaluator.score(formats, split, after_batch=pictures, keep_going=keep_going)
     if isinstance(score, Score):

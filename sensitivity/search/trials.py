@@ -16,7 +16,7 @@ from sensitivity.search.stopping import Stop
 class ScoredTrial:
     """One finished trial. `label` names a baseline ("none", "all nvfp4", "rule of thumb"), "" for a proposal; `seconds` is what scoring took.
 
-    `estimate` is the LPIPS that all trials together say this one has (`search.estimate`), None while the search runs.
+    `estimate` is the damage that all trials together say this one has (`search.estimate`), None while the search runs.
     """
 
     index: int
@@ -29,8 +29,8 @@ class ScoredTrial:
 
     @property
     def lpips(self) -> float:
-        """What it is ranked by: the estimate, where there is one, else its own mean score."""
-        return self.score.mean if self.estimate is None else self.estimate
+        """What it is ranked by: the estimate, where there is one, else its own mean damage, which is LPIPS where there is no sound (`fidelity._base`)."""
+        return self.score.damage if self.estimate is None else self.estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,10 @@ from torchao.quantization import quantize_
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
 
+from sensitivity.emulation import emulated_linear
 from sensitivity.errors import FormatError
-from sensitivity.formats import Format, QuantizedOperand, emulated_linear, get_format, quantize_native
+from sensitivity.formats import Format, QuantizedOperand, get_format
+from sensitivity.native import quantize_native
 from sensitivity.spec import FormatName
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -14,12 +14,13 @@ import torch._inductor.config
 from diffusers import FluxTransformer2DModel
 
 from sensitivity.census import AttentionShape
-from sensitivity.formats import get_format, quantize_native
+from sensitivity.formats import get_format
 from sensitivity.latency import end_to_end
 from sensitivity.latency.end_to_end import materialize, measure_calls, weight_bytes
 from sensitivity.latency.measure import machine_of, measure_shapes
 from sensitivity.latency.table import LinearShape, ShapeTime, attention_key
 from sensitivity.latency.timing import copies_past_cache, preserved_settings, release_memory
+from sensitivity.native import quantize_native
 from sensitivity.spec import FormatName
 from sensitivity.store import SharedShapeTimes
 

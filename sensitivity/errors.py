@@ -15,6 +15,7 @@
     │   ├── ConstraintError          no skip-list keeps to the constraints that were asked
     │   └── MissingWeightsError      weights that a measure needs are not on this machine
     └── MeasurementError             a run failed and nothing the caller typed explains it: exits with 1
+        └── CalibrationError         layer sensitivities cannot be measured on this denoiser so; a search does without them
 
 A message says the value found, what is allowed, and what to do next, in that order.
 """
@@ -82,3 +83,7 @@ class MissingWeightsError(UserError):
 
 class MeasurementError(SensitivityError):
     """A run failed and nothing that the caller typed explains it."""
+
+
+class CalibrationError(MeasurementError):
+    """Layer sensitivities cannot be measured on this denoiser with this estimator; the pipeline itself may be in order."""

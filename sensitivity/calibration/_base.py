@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import CalibrationError
 from sensitivity.fqns import is_in
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName
@@ -121,7 +121,8 @@ class Estimator(abc.ABC):
         """Measure the jobs on `states` states, of their denoiser, of the first `prompts` search prompts; what is yielded is kept, so that a stop loses little.
 
         Raises:
-            MeasurementError: the bf16 denoiser gives no tensor, NaN or inf.
+            CalibrationError: the denoiser gives no tensor, or cannot be measured in this way.
+            MeasurementError: the bf16 denoiser gives NaN or inf.
             UserError: this estimator cannot measure this pipeline.
         """
 
@@ -168,13 +169,13 @@ class CalibrationCost:
 def first_tensor(output: Any) -> Tensor:
     """The tensor that a denoiser's output begins with; where that is a list with a tensor for each picture, as Z-Image's, they are stacked: (B, ...).
 
-    Raises MeasurementError where it begins with neither.
+    Raises CalibrationError where it begins with neither.
     """
     first = output[0] if isinstance(output, (tuple, list)) or hasattr(output, "to_tuple") else output
     if isinstance(first, (tuple, list)) and first and all(isinstance(x, Tensor) and x.shape == first[0].shape for x in first):
         return torch.stack(list(first))
     if not isinstance(first, Tensor):
-        raise MeasurementError(f"the denoiser gives a {type(output).__name__} that begins with no tensor: nothing can be calibrated")
+        raise CalibrationError(f"the denoiser gives a {type(output).__name__} that begins with no tensor: nothing can be calibrated")
     return first
 
 

@@ -25,7 +25,7 @@ from sensitivity.calibration._base import Estimator, EstimatorName, Job, Measure
 from sensitivity.calibration.local import Sums, jobs_by_linear, local_error, watching
 from sensitivity.calibration.states import record_states
 from sensitivity.denoisers import parts_of
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import CalibrationError, SensitivityError
 from sensitivity.scoring import Evaluator
 
 FORWARD_BACKWARD_RECOMPUTE = 3  # passes; the backward one makes no weight gradients, so it costs a forward one
@@ -61,7 +61,7 @@ def contract(denoiser: nn.Module, linears: dict[str, nn.Linear], state: State, j
 
     def probe(fqn: str, linear: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            raise MeasurementError(f"{fqn} is called where the denoiser has gradients turned off; measure with --estimator output instead")
+            raise CalibrationError(f"{fqn} is called where the denoiser has gradients turned off; measure with --estimator output instead")
 
         def meet(x: Tensor, gradient: Tensor) -> None:
             clean = nn.functional.linear(x, linear.weight, linear.bias)
@@ -70,13 +70,27 @@ def contract(denoiser: nn.Module, linears: dict[str, nn.Linear], state: State, j
 
         return cast(Tensor, _Meeting.apply(x, y if y.requires_grad else y.detach().requires_grad_(), meet))
 
-    with checkpointing(denoiser), without_cudnn_attention(), torch.enable_grad(), watching(linears, by_name, probe):
+    with _explained(denoiser), checkpointing(denoiser), without_cudnn_attention(), torch.enable_grad(), watching(linears, by_name, probe):
         found = denoiser(*state.args, **state.kwargs)
         outputs = [first_tensor(found), *more_tensors(found)]
         if not outputs[0].requires_grad:
-            raise MeasurementError("no gradient reaches the denoiser's output from its Linears; measure with --estimator output instead")
+            raise CalibrationError("no gradient reaches the denoiser's output from its Linears; measure with --estimator output instead")
         torch.autograd.backward(outputs, _signs(outputs, state))
     return sums
+
+
+@contextmanager
+def _explained(denoiser: nn.Module) -> Iterator[None]:
+    """CalibrationError for whatever a denoiser does that autograd or diffusers' checkpointing cannot follow, and where memory runs out on the way back."""
+    try:
+        yield
+    except SensitivityError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+        raise CalibrationError(
+            f"no gradient of the {type(denoiser).__name__} could be had ({type(error).__name__}: {reason}); measure with --estimator output instead"
+        ) from error
 
 
 def _signs(outputs: Sequence[Tensor], state: State) -> list[Tensor]:

@@ -32,7 +32,8 @@ def record_states(evaluator: Evaluator, *, states: int, prompts: int) -> list[St
     """The denoiser's inputs and output at `states` calls of one bf16 run of the first `prompts` search prompts; of each denoiser that the run calls.
 
     Raises:
-        MeasurementError: no denoiser was ever called, one gives no tensor, or NaN or inf.
+        CalibrationError: a denoiser gives no tensor.
+        MeasurementError: no denoiser was ever called, or one gives NaN or inf.
     """
     seen: list[State] = []
 

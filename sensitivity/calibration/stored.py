@@ -11,7 +11,7 @@ import inspect
 import math
 from typing import Any
 
-from sensitivity.calibration._base import CalibrationCost, Errors, Estimator, EstimatorName, Job, Progress
+from sensitivity.calibration._base import BROKEN, CalibrationCost, Errors, Estimator, EstimatorName, Job, Progress
 from sensitivity.calibration.gradient import GradientError
 from sensitivity.calibration.local import LocalError
 from sensitivity.calibration.output import OutputError
@@ -51,7 +51,8 @@ def calibrate(
 
     Raises:
         UserError: no such estimator, states or prompts below 1, or the estimator cannot measure this pipeline.
-        MeasurementError: the bf16 denoiser gives no tensor, or NaN.
+        CalibrationError: the denoiser gives no tensor, or the estimator cannot measure it.
+        MeasurementError: the bf16 denoiser gives NaN or inf.
     """
     plan = _Plan(evaluator, candidates, store, get_estimator(estimator), states, prompts)
     missing = plan.missing
@@ -139,9 +140,11 @@ class _Plan:
         return 1
 
     def error(self, job: Job) -> float:
-        """The job's error: what is kept of it, or the root of the sum over its Linears of the mean square over states."""
+        """The job's error: what is kept of it, or the root of the sum over its Linears of the mean square over states, `BROKEN` where one of these is."""
         if self.by_job:
             return self._known[0][job.key]
+        if any(known[linear.key] >= BROKEN for known in self._known for linear in job.linears):
+            return BROKEN
         squares = [sum(known[linear.key] ** 2 for known in self._known) / len(self._known) for linear in job.linears]
         return math.sqrt(sum(squares))
 

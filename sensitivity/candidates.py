@@ -16,7 +16,7 @@ roles of one block still together).
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -96,6 +96,18 @@ class Candidates:
                 "make it from these candidates"
             )
         return tuple(int(c) if group.members[c] else 0 for c, group in zip(choice, self.groups, strict=True))
+
+    def without(self, options: Collection[tuple[int, int]]) -> "Candidates":
+        """The same candidates, but that no Linear takes these (group, option)s: choices that name them mean bf16 there."""
+
+        def kept(g: int, group: Group) -> Group:
+            gone = [(g, o) in options for o in range(len(self.formats))]
+            members = tuple(() if lost else own for own, lost in zip(group.members, gone, strict=True))
+            return replace(
+                group, members=members, gains_s=tuple(0.0 if lost else gain for gain, lost in zip(group.gains_s, gone, strict=True))
+            )
+
+        return replace(self, groups=tuple(kept(g, group) for g, group in enumerate(self.groups))) if options else self
 
     def decode(self, choice: Sequence[int]) -> dict[str, FormatName]:
         """{FQN: format} of every Linear, bf16 ones included."""

@@ -35,6 +35,7 @@ from sensitivity.hand_lists import Reasoned
 from sensitivity.hub import quiet
 from sensitivity.patterns import expand
 from sensitivity.prompts import PICTURES, VIDEOS
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import SearchSection, StudySpec
 from sensitivity.strict_json import write_whole
@@ -104,14 +105,16 @@ def derive(spec: StudySpec) -> Derivation:
         what = "the settings say how it is called instead" if seen.ran else "its size is left to it"
         notes.append(f"{pipeline} does not run without weights as it is called by default ({seen.failure}): {what}")
     settings = {key: seen.settings[key] for key in dict.fromkeys((*KEPT, *seen.settings)) if key in seen.settings}
-    video = "num_frames" in call
     model = spec.model.model_copy(
-        update={"component": component, "components": alike if len(alike) > 1 else (), "revision": spec.model.revision or _commit(folder)}
-    )
+        update={
+            "component": component, "components": alike if len(alike) > 1 else (), "revision": spec.model.revision or _commit(folder),
+            "vae_tiling": seen.tiling or spec.model.vae_tiling,
+        }
+    )  # fmt: skip
     derived = StudySpec(
         name=spec.name, title=_title(pipeline, settings), model=model, settings=settings,
-        prompts=spec.prompts if "prompts" in spec.model_fields_set else VIDEOS if video else PICTURES,
-        fidelity=spec.fidelity, search=_search(settings, seen.fqns, video=video), pricing=spec.pricing,
+        prompts=spec.prompts if "prompts" in spec.model_fields_set else VIDEOS if seen.video else PICTURES,
+        fidelity=spec.fidelity, search=_search(settings, seen.fqns, video=seen.video), pricing=spec.pricing,
     )  # fmt: skip
     first = f"derived from the config files of {spec.model.hub or folder}; steps and guidance are the defaults of {pipeline}: compare them with the model card"
     return Derivation(spec=derived, notes=tuple(notes), heading=(first, *notes))
@@ -175,12 +178,16 @@ def _settings(call: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
-    """What runs without weights show: settings that run, where any do (`ran`), FQNs of the denoiser's Linears, and why the first of them failed."""
+    """What runs without weights show: settings that run, where any do (`ran`), FQNs of the denoiser's Linears, why the first of them failed, whether it draws clips,
+    and whether its VAE decodes in tiles only.
+    """
 
     settings: dict[str, Any]
     fqns: tuple[str, ...]
     failure: str
     ran: bool
+    video: bool
+    tiling: bool = False
 
 
 def _seen(known: StudySpec, component: str, settings: Mapping[str, Any], call: Mapping[str, Any]) -> _Seen:
@@ -190,7 +197,7 @@ def _seen(known: StudySpec, component: str, settings: Mapping[str, Any], call: M
     for changed in [{}] if known.settings.keys() & {*SIZES} else _attempts(settings, call):
         tried = known.model_copy(update={"settings": {**settings, **changed, **few}})
         try:
-            table = run_shapes(tried, component=component, batch_size=1).table
+            table, tiling = _run(tried, component)
         except (MeasurementError, PipelineError) as error:
             first = first or str(error).partition(";")[0][:300]
             continue
@@ -200,9 +207,22 @@ def _seen(known: StudySpec, component: str, settings: Mapping[str, Any], call: M
             fqns=(*(linear.fqn for linear in table.linears), *table.uncalled),
             failure=first,
             ran=True,
+            video="num_frames" in table.settings,
+            tiling=tiling,
         )
     linears = [fqn for fqn, part in build_component(known, component).named_modules() if isinstance(part, nn.Linear)]
-    return _Seen(settings=dict(settings), fqns=tuple(linears), failure=first, ran=False)
+    return _Seen(settings=dict(settings), fqns=tuple(linears), failure=first, ran=False, video="num_frames" in call)
+
+
+def _run(spec: StudySpec, component: str) -> tuple[ShapeTable, bool]:
+    """A run without weights, and whether it decoded in tiles, as it does where the VAE can do nothing else (Allegro's)."""
+    try:
+        return run_shapes(spec, component=component, batch_size=1).table, spec.model.vae_tiling
+    except (MeasurementError, PipelineError) as error:
+        if "tiling" not in str(error) or spec.model.vae_tiling:
+            raise
+    tiled = spec.model_copy(update={"model": spec.model.model_copy(update={"vae_tiling": True})})
+    return run_shapes(tiled, component=component, batch_size=1).table, True
 
 
 def _attempts(settings: Mapping[str, Any], call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

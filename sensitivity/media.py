@@ -13,7 +13,7 @@ It holds what was drawn; `painting` draws, `fidelity` compares.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -101,6 +101,15 @@ class Media:
     def is_blank(self) -> Tensor:
         """(B,) bool: True for a picture or clip in which every value is the same, as a black one."""
         return torch.tensor([bool((picture == picture.flatten()[0]).all()) for picture in self.pictures])
+
+
+def drawn_in(output: Any) -> tuple[Any, Any]:
+    """The pictures and the clips in a pipeline's output, by the names that diffusers has for them; None for what there is none of."""
+
+    def first(*names: str) -> Any:
+        return next((found for name in names if (found := getattr(output, name, None)) is not None), None)
+
+    return first("images", "image"), first("frames", "video")
 
 
 def pictures_at_once(height: int, width: int) -> int:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.errors import PipelineError, SpecError
-from sensitivity.media import Media
+from sensitivity.media import Media, drawn_in
 from sensitivity.pipelines import LoadedPipeline
 
 RATE_KEYS = ("output_sampling_rate", "sampling_rate", "sample_rate")
@@ -96,7 +96,12 @@ class Painter:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         try:
             output = pipe(**settings | self._text(prompts), output_type="pt", generator=generators)
-        except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (ImportError, NameError) as error:  # diffusers uses what it could not import, as ftfy, without a look
+            raise PipelineError(
+                f"{type(pipe).__name__} does not run here ({type(error).__name__}: {error}); it seems to use a package that is not installed: install the one "
+                "that is named, or pass a pipeline that does without"
+            ) from error
+        except (AttributeError, ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
             raise PipelineError(
                 f"{type(pipe).__name__} does not draw pictures with the settings {settings} ({type(error).__name__}: {reason}); allowed is what its "
@@ -106,7 +111,7 @@ class Painter:
 
     def _taken(self, output: Any) -> Media:
         """The media in what a pipeline returned. Raises PipelineError where there are none."""
-        pipe, images, frames = self.loaded.pipe, getattr(output, "images", None), getattr(output, "frames", None)
+        pipe, (images, frames) = self.loaded.pipe, drawn_in(output)
         if isinstance(images, Tensor) and images.dim() == 4:
             return Media(pictures=images.float().cpu() * 2 - 1)
         if isinstance(frames, Tensor) and frames.dim() == 5:

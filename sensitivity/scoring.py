@@ -16,6 +16,7 @@ part of the key, so another weight or bound draws nothing again; `judged` puts i
 Formats are emulated: the score is about quality, never about time.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,7 +35,7 @@ from sensitivity.fidelity._base import Measure, PartialScore, Score, finite_valu
 from sensitivity.fidelity.compare import Comparison
 from sensitivity.fidelity.lpips import LpipsDistance
 from sensitivity.fidelity.references import ReferenceCache
-from sensitivity.latency.regions import CompiledRegions
+from sensitivity.latency.regions import CompiledRegions, is_compile_error
 from sensitivity.latency.timing import release_memory
 from sensitivity.media import Media
 from sensitivity.painting import Painter, digest_of, painting_key
@@ -46,6 +47,7 @@ from sensitivity.switch import Switch
 
 Split = Literal["search", "held_out"]
 WORTH_COMPILING = 10**9
+log = logging.getLogger(__name__)
 
 
 def default_cache_folder() -> Path:
@@ -66,7 +68,7 @@ class Evaluator:
         cache_folder: where references are kept.
         distance: None makes the study's own when it is first needed; profiling needs none.
         compiled: whether pictures are drawn with the denoiser's blocks compiled (`latency.regions`); None is on a GPU, for denoisers of `WORTH_COMPILING`
-            parameters or more: smaller ones are done before the compiler is.
+            parameters or more: smaller ones are done before the compiler is. Where torch cannot compile a block, they are drawn eagerly, with a word.
 
     Attributes:
         switch: holds the Linears; use it to apply formats without scoring.
@@ -166,11 +168,29 @@ class Evaluator:
         batch = batch_size or self.batch_size(split)
         if (split, batch) not in self._references:
             self.switch.set({})
-            texts, seeds = self.prompts(split)
-            media, _ = self._cache.get(self.key(split, batch_size=batch), draw=lambda: self._drawn(texts, seeds, batch))
+            try:
+                media = self._cached(split, batch)
+            except Exception as error:
+                if not (self.compiled and is_compile_error(error)):
+                    raise
+                self._run_eagerly(error)
+                media = self._cached(split, batch)
             self._check_sound(media)
             self._references[split, batch] = media
         return self._references[split, batch]
+
+    def _cached(self, split: Split, batch: int) -> Media:
+        texts, seeds = self.prompts(split)
+        return self._cache.get(self.key(split, batch_size=batch), draw=lambda: self._drawn(texts, seeds, batch))[0]
+
+    def _run_eagerly(self, error: Exception) -> None:
+        """From now on nothing is compiled; what was drawn so far is forgotten."""
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        log.warning(
+            "the denoiser's blocks are not compiled, since torch cannot (%s: %s): pictures take longer", type(error).__name__, reason
+        )
+        self.compiled, self._regions = False, None
+        self._references.clear()
 
     def _check_sound(self, media: Media) -> None:
         if media.sound is None and self.spec.fidelity.max_audio_distance is not None:

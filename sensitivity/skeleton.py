@@ -34,6 +34,7 @@ from sensitivity.denoisers import joined
 from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError, SensitivityError, SpecError
 from sensitivity.guests import entrances, reads_text
 from sensitivity.hub import quiet
+from sensitivity.media import drawn_in
 from sensitivity.profiler import LinearRecorder, record_linears
 from sensitivity.shape_mode import ShapeMode, Tally, is_meta, tensors_in, to_meta
 from sensitivity.shape_table import ShapeTable
@@ -369,7 +370,7 @@ def _effective(spec: StudySpec, pipe: Any, asked: dict[str, Any], out: Any) -> d
 
 def _drawn(out: Any) -> dict[str, int]:
     """Height, width and frames of what a pipeline returns, where that is a tensor of pictures (B, C, H, W) or videos (B, F, C, H, W)."""
-    pictures = getattr(out, "images", getattr(out, "frames", None))
+    pictures = next((shown for shown in drawn_in(out) if shown is not None), None)
     if not isinstance(pictures, Tensor) or pictures.ndim not in (4, 5) or pictures.shape[-3] not in (1, 3, 4):
         return {}
     size = {"height": pictures.shape[-2], "width": pictures.shape[-1]}

@@ -1,8 +1,12 @@
-"""Folders that plain diffusers saved, of many architectures, each through search, recipe and apply: what is applied draws what was scored."""
+"""Folders that plain diffusers saved, of many architectures: each is searched without a study, and what its recipe does to the plain pipeline is what was scored."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +14,39 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
 from whole_pipelines import save_whole
 
+from sensitivity.cli import app
 from sensitivity.deriving import derive_study
 from sensitivity.dry_runs import with_net
+from sensitivity.errors import RecipeError
+from sensitivity.exporters import EXPORTERS, get_exporter
 from sensitivity.media import Media
+from sensitivity.painting import Painter
+from sensitivity.pipelines import load_pipeline
 from sensitivity.prompts import PromptSection
-from sensitivity.recipe import Recipe
+from sensitivity.recipe import Recipe, load_recipe
 from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName, StudySpec, resolve_spec, with_prompts
-from sensitivity.workflow import SearchOutcome, SearchRequest, find_recipe
+from sensitivity.workflow import SearchOutcome, SearchRequest, find_recipe, verify_recipe
 
-ASKED = ("flux", "flux2", "qwen", "ltx2", "wan", "sd3", "pixart", "sana", "sdxl", "zimage")
-OTHERS = ("chroma", "mochi")
+ARCHITECTURES = ("flux", "flux2", "qwen", "ltx2", "wan", "sd3", "pixart", "sana", "sdxl", "zimage", "chroma", "mochi")
+WITHOUT_REPEATED_BLOCKS = ("sd3", "pixart", "sana", "mochi")
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
-FORMATS = (FormatName.MXFP8, FormatName.NVFP4)
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A folder, the study that was derived from it, what its search found, and all that was drawn on the way."""
+    """A folder, the study that was derived from it, what its search found, its cache of references, and what it drew with which formats."""
 
     name: str
     folder: Path
     spec: StudySpec
     outcome: SearchOutcome
     cache: Path
-    drawn: dict[tuple[str, str], Media]
+    drawn: dict[str, Media]
 
     @property
     def recipe(self) -> Recipe:
@@ -49,6 +59,12 @@ class Searched:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    @cached_property
+    def linears(self) -> list[str]:
+        """The Linears of the plain pipeline's denoiser."""
+        denoiser = getattr(self.plain(), self.spec.model.component)
+        return [fqn for fqn, child in denoiser.named_modules() if isinstance(child, nn.Linear)]
+
 
 def derived(folder: Path, settings: dict[str, Any]) -> StudySpec:
     """What `--model FOLDER` means, at a small size and two steps, priced as if each dimension were 64 times as large."""
@@ -57,54 +73,142 @@ def derived(folder: Path, settings: dict[str, Any]) -> StudySpec:
     return spec.model_copy(update={"settings": spec.settings | settings | {"num_inference_steps": 2}, "pricing": pricing})
 
 
-@pytest.fixture(scope="module", params=[*ASKED, *OTHERS])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def searched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
+    """A search of three trials; the fastest skip-list is named, so that the recipe quantizes."""
     root = tmp_path_factory.mktemp(request.param)
     spec = derived(root / "pipeline", save_whole(request.param, root / "pipeline"))
-    drawn: dict[tuple[str, str], Media] = {}
+    drawn: dict[str, Media] = {}
     real = Evaluator.draw
 
     def draw(self: Evaluator, formats: Any, split: Any, **rest: Any) -> Media:
         media = real(self, formats, split, **rest)
-        drawn[split, json.dumps(dict(formats))] = media
+        if split == "held_out":
+            drawn[json.dumps(dict(formats))] = media
         return media
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "draw", draw)
-        asked = SearchRequest(formats=FORMATS, budget=3, max_lpips=100.0, storage=root / "study.db", cache_folder=root / "cache")
+        patch.setenv("XDG_CACHE_HOME", str(root / "user"))
+        formats = (FormatName.MXFP8, FormatName.NVFP4)
+        asked = SearchRequest(formats=formats, budget=3, max_lpips=100.0, storage=root / "study.db", cache_folder=root / "cache")
         outcome = find_recipe(spec, asked)
-    yield Searched(request.param, root / "pipeline", spec, outcome, root / "cache", drawn)
+        yield Searched(request.param, root / "pipeline", spec, outcome, root / "cache", drawn)
 
 
-def draw_plain(pipe, spec, split):
-    texts, first = (PROMPTS.search, PROMPTS.seed) if split == "search" else (PROMPTS.held_out, PROMPTS.held_out_seed)
-    size = spec.search.batch_size
-    outs = []
-    for s in range(0, len(texts), size):
-        t = list(texts[s : s + size])
-        g = [torch.Generator().manual_seed(first + i) for i in range(s, s + len(t))]
-        neg = {"negative_prompt": [spec.settings["negative_prompt"]] * len(t)} if "negative_prompt" in spec.settings else {}
+def draw_plainly(pipe: Any, spec: StudySpec) -> Media:
+    """The held-out prompts as a user of diffusers draws them: `search.batch_size` together, a generator for each."""
+    parts, size = [], spec.search.batch_size
+    for start in range(0, len(PROMPTS.held_out), size):
+        texts = list(PROMPTS.held_out[start : start + size])
+        generators = [torch.Generator().manual_seed(PROMPTS.held_out_seed + start + i) for i in range(len(texts))]
+        negative = {"negative_prompt": [spec.settings["negative_prompt"]] * len(texts)} if "negative_prompt" in spec.settings else {}
         with torch.no_grad():
-            o = pipe(**{**spec.settings, "prompt": t, **neg}, generator=g, output_type="pt")
-        if hasattr(o, "images"):
-            outs.append(Media(pictures=o.images.float() * 2 - 1))
-        else:
-            outs.append(Media.of_clips(o.frames))
-    return Media.joined(outs)
+            output = pipe(prompt=texts, **(spec.settings | negative), generator=generators, output_type="pt")
+        clips = getattr(output, "frames", None)
+        parts.append(Media(pictures=output.images.float() * 2 - 1) if clips is None else Media.of_clips(clips))
+    return Media.joined(parts)
 
 
-def test_x(searched):
-    s = searched
-    r = s.recipe
-    pipe = s.plain()
-    m0 = draw_plain(pipe, s.spec, "held_out")
-    refs = [load_file(f)["pictures"] for f in s.cache.glob("*.safetensors")]
-    d0 = min(float((x.float() - m0.pictures.float()).abs().max()) for x in refs if x.shape == m0.pictures.shape)
-    r.apply(pipe, emulate=True)
-    m1 = draw_plain(pipe, s.spec, "held_out")
-    k = s.drawn["held_out", json.dumps({k: v for k, v in r.layers.items()})]
-    d1 = float((k.pictures.float() - m1.pictures.float()).abs().max())
-    q = len(r.layers) - len(r.skip)
-    print(
-        f"\n{s.name} batch {s.spec.search.batch_size} quant {q}/{len(r.layers)} ref diff {d0:.3g} quant diff {d1:.3g} lpips {r.fidelity.lpips.mean:.4g} trials {[round(t.score.mean, 4) for t in s.outcome.result.trials]} floor {r.fidelity.lpips.noise_floor} speedup {r.latency.speedup:.3f}"
+def test_a_search_ends_in_a_recipe(searched: Searched, tmp_path: Path) -> None:
+    """Three trials make a recipe that is read back equal, names every Linear once, quantizes some, and has a reason for those that no group holds."""
+    recipe, candidates = searched.recipe, searched.outcome.prepared.candidates
+    assert len(searched.outcome.result.trials) == 3
+    assert load_recipe(recipe.save(tmp_path / "recipe.json")) == recipe
+    assert sorted(recipe.layers) == sorted(searched.linears)
+    grouped = [fqn for group in candidates.groups for fqn in group.fqns]
+    assert Counter([*grouped, *candidates.fixed]) == Counter(searched.linears)
+    assert all(candidates.fixed.values())
+    assert set(recipe.layers) - set(recipe.skip)
+    assert recipe.fidelity.lpips.mean > 0
+
+
+def test_what_is_applied_draws_what_was_scored(searched: Searched) -> None:
+    """A plain pipeline draws the cached references bit by bit; with the recipe applied it draws, bit by bit, what the search scored."""
+    pipe, spec, recipe = searched.plain(), searched.spec, searched.recipe
+    before = draw_plainly(pipe, spec)
+    kept = [load_file(path)["pictures"] for path in searched.cache.iterdir()]
+    assert any(torch.equal(before.pictures, pictures) for pictures in kept)
+    report = recipe.apply(pipe, emulate=True)
+    assert report.layers == recipe.layers
+    after = draw_plainly(pipe, spec)
+    assert torch.equal(after.pictures, searched.drawn[json.dumps(dict(recipe.layers))].pictures)
+    assert not torch.equal(after.pictures, before.pictures)
+    distances = searched.outcome.prepared.evaluator.comparison.lpips(after, before)[0]
+    assert tuple(distances.tolist()) == recipe.fidelity.lpips.per_prompt
+
+
+def test_verify_says_the_same(searched: Searched) -> None:
+    """Loaded anew and drawn again, the held-out prompts have the recipe's LPIPS to the last bit."""
+    assert verify_recipe(searched.recipe, searched.spec, device="cpu").per_prompt == searched.recipe.fidelity.lpips.per_prompt
+
+
+@pytest.mark.parametrize("consumer", EXPORTERS)
+def test_every_export_means_the_recipe(searched: Searched, consumer: str) -> None:
+    """Each consumer, by its own rule, would give the plain pipeline's Linears the recipe's formats; a skip-list cannot say two of them."""
+    exporter, recipe = get_exporter(consumer), searched.recipe
+    if consumer == "skip-list" and len({*recipe.layers.values()} - {FormatName.BF16}) > 1:
+        with pytest.raises(RecipeError, match="2 quantized formats"):
+            exporter.export(recipe)
+        return
+    assert exporter.assign(exporter.export(recipe), recipe, searched.linears) == recipe.layers
+    assert exporter.verify(recipe, searched.linears) == recipe.layers
+
+
+def test_two_batch_sizes_draw_alike(searched: Searched) -> None:
+    """Drawn one by one and two together, bf16's pictures differ by far less than the mildest quantization changes them; the recipe states by how much."""
+    painter = Painter(load_pipeline(searched.spec, device="cpu"))
+    alone, together = (painter.draw(PROMPTS.search, [0, 1], batch_size=size) for size in (1, 2))
+    floor = float(searched.outcome.prepared.evaluator.comparison.lpips(alone, together)[0].mean())
+    assert floor < 0.2 * min(trial.score.mean for trial in searched.outcome.result.trials if any(trial.choice))
+    assert searched.recipe.fidelity.lpips.noise_floor == (None if searched.spec.search.batch_size == 1 else floor)
+
+
+def test_blocks_that_diffusers_does_not_list_are_found(searched: Searched) -> None:
+    """Some of these denoisers have no `_repeated_blocks`; their groups are depth bands of numbered blocks all the same."""
+    denoiser = getattr(searched.plain(), searched.spec.model.component)
+    assert (not denoiser._repeated_blocks) == (searched.name in WITHOUT_REPEATED_BLOCKS)
+    assert searched.recipe.block_patterns
+    assert any("[0" in group.name for group in searched.outcome.prepared.candidates.groups)
+
+
+# --- through the real command line ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`search --model FOLDER` in a process of its own, then `verify` and `export`: SDXL in FP8, whose empty negative prompt is all zeros.
+
+    torchao divides by zero where a row of an FP8 operand is zero, so the layers that read that prompt give NaN: they are named, and the search does without them.
+    """
+    save_whole("sdxl", tmp_path / "pipeline")
+    (tmp_path / "mine.toml").write_text(f"search = {json.dumps(PROMPTS.search)}\nheld_out = {json.dumps(PROMPTS.held_out)}\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    small = ["--set", "height=64", "--set", "width=64", "--steps", "2"]
+    of = ["--net", "tiny", "--prompts", "mine.toml", "--device", "cpu"]
+    search = [
+        "search",
+        "--model",
+        "pipeline",
+        "--format",
+        "fp8",
+        "--target",
+        "h100",
+        "--budget",
+        "3",
+        "--out",
+        "r.json",
+        "--save-study",
+        "sdxl.toml",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "sensitivity.cli", *search, *small, *of], capture_output=True, text=True, timeout=120, check=False
     )
+    assert done.returncode == 0, done.stderr
+    assert "stay out of the search: down_blocks.attentions.transformer_blocks.attn2.to_q+to_k+to_v[1.0.0-1.0.1] in fp8" in done.stdout
+    recipe = load_recipe("r.json")
+    assert recipe.search.trials == 3
+    assert {fqn for fqn in recipe.layers if ".attn2.to_k" in fqn or ".attn2.to_v" in fqn} <= set(recipe.skip)
+    exported = CliRunner().invoke(app, ["export", "r.json", "--to", "skip-list"])
+    assert exported.exit_code == 0, exported.output
+    assert [line for line in exported.stdout.splitlines() if not line.startswith("#")] == list(recipe.skip)

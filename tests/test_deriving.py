@@ -19,7 +19,7 @@ from sensitivity.spec import StudySpec, list_studies, load_spec, parse_spec, res
 from sensitivity.workflow import profile_study
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-VIDEO = {"wan", "cogvideox", "hunyuan", "mochi", "ltx"}
+VIDEO = {"wan", "cogvideox", "hunyuan", "mochi", "ltx", "latte", "allegro"}
 
 
 def toy(name: str, folder: Path) -> StudySpec:
@@ -45,6 +45,7 @@ def test_any_architecture_gets_a_study(name: str, tmp_path: Path) -> None:
     assert found.settings["num_inference_steps"] == call["num_inference_steps"].default
     assert found.prompts == (VIDEOS if name in VIDEO else PICTURES)
     assert (found.search.batch_size == 1) or name not in VIDEO
+    assert found.model.vae_tiling == (name == "allegro")  # whose VAE decodes in no other way
     path = tmp_path / "study.toml"
     save_study(found, path)
     assert load_spec(path) == found

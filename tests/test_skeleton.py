@@ -51,6 +51,7 @@ def real_table(spec: StudySpec, batch: int = 1) -> tuple[ShapeTable, Any]:
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
             setattr(pipe, name, random_component(spec, component=name, device="cpu"))
+    blueprint.enable_vae_tiling(spec, pipe)
     with torch.no_grad(), record_linears(getattr(pipe, spec.model.component)) as recorder:
         out = pipe(**skeleton._arguments(spec, pipe, batch))
     return recorder.table(model=spec.name), getattr(out, "images", getattr(out, "frames", None))

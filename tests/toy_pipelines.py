@@ -609,9 +609,92 @@ def auraflow() -> Toy:
     return "AuraFlowPipeline", {"tokenizer": "LlamaTokenizerFast"}, parts, {"height": 64, "width": 64}
 
 
+def latte() -> Toy:
+    """Latte: clips whose length the call names otherwise than others do."""
+    parts = {
+        "transformer": diffusers.LatteTransformer3DModel(
+            sample_size=8,
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_channels=32,
+            in_channels=4,
+            cross_attention_dim=32,
+            out_channels=8,
+            attention_bias=True,
+            activation_fn="gelu-approximate",
+            num_embeds_ada_norm=1000,
+            norm_type="ada_norm_single",
+            norm_elementwise_affine=False,
+            norm_eps=1e-6,
+        ),
+        "text_encoder": t5(),
+        "vae": kl(),
+        "scheduler": diffusers.DDIMScheduler(),
+    }
+    return "LattePipeline", {"tokenizer": "T5TokenizerFast"}, parts, {"height": 64, "width": 64, "clean_caption": False}
+
+
+def allegro() -> Toy:
+    """Allegro: a VAE that decodes in tiles and no other way."""
+    parts = {
+        "transformer": diffusers.AllegroTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=48,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            cross_attention_dim=96,
+            sample_width=8,
+            sample_height=8,
+            sample_frames=8,
+            caption_channels=32,
+        ),
+        "text_encoder": t5(),
+        "vae": diffusers.AutoencoderKLAllegro(
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("AllegroDownBlock3D",) * 4,
+            up_block_types=("AllegroUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 8),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=2,
+            temporal_compression_ratio=4,
+        ),
+        "scheduler": diffusers.DDIMScheduler(),
+    }
+    return (
+        "AllegroPipeline",
+        {"tokenizer": "T5TokenizerFast"},
+        parts,
+        {"height": 64, "width": 64, "num_frames": 8, "max_sequence_length": 16, "clean_caption": False},
+    )
+
+
 TOYS: dict[str, Callable[[], Toy]] = {
     toy.__name__: toy
-    for toy in (flux, sd3, pixart, sdxl, wan, sana, cogvideox, lumina2, zimage, hunyuan, flux2, mochi, qwen, chroma, ltx, auraflow)
+    for toy in (
+        flux,
+        sd3,
+        pixart,
+        sdxl,
+        wan,
+        sana,
+        cogvideox,
+        lumina2,
+        zimage,
+        hunyuan,
+        flux2,
+        mochi,
+        qwen,
+        chroma,
+        ltx,
+        auraflow,
+        latte,
+        allegro,
+    )
 }
 
 
@@ -631,4 +714,5 @@ def save_toy(name: str, folder: Path, steps: int = 3) -> StudySpec:
     index |= {part: ["transformers", value] for part, value in tokenizers.items()}
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     component = "unet" if "unet" in parts else "transformer"
-    return StudySpec(name=name, model=ModelSection(path=folder, component=component), settings={"num_inference_steps": steps, **settings})
+    model = ModelSection(path=folder, component=component, vae_tiling=name == "allegro")
+    return StudySpec(name=name, model=model, settings={"num_inference_steps": steps, **settings})

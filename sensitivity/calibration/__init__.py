@@ -11,7 +11,7 @@ It is a prior, not a score: the search scales it to LPIPS and corrects it by wha
 their squares add up over groups (measured; see LOG.md).
 """
 
-from sensitivity.calibration._base import CalibrationCost, Errors, Estimator, EstimatorName, Job
+from sensitivity.calibration._base import CalibrationCost, Errors, Estimator, EstimatorName, Job, broken_options
 from sensitivity.calibration.ranking import Sensitivity, long_tail, rank
 from sensitivity.calibration.stored import (
     DEFAULT_ESTIMATOR,
@@ -32,6 +32,7 @@ __all__ = [
     "EstimatorName",
     "Job",
     "Sensitivity",
+    "broken_options",
     "calibrate",
     "calibration_cost",
     "get_estimator",

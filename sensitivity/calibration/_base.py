@@ -29,7 +29,9 @@ from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName
 from sensitivity.store import assignment_key
 
-BROKEN = 10.0  # the error of an output that is NaN or inf, as zeros give in nvfp4: ten times the output itself
+BROKEN = (
+    10.0  # the error of an output that is NaN or inf, as zeros give in nvfp4 and fp8: ten times the output itself; no other is as large
+)
 Errors = dict[tuple[int, int], float]
 """{(group index, option): error}; option 0, bf16, is left out."""
 
@@ -190,8 +192,13 @@ def more_tensors(output: Any) -> tuple[Tensor, ...]:
 
 
 def finite(error: float) -> float:
-    """The error itself; BROKEN where it is NaN or inf."""
-    return error if math.isfinite(error) else BROKEN
+    """The error itself, below BROKEN however large; BROKEN where it is NaN or inf."""
+    return min(error, math.nextafter(BROKEN, 0)) if math.isfinite(error) else BROKEN
+
+
+def broken_options(errors: Errors) -> frozenset[tuple[int, int]]:
+    """The (group, option)s whose outputs are NaN or inf: torchao divides by zero where all of an NVFP4 operand, or a row of an FP8 one, is zero."""
+    return frozenset(place for place, error in errors.items() if error >= BROKEN)
 
 
 Progress = Callable[[int, int], None]

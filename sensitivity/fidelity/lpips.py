@@ -26,11 +26,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sensitivity.errors import MissingWeightsError
+from sensitivity.errors import MissingWeightsError, UserError
 from sensitivity.fidelity._base import Distance
 from sensitivity.media import pictures_at_once
 
 TRUNK_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+SMALLEST = {"tiny": 31, "alex": 31, "vgg": 16, "squeeze": 17}
+"""Height and width in pixels below which nothing is left of a picture after the net's last pooling."""
 TRUNK_MODELS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 
 
@@ -58,6 +60,13 @@ class LpipsDistance(Distance):
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, references: Tensor) -> Tensor:
+        """See `Distance`. Raises UserError for pictures that are smaller than the net's own pooling."""
+        height, width = pictures.shape[-2:]
+        if min(height, width) < SMALLEST[self.name]:
+            raise UserError(
+                f"the pictures have {height} x {width} pixels; LPIPS net {self.name!r} takes {SMALLEST[self.name]} x {SMALLEST[self.name]} and larger ones: draw "
+                "larger ones (height and width in `[settings]` of a study TOML, or --set)"
+            )
         parts, step = [], pictures_at_once(*pictures.shape[-2:])
         for start in range(0, len(pictures), step):
             chunk = slice(start, start + step)

@@ -129,6 +129,11 @@ def compiled_graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
+def is_compile_error(error: BaseException) -> bool:
+    """Whether torch's compiler raised it: what runs eagerly it may not follow, as experts that a router chooses for each token."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 class CompiledRegions:
     """A denoiser whose regions are compiled while the context is open, and which runs eagerly elsewhere; it may be opened again and again.
 

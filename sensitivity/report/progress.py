@@ -31,6 +31,7 @@ class SearchProgress:
             started=self._started,
             calibrating=self._line,
             calibrated=self._calibrated,
+            noted=self._line,
             continued=self._continued,
             began=self._began,
             scored=self._scored,

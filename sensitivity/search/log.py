@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sensitivity.calibration import broken_options
 from sensitivity.candidates import Candidates, Choice
 from sensitivity.fidelity._base import Score
 from sensitivity.search.estimate import estimate_all
@@ -100,7 +101,7 @@ class StudyLog:
             return ()
         kept = self.study.user_attrs.get("errors")
         errors = None if kept is None else {(g, o): error for g, o, error in kept}
-        proposer = KnapsackProposer(self.candidates, seed=0, errors=errors)
+        proposer = KnapsackProposer(self.candidates.without(broken_options(errors or {})), seed=0, errors=errors)
         estimates = estimate_all(proposer, [t.choice for t in trials], [t.score.damages for t in trials])
         return tuple(replace(trial, estimate=float(value)) for trial, value in zip(trials, estimates, strict=True))
 

@@ -29,9 +29,9 @@ from typing import Any, overload
 import optuna
 from optuna.storages import RDBStorage
 
-from sensitivity.calibration import calibrate, calibration_cost
+from sensitivity.calibration import Errors, broken_options, calibrate, calibration_cost
 from sensitivity.candidates import Candidates, Choice, Granularity
-from sensitivity.errors import MeasurementError, StoreError
+from sensitivity.errors import CalibrationError, FormatError, MeasurementError, StoreError
 from sensitivity.fidelity._base import PartialScore, Score
 from sensitivity.latency.regions import compiled_graphs
 from sensitivity.painting import digest_of
@@ -148,6 +148,7 @@ def run_search(
 
     Raises:
         UserError: the budget is below 1.
+        FormatError: every group in every format gives NaN or inf.
         StoreError: the database holds a study that is not ours.
         MeasurementError: three trials in a row failed for the same reason.
     """
@@ -170,11 +171,10 @@ def run_search(
             looks = _looks(evaluator)
             rule = StoppingRule(alpha=ALPHA, looks=looks, noise_floor=evaluator.damage_floor) if looks else None
             uses_errors = settings.calibrated and settings.sampler == SamplerName.KNAPSACK
-            if uses_errors:
-                events.calibrating(calibration_cost(evaluator, candidates, store).describe())
-            errors = calibrate(evaluator, candidates, store, progress=events.calibrated) if uses_errors else None
+            errors = _calibrated(evaluator, candidates, store, events) if uses_errors else None
             log.keep_errors(errors)
-            proposer = make_proposer(settings.sampler, candidates, seed=settings.seed, errors=errors)
+            log.candidates = _sound_candidates(candidates, errors or {}, events)
+            proposer = make_proposer(settings.sampler, log.candidates, seed=settings.seed, errors=errors)
             while len(history) < settings.budget:
                 tried = _one_trial(evaluator, store, log, proposer, history, rule)
                 if tried is None and not log.failures:
@@ -186,6 +186,30 @@ def run_search(
     finally:
         evaluator.switch.set({})
     return _result(log, name, history, interrupted=interrupted)
+
+
+def _calibrated(evaluator: Evaluator, candidates: Candidates, store: Store, events: SearchEvents) -> Errors | None:
+    """Layer sensitivities; None, with a word, where this denoiser cannot be measured: trials alone then say what damages."""
+    events.calibrating(calibration_cost(evaluator, candidates, store).describe())
+    try:
+        return calibrate(evaluator, candidates, store, progress=events.calibrated)
+    except CalibrationError as error:
+        evaluator.recover()
+        events.noted(f"the search goes on without layer sensitivities: {str(error).partition('; ')[0]}")
+        return None
+
+
+def _sound_candidates(candidates: Candidates, errors: Errors, events: SearchEvents) -> Candidates:
+    """The candidates without what gives NaN or inf on the first states already. Raises FormatError where nothing is left."""
+    broken = sorted(broken_options(errors))
+    if not broken:
+        return candidates
+    names = [f"{candidates.groups[g].name} in {candidates.formats[o]}" for g, o in broken]
+    said = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}: NaN or inf, as torchao's kernels give for operands that are all zeros"
+    if len(broken) == len(errors):
+        raise FormatError(f"{said}; allowed is a format that some Linear survives: choose another --format")
+    events.noted(f"stay out of the search: {said}")
+    return candidates.without(broken)
 
 
 def read_search(store: Store, name: str, candidates: Candidates) -> SearchResult:

@@ -57,13 +57,14 @@ class SearchEvents:
     """Where the search says what it does; each is called from the search's own thread.
 
     `started(name, other studies of this model in the database)` or `continued(name, trials so far)`, then `calibrating(cost)` and `calibrated(done, total)`,
-    `began(index, label)`, `pictures(done)`, and `scored(trial)`, `stopped(trial)` or `failed(index, reason)`.
+    `noted(text)` where it goes on otherwise than planned, `began(index, label)`, `pictures(done)`, and `scored(trial)`, `stopped(trial)` or `failed(index, reason)`.
     """
 
     started: Callable[[str, tuple[str, ...]], None] = lambda _name, _others: None
 
     calibrating: Callable[[str], None] = lambda _cost: None
     calibrated: Callable[[int, int], None] = lambda _done, _total: None
+    noted: Callable[[str], None] = lambda _text: None
     continued: Callable[[str, tuple[Tried, ...]], None] = lambda _name, _trials: None
     began: Callable[[int, str], None] = lambda _index, _label: None
     pictures: Callable[[int], None] = lambda _done: None

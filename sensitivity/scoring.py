@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sensitivity.emulation import arithmetic_on
 from sensitivity.environment import describe_environment
-from sensitivity.errors import SpecError
+from sensitivity.errors import PipelineError, SpecError
 from sensitivity.fidelity._base import Measure, PartialScore, Score, finite_values, score_of
 from sensitivity.fidelity.compare import Comparison
 from sensitivity.fidelity.lpips import LpipsDistance
@@ -163,6 +163,7 @@ class Evaluator:
         """bf16's pictures or clips of a split: from memory, from the disk, or drawn now.
 
         Raises:
+            PipelineError: bf16 draws NaN, inf, or nothing but blank pictures.
             SpecError: the study bounds the distance of a sound, and there is none.
         """
         batch = batch_size or self.batch_size(split)
@@ -175,7 +176,7 @@ class Evaluator:
                     raise
                 self._run_eagerly(error)
                 media = self._cached(split, batch)
-            self._check_sound(media)
+            self._check_references(media)
             self._references[split, batch] = media
         return self._references[split, batch]
 
@@ -192,7 +193,22 @@ class Evaluator:
         self.compiled, self._regions = False, None
         self._references.clear()
 
-    def _check_sound(self, media: Media) -> None:
+    def _check_references(self, media: Media) -> None:
+        """Raise PipelineError for bf16 media to which nothing can be compared, SpecError for a bound on a sound that is not there."""
+        broken = (~media.is_finite()).tolist()
+        what = "clips" if media.is_video else "pictures"
+        found = (
+            f"{sum(broken)} of {len(media)} {what} with NaN or inf"
+            if any(broken)
+            else f"nothing but blank {what}"
+            if media.is_blank().all()
+            else ""
+        )
+        if found:
+            raise PipelineError(
+                f"{self.spec.name}: the {type(self.loaded.pipe).__name__} in bf16, with nothing quantized, draws {found} at the settings {dict(self.spec.settings)}; "
+                "allowed are settings and weights that draw something: correct `[settings]` in a study TOML (or --set), or look at what plain diffusers draws in bf16"
+            )
         if media.sound is None and self.spec.fidelity.max_audio_distance is not None:
             raise SpecError(
                 f"{self.spec.name}: `fidelity.max_audio_distance` is {self.spec.fidelity.max_audio_distance:g}, and the {type(self.loaded.pipe).__name__} makes "

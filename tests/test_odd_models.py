@@ -19,6 +19,7 @@ from sensitivity.calibration.local import local_error
 from sensitivity.errors import CalibrationError, FormatError, PipelineError, UserError
 from sensitivity.fidelity.lpips import SMALLEST, LpipsDistance
 from sensitivity.latency.regions import CompiledRegions
+from sensitivity.media import Media
 from sensitivity.painting import Painter
 from sensitivity.pipelines import load_pipeline
 from sensitivity.scoring import Evaluator
@@ -177,6 +178,25 @@ def test_pictures_are_found_by_each_name_that_diffusers_has(tiny_study: Path, mo
     media = painter_of(tiny_study, monkeypatch, lambda _self, **_: output).draw(["a"], [0], batch_size=1)
     assert media.is_video == (shown.dim() == 5)
     assert torch.equal(media.pictures, shown.to(torch.float16) if media.is_video else shown * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "found"),
+    [
+        (torch.full((3, 3, 64, 64), 0.5), "nothing but blank pictures"),
+        (torch.cat([torch.rand(2, 3, 64, 64), torch.full((1, 3, 64, 64), torch.nan)]), "1 of 3 pictures with NaN or inf"),
+    ],
+)
+def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, pictures: Tensor, found: str
+) -> None:
+    """Every skip-list would be perfect, or none could be scored: the message says what is drawn, at which settings, and where to look."""
+    monkeypatch.setattr(Painter, "draw", lambda *_, **__: Media(pictures=pictures))
+    with pytest.raises(PipelineError, match=rf"with nothing quantized, draws {found} at the settings .*'height': 64.*plain diffusers"):
+        evaluator.references("search")
+    some = torch.cat([torch.rand(2, 3, 64, 64), torch.zeros(1, 3, 64, 64)])
+    monkeypatch.setattr(Painter, "draw", lambda *_, **__: Media(pictures=some))
+    assert torch.equal(evaluator.references("held_out").pictures, some)  # a single one may be black
 
 
 @pytest.mark.parametrize("error", [NameError("name 'ftfy' is not defined"), ImportError("cosmos_guardrail is not installed")])

@@ -185,7 +185,8 @@ def main() -> None:
     parts = {name: seconds / len(trials) for name, seconds in took["parts_s"].items()}
     parts["all else"] = statistics.mean(trials) - sum(parts.values())
     print(
-        f"trial {statistics.median(trials[1:]):.3f} s, bare sampling {statistics.median(by_hand[1:]):.3f} s, overhead {statistics.median(overhead):+.1%} (median)"
+        f"trial {statistics.median(trials[1:]):.3f} s, bare sampling {statistics.median(by_hand[1:]):.3f} s, overhead {statistics.median(overhead):+.1%} (median)",
+        flush=True,
     )
     print("a trial's seconds, mean: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in parts.items()))
     print(
@@ -193,19 +194,24 @@ def main() -> None:
     )
     memory = {} if args.device == "cpu" else {"peak_gb": torch.cuda.max_memory_allocated() / 1e9}
     evaluator.close()
-    people = []
+    document = {
+        "benchmark": "trial_overhead", "machine": describe_environment(args.device), "settings": vars(args) | {"call": dict(spec.settings)},
+        **took, "bare_s": by_hand, "overhead": overhead, "naive_s": [], **memory,
+    }  # fmt: skip
+    write(document, args.out)
     if args.naive:
-        people = naive(spec, choices, args.naive_trials, args.device, watch)
+        document["naive_s"] = people = naive(spec, choices, args.naive_trials, args.device, watch)
         print(
             f"as people write it: {statistics.median(people):.2f} s a trial, {statistics.median(people) / statistics.median(trials[1:]):.1f} x"
         )
-    document = {
-        "benchmark": "trial_overhead", "machine": describe_environment(args.device), "settings": vars(args) | {"call": dict(spec.settings)},
-        **took, "bare_s": by_hand, "overhead": overhead, "naive_s": people, **memory,
-    }  # fmt: skip
-    if args.out:
-        args.out.write_text(json.dumps(document, indent=1, default=str) + "\n")
+        write(document, args.out)
     print(json.dumps(document, default=str))
+
+
+def write(document: dict[str, Any], path: Path | None) -> None:
+    """Keep what was measured, before the next part runs."""
+    if path:
+        path.write_text(json.dumps(document, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

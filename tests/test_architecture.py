@@ -16,7 +16,7 @@ FILES = {
 
 # A module imports earlier entries only; modules of one folder may import one another.
 ORDER = (
-    "errors", "environment", "hand_lists", "prompts", "spec", "dry_runs", "strict_json", "fqns", "patterns", "census", "shape_table", "denoisers", "profiler",
+    "errors", "environment", "hand_lists", "prompts", "spec", "dry_runs", "strict_json", "fqns", "patterns", "consumers", "census", "shape_table", "denoisers", "profiler",
     "kernels", "triton_kernels", "formats", "emulation", "native", "switch", "latency", "recipe_records", "recipe", "exporters", "media", "hub", "stand_ins",
     "shape_mode", "blueprint", "random_weights", "guests", "skeleton", "deriving", "sizing", "weight_files", "cached", "text_memory", "pipelines", "painting",
     "fidelity", "scoring", "candidates", "store", "calibration", "search", "naming", "verify", "workflow", "planning", "pricing", "measuring", "calibrating",

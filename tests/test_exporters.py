@@ -50,7 +50,7 @@ def flux_recipe(*formats: str) -> Recipe:
     return make_recipe(FLUX_FQNS, (fqn for fqn in FLUX_FQNS if fqn not in kept), *(formats or ("nvfp4",)))
 
 
-ALL = [SkipListExporter(), SkipListExporter(globs=True), get_exporter("torchao"), DiffusersExporter(), DiffusersExporter(form="json")]
+ALL = [SkipListExporter(), SkipListExporter(form="globs"), get_exporter("torchao"), DiffusersExporter(), DiffusersExporter(form="json")]
 THREE_FORMATS = [exporter for exporter in ALL if not isinstance(exporter, SkipListExporter)]
 
 
@@ -131,7 +131,7 @@ def test_skip_list_text() -> None:
 def test_skip_list_globs() -> None:
     """Globs carry their reasons and select the same Linears."""
     recipe = flux_recipe()
-    text = SkipListExporter(globs=True).export(recipe)
+    text = SkipListExporter(form="globs").export(recipe)
     assert "transformer_blocks.1.*  # all of transformer_blocks.1 (3 Linears)" in text
     assert expand(read_list(text), FLUX_FQNS).matched == set(recipe.skip)
 

@@ -15,26 +15,53 @@ It does not run the consumer: tests do, with the real torchao and diffusers, whe
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
+from sensitivity.consumers import ModelTree
 from sensitivity.errors import RecipeError
 from sensitivity.fqns import is_in, within
 from sensitivity.patterns import is_fqn
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
+PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
+"""Formats from the coarsest to the finest: what stands in for a format that a consumer lacks comes after it here."""
 
+
+@dataclass(frozen=True, kw_only=True)
 class Exporter(ABC):
-    """Writes recipes for one consumer. Subclasses give `name`, `suffix`, `render` and `assign`."""
+    """Writes recipes for one consumer. Subclasses give `name`, `forms`, `render` and `assign`; `formats`, `max_formats` and `fused` where the consumer limits them.
+
+    Attributes:
+        form: one of `forms`; "" is the first.
+    """
 
     name: ClassVar[str]
     """The word on the command line."""
 
+    forms: ClassVar[Mapping[str, str]]
+    """{form: the usual end of the file's name, with its dot}; the first is the default."""
+
+    formats: ClassVar[frozenset[FormatName]] = frozenset(FormatName)
+    """The formats that the consumer has; bf16 is always among them."""
+
+    max_formats: ClassVar[int] = len(FormatName)
+    """How many formats other than bf16 one file may name."""
+
+    form: str = ""
+
+    def __post_init__(self) -> None:
+        form = self.form or next(iter(self.forms))
+        if form not in self.forms:
+            raise RecipeError(f"found the form {form!r}; allowed for {self.name} are {', '.join(self.forms)}; name one of them")
+        object.__setattr__(self, "form", form)
+
     @property
-    @abstractmethod
     def suffix(self) -> str:
         """The usual end of the file's name, with its dot."""
+        return self.forms[self.form]
 
     @abstractmethod
     def render(self, recipe: Recipe) -> str:
@@ -44,6 +71,42 @@ class Exporter(ABC):
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """What the consumer makes of each of `fqns` when it reads `text`: its matching rule, simulated."""
 
+    def fused(self, recipe: Recipe) -> Sequence[Sequence[str]]:
+        """Linears that the consumer runs as one and so gives one format, by FQN."""
+        del recipe
+        return ()
+
+    def obstacles(self, recipe: Recipe) -> list[str]:
+        """Why the consumer cannot express this recipe, one sentence each; none if it can."""
+        used = quantized_formats(recipe)
+        found = [
+            f"it has no {name}, which {some(fqn for fqn, fmt in recipe.layers.items() if fmt == name)} should get"
+            for name in used
+            if name not in self.formats
+        ]
+        if len(used) > self.max_formats:
+            found.append(f"its file names {self.max_formats} quantized format(s), and the recipe has {len(used)} ({', '.join(used)})")
+        found += [
+            f"it runs these as one Linear: {', '.join(f'{fqn} ({recipe.layers[fqn]})' for fqn in family)}"
+            for family in self.fused(recipe)
+            if len({recipe.layers[fqn] for fqn in family}) > 1
+        ]
+        return found
+
+    def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
+        """The formats nearest to the recipe's that the consumer can express: no Linear gets a coarser one than the recipe gives it.
+
+        A format that the consumer lacks gives way to the next finer one that it has, more formats than it takes to the finest of the recipe's, and
+        Linears that it runs as one take the finest among them.
+        """
+        layers = {fqn: next(f for f in PRECISION[PRECISION.index(fmt) :] if f in self.formats) for fqn, fmt in recipe.layers.items()}
+        while len(used := sorted({fmt for fmt in layers.values() if fmt is not FormatName.BF16}, key=PRECISION.index)) > self.max_formats:
+            layers = {fqn: used[1] if fmt is used[0] else fmt for fqn, fmt in layers.items()}
+        for family in self.fused(recipe):
+            finest = max((layers[fqn] for fqn in family), key=PRECISION.index)
+            layers.update(dict.fromkeys(family, finest))
+        return layers
+
     def export(self, recipe: Recipe, *, allow_random_weights: bool = False) -> str:
         """The text for the consumer, proved on the recipe's own FQNs.
 
@@ -51,6 +114,12 @@ class Exporter(ABC):
             RecipeError: the consumer's form cannot say this recipe, and the message names layers; or it was searched on random weights and that is not allowed.
         """
         recipe.check_weights(allow_random=allow_random_weights)
+        if obstacles := self.obstacles(recipe):
+            more = f"; and {len(obstacles) - 5} more" if len(obstacles) > 5 else ""
+            raise RecipeError(
+                f"found a recipe that {self.name} ({self.form}) cannot express: {'; '.join(obstacles[:5])}{more}. Allowed is exactly the recipe; choose another "
+                "exporter, or take the nearest recipe that it can express: --nearest FILE"
+            )
         text = self.render(recipe)
         self._prove(text, recipe, recipe.layers)
         return text
@@ -79,6 +148,17 @@ class Exporter(ABC):
                 f"{'; '.join(problems[:10])}{more}. The export must mean exactly the recipe; use another exporter, or export for this model"
             )
         return assigned
+
+
+def tree_of(recipe: Recipe, fqns: Iterable[str]) -> ModelTree:
+    """What a matcher sees of a model with these Linears, for `ConsumerList.assign`."""
+    return ModelTree(fqns=tuple(fqns), classes=recipe.model.classes, several=bool(recipe.model.components))
+
+
+def some(fqns: Iterable[str]) -> str:
+    """How many Linears, and the first three."""
+    names = list(fqns)
+    return f"{len(names)} Linear(s) ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def quantized_formats(recipe: Recipe) -> tuple[FormatName, ...]:

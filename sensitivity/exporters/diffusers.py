@@ -16,9 +16,9 @@ the form that this file is about.) It quantizes the recipe's components and touc
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from sensitivity.errors import RecipeError
 from sensitivity.exporters._base import Exporter, assign_within, describe, resolve_exact
@@ -76,12 +76,7 @@ class DiffusersExporter(Exporter):
     """Python (default) or JSON for `from_pretrained(quantization_config=...)`."""
 
     name: ClassVar[str] = "diffusers"
-    form: Literal["python", "json"] = "python"
-
-    @property
-    def suffix(self) -> str:
-        """`.py` or `.diffusers.json`."""
-        return ".py" if self.form == "python" else ".diffusers.json"
+    forms: ClassVar[Mapping[str, str]] = {"python": ".py", "json": ".diffusers.json"}
 
     def render(self, recipe: Recipe) -> str:
         """The text in the exporter's form."""

@@ -11,11 +11,10 @@ Where a recipe is for several denoisers, entries begin with the component's name
 A skip-list has two formats: bf16 and one other, named in its first comment. A recipe with more has no skip-list, and is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sensitivity.errors import RecipeError
 from sensitivity.exporters._base import Exporter, describe, quantized_formats
 from sensitivity.patterns import compress, expand, read_list
 from sensitivity.recipe import Recipe
@@ -24,34 +23,21 @@ from sensitivity.spec import FormatName
 
 @dataclass(frozen=True, kw_only=True)
 class SkipListExporter(Exporter):
-    """Text, one entry a line. `globs` writes the shortest globs instead of exact FQNs; they hold for this model only."""
+    """Text, one entry a line: exact FQNs (`fqns`), or the shortest globs (`globs`), which hold for this model only."""
 
     name: ClassVar[str] = "skip-list"
-    globs: bool = False
-
-    @property
-    def suffix(self) -> str:
-        """`.txt`."""
-        return ".txt"
+    forms: ClassVar[Mapping[str, str]] = {"fqns": ".txt", "globs": ".txt"}
+    max_formats: ClassVar[int] = 1
 
     def render(self, recipe: Recipe) -> str:
-        """Comments, then entries.
-
-        Raises:
-            RecipeError: the recipe has more than one quantized format.
-        """
+        """Comments, then entries."""
         formats = quantized_formats(recipe)
-        if len(formats) > 1:
-            raise RecipeError(
-                f"found {len(formats)} quantized formats ({', '.join(formats)}) in the recipe {recipe.name!r}; "
-                "a skip-list can say bf16 and one other; use the exporter torchao or diffusers"
-            )
         other = formats[0] if formats else "bf16"
         header = [f"Linears that stay in bf16; every other Linear is {other}.", *describe(recipe)]
         if recipe.model.components:
             header.insert(1, f"Names begin with their component's and a dot: {', '.join(f'{name}.' for name in recipe.model.components)}")
         lines = [f"# {line}" for line in header]
-        if self.globs:
+        if self.form == "globs":
             lines += [f"{entry.pattern}  # {entry.reason}" for entry in compress(recipe.skip, recipe.layers)]
         else:
             lines += recipe.skip

@@ -19,7 +19,7 @@ of mxfp8 and nvfp4 are torchao prototypes: another torchao may refuse them.
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,11 +34,7 @@ class TorchaoExporter(Exporter):
     """JSON of an `FqnToConfig`, or of one a component."""
 
     name: ClassVar[str] = "torchao"
-
-    @property
-    def suffix(self) -> str:
-        """`.torchao.json`."""
-        return ".torchao.json"
+    forms: ClassVar[Mapping[str, str]] = {"json": ".torchao.json"}
 
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""

@@ -2,15 +2,18 @@
 
 A search of `--budget` trials runs as `sensitivity search` runs it, with its steps timed. Then the same skip-lists again by a hand-written loop over the same switched
 denoiser: nothing but pipeline calls. Overhead is what the search took beyond that, a trial. `--naive` adds what people do today, for `--naive-trials` skip-lists:
-load the pipeline, `quantize_`, compile, generate, LPIPS, each time from the start (FP8 on a GPU that has it, MXFP8 by torchao's emulation elsewhere).
+load the pipeline from a folder of safetensors (written once, so the system may have them in memory), `quantize_`, compile, generate, LPIPS, each time from the
+start (FP8 on a GPU that has it, MXFP8 by torchao's emulation elsewhere). Inductor's cache is empty when it begins and is kept between its trials.
 
     python benchmarks/trial_overhead.py --model tiny-flux --budget 12 --naive
     python benchmarks/trial_overhead.py --model flux1-dev --weights random --steps 4 --budget 5 --prompts 2 --out overhead.json
 """
 
 import argparse
+import gc
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -19,7 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
+from torchao.quantization import quantize_
+from torchao.quantization.quantize_.common import KernelPreference
 
 from sensitivity.deriving import derive_study
 from sensitivity.dry_runs import with_net, with_random_weights
@@ -35,6 +42,8 @@ from sensitivity.spec import FormatName, StudySpec, parse_formats, resolve_spec
 from sensitivity.store import Store
 from sensitivity.workflow import SearchRequest, prepare
 
+EMULATED_MXFP8 = MXDynamicActivationMXWeightConfig(kernel_preference=KernelPreference.EMULATED)
+
 
 class Stopwatch:
     """Seconds by name, the GPU's work included, of functions that are watched."""
@@ -47,11 +56,15 @@ class Stopwatch:
         plain = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            result, seconds = self.time(lambda: plain(*args, **kwargs))
-            self.seconds[name] += seconds
-            return result
+            return self.part(name, lambda: plain(*args, **kwargs))
 
         setattr(owner, method, timed)
+
+    def part(self, name: str, work: Callable[[], Any]) -> Any:
+        """The result of `work`, its seconds added to this name's."""
+        result, seconds = self.time(work)
+        self.seconds[name] += seconds
+        return result
 
     def time(self, work: Callable[[], Any]) -> tuple[Any, float]:
         """The result and its seconds."""
@@ -134,32 +147,48 @@ def bare(spec: StudySpec, evaluator: Evaluator, choices: list[Any], watch: Stopw
     return seconds
 
 
-def naive(spec: StudySpec, choices: list[Any], count: int, device: str, watch: Stopwatch) -> list[float]:
-    """Seconds of whole trials as people write them."""
-    where = torch.device(device)
+def naive(
+    spec: StudySpec, choices: list[Any], count: int, device: str, watch: Stopwatch, folder: Path
+) -> tuple[list[float], dict[str, float]]:
+    """Seconds of whole trials as people write them, and of their parts, means."""
+    where, parts = torch.device(device), Stopwatch(torch.device(device))
     fmt = next((name for name in (FormatName.FP8, FormatName.MXFP8) if get_format(name).native_refusal(where) is None), None)
     distance, seconds = study_distance(spec, device=device), []
     references: dict[str, torch.Tensor] = {}
+    load_pipeline(spec, device=device, resident=True).pipe.save_pretrained(folder)
+    gc.collect()
 
     def trial(formats: dict[str, FormatName] | None) -> None:
         torch._dynamo.reset()
-        loaded = load_pipeline(spec, device=device, resident=True)
+        gc.collect()
+        pipe = parts.part("loading", lambda: diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16).to(device))
+        pipe.set_progress_bar_config(disable=True)
+        denoiser = getattr(pipe, spec.model.component)
         if formats is not None and fmt is not None:
-            quantize_native(loaded.denoiser, {fqn: fmt for fqn, name in formats.items() if name is not FormatName.BF16})
-        compile_denoiser(loaded.denoiser, compile_mode="default")
+            chosen = {fqn: fmt for fqn, name in formats.items() if name is not FormatName.BF16}
+            parts.part("quantizing", lambda: quantize_native(denoiser, chosen))
+        elif formats is not None:
+            skip = {name for name, given in formats.items() if given is FormatName.BF16}
+            parts.part(
+                "quantizing",
+                lambda: quantize_(denoiser, EMULATED_MXFP8, filter_fn=lambda m, fqn: type(m) is torch.nn.Linear and fqn not in skip),
+            )
+        compile_denoiser(denoiser, compile_mode="default")
         for i, text in enumerate(spec.prompts.search):
-            call = text_call(spec, loaded.pipe, text) | {"generator": torch.Generator().manual_seed(i)}
+            call = text_call(spec, pipe, text) | {"generator": torch.Generator().manual_seed(i)}
             with torch.no_grad():
-                picture = loaded.pipe(**call).images.float().cpu() * 2 - 1
+                output = parts.part("compiling and sampling" if i == 0 else "sampling", lambda call=call: pipe(**call))
+            picture = output.images.float().cpu() * 2 - 1
             if text in references:
                 distance(picture, references[text])
             references.setdefault(text, picture)
 
     trial(None)
+    parts.seconds.clear()
     for formats in choices[1 : 1 + count]:
         seconds.append(watch.time(lambda formats=formats: trial(formats))[1])
         print(f"naive trial: {seconds[-1]:.2f} s", flush=True)
-    return seconds
+    return seconds, {name: total / len(seconds) for name, total in parts.seconds.items()}
 
 
 def main() -> None:
@@ -200,7 +229,11 @@ def main() -> None:
     }  # fmt: skip
     write(document, args.out)
     if args.naive:
-        document["naive_s"] = people = naive(spec, choices, args.naive_trials, args.device, watch)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
+            people, document["naive_parts_s"] = naive(spec, choices, args.naive_trials, args.device, watch, Path(folder))
+        document["naive_s"] = people
+        print("its seconds, mean: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in document["naive_parts_s"].items()))
         print(
             f"as people write it: {statistics.median(people):.2f} s a trial, {statistics.median(people) / statistics.median(trials[1:]):.1f} x"
         )

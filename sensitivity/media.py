@@ -88,19 +88,19 @@ class Media:
         sound = None if self.sound is None else self.sound[:count]
         return type(self)(pictures=self.pictures[:count], sound=sound, sample_rate=self.sample_rate)
 
-    def frames(self, clip: int, at: Sequence[int]) -> Tensor:
-        """Frames of one clip as pictures: (len(at), 3, H, W) fp32 in [-1, 1]."""
-        return self.pictures[clip, list(at)].float() * 2 - 1
+    def frames(self, clip: int, at: Sequence[int], device: str = "cpu") -> Tensor:
+        """Frames of one clip as pictures on a device: (len(at), 3, H, W) fp32 in [-1, 1]."""
+        return self.pictures[clip, list(at)].to(device).float() * 2 - 1  # they travel in 16 bits
 
     def is_finite(self) -> Tensor:
         """(B,) bool: False where the model gave NaN or inf in a picture, a frame or the sound."""
-        seen = [picture.isfinite().all() for picture in self.pictures]
+        seen = [torch.stack(picture.aminmax()).isfinite().all() for picture in self.pictures]  # NaN is the least and the greatest of all
         heard = [True] * len(self) if self.sound is None else [sound.isfinite().all() for sound in self.sound]
         return torch.tensor([bool(a) and bool(b) for a, b in zip(seen, heard, strict=True)])
 
     def is_blank(self) -> Tensor:
         """(B,) bool: True for a picture or clip in which every value is the same, as a black one."""
-        return torch.tensor([bool((picture == picture.flatten()[0]).all()) for picture in self.pictures])
+        return torch.tensor([bool(torch.eq(*picture.aminmax())) for picture in self.pictures])
 
 
 def drawn_in(output: Any) -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ class Comparison:
         check_not_blank(media, references)
         if not media.is_video:
             return torch.where(media.is_finite(), self.distance(media.pictures, references.pictures), torch.nan), None
-        frames = frame_distances(self.distance, media, references, stride=self.stride)
+        frames = frame_distances(self.distance, media, references, stride=self.stride, device=self.device)
         return torch.where(media.is_finite(), frames.mean(1), torch.nan), frames
 
     def audio(self, media: Media, references: Media) -> Tensor | None:
@@ -51,8 +51,8 @@ class Comparison:
         """{measure: (B,)} of what a verified recipe reports beside LPIPS and sound."""
         if not media.is_video:
             return {"detail_db": self._detail(media.pictures, references.pictures[: len(media)])}
-        detail = frame_distances(self._detail, media, references, stride=self.stride).mean(1)
-        return {"motion": motion_difference(self.distance, media, references, stride=self.stride), "detail_db": detail}
+        detail = frame_distances(self._detail, media, references, stride=self.stride, device=self.device).mean(1)
+        return {"motion": motion_difference(self.distance, media, references, stride=self.stride, device=self.device), "detail_db": detail}
 
     def _detail(self, pictures: Tensor, references: Tensor) -> Tensor:
         return detail_distance(pictures.to(self.device), references.to(self.device))

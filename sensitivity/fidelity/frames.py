@@ -15,36 +15,45 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sensitivity.fidelity._base import Distance
 from sensitivity.media import Media, pictures_at_once
 
 Compare = Callable[[Tensor, Tensor], Tensor]
 """Pictures and references, (N, 3, H, W) in [-1, 1] -> (N,), as a `Distance` does."""
 
 
-def frame_distances(distance: Compare, clips: Media, references: Media, *, stride: int) -> Tensor:
-    """(B, N) distances of every `stride`-th frame of each clip from the same frame of its reference, fp32 on the CPU; fewer clips than references: the first ones."""
+def frame_distances(distance: Compare, clips: Media, references: Media, *, stride: int, device: str = "cpu") -> Tensor:
+    """(B, N) distances of every `stride`-th frame of each clip from the same frame of its reference, fp32 on the CPU; fewer clips than references: the first ones.
+
+    `device` is where the frames are when they are compared.
+    """
     at = range(0, clips.pictures.shape[1], stride)
 
     def row(b: int) -> Tensor:
-        return _in_chunks(at, clips, lambda chunk: distance(clips.frames(b, chunk), references.frames(b, chunk)))
+        return _in_chunks(at, clips, lambda chunk: distance(clips.frames(b, chunk, device), references.frames(b, chunk, device)))
 
     return torch.stack([row(b) for b in range(len(clips))])
 
 
-def motion_difference(distance: Distance, clips: Media, references: Media, *, stride: int) -> Tensor:
+def motion_difference(distance: Compare, clips: Media, references: Media, *, stride: int, device: str = "cpu") -> Tensor:
     """(B,) mean of |d(x_t, x_t+1) - d(r_t, r_t+1)| over every `stride`-th frame t of each clip; 0 for clips of one frame."""
     starts = range(0, clips.pictures.shape[1] - 1, stride)
     if not starts:
         return torch.zeros(len(clips))
     return torch.stack(
-        [(_motion(distance, clips, b, starts) - _motion(distance, references, b, starts)).abs().mean() for b in range(len(clips))]
+        [
+            (_motion(distance, clips, b, starts, device) - _motion(distance, references, b, starts, device)).abs().mean()
+            for b in range(len(clips))
+        ]
     )
 
 
-def _motion(distance: Distance, clips: Media, clip: int, starts: Sequence[int]) -> Tensor:
+def _motion(distance: Compare, clips: Media, clip: int, starts: Sequence[int], device: str) -> Tensor:
     """(N,) d(x_t, x_t+1) of one clip."""
-    return _in_chunks(starts, clips, lambda chunk: distance(clips.frames(clip, chunk), clips.frames(clip, [t + 1 for t in chunk])))
+
+    def differences(chunk: Sequence[int]) -> Tensor:
+        return distance(clips.frames(clip, chunk, device), clips.frames(clip, [t + 1 for t in chunk], device))
+
+    return _in_chunks(starts, clips, differences)
 
 
 def _in_chunks(at: Sequence[int], clips: Media, measure: Callable[[Sequence[int]], Tensor]) -> Tensor:

@@ -33,6 +33,7 @@ from sensitivity.spec import StudySpec
 from sensitivity.text_memory import TextMemory
 from sensitivity.weight_files import find_weights
 
+CHECKER = "safety_checker"  # not loaded: it blackens what it flags, and a black picture has no distance
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLED_CHUNKS, CHUNK_BYTES = 64, 2**20
 log = logging.getLogger(__name__)
@@ -224,7 +225,8 @@ def _stored(spec: StudySpec) -> _Source:
     folder = spec.model.path or _downloaded(spec)
     local = spec.model_copy(update={"model": spec.model.model_copy(update={"path": folder, "hub": None, "config": None})})
     index = read_json(folder / "model_index.json")
-    classes = {name: cls for name, entry in index.items() if (cls := _class_with_weights(entry)) is not None}
+    classes = {name: cls for name, entry in index.items() if name != CHECKER and (cls := _class_with_weights(entry)) is not None}
+    unchecked = {CHECKER: None} if CHECKER in index else {}
     files = find_weights(folder, {name: cls.__name__ for name, cls in classes.items()}, variant=spec.model.variant)
 
     def make(name: str, device: str) -> nn.Module:
@@ -252,7 +254,7 @@ def _stored(spec: StudySpec) -> _Source:
         cls = pipeline_class(str(index.get("_class_name", "")), folder)
         try:
             with quiet():
-                pipe = cls.from_pretrained(str(folder), **modules)  # of DiffusionPipeline itself, it would read optional components again
+                pipe = cls.from_pretrained(str(folder), **modules, **unchecked)  # of DiffusionPipeline itself, it would read optional components again
         except Exception as error:
             raise PipelineError(_message(f"{folder} could not be loaded as a {cls.__name__}", error)) from error
         for name, module in modules.items():

@@ -7,15 +7,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import transformers
 from conftest import TRUNK
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from torch import Tensor, nn
+from toy_pipelines import sdxl
+from transformers import CLIPConfig
+from whole_pipelines import TOKENIZERS
 
 from sensitivity import scoring
 from sensitivity.calibration import broken_options, gradient
 from sensitivity.calibration._base import BROKEN, finite, first_tensor
 from sensitivity.calibration.local import local_error
+from sensitivity.deriving import derive_study
 from sensitivity.errors import CalibrationError, FormatError, PipelineError, UserError
 from sensitivity.fidelity.lpips import SMALLEST, LpipsDistance
 from sensitivity.latency.regions import CompiledRegions
@@ -25,7 +32,7 @@ from sensitivity.pipelines import load_pipeline
 from sensitivity.scoring import Evaluator
 from sensitivity.search.study import baselines
 from sensitivity.search.trials import SearchEvents
-from sensitivity.spec import FormatName, StudySpec, load_spec
+from sensitivity.spec import FormatName, StudySpec, load_spec, resolve_spec
 from sensitivity.workflow import SearchOutcome, SearchRequest, SelectRequest, find_recipe, select_recipe
 
 Search = Callable[..., SearchOutcome]
@@ -219,3 +226,37 @@ def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:
     assert float(distance(torch.zeros(1, 3, least, least), torch.rand(1, 3, least, least))[0]) > 0
     with pytest.raises(UserError, match=rf"have {least - 1} x 64 pixels; .* takes {least} x {least} and larger .* --set"):
         distance(torch.zeros(1, 3, least - 1, 64), torch.zeros(1, 3, least - 1, 64))
+
+
+# --- a pipeline that censors ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
+    """Stable Diffusion 1 blackens what its checker flags; whatever that checker would say, pictures are compared as they were drawn."""
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
+    checker.special_care_embeds_weights.data.fill_(-10.0)  # every cosine is above it, so all is flagged
+    checker.concept_embeds_weights.data.fill_(-10.0)
+    parts = sdxl()[2]
+    text_time = ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    config = {key: value for key, value in parts["unet"].config.items() if key not in text_time}
+    unet = diffusers.UNet2DConditionModel.from_config(config | {"cross_attention_dim": 32})
+    plain = diffusers.StableDiffusionPipeline(
+        unet=unet, vae=parts["vae"], scheduler=parts["scheduler"], text_encoder=transformers.CLIPTextModel(parts["text_encoder"][1]),
+        tokenizer=TOKENIZERS["CLIPTokenizer"](transformers.CLIPTextModel(parts["text_encoder"][1])),
+        safety_checker=checker, feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8),
+    ).to(dtype=torch.bfloat16)  # fmt: skip
+    plain.save_pretrained(tmp_path / "sd1")
+    settings = {"height": 64, "width": 64, "num_inference_steps": 2}
+    assert not plain("a cat", output_type="pt", **settings).images.any()
+    spec = derive_study(resolve_spec(str(tmp_path / "sd1")))
+    loaded = load_pipeline(spec.model_copy(update={"settings": settings}), device="cpu")
+    assert loaded.pipe.safety_checker is None
+    assert loaded.pipe("a cat", output_type="pt", **settings).images.std() > 0

@@ -155,13 +155,16 @@ def naive(
     fmt = next((name for name in (FormatName.FP8, FormatName.MXFP8) if get_format(name).native_refusal(where) is None), None)
     distance, seconds = study_distance(spec, device=device), []
     references: dict[str, torch.Tensor] = {}
-    load_pipeline(spec, device=device, resident=True).pipe.save_pretrained(folder)
+    whole = load_pipeline(spec, device=device, resident=True).pipe
+    whole.save_pretrained(folder)
+    others = {name: part for name, part in whole.components.items() if part is not None and not isinstance(part, torch.nn.Module)}
+    del whole  # its tokenizers stay: stand-ins of a model without weights are not written
     gc.collect()
 
     def trial(formats: dict[str, FormatName] | None) -> None:
         torch._dynamo.reset()
         gc.collect()
-        pipe = parts.part("loading", lambda: diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16).to(device))
+        pipe = parts.part("loading", lambda: diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16, **others).to(device))
         pipe.set_progress_bar_config(disable=True)
         denoiser = getattr(pipe, spec.model.component)
         if formats is not None and fmt is not None:

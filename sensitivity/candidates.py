@@ -179,7 +179,7 @@ def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName],
     for linear in table.linears:
         dtype = getattr(torch, linear.dtype)
         reasons[linear.fqn] = [get_format(name).refusal(k=linear.k // scale, n=linear.n // scale, dtype=dtype) for name in formats]
-        families.setdefault((linear.block, _fused_role(linear.role, spec.search.fused)), []).append(linear.fqn)
+        families.setdefault((linear.block, fused_role(linear.role, spec.search.fused)), []).append(linear.fqn)
     for family in families.values():
         for i in range(len(formats)):
             first = next(((fqn, reasons[fqn][i]) for fqn in family if reasons[fqn][i]), None)
@@ -199,12 +199,12 @@ def _group(linears: Iterable[LinearProfile], spec: StudySpec, granularity: Granu
     keyed: dict[tuple[str, str], list[LinearProfile]] = {}
     for linear in linears:
         keyed.setdefault(
-            (_fused_role(linear.role, spec.search.fused), _band(linear.block, blocks, spec.search.depth_bands, granularity)), []
+            (fused_role(linear.role, spec.search.fused), _band(linear.block, blocks, spec.search.depth_bands, granularity)), []
         ).append(linear)
     return {f"{role}[{band}]" if band else role: members for (role, band), members in keyed.items()}
 
 
-def _fused_role(role: str, fused: Sequence[Sequence[str]]) -> str:
+def fused_role(role: str, fused: Sequence[Sequence[str]]) -> str:
     """The role, with fused siblings under one name: `attn.to_q` -> `attn.to_q+to_k+to_v`. The first family that has it counts."""
     for family in fused:
         for member in family:

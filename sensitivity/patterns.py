@@ -42,7 +42,8 @@ MAX_LENGTH = 512
 _FQN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # a hyphen: Z-Image's `all_x_embedder.2-1`
 _GLOB = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[!?[A-Za-z0-9_.\-]+\])+")
 _RANGE = re.compile(r"(.)-(.)")
-_META = frozenset("*?[")
+META = frozenset("*?[")
+"""Characters that make an entry a glob; one without them is a name."""
 
 
 class Pattern(BaseModel):
@@ -96,6 +97,17 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(check_pattern(pattern)))
 
 
+def to_regex(pattern: str) -> str:
+    """The glob as an anchored regular expression, for tools that use `re.match`, `re.fullmatch` or `re.search`: `a.*.[!0]` -> `^a\\..*\\.[^0]$`.
+
+    Raises:
+        PatternError: the pattern is malformed.
+    """
+    signs = {"*": ".*", "?": ".", ".": r"\."}
+    parts = re.findall(r"\[!?[^\]]+\]|.", check_pattern(pattern))
+    return f"^{''.join('[^' + part[2:] if part.startswith('[!') else signs.get(part, part) for part in parts)}$"
+
+
 def match(pattern: str, fqns: Iterable[str]) -> tuple[str, ...]:
     """The FQNs that `pattern` matches as a whole, in the order given.
 
@@ -125,7 +137,7 @@ def expand(patterns: Iterable[str], fqns: Iterable[str], components: Collection[
     matched: set[str] = set()
     dead: list[str] = []
     for pattern in patterns:
-        if _META.isdisjoint(check_pattern(pattern)):
+        if META.isdisjoint(check_pattern(pattern)):
             hits: tuple[str, ...] = (pattern,) if pattern in universe else ()
         else:
             hits = match(pattern, universe)

@@ -254,7 +254,9 @@ def _stored(spec: StudySpec) -> _Source:
         cls = pipeline_class(str(index.get("_class_name", "")), folder)
         try:
             with quiet():
-                pipe = cls.from_pretrained(str(folder), **modules, **unchecked)  # of DiffusionPipeline itself, it would read optional components again
+                pipe = cls.from_pretrained(
+                    str(folder), **modules, **unchecked
+                )  # of DiffusionPipeline itself, it would read optional components again
         except Exception as error:
             raise PipelineError(_message(f"{folder} could not be loaded as a {cls.__name__}", error)) from error
         for name, module in modules.items():

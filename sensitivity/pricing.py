@@ -3,6 +3,7 @@
     prices = price(resolve_spec("flux1-dev"), PriceRequest(target="b200", format=FormatName.NVFP4, skip=Path("skip.txt"), bf16_seconds=2.10))
     prices.main.estimate.speedup, prices.main.dead          # dead: patterns of the file that match nothing
     [row.name for row in prices.compared]                   # with `compare`: none, all, rule of thumb, and the files
+    Pricer.of(spec, run_shapes(spec)).price("mine", formats)        # formats at hand, several on one run
 
 The model of latency is the predicted one unless `latency` is given a function that makes another from the table (measured ones: measuring.py).
 """
@@ -56,13 +57,14 @@ class PriceRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PricedList:
-    """One skip-list or recipe: its price, the formats it gives, its patterns that match nothing, and the Linears that the format refuses."""
+    """One skip-list or recipe: its price, the formats it gives, its patterns that match nothing, the Linears that the format refuses, the recipe's notice."""
 
     name: str
     formats: Mapping[str, FormatName]
     estimate: LatencyEstimate
     dead: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    notice: str = ""
 
     @property
     def quantized(self) -> int:
@@ -79,15 +81,40 @@ class Prices:
     run: ShapeRun
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object; "unmatched_patterns" and "refused" (FQNs) where there are any, "compare" where it was asked for."""
+        """The `latency --json` object; "unmatched_patterns" and "refused" (FQNs) and "notice" where there are any, "compare" where it was asked for."""
         data = self.main.estimate.to_json()
         if self.main.dead:
             data["unmatched_patterns"] = list(self.main.dead)
         if self.main.refused:
             data["refused"] = list(self.main.refused)
+        if self.main.notice:
+            data["notice"] = self.main.notice
         if self.compared:
             data["compare"] = [_summary(row) for row in self.compared]
         return data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pricer:
+    """Prices lists on one run. `table` is the run's at the scale that is priced, `bf16_seconds` the measured bf16 run where there is one."""
+
+    run: ShapeRun
+    table: ShapeTable
+    latency: LatencyModel
+    bf16_seconds: float | None = None
+
+    @classmethod
+    def of(cls, spec: StudySpec, run: ShapeRun, *, target: str | None = None, compile_mode: CompileMode = "reduce-overhead") -> "Pricer":
+        """By the predicted model, for the study's target or another. Raises UserError for an unknown one."""
+        return cls(run=run, table=_scaled(spec, run), latency=latency_model(spec, target, compile_mode=compile_mode))
+
+    def price(
+        self, name: str, formats: Mapping[str, FormatName], *, dead: tuple[str, ...] = (), refused: tuple[str, ...] = ()
+    ) -> PricedList:
+        """One list's price, memory included. Raises PatternError for FQNs that the run does not have, FormatError for a format that the target lacks."""
+        estimate = self.latency.estimate(self.table, formats, bf16_seconds=self.bf16_seconds)
+        memory = estimate_memory(self.table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n))
+        return PricedList(name=name, formats=formats, estimate=dataclasses.replace(estimate, memory=memory), dead=dead, refused=refused)
 
 
 MakeLatency = Callable[[ShapeRun, ShapeTable, tuple[FormatName, ...], LatencyModel], LatencyModel]
@@ -112,35 +139,41 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     for name in (*used, *([request.format] if request.compare else [])):
         predicted.linear_us(m=128, k=128, n=128, format=name)  # a target without the format refuses before the model is built
     run = run_shapes(spec)
-    table = stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else run.table
+    table = _scaled(spec, run)
     model = predicted if latency is None else latency(run, table, used, predicted)
+    pricer = Pricer(run=run, table=table, latency=model, bf16_seconds=request.bf16_seconds)
 
-    def priced(name: str, formats: Mapping[str, FormatName], dead: tuple[str, ...] = (), refused: tuple[str, ...] = ()) -> PricedList:
-        estimate = model.estimate(table, formats, bf16_seconds=request.bf16_seconds)
-        memory = estimate_memory(table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n))
-        return PricedList(name=name, formats=formats, estimate=dataclasses.replace(estimate, memory=memory), dead=dead, refused=refused)
+    def skipping(name: str, patterns: tuple[str, ...]) -> PricedList:
+        formats, dead, refused = _skipping(run.table, request.format, patterns)
+        return pricer.price(name, formats, dead=dead, refused=refused)
 
     def listed(path: Path) -> PricedList:
         twins = sum(other.name == path.name for other in files)
-        return priced(path.name if twins == 1 else str(path), *_skipping(run.table, request.format, files[path]))
+        return skipping(path.name if twins == 1 else str(path), files[path])
 
     if chosen is not None:
-        main = priced(chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table))
+        main = pricer.price(chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table))
+        main = dataclasses.replace(main, notice=chosen.caveat)
     elif request.skip is not None:
         main = listed(request.skip)
         if main.dead and main.dead == files[request.skip]:
             raise PatternError(_all_dead(request.skip, main.dead, run.table))
     else:
-        main = priced("all", *_skipping(run.table, request.format, ()))
+        main = skipping("all", ())
     compared: tuple[PricedList, ...] = ()
     if request.compare:
         everything = _skipping(run.table, request.format, ())[0]
         by_hand = rule_of_thumb(table, spec)
         thumb = {fqn: name if fqn in by_hand else FormatName.BF16 for fqn, name in everything.items()}
-        bounds = (priced("none", {}), priced("all", everything), priced("rule of thumb", thumb))
+        bounds = (pricer.price("none", {}), pricer.price("all", everything), pricer.price("rule of thumb", thumb))
         asked = [main] if chosen is not None or request.skip is not None else []
         compared = (*bounds, *asked, *(listed(path) for path in dict.fromkeys(request.compare) if path != request.skip))
     return Prices(main=main, compared=compared, run=run)
+
+
+def _scaled(spec: StudySpec, run: ShapeRun) -> ShapeTable:
+    """The run's table at the scale that it is priced at."""
+    return stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else run.table
 
 
 def _summary(row: PricedList) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 A recipe gives every `nn.Linear` of a pipeline's denoiser its format, and beside it what that costs and gains: seconds, LPIPS, bytes, where
 each number came from, and the front that it was chosen from. `recipe.schema.json` beside this module is its JSON Schema.
 
-Method. A recipe comes from elsewhere, so reading is strict (`strict_json`), files over 16 MiB are refused, and loading runs nothing.
-Writing is whole or not at all. Fields that this version does not know are kept.
+Method. A recipe comes from elsewhere, so reading is strict (`strict_json`), files over 8 MiB or of 100,000 values are refused, and loading runs nothing.
+Writing is whole or not at all.
 
-Conventions. Keys carry their units (`_s` seconds of one whole pipeline call, `_bytes`); `source` beside a number says predicted or
-measured; LPIPS has none. `layers` names every Linear, `bf16` ones included, and `skip` repeats those; where the
-pipeline has several denoisers (`model.components`), names begin with the component's and a dot. `schema_version` is
-"major.minor": another major is refused, another minor is read.
+Compatibility. `schema_version` is "major.minor", and a reader of 1.x reads every 1.y. A later minor only adds fields; they have defaults, so that older files are
+read. Fields that a reader does not know are kept at every level, through load and save. What a reader would misunderstand takes a new major, and another major is
+refused: another meaning of a field, one more that is required, a new word where words are listed (a format, a source).
+
+Conventions. Keys carry their units (`_s` seconds of one whole pipeline call, `_bytes`); `source` beside a number says predicted or measured; LPIPS has none.
+`layers` names every Linear, `bf16` ones included, and `skip` repeats those; where the pipeline has several denoisers (`model.components`), names begin with the
+component's and a dot. A recipe whose pictures were never compared is unverified: `fidelity` and `verified` are null, and `notice` is shown wherever it is (`caveat`).
 
 It does not measure or choose, and imports no torch: only `Recipe.apply`, `to_torchao` and `to_diffusers` do, when called.
     recipe = load_recipe("recipes/ltx2-nvfp4-b200.json")
@@ -20,6 +23,7 @@ The schema is written by `python -m sensitivity.recipe > schema.json && mv schem
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,29 +34,39 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from sensitivity.errors import PatternError, RecipeError, RecipeMismatchError
 from sensitivity.fqns import by_component, is_in
-from sensitivity.patterns import Pattern, expand, is_fqn
+from sensitivity.patterns import Pattern, is_fqn, match
 from sensitivity.recipe_records import Choice, Count, Fidelity, FrontMember, Latency, Memory, ModelInfo, Record, SearchInfo
 from sensitivity.spec import FormatName
-from sensitivity.strict_json import check_value, parse_json, write_whole
+from sensitivity.strict_json import check_value, parse_json, read_bounded, write_whole
 
 if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA_VERSION = "1.0"
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES, MAX_VALUES = 8 * 1024 * 1024, 100_000
+"""Of a recipe file; one of 1,400 Linears has 0.3 MB and 4,000 values."""
+MAX_MATCHING = 250_000_000
+"""Characters of patterns and layers that are compared, every pattern with every layer: half a second at the worst. 1,400 layers and 300 patterns make 35 million."""
+
+MAX_SHOWN = 1_000
+"""Characters of a name in a message: an FQN with a reason has fewer."""
+
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")]
+"""A text that is safe as a file name: no path separators, no control characters, no dot in front."""
 
 
 class Recipe(Record):
     """A format for every Linear of one component, or of several, and the numbers that defend it. The fields are those of the JSON."""
 
     schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = SCHEMA_VERSION
-    name: Annotated[str, Field(min_length=1, max_length=256)]
+    name: Name
     model: ModelInfo
     layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000)]
     skip: tuple[str, ...]
     patterns: Annotated[tuple[Pattern, ...], Field(max_length=1_000)] = ()
     latency: Latency
-    fidelity: Fidelity
+    fidelity: Fidelity | None
+    notice: Annotated[str, Field(min_length=1, max_length=2_000)] | None = None
     memory: Memory
     block_patterns: Mapping[str, Count]
     search: SearchInfo
@@ -98,16 +112,47 @@ class Recipe(Record):
         if set(self.skip) != plain or len(self.skip) != len(plain):
             wrong = sorted(plain.symmetric_difference(self.skip) or (Counter(self.skip) - Counter(plain)))
             raise ValueError(f"found a skip list that differs from the bf16 layers in {_some(wrong)}; list each bf16 layer once")
-        for entry in self.patterns:
-            try:
-                hits, dead = expand((entry.pattern,), self.layers)
-            except PatternError as error:
-                raise ValueError(str(error)) from None
-            if dead or not hits <= plain:
-                what = "matches no layer" if dead else f"matches quantized layers: {_some(sorted(hits - plain))}"
-                raise ValueError(f"found the pattern {entry.pattern!r}, which {what}; patterns explain bf16 layers; correct or drop it")
         check_value(self.model_dump())
         return self
+
+    @model_validator(mode="after")
+    def _check_patterns(self) -> Self:
+        characters = sum(map(len, self.layers)) * len(self.patterns) + len(self.layers) * sum(len(entry.pattern) for entry in self.patterns)
+        if characters > MAX_MATCHING:
+            raise ValueError(
+                f"found {len(self.patterns)} patterns for {len(self.layers)} layers, {characters} characters to compare; allowed are {MAX_MATCHING}; drop patterns"
+            )
+        for entry in self.patterns:
+            try:
+                hits = match(entry.pattern, self.layers)
+            except PatternError as error:
+                raise ValueError(str(error)) from None
+            wrong = [fqn for fqn in hits if self.layers[fqn] is not FormatName.BF16]
+            if wrong or not hits:
+                what = f"matches quantized layers: {_some(wrong)}" if wrong else "matches no layer"
+                raise ValueError(f"found the pattern {entry.pattern!r}, which {what}; patterns explain bf16 layers; correct or drop it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_evidence(self) -> Self:
+        if self.fidelity is None and (self.notice is None or not self.notice.strip()):
+            raise ValueError("found fidelity null without a notice; a recipe whose pictures were not compared says so in notice; write it")
+        if self.fidelity is None and self.verified is not None:
+            raise ValueError("found fidelity null and verified filled; nothing is verified without pictures; write verified null")
+        return self
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether no picture was compared: formats and predicted seconds only. `notice` says why, wherever the recipe is shown."""
+        return self.fidelity is None
+
+    @property
+    def caveat(self) -> str:
+        """The one printable line that stands wherever the recipe is shown: its notice, behind UNVERIFIED where no picture was compared; "" where there is none."""
+        if self.notice is None:
+            return ""
+        text = "".join(c if c.isprintable() else " " for c in self.notice)
+        return f"{'UNVERIFIED' if self.is_unverified else 'notice'}: {text}"
 
     @property
     def layers_by_component(self) -> dict[str, dict[str, FormatName]]:
@@ -127,7 +172,9 @@ class Recipe(Record):
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise RecipeError(_validation_message(error)) from None
+            newer = isinstance(version, str) and re.fullmatch(r"\d{1,9}\.\d{1,9}", version) and version != SCHEMA_VERSION
+            more = f"; its schema_version is {version}, this reads {SCHEMA_VERSION}: update `sensitivity`" if newer else ""
+            raise RecipeError(_validation_message(error) + more) from None
 
     def to_json(self) -> str:
         """The recipe as strict JSON text, indented, with a final newline."""
@@ -173,7 +220,8 @@ class Recipe(Record):
             _check_hardware(linears, quantized)
             _quantize(module, quantized)
         counts = dict(Counter(self.layers.values()))
-        return ApplyReport(mode="emulated" if emulate else "native", layers=dict(self.layers), counts=counts, refused={})
+        mode: Literal["native", "emulated"] = "emulated" if emulate else "native"
+        return ApplyReport(mode=mode, layers=dict(self.layers), counts=counts, refused={}, caveat=self.caveat)
 
     def check_weights(self, *, allow_random: bool = False) -> None:
         """Raise RecipeError for a recipe that was searched on random weights, unless that is allowed."""
@@ -204,12 +252,13 @@ class Recipe(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyReport:
-    """What `Recipe.apply` did. `counts` is Linears a format; `refused` is empty, because a refusal raises."""
+    """What `Recipe.apply` did. `counts` is Linears a format; `refused` is empty, because a refusal raises; `caveat` is the recipe's."""
 
     mode: Literal["native", "emulated"]
     layers: Mapping[str, FormatName]
     counts: Mapping[FormatName, int]
     refused: Mapping[str, str]
+    caveat: str = ""
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -219,11 +268,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         RecipeError: the file cannot be read, is no strict JSON, or is no recipe; the message starts with the path.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise RecipeError(f"found more than {MAX_BYTES} bytes; allowed are {MAX_BYTES}; a recipe is far smaller: name another file")
-        parsed = parse_json(data)
+        parsed = parse_json(read_bounded(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES))
         if not isinstance(parsed, dict):
             raise RecipeError(f"found a {type(parsed).__name__} at the top; a recipe is one JSON object; name another file")
         return Recipe.from_mapping(parsed)
@@ -234,13 +279,16 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe file. Rules between fields (skip, speedup) are checked on loading only."""
+    """The JSON Schema (draft 2020-12) of a recipe file. Most rules between fields (skip, speedup) are checked on loading only."""
     schema = Recipe.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sensitivity recipe"}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:sensitivity:recipe:{SCHEMA_VERSION}"}
+    unverified = {"required": ["notice"], "properties": {"notice": {"type": "string"}, "verified": {"type": "null"}}}
+    rule = {"if": {"properties": {"fidelity": {"type": "null"}}}, "then": unverified}
+    return {**head, **schema, **rule, "title": f"sensitivity recipe {SCHEMA_VERSION}"}
 
 
 def _version_message(found: str) -> str:
-    return f"found schema_version {found!r}; allowed are {SCHEMA_VERSION[:1]}.x; update `sensitivity`, or export the recipe again"
+    return f"found schema_version {found[:40]!r}; allowed are {SCHEMA_VERSION[:1]}.x; update `sensitivity`, or export the recipe again"
 
 
 def _validation_message(error: ValidationError) -> str:
@@ -248,13 +296,15 @@ def _validation_message(error: ValidationError) -> str:
     lines = []
     for item in found[:5]:
         value = "" if item["type"] in ("missing", "value_error") else f" (found {repr(item['input'])[:80]})"
-        lines.append(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg'].removeprefix('Value error, ')}{value}")
+        place = ".".join(ascii(key[:80])[1:-1] if isinstance(key, str) else str(key) for key in item["loc"])
+        lines.append(f"{place or 'recipe'}: {item['msg'].removeprefix('Value error, ')}{value}")
     return f"found {len(found)} wrong field(s), first {'; '.join(lines)}; recipe.schema.json has what is allowed; export the recipe again"
 
 
 def _some(names: list[str]) -> str:
     """How many names, and the first ten of them."""
-    return f"{len(names)} ({', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''})"
+    shown = [name if name.isprintable() and len(name) < MAX_SHOWN else ascii(name[:80]) for name in names[:10]]
+    return f"{len(names)} ({', '.join(shown)}{f' and {len(names) - 10} more' if len(names) > 10 else ''})"
 
 
 def _find_component(recipe: Recipe, holder: object) -> "nn.Module":

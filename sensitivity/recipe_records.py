@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
-Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+Identifier = Annotated[str, Field(pattern=IDENTIFIER, max_length=256)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Source = Literal["predicted", "measured"]
@@ -31,9 +31,9 @@ class ModelInfo(Record):
 
     id: Annotated[str, Field(min_length=1)]
     revision: str | None
-    pipeline_class: Annotated[str, Field(pattern=IDENTIFIER)]
-    component: Annotated[str, Field(pattern=IDENTIFIER)]
-    component_class: Annotated[str, Field(pattern=IDENTIFIER)]
+    pipeline_class: Identifier
+    component: Identifier
+    component_class: Identifier
     components: Annotated[Mapping[Identifier, Identifier], Field(max_length=16)] = Field(default_factory=dict)
     weights: Literal["pretrained", "random", "trained-tiny"]
 

@@ -18,9 +18,9 @@ import math
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, Literal, get_args, get_origin
 
@@ -79,6 +79,8 @@ class ShapeRun:
         other_denoisers: names of denoisers of the same class whose Linears are not in the table.
         text_encoders: names of the components that are given nothing but token ids.
         coders: names of those that decode.
+        pipeline_class: the pipeline's class.
+        classes: {component: class} of the components whose Linears are in the table.
     """
 
     table: ShapeTable
@@ -87,6 +89,8 @@ class ShapeRun:
     other_denoisers: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ()
     coders: tuple[str, ...] = ()
+    pipeline_class: str = ""
+    classes: Mapping[str, str] = field(default_factory=dict)
 
 
 def with_options(spec: StudySpec, options: RunOptions) -> StudySpec:
@@ -137,6 +141,7 @@ def run_shapes(spec: StudySpec, *, component: str | None = None, batch_size: int
     return ShapeRun(
         table=replace(table, run=counts), calls=calls, repeated_blocks=blocks, other_denoisers=others,
         text_encoders=tuple(key for key, read in run.text_only.items() if read), coders=tuple(key for key, part in modules.items() if hasattr(part, "decode")),
+        pipeline_class=type(pipe).__name__, classes={name: type(part).__name__ for name, part in studied.items()},
     )  # fmt: skip
 
 

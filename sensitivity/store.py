@@ -190,6 +190,14 @@ class Store:
             )
             return {row.assignment: row.error for row in rows}
 
+    def find_calibrations(self) -> dict[str, dict[str, float]]:
+        """{calibration: {assignment: error}} of everything that was calibrated."""
+        with self._reading() as session:
+            found: dict[str, dict[str, float]] = {}
+            for row in session.execute(select(_SensitivityRow.calibration, _SensitivityRow.assignment, _SensitivityRow.error)):
+                found.setdefault(row.calibration, {})[row.assignment] = row.error
+            return found
+
     def save_shape_time(self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]) -> None:
         """Keep the measured times of one shape on one machine (device, driver, versions); a row that is there is replaced."""
         made = _ShapeTimeRow(

@@ -2,12 +2,13 @@
 
 The standard library reads NaN, Infinity, 1e999 (as infinity), duplicate keys (the last wins), lone surrogates (which no UTF-8 file can
 hold) and nesting until the stack ends. Two readers of such a file can see two different things, so `parse_json` refuses all of these, and
-`check_value` refuses to write them. `write_whole` writes a temporary file in the same folder, flushes it to the disk and renames it:
-whoever reads sees the old file or the new one, and a failure leaves no rest.
+`check_value` refuses to write them. `read_bounded` reads from a regular file only, since a pipe may never end, and no more than can be parsed
+quickly. `write_whole` writes a temporary file in the same folder, flushes it to the disk and renames it: whoever reads sees the old file or the
+new one, and a failure leaves no rest.
 
 It knows nothing about what the JSON means, and it does not create folders.
 
-    value = parse_json(b'{"latency_s": 1.5}')
+    value = parse_json(read_bounded(Path("in.json"), max_bytes=2**20, max_values=10_000))
     write_whole(Path("out.json"), b"{}")
 """
 
@@ -24,6 +25,35 @@ from sensitivity.errors import OutputError
 
 MAX_DEPTH = 64
 _MAX_DIGITS = 20  # of an integer: all of 64 bits
+
+
+def read_bounded(path: str | os.PathLike[str], *, max_bytes: int, max_values: int) -> bytes:
+    """What a regular file holds, if it can be parsed quickly.
+
+    Args:
+        path: the file; links are followed.
+        max_bytes: the largest size.
+        max_values: the most commas and opening brackets, which bound the values of a JSON text.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no regular file, or too large; the message says value found, what is allowed, and the next step.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    if os.path.isdir(path):
+        raise ValueError("found a folder; allowed is a regular file; name the file in it")
+    with open(path, "rb", opener=without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("found a pipe or device; allowed is a regular file; save the text to a file and name that")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"found more than {max_bytes} bytes; allowed are {max_bytes}; no file of ours is so large: name another")
+    if (found := sum(map(data.count, (b",", b"[", b"{")))) > max_values:
+        raise ValueError(f"found {found} values; allowed are {max_values}; no file of ours has so many: name another")
+    return data
 
 
 def parse_json(data: bytes) -> Any:

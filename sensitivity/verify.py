@@ -113,7 +113,6 @@ def build_recipe(
         raise ConstraintError(describe_unmet(naming, bf16_s=candidates.bf16_s))
     formats = candidates.decode(chosen.choice)
     spec, loaded = evaluator.spec, evaluator.loaded
-    skip = [fqn for fqn, name in formats.items() if name is FormatName.BF16]
     bf16_bytes, quantized_bytes = weight_bytes(loaded.denoiser, formats)
     return Recipe.from_mapping(
         {
@@ -122,15 +121,13 @@ def build_recipe(
                 "id": spec.model.hub or spec.name, "revision": spec.model.revision or f"sha256:{loaded.weights_hash}", "pipeline_class": type(loaded.pipe).__name__,
                 **_components(spec, loaded.denoiser), "weights": spec.model.weights,
             },
-            "layers": formats, "skip": skip, "patterns": [p.model_dump() for p in compress(skip, formats)],
-            "latency": _latency(estimate, estimate.quantized_s),
+            **layer_records(formats), "latency": latency_record(estimate, estimate.quantized_s),
             "fidelity": {
                 "lpips": _lpips(evaluator, held_out[chosen.index], "held_out") | {"simultaneous": len(naming.shortlist)},
                 "lpips_search": _lpips(evaluator, chosen.score, "search"), **beside_lpips(held_out[chosen.index], evaluator.spec),
                 "pictures": {"settings": dict(spec.settings), "batch_size": spec.search.batch_size, "arithmetic": "emulated"},
             },
             "memory": {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"},
-            "block_patterns": count_stack_patterns(formats),
             "search": {
                 "study": result.study, "budget": settings.budget, "trials": result.tried, "stopped": len(result.stopped), "sampler": settings.sampler.value,
                 "seed": settings.seed, "granularity": settings.granularity, "calibrated": settings.calibrated, "trial": chosen.index,
@@ -144,7 +141,7 @@ def build_recipe(
                 "compared": [_compared(name_of(t), t, held_out[t.index], candidates) for t in result.trials if t.index in held_out],
             },
             "environment": evaluator.environment,
-            "front": [{"name": name_of(t), "latency": _latency(estimate, t.latency_s), **_estimated(t)} for t in front_of(result.trials)],
+            "front": [{"name": name_of(t), "latency": latency_record(estimate, t.latency_s), **_estimated(t)} for t in front_of(result.trials)],
         }
     )  # fmt: skip
 
@@ -189,7 +186,15 @@ def _compared(name: str, trial: ScoredTrial, held_out: Score, candidates: Candid
     }
 
 
-def _latency(estimate: LatencyEstimate, quantized_s: float) -> dict[str, Any]:
+def layer_records(formats: Mapping[str, FormatName]) -> dict[str, Any]:
+    """What a recipe says of its Linears: `layers`, `skip`, `patterns` and `block_patterns`."""
+    skip = [fqn for fqn, name in formats.items() if name is FormatName.BF16]
+    patterns = [pattern.model_dump() for pattern in compress(skip, formats)]
+    return {"layers": dict(formats), "skip": skip, "patterns": patterns, "block_patterns": count_stack_patterns(formats)}
+
+
+def latency_record(estimate: LatencyEstimate, quantized_s: float) -> dict[str, Any]:
+    """What a recipe says of seconds: `quantized_s` beside the bf16 run that was priced or measured with it."""
     scale = {} if estimate.scale is None else {"stands_for": estimate.scale.factor, "note": estimate.note}
     return {
         "bf16_s": estimate.bf16_s, "quantized_s": quantized_s, "speedup": estimate.bf16_s / quantized_s, "source": estimate.source,

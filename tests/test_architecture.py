@@ -16,11 +16,11 @@ FILES = {
 
 # A module imports earlier entries only; modules of one folder may import one another.
 ORDER = (
-    "errors", "environment", "hand_lists", "prompts", "spec", "dry_runs", "strict_json", "fqns", "patterns", "consumers", "census", "shape_table", "denoisers", "profiler",
-    "kernels", "triton_kernels", "formats", "emulation", "native", "switch", "latency", "recipe_records", "recipe", "exporters", "media", "hub", "stand_ins",
-    "shape_mode", "blueprint", "random_weights", "guests", "skeleton", "deriving", "sizing", "weight_files", "cached", "text_memory", "pipelines", "painting",
-    "fidelity", "scoring", "candidates", "store", "calibration", "search", "naming", "verify", "workflow", "planning", "pricing", "measuring", "calibrating",
-    "report", "cli",
+    "errors", "environment", "hand_lists", "prompts", "spec", "dry_runs", "strict_json", "fqns", "patterns", "consumers", "census", "shape_table",
+    "denoisers", "profiler", "kernels", "triton_kernels", "formats", "emulation", "native", "switch", "latency", "recipe_records", "recipe",
+    "exporters", "media", "hub", "stand_ins", "shape_mode", "blueprint", "random_weights", "guests", "skeleton", "deriving", "sizing", "weight_files",
+    "cached", "text_memory", "pipelines", "painting", "fidelity", "scoring", "candidates", "store", "calibration", "search", "naming", "verify",
+    "workflow", "planning", "pricing", "unverified", "audit", "nearest", "examples", "diff", "measuring", "calibrating", "report", "cli",
 )  # fmt: skip
 
 DOWNWARD = {("recipe", "exporters"): "`Recipe.to_torchao` and `to_diffusers` are shorthands, resolved when they are called"}
@@ -28,14 +28,15 @@ DOWNWARD = {("recipe", "exporters"): "`Recipe.to_torchao` and `to_diffusers` are
 HOMES = {  # {heavy dependency: (files that import it when they are imported, files that import it when they are used)}
     "torchao": ({"formats.py", "native.py"}, {"exporters/torchao.py"}),
     "triton": ({"triton_kernels.py"}, set()),  # comes with torch on Linux only: imported where a GPU quantizes
-    "diffusers": (set(), {"hub.py", "pipelines.py", "blueprint.py", "exporters/diffusers.py"}),  # seconds to import: only who loads a pipeline or exports to it waits
+    # seconds to import: only who loads a pipeline, or reads its lists or exports to it, waits
+    "diffusers": (set(), {"hub.py", "pipelines.py", "blueprint.py", "consumers/diffusers.py", "exporters/diffusers.py"}),
     "transformers": (set(), {"hub.py", "blueprint.py"}),
     "huggingface_hub": (set(), {"hub.py", "blueprint.py", "cached.py"}),
     "lpips": ({"fidelity/lpips.py"}, set()),
     "sqlalchemy": ({"store.py"}, set()),
     "mslk": (set(), set()),  # torchao's native kernels import it, we never do
     "optuna": ({"search/kept.py", "search/log.py", "search/study.py", "search/sampler.py", "search/optuna_sampler.py", "workflow.py"}, set()),
-    "typer": ({f"cli/{name}.py" for name in ("__init__", "_common", "calibrate", "latency", "recipes", "search", "select", "shapes")}, set()),
+    "typer": ({f"cli/{name}.py" for name in ("__init__", "_common", "audit", "calibrate", "latency", "recipes", "search", "select", "shapes")}, set()),
 }  # fmt: skip
 
 MAX_LINES, MAX_FUNCTION_LINES = 400, 60

@@ -20,9 +20,10 @@ import torch
 from toy_pipelines import save_toy
 
 from sensitivity import cli
+from sensitivity.exporters import EXPORTERS
 from sensitivity.store import Store
 
-COMMANDS = ("models", "doctor", "profile", "latency", "calibrate", "search", "select", "export", "verify")
+COMMANDS = ("models", "doctor", "profile", "latency", "calibrate", "search", "select", "export", "diff", "verify")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "skip and recipe": (["latency", "--model", "tiny-flux", "--skip", "a", "--recipe", "b"], ["--skip and --recipe", "one of them"]),
     "skip that is not there": (["latency", "--model", "tiny-flux", "--skip", "none.txt"], ["--skip none.txt", "one FQN or glob a line"]),
     "recipe that is not there": (["latency", "--model", "tiny-flux", "--recipe", "none.json"], ["none.json", "No such file"]),
-    "recipe that is a folder": (["verify", ".", "--model", "tiny-flux"], ["Is a directory"]),
+    "recipe that is a folder": (["verify", ".", "--model", "tiny-flux"], ["found a folder"]),
     "device unknown": (["search", "--model", "tiny-flux", "--device", "tpu"], ["--device is 'tpu'", "cpu, cuda and cuda:N"]),
     "device that is not there": (["search", "--model", "tiny-flux", "--device", "cuda:99"], ["'cuda:99'", "--device cpu"]),
     "target unknown": (["search", "--model", "tiny-flux", "--target", "b20"], ["'b20'", "b200", "--target"]),
@@ -395,7 +396,7 @@ def test_search_prints_json_only(searched: dict[str, Any]) -> None:
     assert json.loads(done.out) == json.loads(searched["recipe"].read_text())
     assert "front of" in done.err
     assert "trial 3/3" in done.err
-    numbers = {"latency", "fidelity", "memory", "block_patterns", "search", "choice", "verified", "environment", "front"}
+    numbers = {"latency", "fidelity", "memory", "block_patterns", "search", "choice", "verified", "notice", "environment", "front"}
     assert {"schema_version", "name", "model", "layers", "skip", "patterns"} | numbers == set(json.loads(done.out))
 
 
@@ -501,9 +502,10 @@ def test_export_json(run: Run, searched: dict[str, Any], tmp_path: Path, to: str
     text = run("export", searched["recipe"], "--to", to).out
     assert text.strip()
     data = json.loads(run("export", searched["recipe"], "--to", to, "--out", "x", "--json", "-").out)
-    assert data == {"to": to, "path": "x", "text": text}
+    said = {"to": to, "form": next(iter(EXPORTERS[to].forms)), "text": text, "notice": None, "notes": []}
+    assert data == said | {"path": "x"}
     assert (tmp_path / "x").read_text() == text
-    assert json.loads(run("export", searched["recipe"], "--to", to, "--json", "-").out) == {"to": to, "path": None, "text": text}
+    assert json.loads(run("export", searched["recipe"], "--to", to, "--json", "-").out) == said | {"path": None}
 
 
 def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> None:

@@ -1,7 +1,7 @@
 """Exports: each text, read by the real consumer or by its simulated rule, means exactly the recipe."""
 
 import json
-import types
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from sensitivity.consumers import ModelTree, get_reader
 from sensitivity.errors import RecipeError
-from sensitivity.exporters import EXPORTERS, DiffusersExporter, SkipListExporter, get_exporter
-from sensitivity.exporters._base import resolve_exact
+from sensitivity.exporters import EXPORTERS, DiffusersExporter, SkipListExporter, TorchaoExporter, get_exporter
+from sensitivity.exporters._substrings import cover
 from sensitivity.patterns import expand, read_list
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
@@ -50,8 +51,8 @@ def flux_recipe(*formats: str) -> Recipe:
     return make_recipe(FLUX_FQNS, (fqn for fqn in FLUX_FQNS if fqn not in kept), *(formats or ("nvfp4",)))
 
 
-ALL = [SkipListExporter(), SkipListExporter(form="globs"), get_exporter("torchao"), DiffusersExporter(), DiffusersExporter(form="json")]
-THREE_FORMATS = [exporter for exporter in ALL if not isinstance(exporter, SkipListExporter)]
+ALL: list[Any] = [cls(form=form) for cls in (SkipListExporter, TorchaoExporter, DiffusersExporter) for form in cls.forms]
+THREE_FORMATS = [exporter for exporter in ALL if exporter.max_formats >= 3]
 
 
 @pytest.mark.parametrize("exporter", ALL, ids=repr)
@@ -82,31 +83,13 @@ def test_proof_catches_a_wrong_text(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         RecipeError, match=r"found 12 Linear\(s\) that skip-list would treat .*single_transformer_blocks.0.proj_out would be"
     ):
-        SkipListExporter().export(flux_recipe())
-
-
-@pytest.mark.filterwarnings("ignore:Config Deprecation")
-@pytest.mark.parametrize(
-    "keys", [{"a": 1}, {"a": 0}, {"_default": 1}, {"a": 0, "_default": 1}, {"a.weight": 0, "a": 1}, {"a.weight": 1, "a": 0}, {}]
-)
-def test_simulated_rule_is_the_consumers(keys: dict[str, int]) -> None:
-    """torchao and diffusers themselves decide on the same keys as `resolve_exact`: parameter, module, `_default`."""
-    from diffusers.quantizers.torchao.torchao_quantizer import _resolve_fqn_to_config
-    from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
-    from torchao.quantization import FqnToConfig, quantize_
-
-    config = FqnToConfig({key: MXDynamicActivationMXWeightConfig() if value else None for key, value in keys.items()})
-    expected = resolve_exact({key: FormatName.MXFP8 if value else None for key, value in keys.items()}, "a") is FormatName.MXFP8
-    assert (_resolve_fqn_to_config(config, "a", "a.weight") is not None) == expected
-    net = nn.ModuleDict({"a": nn.Linear(32, 32, bias=False)}).bfloat16()
-    quantize_(net, config, filter_fn=None)
-    assert bool(_quantized(net)) == expected
+        SkipListExporter(form="globs").export(flux_recipe())
 
 
 def test_unknown_exporter_gets_the_closest_name() -> None:
     """A slip is answered with the name that was meant."""
-    assert set(EXPORTERS) == {"skip-list", "torchao", "diffusers"}
-    with pytest.raises(RecipeError, match="found the exporter 'skiplist'; allowed are skip-list, torchao, diffusers; did you mean 'skip-l"):
+    assert {"skip-list", "torchao", "diffusers"} <= set(EXPORTERS)
+    with pytest.raises(RecipeError, match=r"found the exporter 'skiplist'; allowed are skip-list, .*; did you mean 'skip-list'"):
         get_exporter("skiplist")
     with pytest.raises(RecipeError, match="name one of them"):
         get_exporter("zzz")
@@ -136,10 +119,27 @@ def test_skip_list_globs() -> None:
     assert expand(read_list(text), FLUX_FQNS).matched == set(recipe.skip)
 
 
-def test_skip_list_refuses_three_formats() -> None:
-    """A skip-list cannot say which of two formats a layer has."""
-    with pytest.raises(RecipeError, match=r"found 2 quantized formats \(mxfp8, nvfp4\).*use the exporter torchao or diffusers"):
-        SkipListExporter().export(flux_recipe("mxfp8", "nvfp4"))
+@pytest.mark.parametrize("exporter", [exporter for exporter in ALL if exporter not in THREE_FORMATS], ids=repr)
+def test_two_formats_where_a_file_names_one(exporter: Any) -> None:
+    """A list without formats is refused for a recipe with two, and the nearest recipe takes the finer one throughout."""
+    recipe = flux_recipe("mxfp8", "nvfp4")
+    with pytest.raises(RecipeError, match=r"its file names 1 quantized format\(s\), and the recipe has 2 \(mxfp8, nvfp4\)"):
+        exporter.export(recipe)
+    nearest = exporter.nearest(recipe)
+    assert set(nearest.values()) == {FormatName.MXFP8, FormatName.BF16}
+    assert {fqn for fqn in nearest if nearest[fqn] is FormatName.BF16} == set(recipe.skip)
+    again = make_recipe(FLUX_FQNS, (fqn for fqn in FLUX_FQNS if fqn not in recipe.skip), "mxfp8")
+    assert exporter.verify(again, FLUX_FQNS) == nearest
+
+
+def test_skip_list_regex() -> None:
+    """Anchored expressions with reasons: Python's own re.match, and fullmatch and search, find the skipped Linears and no namesakes."""
+    recipe = flux_recipe()
+    text = SkipListExporter(form="regex").export(recipe)
+    assert "^transformer_blocks\\.1\\..*$  # all of transformer_blocks.1 (3 Linears)" in text
+    entries = [line.partition("  #")[0] for line in text.splitlines() if not line.startswith("#")]
+    for method in (re.match, re.fullmatch, re.search):
+        assert {fqn for fqn in FLUX_FQNS if any(method(entry, fqn) for entry in entries)} == set(recipe.skip)
 
 
 def test_skip_list_of_an_all_bf16_recipe() -> None:
@@ -183,6 +183,56 @@ def test_real_torchao_quantizes_exactly_the_recipe(via_json: bool) -> None:
     assert _quantized(net) == dict.fromkeys(chosen, "MXTensor")
 
 
+def _run(text: str) -> dict[str, Any]:
+    """What exported Python defines."""
+    namespace: dict[str, Any] = {}
+    exec(compile(text, "exported.py", "exec"), namespace)
+    return namespace
+
+
+def test_real_torchao_with_the_exported_filter() -> None:
+    """`quantize_` with the exported config and filter changes the recipe's Linears only."""
+    from torchao.quantization import quantize_
+
+    net = NamesakeNet().bfloat16()
+    chosen = [fqn for fqn in _linears(net) if fqn != "proj_out" and not fqn.startswith("blocks.1.")]
+    exported = _run(TorchaoExporter(form="filter-fn").export(make_recipe(_linears(net), chosen, "mxfp8")))
+    quantize_(net, exported["config"]("mxfp8"), filter_fn=exported["filter_fn"])
+    assert _quantized(net) == dict.fromkeys(chosen, "MXTensor")
+
+
+def test_one_filter_for_each_format_and_component() -> None:
+    """Two formats and two denoisers give a filter each, which the real `quantize_` takes: together they are the recipe, and none overlaps."""
+    from torchao.quantization import quantize_
+
+    names = {f"{part}.{fqn}": part for part in ("transformer", "transformer_2") for fqn in _linears(NamesakeNet())}
+    chosen = [fqn for fqn in names if not fqn.endswith("transformer.proj_out") and "_2.blocks.1." not in fqn]
+    classes = {"transformer": "FluxTransformer2DModel", "transformer_2": "FluxTransformer2DModel"}
+    recipe = make_recipe(names, chosen, "mxfp8", "nvfp4", components=classes)
+    text = TorchaoExporter(form="filter-fn").export(recipe)
+    exported = _run(text)
+    for component, layers in recipe.layers_by_component.items():
+        for name in ("mxfp8", "nvfp4"):
+            net = NamesakeNet().bfloat16()
+            quantize_(net, exported["config"]("mxfp8"), filter_fn=exported[f"filter_fn_{component}_{name}"])
+            assert set(_quantized(net)) == {fqn for fqn, fmt in layers.items() if fmt == name}
+    assert exported["config"]("nvfp4").use_dynamic_per_tensor_scale
+
+
+@pytest.mark.parametrize(
+    "exporter", [TorchaoExporter(form="filter-fn"), DiffusersExporter(), DiffusersExporter(form="modules-to-not-convert")], ids=repr
+)
+def test_exported_python_is_proved_without_running_it(exporter: Any) -> None:
+    """Changed names are found by layer, changed code is refused, and neither is run."""
+    recipe = flux_recipe("mxfp8")
+    text = exporter.export(recipe)
+    assert exporter.assign(text.replace('norm1.linear"', 'norm1.lin"'), recipe, FLUX_FQNS) != recipe.layers
+    with pytest.raises(RecipeError, match="other code behind them"):
+        exporter.assign(text + "\nraise SystemExit(3)\n", recipe, FLUX_FQNS)
+    with pytest.raises(RecipeError, match="found Python without"):
+        exporter.assign(text.replace("CONFIGS = ", "OTHERS = "), recipe, FLUX_FQNS)
+
+
 def test_torchao_json_is_torchaos_own() -> None:
     """For three formats torchao reads back an `FqnToConfig` equal to the object, with None for bf16, but for the machine's own mslk."""
     from torchao.core.config import config_from_dict
@@ -205,7 +255,7 @@ def test_text_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) ->
     recipe, texts = flux_recipe(), set()
     for there in (True, False):
         monkeypatch.setattr(sensitivity.formats, "mslk_is_available", lambda there=there: there)
-        texts.add((get_exporter("torchao").export(recipe), get_exporter("diffusers").export(recipe)))
+        texts.add(tuple(exporter.export(recipe) for exporter in ALL))
     assert len(texts) == 1
 
 
@@ -245,21 +295,108 @@ def _config_from(form: str, recipe: Recipe) -> Any:
         mapping = json.loads(DiffusersExporter(form="json").export(recipe))
         configs = {component: diffusers.TorchAoConfig.from_dict(config) for component, config in mapping.items()}
         return diffusers.PipelineQuantizationConfig(quant_mapping=configs)
-    namespace: dict[str, Any] = {}
-    exec(compile(DiffusersExporter().export(recipe), "exported.py", "exec"), namespace)
-    return namespace["quantization_config"]()
+    return _run(DiffusersExporter(form=form).export(recipe))["quantization_config"]()
 
 
-@pytest.mark.parametrize("form", ["object", "python", "json"])
-def test_real_diffusers_loads_exactly_the_recipe(tiny_flux: Path, form: str) -> None:
-    """A pipeline loaded with the exported config has the recipe's Linears quantized, namesakes of the skipped ones included."""
-    from diffusers import FluxPipeline
+NOTHING = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+
+
+@pytest.mark.parametrize("form", ["object", *DiffusersExporter.forms])
+def test_real_diffusers_loads_exactly_the_recipe(tiny_flux: Path, form: str, tmp_path: Path) -> None:
+    """A pipeline loaded with the exported config has the recipe's Linears quantized, namesakes of the skipped ones included; saved and loaded again, too, with the
+    same numbers."""
+    from diffusers import DiffusionPipeline
 
     recipe = _tiny_recipe(tiny_flux)
-    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    pipeline = FluxPipeline.from_pretrained(tiny_flux, quantization_config=_config_from(form, recipe), dtype=torch.bfloat16, **nothing)
+    pipeline = DiffusionPipeline.from_pretrained(tiny_flux, quantization_config=_config_from(form, recipe), dtype=torch.bfloat16, **NOTHING)
     assert set(_quantized(pipeline.transformer)) == set(recipe.layers) - set(recipe.skip)
     assert len(recipe.skip) == 4
+    pipeline.save_pretrained(tmp_path)
+    again = DiffusionPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16, **NOTHING)
+    assert _quantized(again.transformer) == _quantized(pipeline.transformer)
+    for fqn in recipe.layers:
+        saved, loaded = (pipe.transformer.get_submodule(fqn).weight.data for pipe in (pipeline, again))
+        for part in ("qdata", "scale"):
+            assert fqn in recipe.skip or torch.equal(getattr(saved, part).view(torch.uint8), getattr(loaded, part).view(torch.uint8))
+
+
+@pytest.mark.parametrize("form", ["object", *DiffusersExporter.forms])
+def test_two_denoisers_each_get_their_own(form: str, tmp_path: Path) -> None:
+    """A Wan 2.2 pipeline with two transformers loads each as the recipe says, though their names are the same."""
+    from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+
+    sizes = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "text_dim": 32,
+        "freq_dim": 32,
+        "ffn_dim": 32,
+        "num_layers": 2,
+        "rope_max_seq_len": 32,
+    }
+    parts = {name: WanTransformer3DModel(**sizes).bfloat16() for name in ("transformer", "transformer_2")}
+    nothing = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
+    WanPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), boundary_ratio=0.9, **parts, **nothing).save_pretrained(tmp_path)
+    fqns = [f"{name}.{fqn}" for name, part in parts.items() for fqn in _linears(part) if "time_embedder" not in fqn]
+    kept = [fqn for fqn in fqns if fqn == "transformer.proj_out" or fqn.startswith("transformer_2.blocks.1.")]
+    every = [f"{name}.{fqn}" for name, part in parts.items() for fqn in _linears(part)]
+    said = {
+        "component_class": "WanTransformer3DModel",
+        "pipeline_class": "WanPipeline",
+        "components": dict.fromkeys(parts, "WanTransformer3DModel"),
+    }
+    recipe = make_recipe(every, [fqn for fqn in fqns if fqn not in kept], "mxfp8", **said)
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path, quantization_config=_config_from(form, recipe), dtype=torch.bfloat16, **nothing)
+    found = {f"{name}.{fqn}" for name in parts for fqn in _quantized(getattr(pipeline, name))}
+    assert found == set(recipe.layers) - set(recipe.skip) == set(fqns) - set(kept)
+
+
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        (["proj_out"], {"proj_out", "single_transformer_blocks.0.proj_out", "single_transformer_blocks.1.proj_out"}),
+        (["proj_out.weight"], {"proj_out"}),
+        (["transformer_blocks.0.attn.to_q"], {"transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_q"}),
+        (["transformer_blocks.0.attn.to_q.weight"], {"transformer_blocks.0.attn.to_q"}),
+        (["embedder.*", "attn.to_", "single_transformer_blocks.1.proj_mlp"], {"single_transformer_blocks.1.proj_mlp"}),
+    ],
+)
+def test_real_modules_to_not_convert(tiny_flux: Path, parts: list[str], kept: set[str]) -> None:
+    """diffusers itself keeps what the reader says that these entries keep, over-matching included."""
+    from diffusers import FluxTransformer2DModel, TorchAoConfig
+
+    from sensitivity.formats import get_format
+
+    config = TorchAoConfig(get_format("mxfp8").native_config(), modules_to_not_convert=list(parts))
+    listed = get_reader("diffusers").read(json.dumps(config.to_dict(), default=str))
+    model = FluxTransformer2DModel.from_pretrained(tiny_flux, subfolder="transformer", quantization_config=config, dtype=torch.bfloat16)
+    tree = ModelTree(fqns=tuple(_linears(model)), classes={"transformer": "FluxTransformer2DModel"})
+    assert set(tree.fqns) - set(_quantized(model)) == kept
+    assert {fqn for fqn, fmt in listed.assign(tree, quantized=FormatName.MXFP8).items() if fmt is FormatName.BF16} == kept
+
+
+def test_parts_of_names_are_short_where_they_can_be() -> None:
+    """Roles and blocks in one entry, whole names where a part hits more, the weight's name where the whole name hits more; each says what it hits."""
+    roles = [fqn for fqn in FLUX_FQNS if fqn.endswith((".proj_mlp", "norm1.linear"))]
+    assert cover(roles, FLUX_FQNS) == {
+        "norm1": "12 Linears, first transformer_blocks.0.norm1.linear",
+        "proj_mlp": "12 Linears, first single_transformer_blocks.0.proj_mlp",
+    }
+    assert list(cover([fqn for fqn in FLUX_FQNS if fqn.startswith("single")], FLUX_FQNS)) == ["single_transformer_blocks"]
+    assert cover(["proj_out"], FLUX_FQNS) == {"proj_out.weight": "this Linear; 'proj_out' hits 13"}
+    assert cover(["single_transformer_blocks.1.proj_out"], FLUX_FQNS) == {"single_transformer_blocks.1.proj_out": "this Linear"}
+    assert list(cover(["transformer_blocks.1.attn.to_q"], FLUX_FQNS)) == ["transformer_blocks.1.attn.to_q.weight"]
+    assert cover([], FLUX_FQNS) == {}
+    assert '"proj_out.weight",  # this Linear; ' in DiffusersExporter(form="modules-to-not-convert").export(flux_recipe())
+
+
+def test_nothing_quantized_needs_no_config() -> None:
+    """For a recipe of bf16 only, the older form says None, and the component that is all bf16 beside another one is left out."""
+    exporter = DiffusersExporter(form="modules-to-not-convert")
+    assert _run(exporter.export(make_recipe(FLUX_FQNS, [])))["quantization_config"]() is None
+    classes = {"transformer": "FluxTransformer2DModel", "transformer_2": "FluxTransformer2DModel"}
+    recipe = make_recipe(["transformer.a", "transformer_2.a"], ["transformer_2.a"], "mxfp8", components=classes)
+    assert list(_run(exporter.export(recipe))["quantization_config"]().quant_mapping) == ["transformer_2"]
 
 
 def test_python_export_checks_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,8 +404,7 @@ def test_python_export_checks_the_version(monkeypatch: pytest.MonkeyPatch) -> No
     import diffusers
 
     recipe = flux_recipe("mxfp8")
-    namespace: dict[str, Any] = {}
-    exec(compile(DiffusersExporter().export(recipe), "exported.py", "exec"), namespace)
+    namespace = _run(DiffusersExporter().export(recipe))
     monkeypatch.setattr(diffusers, "__version__", "0.41.2")
     with pytest.raises(RuntimeError, match=r"found diffusers 0\.41\.2; allowed are 0\.42 and newer"):
         namespace["quantization_config"]()
@@ -279,8 +415,7 @@ def test_python_export_checks_the_version(monkeypatch: pytest.MonkeyPatch) -> No
 def test_python_export_reads_nvfp4_without_mslk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exported code asks the serving machine for mslk, whatever the exporting one had."""
     recipe = flux_recipe("nvfp4")
-    namespace: dict[str, Any] = {}
-    exec(compile(DiffusersExporter().export(recipe), "exported.py", "exec"), namespace)
+    namespace = _run(DiffusersExporter().export(recipe))
     for there in (True, False):
         monkeypatch.setitem(namespace, "_has_mslk", lambda there=there: there)
         keys = namespace["quantization_config"]().quant_mapping["transformer"].quant_type.fqn_to_config
@@ -288,14 +423,28 @@ def test_python_export_reads_nvfp4_without_mslk(monkeypatch: pytest.MonkeyPatch)
         assert keys["proj_out"] is None
 
 
-def test_modules_kept_in_fp32_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """diffusers never quantizes names that contain a part of `_keep_in_fp32_modules`: a recipe that does is refused."""
-    import diffusers
+def test_modules_kept_in_fp32_are_known(tmp_path: Path) -> None:
+    """diffusers never quantizes what Wan's `_keep_in_fp32_modules` names: such a recipe is refused by layer, and the nearest one is what the real diffusers loads."""
+    from diffusers import WanTransformer3DModel
 
-    kept = types.SimpleNamespace(_keep_in_fp32_modules=["timestep_embedder"])
-    monkeypatch.setattr(diffusers, "FluxTransformer2DModel", kept)
-    recipe = make_recipe(FLUX_FQNS, FLUX_FQNS, "mxfp8")
-    with pytest.raises(
-        RecipeError, match=r"found 1 .*: time_text_embed\.timestep_embedder\.linear_1 would be bf16, not mxfp8\. The export"
-    ):
-        DiffusersExporter().export(recipe)
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, text_dim=32, freq_dim=32, ffn_dim=32, num_layers=1, rope_max_seq_len=32
+    ).bfloat16()  # fmt: skip
+    wan.save_pretrained(tmp_path)
+    fqns, said = _linears(wan), {"component_class": "WanTransformer3DModel", "pipeline_class": "WanPipeline"}
+    recipe = make_recipe(fqns, [fqn for fqn in fqns if fqn != "proj_out"], "mxfp8", **said)
+    for form in DiffusersExporter.forms:
+        exporter = DiffusersExporter(form=form)
+        with pytest.raises(
+            RecipeError, match=r"never quantizes what WanTransformer3DModel\._keep_in_fp32_modules.*quantizes 2 .*time_embedder\.linear_1"
+        ):
+            exporter.export(recipe)
+        nearest = exporter.nearest(recipe)
+        again = make_recipe(fqns, [fqn for fqn in fqns if nearest[fqn] is not FormatName.BF16], "mxfp8", **said)
+        config = _config_from(form, again).quant_mapping["transformer"] if form != "json" else None
+        assert exporter.verify(again, fqns) == nearest
+        if config is not None:
+            model = WanTransformer3DModel.from_pretrained(tmp_path, quantization_config=config, dtype=torch.bfloat16)
+            assert set(_quantized(model)) == set(fqns) - set(again.skip)
+            assert len(again.skip) == 3

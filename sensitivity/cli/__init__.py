@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from sensitivity.cli import info, shapes, latency, calibrate, search, select, recipes  # isort: skip  # noqa: F401 - registers the commands, in the order of the help
+from sensitivity.cli import info, shapes, latency, calibrate, search, select, recipes, audit  # isort: skip  # noqa: F401 - registers the commands, in the order of the help
 from sensitivity.cli._common import app
 from sensitivity.errors import SensitivityError, UserError
 

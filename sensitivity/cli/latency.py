@@ -149,6 +149,8 @@ def _price(
     for row in {id(row): row for row in (prices.main, *prices.compared)}.values():
         for pattern in row.dead:
             console.print(f"warning: {pattern!r} of {row.name} matches no Linear", style="yellow", markup=False, highlight=False)
+    if prices.main.notice:
+        console.print(f"{prices.main.name}: {prices.main.notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if refused := prices.main.refused:
         text = f"{len(refused)} Linears stay bf16, since {request.format} does not take their shape or dtype: {', '.join(refused[:3])}"
         console.print(text + (f" and {len(refused) - 3} more" if len(refused) > 3 else ""), style="dim", markup=False, highlight=False)

@@ -8,12 +8,37 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from sensitivity.consumers._base import ConsumerList, Entry, ModelTree, Reader
+from sensitivity.consumers.comfyui import ComfyuiReader
+from sensitivity.consumers.compressed_tensors import CompressedTensorsReader
+from sensitivity.consumers.diffusers import DiffusersReader
+from sensitivity.consumers.filter_fn import FilterFnReader
+from sensitivity.consumers.modelopt import ModelOptReader
 from sensitivity.consumers.plain import PLAIN_READERS
+from sensitivity.consumers.sglang import SglangReader
+from sensitivity.consumers.torchao import TorchaoReader
+from sensitivity.consumers.vllm_omni import VllmOmniReader
 from sensitivity.errors import PatternError
 
 __all__ = ["READERS", "ConsumerList", "Entry", "ModelTree", "Reader", "get_reader", "guess_reader"]
 
-READERS: Mapping[str, Reader] = MappingProxyType({**PLAIN_READERS})
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        **PLAIN_READERS,
+        **{
+            reader.name: reader
+            for reader in (
+                VllmOmniReader(),
+                SglangReader(),
+                ComfyuiReader(),
+                TorchaoReader(),
+                DiffusersReader(),
+                FilterFnReader(),
+                ModelOptReader(),
+                CompressedTensorsReader(),
+            )
+        },
+    }
+)
 """Name after `--as` -> reader."""
 
 

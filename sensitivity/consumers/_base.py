@@ -30,12 +30,14 @@ class ModelTree:
         classes: {component: class name}; one entry for a model with one denoiser.
         several: whether FQNs begin with the component's name.
         shapes: {FQN: (K, N)}, where they are known.
+        biased: the Linears with a bias; None where that is not known.
     """
 
     fqns: tuple[str, ...]
     classes: Mapping[str, str] = field(default_factory=dict)
     several: bool = False
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    biased: frozenset[str] | None = None
 
     def component_of(self, fqn: str) -> str:
         """The component that a Linear is of; "" where it is of none, or none is named."""
@@ -99,7 +101,7 @@ class ConsumerList:
         Raises:
             PatternError: the entry is malformed, or takes too long to match.
         """
-        return self._found(entry, self._names(tree), tree)
+        return self._found(entry, self.names(tree), tree)
 
     def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
         """{FQN: format} of every Linear; `quantized` is the format where the list names none.
@@ -107,7 +109,7 @@ class ConsumerList:
         Raises:
             PatternError: an entry is malformed, or takes too long to match.
         """
-        names, decided = self._names(tree), dict[str, FormatName | None]()
+        names, decided = self.names(tree), dict[str, FormatName | None]()
         for entry in reversed(self.entries) if self.last_wins else self.entries:
             for fqn in self._found(entry, names, tree):
                 decided.setdefault(fqn, entry.format)
@@ -116,7 +118,7 @@ class ConsumerList:
                 decided[fqn] = FormatName.BF16
         return {fqn: decided.get(fqn, self.default) or quantized for fqn in tree.fqns}
 
-    def _names(self, tree: ModelTree) -> dict[str, set[str]]:
+    def names(self, tree: ModelTree) -> dict[str, set[str]]:
         """{name that a rule sees: FQNs that go by it}."""
         names: dict[str, set[str]] = {}
         renamed = self.renamed(tree) if self.renamed else {}
@@ -128,7 +130,7 @@ class ConsumerList:
 
     def _found(self, entry: Entry, names: Mapping[str, set[str]], tree: ModelTree) -> frozenset[str]:
         found = frozenset[str]().union(*(names[name] for name in hits(entry.rule, entry.text, names)))
-        return frozenset(fqn for fqn in found if tree.component_of(fqn) == entry.component) if entry.component else found
+        return frozenset(fqn for fqn in found if tree.component_of(fqn) == entry.component) if entry.component and tree.classes else found
 
 
 class Reader(ABC):

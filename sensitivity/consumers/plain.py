@@ -8,6 +8,7 @@ What an entry hits stays bf16. Globs are the dialect of `sensitivity.patterns`, 
 """
 
 import ast
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -19,6 +20,10 @@ PLAIN_RULES = ("fqn", "glob", "substring", "dotted-substring", "prefix", "regex"
 """Rules that a line may name in front of a colon."""
 
 MAX_ENTRIES = 20_000
+
+_LITERAL = re.compile(
+    r"""\ufeff?\s*[\[({](\s|\#[^\n]*)*(['"]|[\])]\s*$)"""
+)  # brackets around strings, or around nothing; a regex may begin with one, too
 
 
 class PlainReader(Reader):
@@ -39,24 +44,22 @@ class PlainReader(Reader):
 
     def read(self, text: str) -> ConsumerList:
         """Lines, or a list of strings as Python and JSON write it."""
-        stripped = text.removeprefix("\ufeff").strip()
-        entries = (
-            list(self._literal(stripped))
-            if stripped[:1] in "[(" and stripped[-1:] in "])" and "\n[" not in stripped
-            else list(self._lines(text))
-        )
+        entries = list(self._literal(text.strip()) if _LITERAL.match(text) else self._lines(text))
         if len(entries) > MAX_ENTRIES:
             raise PatternError(f"found {len(entries)} entries; allowed are {MAX_ENTRIES}; a model has fewer Linears: name another file")
         return ConsumerList(consumer=self.rule, entries=tuple(dict.fromkeys(entries)), either_name=True)
 
     def _literal(self, text: str) -> Iterable[Entry]:
         try:
-            values = ast.literal_eval(text)
+            values = ast.literal_eval(text.removeprefix("\ufeff"))
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise PatternError(
                 f"found a list that cannot be read ({error}); allowed are strings in brackets, or one entry a line"
             ) from None
-        for value in values:
+        if not isinstance(values, (list, tuple, set)):
+            comma = 'with one string in round brackets, add a comma: ("a",)' if isinstance(values, str) else "write it so"
+            raise PatternError(f"found a {type(values).__name__} in brackets; allowed are lists of strings; {comma}")
+        for value in sorted(values, key=str) if isinstance(values, set) else values:
             if not isinstance(value, str):
                 raise PatternError(f"found {value!r:.80} in the list; allowed are strings; write each name or pattern in quotes")
             yield self._entry(value.strip())

@@ -10,14 +10,43 @@ from types import MappingProxyType
 
 from sensitivity.errors import RecipeError
 from sensitivity.exporters._base import Exporter
+from sensitivity.exporters.comfyui import ComfyuiExporter
+from sensitivity.exporters.compressed_tensors import CompressedTensorsExporter
 from sensitivity.exporters.diffusers import DiffusersExporter
+from sensitivity.exporters.modelopt import ModelOptExporter
+from sensitivity.exporters.sglang import SglangExporter
 from sensitivity.exporters.skip_list import SkipListExporter
 from sensitivity.exporters.torchao import TorchaoExporter
+from sensitivity.exporters.vllm_omni import VllmOmniExporter
 
-__all__ = ["EXPORTERS", "DiffusersExporter", "Exporter", "SkipListExporter", "TorchaoExporter", "get_exporter"]
+__all__ = [
+    "EXPORTERS",
+    "ComfyuiExporter",
+    "CompressedTensorsExporter",
+    "DiffusersExporter",
+    "Exporter",
+    "ModelOptExporter",
+    "SglangExporter",
+    "SkipListExporter",
+    "TorchaoExporter",
+    "VllmOmniExporter",
+    "get_exporter",
+]
 
 EXPORTERS: Mapping[str, type[Exporter]] = MappingProxyType(
-    {cls.name: cls for cls in (SkipListExporter, TorchaoExporter, DiffusersExporter)}
+    {
+        cls.name: cls
+        for cls in (
+            SkipListExporter,
+            TorchaoExporter,
+            DiffusersExporter,
+            ModelOptExporter,
+            CompressedTensorsExporter,
+            VllmOmniExporter,
+            SglangExporter,
+            ComfyuiExporter,
+        )
+    }
 )
 """Name on the command line -> exporter class."""
 

@@ -15,13 +15,12 @@ It does not run the consumer: tests do, with the real torchao and diffusers, whe
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sensitivity.consumers import ModelTree
 from sensitivity.errors import RecipeError
-from sensitivity.fqns import is_in, within
 from sensitivity.patterns import is_fqn
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
@@ -71,6 +70,11 @@ class Exporter(ABC):
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """What the consumer makes of each of `fqns` when it reads `text`: its matching rule, simulated."""
 
+    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
+        """What the consumer does otherwise than this tool measured, or wants beside the text, that the text itself cannot say."""
+        del recipe, text
+        return ()
+
     def fused(self, recipe: Recipe) -> Sequence[Sequence[str]]:
         """Linears that the consumer runs as one and so gives one format, by FQN."""
         del recipe
@@ -87,7 +91,7 @@ class Exporter(ABC):
         if len(used) > self.max_formats:
             found.append(f"its file names {self.max_formats} quantized format(s), and the recipe has {len(used)} ({', '.join(used)})")
         found += [
-            f"it runs these as one Linear: {', '.join(f'{fqn} ({recipe.layers[fqn]})' for fqn in family)}"
+            f"it gives these {len(family)} Linears one format: {', '.join(f'{fqn} ({recipe.layers[fqn]})' for fqn in _members(recipe, family))}"
             for family in self.fused(recipe)
             if len({recipe.layers[fqn] for fqn in family}) > 1
         ]
@@ -150,6 +154,10 @@ class Exporter(ABC):
         return assigned
 
 
+CALIBRATED = "it scales nvfp4's activations by one number a tensor from calibration; this tool's nvfp4 computes it at each call"
+"""A note for consumers whose NVFP4 is static in that number."""
+
+
 def tree_of(recipe: Recipe, fqns: Iterable[str]) -> ModelTree:
     """What a matcher sees of a model with these Linears, for `ConsumerList.assign`."""
     return ModelTree(fqns=tuple(fqns), classes=recipe.model.classes, several=bool(recipe.model.components))
@@ -161,6 +169,12 @@ def some(fqns: Iterable[str]) -> str:
     return f"{len(names)} Linear(s) ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
+def _members(recipe: Recipe, family: Sequence[str]) -> Sequence[str]:
+    """A family whose formats disagree, or where it is large, the first Linear of each format."""
+    firsts = {recipe.layers[fqn]: fqn for fqn in reversed(family)}
+    return family if len(family) <= 8 else sorted(firsts.values(), key=list(family).index)
+
+
 def quantized_formats(recipe: Recipe) -> tuple[FormatName, ...]:
     """The formats other than bf16 that the recipe uses, in the order of `FormatName`."""
     used = set(recipe.layers.values())
@@ -168,10 +182,9 @@ def quantized_formats(recipe: Recipe) -> tuple[FormatName, ...]:
 
 
 def describe(recipe: Recipe) -> tuple[str, ...]:
-    """What a reader wants to know above a list: model, formats, latency, LPIPS. One printable line each, no comment signs."""
-    model, latency, lpips = recipe.model, recipe.latency, recipe.fidelity.lpips
+    """What a reader wants to know above a list: model, formats, latency, LPIPS, the recipe's notice. One printable line each, no comment signs."""
+    model, latency = recipe.model, recipe.latency
     counts = Counter(recipe.layers.values())
-    floor = "not measured" if lpips.noise_floor is None else f"{lpips.noise_floor:.4g}"
     lines = (
         f"{recipe.name}: {', '.join(f'{counts[name]} {name}' for name in FormatName if counts[name])} of {len(recipe.layers)} Linears",
         f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights, "
@@ -179,27 +192,19 @@ def describe(recipe: Recipe) -> tuple[str, ...]:
         f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized, {latency.speedup:.3g}x, {latency.source} for "
         f"{latency.target}{f' at {latency.stands_for} x its dimensions' if latency.stands_for > 1 else ''}, batch size {latency.batch_size}, "
         f"compile mode {latency.compile_mode or 'none'}",
-        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to {lpips.ci95[1]:.4g}, noise floor {floor}, "
-        f"{len(lpips.per_prompt)} pictures",
+        *_describe_pictures(recipe),
     )
     return tuple("".join(c if c.isprintable() else " " for c in line) for line in lines)
 
 
-def assign_within(recipe: Recipe, fqns: Iterable[str], decide: Callable[[str, str], FormatName]) -> dict[str, FormatName]:
-    """{FQN: decide(component, name inside it)}, for consumers that are given one component at a time. What is of no component is left alone."""
-    names, found = recipe.model.components, {}
-    for fqn in fqns:
-        component = next((name for name in names if is_in(fqn, name)), None) if names else recipe.model.component
-        found[fqn] = FormatName.BF16 if component is None else decide(component, within(fqn, names))
-    return found
-
-
-def resolve_exact(keys: Mapping[str, FormatName | None], fqn: str) -> FormatName:
-    """torchao's `FqnToConfig` rule for one Linear, as torchao and diffusers apply it, for keys without `re:`.
-
-    The weight's name is tried first, then the module's, then `_default`; nothing, or None, leaves the Linear in bf16.
-    """
-    for key in (f"{fqn}.weight", fqn, "_default"):
-        if key in keys:
-            return keys[key] or FormatName.BF16
-    return FormatName.BF16
+def _describe_pictures(recipe: Recipe) -> tuple[str, ...]:
+    """LPIPS, where it was measured, and the recipe's notice."""
+    if recipe.fidelity is None:
+        return (recipe.caveat,)
+    lpips = recipe.fidelity.lpips
+    floor = "not measured" if lpips.noise_floor is None else f"{lpips.noise_floor:.4g}"
+    said = (
+        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to {lpips.ci95[1]:.4g}, noise floor {floor}, "
+        f"{len(lpips.per_prompt)} pictures"
+    )
+    return (said, recipe.caveat) if recipe.caveat else (said,)

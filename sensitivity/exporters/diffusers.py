@@ -1,34 +1,44 @@
 """How does a diffusers pipeline load already quantized as the recipe says? With a `PipelineQuantizationConfig` for its denoisers.
 
-The form is `TorchAoConfig(FqnToConfig(...))`, which matches exact FQNs. It needs diffusers 0.42, and the Python that is exported checks
-that: older ones do not resolve its names. `modules_to_not_convert`, the older form, matches substrings (`proj_out` skips 39 Linears of
-FLUX instead of one) and is not used. diffusers also uses it for classes with `_keep_in_fp32_modules`: Linears whose name contains one of
-those are never quantized, so a recipe that quantizes one is refused here.
+Three texts:
 
-Two texts: `python` defines `quantization_config()`; `json` is `{component: TorchAoConfig.to_dict()}`, for `TorchAoConfig.from_dict`.
+- `python` (default) defines `quantization_config()`, with `TorchAoConfig(FqnToConfig(...))`, which matches exact FQNs. It needs diffusers 0.42, and the code
+  checks that: older ones do not resolve its names;
+- `json` is the same as `{component: TorchAoConfig.to_dict()}`, for `TorchAoConfig.from_dict`;
+- `modules-to-not-convert` is Python for diffusers 0.37 and newer, with one quantized format: `TorchAoConfig(config, modules_to_not_convert=[...])`. Entries match
+  parts of names there (`proj_out` skips 39 Linears of FLUX), so the shortest list that hits exactly the bf16 Linears is looked for, with whole parameter names,
+  such as `proj_out.weight`, where nothing shorter does.
 
     from flux_recipe import quantization_config
     pipeline = FluxPipeline.from_pretrained(model_id, quantization_config=quantization_config(), dtype=torch.bfloat16)
+
+diffusers never quantizes Linears whose name contains a part of their class's `_keep_in_fp32_modules`: a recipe that does is refused, and the nearest leaves
+them in bf16. What diffusers makes of a list is in `consumers.diffusers`.
 
 diffusers is imported inside functions only. (`pipelines` is the one importer of diffusers; the exception here is the quantization config,
 the form that this file is about.) It quantizes the recipe's components and touches no other.
 """
 
-import ast
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sensitivity.consumers import get_reader
+from sensitivity.consumers.diffusers import kept_in_fp32
+from sensitivity.consumers.rules import hits
 from sensitivity.errors import RecipeError
-from sensitivity.exporters._base import Exporter, assign_within, describe, resolve_exact
-from sensitivity.exporters.torchao import native_config_dicts, read_keys, to_torchao_dicts, to_torchaos
+from sensitivity.exporters._base import Exporter, describe, quantized_formats, some, tree_of
+from sensitivity.exporters._python import MSLK, read_constants, write_constant
+from sensitivity.exporters._substrings import cover
+from sensitivity.exporters.torchao import native_config_dicts, to_torchao_dicts, to_torchaos
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
-MIN_DIFFUSERS = (0, 42)
+MIN_DIFFUSERS, MIN_FOR_SUBSTRINGS = (0, 42), (0, 37)
+SUBSTRINGS = "modules-to-not-convert"
 
-_CODE = '''\
+_HEAD = """\
 {header}
 
 import importlib.util
@@ -36,18 +46,13 @@ import json
 
 import diffusers
 from torchao.core.config import config_from_dict
-from torchao.quantization import FqnToConfig
+{imports}
+"""
 
-CONFIGS = json.loads(r"""
-{configs}
-""")
-LAYERS = json.loads(r"""
-{layers}
-""")  # component -> format -> Linears
-
+_CODE = '''
 
 def quantization_config():
-    """For {pipeline}.from_pretrained(..., quantization_config=quantization_config(), dtype=torch.bfloat16)."""
+    """For {pipeline}.from_pretrained(..., quantization_config=quantization_config(), {dtype}=torch.bfloat16)."""
     if tuple(int(part) for part in diffusers.__version__.split(".")[:2]) < {minimum}:
         raise RuntimeError(
             f"found diffusers {{diffusers.__version__}}; allowed are {dotted} and newer, older ones misread it; pip install -U diffusers"
@@ -56,19 +61,20 @@ def quantization_config():
         CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
     configs = {{name: config_from_dict(config) for name, config in CONFIGS.items()}}
     mapping = {{}}
-    for component, layers in LAYERS.items():
-        keys = {{fqn: configs.get(name) for name, fqns in layers.items() for fqn in fqns}}  # bf16 has no config: None
-        mapping[component] = diffusers.TorchAoConfig(FqnToConfig(keys))
-    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)
-
-
-def _has_mslk():
-    """Whether NVFP4's fast activation quantizer is installed (`mslk` on PyPI is an empty placeholder); without it NVFP4 is slow."""
-    try:
-        return importlib.util.find_spec("mslk.quantize.triton.fp4_quantize") is not None
-    except ImportError:
-        return False
+{mapping}
 '''
+
+_EXACT = """\
+    for component, layers in LAYERS.items():
+        keys = {fqn: configs.get(name) for name, fqns in layers.items() for fqn in fqns}  # bf16 has no config: None
+        mapping[component] = diffusers.TorchAoConfig(FqnToConfig(keys))
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)"""
+
+_PARTS = """\
+    for component, skip in SKIP.items():
+        for config in configs.values():  # there is one
+            mapping[component] = diffusers.TorchAoConfig(config, modules_to_not_convert=list(skip))
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping) if mapping else None"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,65 +82,109 @@ class DiffusersExporter(Exporter):
     """Python (default) or JSON for `from_pretrained(quantization_config=...)`."""
 
     name: ClassVar[str] = "diffusers"
-    forms: ClassVar[Mapping[str, str]] = {"python": ".py", "json": ".diffusers.json"}
+    forms: ClassVar[Mapping[str, str]] = {"python": ".py", "json": ".diffusers.json", SUBSTRINGS: ".py"}
+
+    @property
+    def max_formats(self) -> int:  # type: ignore[override]
+        """One where the list has no formats."""
+        return 1 if self.form == SUBSTRINGS else len(FormatName)
 
     def render(self, recipe: Recipe) -> str:
         """The text in the exporter's form."""
         if self.form == "json":
-            mapping = {
-                component: {"quant_method": "torchao", "quant_type": {"default": config}, "modules_to_not_convert": None}
-                for component, config in to_torchao_dicts(recipe).items()
-            }
-            return json.dumps(mapping, indent=1) + "\n"
-        layers: dict[str, dict[str, list[str]]] = {}
-        for component, formats in recipe.layers_by_component.items():
-            for fqn, name in formats.items():
-                layers.setdefault(component, {}).setdefault(name.value, []).append(fqn)
+            return json.dumps(_exact_configs(to_torchao_dicts(recipe)), indent=1) + "\n"
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
-        return _CODE.format(
-            header="\n".join(f"# {line}" for line in describe(recipe)),
-            configs=json.dumps(configs, indent=1),
-            layers=json.dumps(layers, indent=1),
+        header = "\n".join(f"# {line}" for line in describe(recipe))
+        imports = "" if self.form == SUBSTRINGS else "from torchao.quantization import FqnToConfig\n"
+        constants = write_constant("CONFIGS", configs)
+        if self.form == SUBSTRINGS:
+            constants += _write_substrings(recipe)
+        else:
+            constants += write_constant("LAYERS", _layers(recipe), "component -> format -> Linears")
+        return _HEAD.format(header=header, imports=imports) + constants + self._code(recipe)
+
+    def _code(self, recipe: Recipe) -> str:
+        old = self.form == SUBSTRINGS
+        minimum = MIN_FOR_SUBSTRINGS if old else MIN_DIFFUSERS
+        code = _CODE.format(
             pipeline=recipe.model.pipeline_class,
-            minimum=MIN_DIFFUSERS,
-            dotted=".".join(map(str, MIN_DIFFUSERS)),
+            dtype="torch_dtype" if old else "dtype",
+            minimum=minimum,
+            dotted=".".join(map(str, minimum)),
+            mapping=_PARTS if old else _EXACT,
         )
+        return code + MSLK
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """Substrings that the class keeps in fp32 first, then torchao's exact rule."""
-        if self.form == "json":
-            keys = {component: read_keys(config["quant_type"]["default"], recipe) for component, config in json.loads(text).items()}
-        else:
-            known = native_config_dicts(recipe)
-            if _read_constant(text, "CONFIGS") != {name.value: config for name, config in known.items()}:
-                raise RecipeError("found other torchao configs in the exported Python; allowed are the recipe's; export it again")
+        """The config that the text makes, as diffusers reads it."""
+        tree, other = tree_of(recipe, fqns), next(iter(quantized_formats(recipe)), FormatName.BF16)
+        if self.form == SUBSTRINGS:
+            configs, skip = read_constants(text, "CONFIGS", "SKIP", code=self._code(recipe))
+            mapping = {component: _torchao_config(config, skip[component]) for config in configs.values() for component in skip}
+        elif self.form == "python":
+            configs, layers = read_constants(text, "CONFIGS", "LAYERS", code=self._code(recipe))
             keys = {
-                component: {fqn: FormatName(name) if FormatName(name) in known else None for name, fqns in layers.items() for fqn in fqns}
-                for component, layers in _read_constant(text, "LAYERS").items()
+                component: {fqn: configs.get(name) for name, own in formats.items() for fqn in own} for component, formats in layers.items()
             }
-        kept = {component: kept_in_fp32(kind) for component, kind in recipe.model.classes.items()}
+            mapping = _exact_configs({name: {"_type": "FqnToConfig", "_data": {"fqn_to_config": own}} for name, own in keys.items()})
+        else:
+            mapping = json.loads(text)
+        if not mapping:
+            return dict.fromkeys(tree.fqns, FormatName.BF16)
+        return get_reader("diffusers").read(json.dumps(mapping)).assign(tree, quantized=other)
 
-        def decide(component: str, fqn: str) -> FormatName:
-            fp32 = any(f"{part}." in f"{fqn}.weight" for part in kept[component])
-            return FormatName.BF16 if fp32 else resolve_exact(keys[component], fqn)
+    def obstacles(self, recipe: Recipe) -> list[str]:
+        """Those of the base, and Linears that diffusers keeps in fp32."""
+        return super().obstacles(recipe) + [
+            f"it never quantizes what {recipe.model.classes[component]}._keep_in_fp32_modules names ({', '.join(parts)}), and the recipe quantizes {some(fqns)}"
+            for component, (parts, fqns) in _kept_but_quantized(recipe).items()
+        ]
 
-        return assign_within(recipe, fqns, decide)
-
-
-def _read_constant(text: str, name: str) -> Any:
-    """The value of the line `NAME = json.loads(r'''...''')` in exported Python, without running it."""
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.targets[0]) == name:
-            return json.loads(ast.literal_eval(node.value.args[0]))
-    raise RecipeError(f"found no {name} in the exported Python; allowed is the text that this exporter writes; export it again")
+    def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
+        """That of the base, with those Linears in bf16."""
+        kept = dict.fromkeys((fqn for _, fqns in _kept_but_quantized(recipe).values() for fqn in fqns), FormatName.BF16)
+        return super().nearest(recipe) | kept
 
 
-def kept_in_fp32(component_class: str) -> tuple[str, ...]:
-    """Name parts that diffusers never quantizes in this class; none for a class that diffusers does not have."""
-    import diffusers
+def _kept_but_quantized(recipe: Recipe) -> dict[str, tuple[tuple[str, ...], list[str]]]:
+    """{component: (parts of names, FQNs)} of Linears that the recipe quantizes and diffusers does not."""
+    found = {}
+    several = bool(recipe.model.components)
+    for component, layers in recipe.layers_by_component.items():
+        parts = kept_in_fp32(recipe.model.classes[component])
+        kept = frozenset[str]().union(*(hits("dotted-substring", part, layers) for part in parts))
+        names = [fqn for fqn, name in layers.items() if fqn in kept and name is not FormatName.BF16]
+        if names:
+            found[component] = (parts, [f"{component}.{fqn}" if several else fqn for fqn in names])
+    return found
 
-    kept = getattr(getattr(diffusers, component_class, None), "_keep_in_fp32_modules", None) or ()
-    return (kept,) if isinstance(kept, str) else tuple(kept)
+
+def _layers(recipe: Recipe) -> dict[str, dict[str, list[str]]]:
+    """{component: {format: FQNs}}."""
+    layers: dict[str, dict[str, list[str]]] = {}
+    for component, formats in recipe.layers_by_component.items():
+        for fqn, name in formats.items():
+            layers.setdefault(component, {}).setdefault(name.value, []).append(fqn)
+    return layers
+
+
+def _write_substrings(recipe: Recipe) -> str:
+    """`SKIP`: what hits the bf16 Linears of each component that has others, with what each entry hits."""
+    lines = ["SKIP = {  # component -> parts of the names of Linears that stay bf16, for this model only"]
+    for component, layers in recipe.layers_by_component.items():
+        if set(layers.values()) != {FormatName.BF16}:
+            entries = cover([fqn for fqn, name in layers.items() if name is FormatName.BF16], layers)
+            lines += [f'    "{component}": [', *(f'        "{entry}",  # {reason}' for entry, reason in entries.items()), "    ],"]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _exact_configs(configs: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{component: `TorchAoConfig.to_dict()`} of {component: torchao's config}."""
+    return {component: _torchao_config(config, None) for component, config in configs.items()}
+
+
+def _torchao_config(config: dict[str, Any], skip: list[str] | None) -> dict[str, Any]:
+    return {"quant_method": "torchao", "quant_type": {"default": config}, "modules_to_not_convert": skip}
 
 
 def to_diffusers(recipe: Recipe) -> Any:
@@ -148,7 +198,7 @@ def to_diffusers(recipe: Recipe) -> Any:
     if tuple(int(part) for part in diffusers.__version__.split(".")[:2]) < MIN_DIFFUSERS:
         raise RecipeError(
             f"found diffusers {diffusers.__version__}; allowed are 0.42 and newer, older ones do not resolve FqnToConfig; "
-            "pip install -U diffusers, or use the exporter torchao"
+            f"pip install -U diffusers, or export it in the form {SUBSTRINGS}, or with the exporter torchao"
         )
     DiffusersExporter(form="json").verify(recipe, recipe.layers)
     mapping = {component: diffusers.TorchAoConfig(config) for component, config in to_torchaos(recipe).items()}

@@ -1,7 +1,7 @@
 """Which Linears stay in bf16, as a text that people read and any `filter_fn` can use?
 
-One exact FQN a line, or globs of `sensitivity.patterns` with the reason behind each; comments above say model, latency and LPIPS. It is
-what `sensitivity latency --skip FILE` reads back. In torchao:
+One exact FQN a line; or globs of `sensitivity.patterns`, or the same as anchored regular expressions for tools that use `re`, with the reason behind each.
+Comments above say model, latency and LPIPS. It is what `sensitivity latency --skip FILE` reads back, but for the regular expressions. In torchao:
 
     skip = {line for line in open("skip.txt").read().split("\\n") if line and not line.startswith("#")}
     quantize_(transformer, config, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and fqn not in skip)
@@ -15,37 +15,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sensitivity.exporters._base import Exporter, describe, quantized_formats
-from sensitivity.patterns import compress, expand, read_list
+from sensitivity.consumers import get_reader
+from sensitivity.exporters._base import Exporter, describe, quantized_formats, tree_of
+from sensitivity.patterns import compress, to_regex
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkipListExporter(Exporter):
-    """Text, one entry a line: exact FQNs (`fqns`), or the shortest globs (`globs`), which hold for this model only."""
+    """Text, one entry a line: exact FQNs (`fqns`), the shortest globs (`globs`), or those as regular expressions (`regex`); the last two hold for this model only."""
 
     name: ClassVar[str] = "skip-list"
-    forms: ClassVar[Mapping[str, str]] = {"fqns": ".txt", "globs": ".txt"}
+    forms: ClassVar[Mapping[str, str]] = {"fqns": ".txt", "globs": ".txt", "regex": ".regex.txt"}
     max_formats: ClassVar[int] = 1
 
     def render(self, recipe: Recipe) -> str:
         """Comments, then entries."""
-        formats = quantized_formats(recipe)
-        other = formats[0] if formats else "bf16"
-        header = [f"Linears that stay in bf16; every other Linear is {other}.", *describe(recipe)]
+        header = [f"Linears that stay in bf16; every other Linear is {self._other(recipe)}.", *describe(recipe)]
         if recipe.model.components:
             header.insert(1, f"Names begin with their component's and a dot: {', '.join(f'{name}.' for name in recipe.model.components)}")
         lines = [f"# {line}" for line in header]
-        if self.form == "globs":
-            lines += [f"{entry.pattern}  # {entry.reason}" for entry in compress(recipe.skip, recipe.layers)]
-        else:
+        if self.form == "fqns":
             lines += recipe.skip
+        else:
+            write = to_regex if self.form == "regex" else str
+            lines += [f"{write(entry.pattern)}  # {entry.reason}" for entry in compress(recipe.skip, recipe.layers)]
         return "\n".join(lines) + "\n"
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """Entries match exactly or as globs; what matches is bf16, the rest is the one other format."""
-        names = tuple(fqns)
-        kept = expand(read_list(text), names).matched
-        other = next(iter(quantized_formats(recipe)), FormatName.BF16)
-        return {fqn: FormatName.BF16 if fqn in kept else other for fqn in names}
+        """What an entry hits is bf16, the rest is the one other format."""
+        reader = get_reader({"fqns": "fqn", "globs": "glob", "regex": "regex"}[self.form])
+        return reader.read(text).assign(tree_of(recipe, fqns), quantized=self._other(recipe))
+
+    def _other(self, recipe: Recipe) -> FormatName:
+        return next(iter(quantized_formats(recipe)), FormatName.BF16)

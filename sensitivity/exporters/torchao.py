@@ -1,20 +1,25 @@
-"""How does torchao read a recipe? As an `FqnToConfig`: a config for each module FQN.
+"""How does torchao quantize as a recipe says? With an `FqnToConfig` (`json`), or with one `filter_fn` for each format (`filter-fn`).
 
-Every Linear is a key, spelled out: torchao ignores keys that match nothing, so a short pattern that is wrong would be silent. A bf16 Linear
-has the value None. The JSON is that of `torchao.core.config.config_to_dict`, without `module_fqn_to_config`, an old second copy of the same
-mapping that torchao fills in again.
+`json`: every Linear is a key, spelled out: torchao ignores keys that match nothing, so a short pattern that is wrong would be silent. A bf16 Linear has the value
+None. It is what `torchao.core.config.config_to_dict` writes, without `module_fqn_to_config`, an old second copy of the same mapping that torchao fills in again.
 
     config = config_from_dict(json.load(open("recipe.torchao.json")))
     quantize_(transformer, config, filter_fn=None)
 
 Where a recipe is for several denoisers, there is one `FqnToConfig` for each, under the component's name: {"transformer": {...}, "transformer_2": {...}}.
 
-A text is the same wherever it is exported, so its NVFP4 asks for the mslk kernel, as torchao does by default (`use_triton_kernel`); where
-mslk is missing, torchao asserts at the first forward: install it, or set false there. `to_torchao` looks at this machine instead.
+`filter-fn`: Python that defines `LAYERS` (component -> format -> Linears to quantize), `config(format)` and a function for each component and format that
+the recipe uses, because `quantize_` takes one config a call. With one of each it is called `filter_fn`. A Linear that the recipe does not know stays bf16.
+
+    from recipe import config, filter_fn
+    quantize_(pipeline.transformer, config("nvfp4"), filter_fn=filter_fn)
+
+A JSON is the same wherever it is exported, so its NVFP4 asks for the mslk kernel, as torchao does by default (`use_triton_kernel`); where mslk is missing, torchao
+asserts at the first forward: install it, or set false there. The Python and `to_torchao` look at the machine that they run on instead.
 
 torchao is imported inside the functions that need it, through `sensitivity.formats` where a config is made. (`formats` is the one
 importer of torchao; the exception here is `FqnToConfig` and `config_to_dict`, the form that this file is about.) The configs
-of mxfp8 and nvfp4 are torchao prototypes: another torchao may refuse them.
+of mxfp8 and nvfp4 are torchao prototypes: another torchao may refuse them. What torchao makes of a list is in `consumers.torchao`.
 """
 
 import json
@@ -23,29 +28,93 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sensitivity.errors import RecipeError
-from sensitivity.exporters._base import Exporter, assign_within, quantized_formats, resolve_exact
+from sensitivity.consumers import ConsumerList, Entry, get_reader
+from sensitivity.consumers.torchao import format_of
+from sensitivity.exporters._base import Exporter, describe, quantized_formats, tree_of
+from sensitivity.exporters._python import MSLK, read_constants, write_constant
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
+
+_HEAD = """\
+{header}
+
+import importlib.util
+import json
+
+from torch import nn
+from torchao.core.config import config_from_dict
+
+"""
+
+_CONFIG = '''
+
+def config(format):
+    """The torchao config of a format, for quantize_."""
+    if format == "nvfp4" and not _has_mslk():
+        CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
+    return config_from_dict(CONFIGS[format])
+'''
+
+_FILTER = '''
+
+def {name}(module, fqn):
+    """quantize_(pipeline.{component}, config("{format}"), filter_fn={name})"""
+    return isinstance(module, nn.Linear) and fqn in LAYERS["{component}"]["{format}"]
+'''
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchaoExporter(Exporter):
-    """JSON of an `FqnToConfig`, or of one a component."""
+    """JSON of an `FqnToConfig`, or of one a component; or Python with filter functions."""
 
     name: ClassVar[str] = "torchao"
-    forms: ClassVar[Mapping[str, str]] = {"json": ".torchao.json"}
+    forms: ClassVar[Mapping[str, str]] = {"json": ".torchao.json", "filter-fn": ".py"}
 
     def render(self, recipe: Recipe) -> str:
-        """The JSON text, indented."""
-        configs = to_torchao_dicts(recipe)
-        return json.dumps(configs if recipe.model.components else next(iter(configs.values())), indent=1) + "\n"
+        """The text in the exporter's form."""
+        if self.form == "json":
+            configs = to_torchao_dicts(recipe)
+            return json.dumps(configs if recipe.model.components else next(iter(configs.values())), indent=1) + "\n"
+        layers: dict[str, dict[str, list[str]]] = {}
+        for component, formats in recipe.layers_by_component.items():
+            own = layers[component] = {}
+            for fqn, name in formats.items():
+                if name is not FormatName.BF16:
+                    own.setdefault(name.value, []).append(fqn)
+        configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
+        constants = write_constant("CONFIGS", configs) + write_constant("LAYERS", layers, "component -> format -> Linears to quantize")
+        return _HEAD.format(header="\n".join(f"# {line}" for line in describe(recipe))) + constants + _functions(layers)
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """Exact parameter name, exact module name, `_default`."""
-        data = json.loads(text)
-        keys = {name: read_keys(data[name] if recipe.model.components else data, recipe) for name in recipe.model.classes}
-        return assign_within(recipe, fqns, lambda component, fqn: resolve_exact(keys[component], fqn))
+        """`FqnToConfig` as torchao reads it; filter functions choose the names that `LAYERS` has."""
+        tree, other = tree_of(recipe, fqns), next(iter(quantized_formats(recipe)), FormatName.BF16)
+        if self.form == "json":
+            return get_reader("torchao").read(text).assign(tree, quantized=other)
+        (layers,) = read_constants(text, "LAYERS")
+        (configs,) = read_constants(text, "CONFIGS", code=_functions(layers))
+        formats = {name: format_of(config, name) for name, config in configs.items()}
+        entries = tuple(
+            Entry(text=fqn, rule="fqn", format=formats[name], component=component)
+            for component, own in layers.items()
+            for name, chosen in own.items()
+            for fqn in chosen
+        )
+        return ConsumerList(consumer=self.name, entries=entries, default=FormatName.BF16).assign(tree, quantized=other)
+
+
+def _functions(layers: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
+    """The code behind the constants: a filter for each component and format."""
+    pairs = [(component, name) for component, own in layers.items() for name in own]
+    parts = [layers if len(layers) > 1 else (), pairs if len({name for _, name in pairs}) > 1 else ()]
+    filters = [
+        _FILTER.format(
+            name="_".join(["filter_fn", *([component] if parts[0] else []), *([name] if parts[1] else [])]),
+            component=component,
+            format=name,
+        )
+        for component, name in pairs
+    ]
+    return _CONFIG + "".join(filters) + MSLK
 
 
 def native_config_dicts(recipe: Recipe) -> dict[FormatName, dict[str, Any]]:
@@ -90,19 +159,3 @@ def to_torchaos(recipe: Recipe) -> dict[str, Any]:
         component: FqnToConfig(OrderedDict((fqn, configs.get(name)) for fqn, name in layers.items()))
         for component, layers in recipe.layers_by_component.items()
     }
-
-
-def read_keys(data: dict[str, Any], recipe: Recipe) -> dict[str, FormatName | None]:
-    """Key -> format in the JSON of an `FqnToConfig`, by comparing each config with those of the recipe's formats.
-
-    Raises:
-        RecipeError: a key is a regular expression, or a config is none of ours.
-    """
-    names = {json.dumps(config, sort_keys=True): name for name, config in native_config_dicts(recipe).items()}
-    keys: dict[str, FormatName | None] = {}
-    for key, config in data["_data"]["fqn_to_config"].items():
-        form = json.dumps(config, sort_keys=True)
-        if key.startswith("re:") or (config is not None and form not in names):
-            raise RecipeError(f"found the key {key!r} with {form[:120]}; allowed are FQNs with the recipe's own configs; export it again")
-        keys[key] = names.get(form)
-    return keys

@@ -1,0 +1,53 @@
+"""Which entries of diffusers' `modules_to_not_convert` hit exactly these Linears?
+
+An entry hits every parameter whose name has entry + "." in it, or is the entry (`consumers.diffusers`). So `attn.to_out.0` is short for a role, `proj_out` hits
+single blocks as well, and `proj_out.weight` hits one Linear and nothing else: there is always an exact list.
+
+    cover({"proj_out"}, ["proj_out", "blocks.0.proj_out"])      # {"proj_out.weight": "this Linear; 'proj_out' hits 2"}
+
+Method: greedy set cover by runs of whole segments that hit nothing outside; what is left is named, with `.weight` where the bare name would hit more.
+"""
+
+import heapq
+from collections.abc import Collection, Iterator
+
+
+def cover(selected: Collection[str], universe: Collection[str]) -> dict[str, str]:
+    """{entry: what it hits, in words}; the entries hit exactly `selected` among the Linears `universe`. Those that hit most come first, then single names."""
+    wanted = frozenset(selected)
+    hit: dict[str, set[str]] = {run: set() for name in wanted for run in _runs(name)}
+    for name in universe:
+        for run in _substrings(name):
+            if run in hit:
+                hit[run].add(name)
+    exact = {run: names for run, names in hit.items() if names <= wanted}
+    heap = [(-len(names), len(run), run) for run, names in exact.items() if len(names) > 1]
+    heapq.heapify(heap)
+    left, chosen = set(wanted), dict[str, str]()
+    while heap and left:
+        _, length, run = heapq.heappop(heap)
+        gain = len(exact[run] & left)
+        if heap and gain > 1 and (-gain, length, run) > heap[0]:  # others may now add more
+            heapq.heappush(heap, (-gain, length, run))
+        elif gain > 1:
+            chosen[run] = f"{len(exact[run])} Linears, first {next(name for name in universe if name in exact[run])}"
+            left -= exact[run]
+    for name in universe:
+        if name in left:
+            chosen |= {name: "this Linear"} if name in exact else {f"{name}.weight": f"this Linear; {name!r} hits {len(hit[name])}"}
+    return chosen
+
+
+def _runs(name: str) -> Iterator[str]:
+    """Whole segments in a row, not beginning with a number: what a person would write."""
+    parts = name.split(".")
+    for start, part in enumerate(parts):
+        if not part.isdigit():
+            yield from (".".join(parts[start:end]) for end in range(start + 1, len(parts) + 1))
+
+
+def _substrings(name: str) -> Iterator[str]:
+    """Every text that stands before a dot in the weight's name."""
+    for end, sign in enumerate(f"{name}."):
+        if sign == ".":
+            yield from (name[start:end] for start in range(end))

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from whole_pipelines import save_whole
 
 from sensitivity.cli import app
+from sensitivity.consumers.served_names import TABLES
 from sensitivity.deriving import derive_study
 from sensitivity.dry_runs import with_net
 from sensitivity.errors import RecipeError
@@ -32,6 +33,7 @@ from sensitivity.scoring import Evaluator
 from sensitivity.spec import FormatName, StudySpec, resolve_spec, with_prompts
 from sensitivity.workflow import SearchOutcome, SearchRequest, find_recipe, verify_recipe
 
+SERVED = {kind for table in TABLES.values() for kind in table}
 ARCHITECTURES = ("flux", "flux2", "qwen", "ltx2", "wan", "sd3", "pixart", "sana", "sdxl", "zimage", "chroma", "mochi")
 WITHOUT_REPEATED_BLOCKS = ("sd3", "pixart", "sana", "mochi")
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
@@ -145,12 +147,18 @@ def test_verify_says_the_same(searched: Searched) -> None:
 
 @pytest.mark.parametrize("consumer", EXPORTERS)
 def test_every_export_means_the_recipe(searched: Searched, consumer: str) -> None:
-    """Each consumer, by its own rule, would give the plain pipeline's Linears the recipe's formats; a skip-list cannot say two of them."""
+    """Each consumer, by its own rule, would give the plain pipeline's Linears the recipe's formats; what it cannot express it refuses, and then takes the nearest."""
     exporter, recipe = get_exporter(consumer), searched.recipe
-    if consumer == "skip-list" and len({*recipe.layers.values()} - {FormatName.BF16}) > 1:
-        with pytest.raises(RecipeError, match="2 quantized formats"):
+    if exporter.obstacles(recipe):
+        with pytest.raises(RecipeError, match="cannot express"):
             exporter.export(recipe)
-        return
+        if type(searched.plain().components[searched.spec.model.component]).__name__ not in SERVED and consumer in TABLES:
+            with pytest.raises(RecipeError, match="use another exporter"):
+                exporter.nearest(recipe)
+            return
+        layers = exporter.nearest(recipe)
+        skip = tuple(fqn for fqn, name in layers.items() if name is FormatName.BF16)
+        recipe = recipe.model_copy(update={"layers": layers, "skip": skip, "patterns": ()})
     assert exporter.assign(exporter.export(recipe), recipe, searched.linears) == recipe.layers
     assert exporter.verify(recipe, searched.linears) == recipe.layers
 

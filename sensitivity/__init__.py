@@ -15,7 +15,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sensitivity.audit import AuditRequest, audit_list, read_source
+    from sensitivity.diff import compare_recipes
     from sensitivity.errors import SensitivityError, UserError
+    from sensitivity.exporters import get_exporter
+    from sensitivity.nearest import nearest_recipe
     from sensitivity.profiler import profile_module
     from sensitivity.recipe import ApplyReport, Recipe, load_recipe
     from sensitivity.shape_table import ShapeTable
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ApplyReport": "recipe",
+    "AuditRequest": "audit",
     "FormatName": "spec",
     "Recipe": "recipe",
     "SearchOutcome": "workflow",
@@ -32,14 +37,20 @@ _HOMES = {
     "ShapeTable": "shape_table",
     "StudySpec": "spec",
     "UserError": "errors",
+    "audit_list": "audit",
+    "compare_recipes": "diff",
     "find_recipe": "workflow",
+    "get_exporter": "exporters",
     "load_recipe": "recipe",
+    "nearest_recipe": "nearest",
     "profile_module": "profiler",
+    "read_source": "audit",
     "resolve_spec": "spec",
 }
 
 __all__ = [
     "ApplyReport",
+    "AuditRequest",
     "FormatName",
     "Recipe",
     "SearchOutcome",
@@ -48,9 +59,14 @@ __all__ = [
     "ShapeTable",
     "StudySpec",
     "UserError",
+    "audit_list",
+    "compare_recipes",
     "find_recipe",
+    "get_exporter",
     "load_recipe",
+    "nearest_recipe",
     "profile_module",
+    "read_source",
     "resolve_spec",
 ]
 

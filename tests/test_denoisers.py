@@ -388,7 +388,7 @@ def assert_is(recipe: Recipe, pipe: Any) -> None:
 @pytest.mark.parametrize("globs", [False, True])
 def test_a_skip_list_has_whole_names(recipe: Recipe, spec: StudySpec, globs: bool, tmp_path: Path) -> None:
     """Entries begin with the component, a comment says so, and `latency --skip` reads the recipe back."""
-    text = SkipListExporter(globs=globs).export(recipe, allow_random_weights=True)
+    text = SkipListExporter(form="globs" if globs else "fqns").export(recipe, allow_random_weights=True)
     assert "# Names begin with their component's and a dot: transformer., transformer_2." in text
     if not globs:
         assert read_list(text) == recipe.skip

@@ -53,8 +53,8 @@ def points(trials: Sequence[ScoredTrial]) -> list[tuple[float, float]]:
 
 
 def name_of(trial: ScoredTrial) -> str:
-    """What tables and recipes call a trial: its label, or its number."""
-    return trial.label or f"trial {trial.index}"
+    """What tables and recipes call a trial: its label, or its number from 1, as the progress of a search counts."""
+    return trial.label or f"trial {trial.index + 1}"
 
 
 def allowed(trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:

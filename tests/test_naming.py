@@ -118,7 +118,7 @@ def test_no_winner_is_said_with_the_nearest_and_a_bound_that_is_met() -> None:
     for words in (
         "LPIPS <= 0.4 on the held-out prompts",
         "of the 2 that were scored",
-        "trial 1 comes nearest, 5.000x at held-out LPIPS 0.5123",
+        "trial 2 comes nearest, 5.000x at held-out LPIPS 0.5123",
         "--max-lpips 0.5124",
     ):
         assert words in text

@@ -25,6 +25,7 @@ from sensitivity.hand_lists import Reasoned
 from sensitivity.patterns import match
 from sensitivity.pricing import PricedList, Pricer
 from sensitivity.recipe import Recipe, load_recipe
+from sensitivity.recipe_records import printable
 from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, StudySpec, resolve_spec
@@ -174,7 +175,7 @@ def _row(file: str, recipe: Recipe) -> str:
         f"[{file}]({file})", recipe.model.id, ", ".join(used), f"{len(recipe.layers) - len(recipe.skip)}/{len(recipe.layers)}",
         f"{latency.bf16_s:.4f} -> {latency.quantized_s:.4f} {latency.source}", f"{latency.speedup:.3f}x", f"{latency.target}, batch {latency.batch_size}", lpips, said,
     )  # fmt: skip
-    return "| " + " | ".join("".join(c if c.isprintable() else " " for c in cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def write_examples(folder: Path) -> None:

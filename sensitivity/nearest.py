@@ -20,9 +20,10 @@ from sensitivity.errors import RecipeError, RecipeMismatchError
 from sensitivity.exporters import Exporter
 from sensitivity.pricing import PricedList, Pricer
 from sensitivity.recipe import Recipe
+from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, StudySpec
-from sensitivity.unverified import priced_recipe
+from sensitivity.unverified import priced_recipe, refusing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +93,8 @@ def nearest_recipe(recipe: Recipe, exporter: Exporter, spec: StudySpec, *, stora
         RecipeError: not even the nearest can be expressed.
     """
     obstacles = tuple(exporter.obstacles(recipe))
-    formats = exporter.nearest(recipe)
     pricer = pricer_for(recipe, spec)
+    formats = _nearest_formats(recipe, exporter, pricer.run.table)
     before, after = pricer.price(recipe.name, recipe.layers), pricer.price("nearest", formats)
     changed = {fqn: (old, formats[fqn]) for fqn, old in recipe.layers.items() if formats[fqn] is not old}
     consumer = f"{exporter.name} ({exporter.form})"
@@ -109,6 +110,14 @@ def nearest_recipe(recipe: Recipe, exporter: Exporter, spec: StudySpec, *, stora
     return Nearest(
         recipe=made, obstacles=obstacles, changed=changed, before=before, after=after, damage=_damage(recipe, spec, changed, storage)
     )
+
+
+def _nearest_formats(recipe: Recipe, exporter: Exporter, table: ShapeTable) -> dict[str, FormatName]:
+    """The exporter's, with bf16 where the finer format does not take the shape of a Linear, as MXFP8 takes no K = 48."""
+    formats = exporter.nearest(recipe)
+    while refused := refusing(formats, table):
+        formats = exporter.nearest(recipe.model_copy(update={"layers": formats | dict.fromkeys(refused, FormatName.BF16)}))
+    return formats
 
 
 def _damage(

@@ -39,7 +39,7 @@ from sensitivity.fqns import within
 MAX_LENGTH = 512
 """Characters in a pattern or FQN. The longest FQN of the models studied has 61."""
 
-_FQN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # a hyphen: Z-Image's `all_x_embedder.2-1`
+FQN = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"  # a hyphen: Z-Image's `all_x_embedder.2-1`
 _GLOB = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[!?[A-Za-z0-9_.\-]+\])+")
 _RANGE = re.compile(r"(.)-(.)")
 META = frozenset("*?[")
@@ -67,7 +67,7 @@ class Expansion(NamedTuple):
 
 def is_fqn(text: str) -> bool:
     """Whether `text` can be the FQN of a module: segments of letters, digits, `_` and `-`, joined by single dots, at most 512 characters."""
-    return len(text) <= MAX_LENGTH and _FQN.fullmatch(text) is not None
+    return len(text) <= MAX_LENGTH and re.fullmatch(FQN, text) is not None
 
 
 def check_pattern(pattern: str) -> str:

@@ -34,8 +34,8 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from sensitivity.errors import PatternError, RecipeError, RecipeMismatchError
 from sensitivity.fqns import by_component, is_in
-from sensitivity.patterns import Pattern, is_fqn, match
-from sensitivity.recipe_records import Choice, Count, Fidelity, FrontMember, Latency, Memory, ModelInfo, Record, SearchInfo
+from sensitivity.patterns import FQN, MAX_LENGTH, Pattern, is_fqn, match
+from sensitivity.recipe_records import Choice, Count, Fidelity, FrontMember, Latency, Memory, ModelInfo, Record, SearchInfo, printable
 from sensitivity.spec import FormatName
 from sensitivity.strict_json import check_value, parse_json, read_bounded, write_whole
 
@@ -48,11 +48,14 @@ MAX_BYTES, MAX_VALUES = 8 * 1024 * 1024, 100_000
 MAX_MATCHING = 250_000_000
 """Characters of patterns and layers that are compared, every pattern with every layer: half a second at the worst. 1,400 layers and 300 patterns make 35 million."""
 
+UNSAFE = r"/\\\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+LAYERS: dict[str, Any] = {"minProperties": 1, "propertyNames": {"pattern": f"^{FQN}$", "maxLength": MAX_LENGTH}}
+
 MAX_SHOWN = 1_000
 """Characters of a name in a message: an FQN with a reason has fewer."""
 
-Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")]
-"""A text that is safe as a file name: no path separators, no control characters, no dot in front."""
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=rf"^[^.{UNSAFE}][^{UNSAFE}]*$")]
+"""A text that is safe as a file name and on a terminal: no path separators, no control characters, line breaks or marks of direction, no dot in front."""
 
 
 class Recipe(Record):
@@ -61,7 +64,7 @@ class Recipe(Record):
     schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = SCHEMA_VERSION
     name: Name
     model: ModelInfo
-    layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000)]
+    layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000, json_schema_extra=LAYERS)]
     skip: tuple[str, ...]
     patterns: Annotated[tuple[Pattern, ...], Field(max_length=1_000)] = ()
     latency: Latency
@@ -151,8 +154,7 @@ class Recipe(Record):
         """The one printable line that stands wherever the recipe is shown: its notice, behind UNVERIFIED where no picture was compared; "" where there is none."""
         if self.notice is None:
             return ""
-        text = "".join(c if c.isprintable() else " " for c in self.notice)
-        return f"{'UNVERIFIED' if self.is_unverified else 'notice'}: {text}"
+        return f"{'UNVERIFIED' if self.is_unverified else 'notice'}: {printable(self.notice)}"
 
     @property
     def layers_by_component(self) -> dict[str, dict[str, FormatName]]:
@@ -227,8 +229,8 @@ class Recipe(Record):
         """Raise RecipeError for a recipe that was searched on random weights, unless that is allowed."""
         if self.model.weights == "random" and not allow_random:
             raise RecipeError(
-                f"the recipe {self.name!r} was searched on random weights: its skip-list and its LPIPS say nothing about {self.model.id}; allowed are recipes of "
-                "trained weights: search again without --weights random, or, to try out what follows, pass --allow-random-weights "
+                f"the recipe {self.name!r} was searched on random weights: its skip-list and its LPIPS say nothing about {printable(self.model.id)}; allowed are "
+                "recipes of trained weights: search again without --weights random, or, to try out what follows, pass --allow-random-weights "
                 "(allow_random_weights=True)"
             )
 
@@ -279,7 +281,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def recipe_json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe file. Most rules between fields (skip, speedup) are checked on loading only."""
+    """The JSON Schema (draft 2020-12) of a recipe file. Most rules between fields (skip, speedup) and the dialect of patterns are checked on loading only."""
     schema = Recipe.model_json_schema()
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:sensitivity:recipe:{SCHEMA_VERSION}"}
     unverified = {"required": ["notice"], "properties": {"notice": {"type": "string"}, "verified": {"type": "null"}}}

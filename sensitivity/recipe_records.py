@@ -17,6 +17,11 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Source = Literal["predicted", "measured"]
 
 
+def printable(text: str) -> str:
+    """A text as one line that a terminal may be given: control characters, line breaks and marks of direction are spaces."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 class Record(BaseModel):
     """A frozen record whose unknown fields survive a round trip."""
 
@@ -34,7 +39,9 @@ class ModelInfo(Record):
     pipeline_class: Identifier
     component: Identifier
     component_class: Identifier
-    components: Annotated[Mapping[Identifier, Identifier], Field(max_length=16)] = Field(default_factory=dict)
+    components: Annotated[Mapping[Identifier, Identifier], Field(max_length=16, json_schema_extra={"additionalProperties": False})] = Field(
+        default_factory=dict
+    )
     weights: Literal["pretrained", "random", "trained-tiny"]
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from sensitivity.environment import describe_environment
 from sensitivity.errors import FormatError, UnknownModelError
 from sensitivity.formats import get_format
 from sensitivity.pricing import PricedList
-from sensitivity.recipe import Recipe
+from sensitivity.recipe import UNSAFE, Recipe
 from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import ShapeRun
 from sensitivity.spec import FormatName, StudySpec, list_studies, load_spec
@@ -69,16 +69,21 @@ def priced_recipe(priced: PricedList, run: ShapeRun, spec: StudySpec, *, name: s
 
 def safe_name(text: str) -> str:
     """A text as a recipe's name, which is safe as a file name."""
-    return re.sub(r"^\.|[/\\\x00-\x1f\x7f]", "-", text[:256]) or "recipe"
+    return re.sub(rf"^\.|[{UNSAFE}]", "-", text[:256]) or "recipe"
 
 
 def complete_formats(formats: Mapping[str, FormatName], table: ShapeTable) -> dict[str, FormatName]:
     """{FQN: format} of every Linear of a run, those that were never called last. Raises FormatError where a format refuses a Linear's shape or dtype."""
     whole = {fqn: formats.get(fqn, FormatName.BF16) for fqn in (*(linear.fqn for linear in table.linears), *table.uncalled)}
-    for linear in table.linears:
-        if reason := get_format(whole[linear.fqn]).refusal(k=linear.k, n=linear.n, dtype=getattr(torch, linear.dtype)):
-            raise FormatError(f"found {linear.fqn} in {whole[linear.fqn]}: {reason}; allowed is a format that takes it: leave it in bf16")
+    for fqn, reason in refusing(whole, table).items():
+        raise FormatError(f"found {fqn} in {whole[fqn]}: {reason}; allowed is a format that takes it: leave it in bf16")
     return whole
+
+
+def refusing(formats: Mapping[str, FormatName], table: ShapeTable) -> dict[str, str]:
+    """{FQN: why} of the Linears of a run whose shape or dtype their format does not take."""
+    reasons = {x.fqn: get_format(formats[x.fqn]).refusal(k=x.k, n=x.n, dtype=getattr(torch, x.dtype)) for x in table.linears}
+    return {fqn: reason for fqn, reason in reasons.items() if reason}
 
 
 def study_of(recipe: Recipe) -> StudySpec:

@@ -26,7 +26,7 @@ from sensitivity.audit import (
     some_roles,
 )
 from sensitivity.audit.prices import other_studies
-from sensitivity.candidates import make_candidates
+from sensitivity.candidates import make_candidates, rule_of_thumb
 from sensitivity.consumers import READERS, get_reader
 from sensitivity.errors import PatternError, RecipeError, RecipeMismatchError, UserError
 from sensitivity.exporters import get_exporter
@@ -185,6 +185,19 @@ def test_an_audio_prefix_is_no_part_of_the_video(models: Any) -> None:
     assert {fqn.partition(".")[0] for fqn in other.fqns} == {"audio_time_embed"}
 
 
+def test_an_index_that_a_list_lacks_is_not_another_list(models: Any) -> None:
+    """FLUX.1 has 19 double blocks, 0 to 18, and 38 single ones: number 19 of the first is a slip, and as a glob no substring is recommended for it."""
+    model = models("flux1-dev")
+    audit = audited(model, "transformer_blocks.19.attn\nproj_mlp")
+    (found,) = of(audit, Kind.OVER)
+    assert (found.severity, set(found.fqns)) == (Severity.ERROR, {f"single_transformer_blocks.19.attn.to_{x}" for x in "qkv"})
+    assert "names no Linear" in found.message
+    assert not set(found.fqns) & set(audit.fixed.causes)
+    (dead,) = of(audited(model, "transformer_blocks.19.attn.to_q\n*.proj_mlp", form="glob"), Kind.DEAD)
+    assert "substring" not in dead.message
+    assert dead.closest[0].startswith("transformer_blocks.")
+
+
 def test_over_matching_that_changes_nothing_is_no_fault(models: Any) -> None:
     """What another entry or the least width decides alike is not reported."""
     model = models("flux1-dev")
@@ -308,8 +321,9 @@ def test_skipping_for_nothing_is_a_note(models: Any) -> None:
     """What is skipped and would gain is told with its gain; what the study always skips is not, and neither is what loses."""
     model = models("flux1-dev")
     audit = audited(model, "*", form="glob")
-    (found,) = of(audit, Kind.SKIPPED)
-    assert found.severity is Severity.NOTE
+    nothing, found = of(audit, Kind.SKIPPED)
+    assert (nothing.severity, found.severity) == (Severity.WARNING, Severity.NOTE)
+    assert "nothing is quantized: all 504" in nothing.message
     assert "no sensitivity of them is known" in found.message
     assert "single_transformer_blocks.5.proj_mlp" in found.fqns
     assert not {"proj_out", "x_embedder", "single_transformer_blocks.5.norm.linear"} & set(found.fqns)
@@ -317,7 +331,8 @@ def test_skipping_for_nothing_is_a_note(models: Any) -> None:
     assert by_name["mine.txt"].quantized_s == by_name["none"].quantized_s
     assert found.cost_s is not None
     assert by_name["none"].quantized_s - by_name["all that gains"].quantized_s >= found.cost_s
-    assert bad(audit) == set()
+    (alone,) = of(audited(model, "*proj_mlp\n*embed*", form="glob"), Kind.SKIPPED)
+    assert alone.severity is Severity.NOTE
 
 
 def test_the_bounds_bound(models: Any) -> None:
@@ -349,6 +364,22 @@ def test_fused_linears_with_different_formats(models: Any) -> None:
     assert (set(found.fqns), found.severity) == (family, Severity.WARNING)
     assert {audit.fixed.formats[fqn] for fqn in family} == {BF16}
     assert of(audited(models("flux1-dev"), "\n".join(family), form="fqn"), Kind.FUSED) == []
+
+
+def test_cross_attentions_are_not_torn(models: Any) -> None:
+    """No server runs q of a cross attention with k and v, which read another input: the rule of thumb for LTX-2, which tells them apart, passes unchanged."""
+    model = models("ltx2")
+    by_hand = rule_of_thumb(model.pricer.table, model.spec)
+    audit = audited(model, "\n".join(fqn for fqn in model.tree.fqns if fqn not in by_hand), form="fqn")
+    assert "transformer_blocks.0.audio_attn2.to_k" in audit.subject.quantized
+    assert "transformer_blocks.0.audio_attn2.to_q" not in audit.subject.quantized
+    assert bad(audit) == set()
+    assert audit.fixed.changes == ()
+    torn = audited(model, "transformer_blocks.0.audio_attn2.to_k\ntransformer_blocks.0.attn1.to_v", form="fqn")
+    (found,) = of(torn, Kind.FUSED)
+    assert set(found.fqns) == {
+        f"transformer_blocks.0.{name}" for name in ("audio_attn2.to_k", "audio_attn2.to_v", "attn1.to_q", "attn1.to_k", "attn1.to_v")
+    }
 
 
 def test_block_patterns_beyond_torchs_limit(models: Any) -> None:
@@ -528,6 +559,81 @@ def test_files_that_are_no_lists_are_refused_quickly(content: bytes | None, form
     with pytest.raises((PatternError, RecipeError), match=f"list.txt.*{message}"):
         read_source(str(path), form=form)
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"quant_method": "torchao", "quant_method": "x"}', "no strict JSON"),
+        ('{"a": NaN}', "no strict JSON"),
+        ('{"modules_to_not_convert": ["proj_out"]}', "an object with 'modules_to_not_convert'"),
+        ("{}", "nothing in it"),
+    ],
+)
+def test_an_object_in_no_form_is_no_list_of_patterns(text: str, words: str, tmp_path: Path) -> None:
+    """What is wrong with a config is said, not what is wrong with it as a glob."""
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(PatternError, match=rf"list.json: found .*{words}.*allowed are the configs of .*diffusers"):
+        read_source(str(tmp_path / "list.json"))
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "fmt", "quantized"),
+    [
+        ("diffusers", '["norm", "proj_out"]', NVFP4, 427),  # FACTS of `key + "."`: proj_out skips 39, norm 38
+        ("diffusers", "['proj_out.weight']", FormatName.FP8, 503),
+        ("modelopt", '["*norm*", "proj_out"]', FormatName.FP8, 426),
+        ("compressed-tensors", '["re:.*norm.*", "proj_out"]', FormatName.MXFP8, 426),
+    ],
+)
+def test_a_consumers_list_may_come_alone(form: str, text: str, fmt: FormatName, quantized: int, models: Any, tmp_path: Path) -> None:
+    """The value of modules_to_not_convert, exclude_modules or ignore is matched as in its config, and the rest has the format that is named."""
+    (tmp_path / "list.json").write_text(text)
+    source = read_source(str(tmp_path / "list.json"), form=form, format=fmt)
+    audit = audit_on(models("flux1-dev"), AuditRequest(source=source, format=fmt, storage=tmp_path / "none.db"), {})
+    assert (len(audit.subject.quantized), set(audit.subject.formats.values())) == (quantized, {fmt, BF16})
+    assert of(audit, Kind.DEAD) == []
+
+
+def test_servers_lists_may_come_alone(models: Any, tmp_path: Path) -> None:
+    """vLLM-Omni's and SGLang's: run-time names, in the form that is for the format."""
+    path = tmp_path / "list.json"
+    tree = models("qwen-image").tree
+    for form, fmt, name, fqns in (
+        ("vllm-omni", FormatName.FP8, "transformer_blocks.0.attn.to_qkv", {f"transformer_blocks.0.attn.to_{x}" for x in "qkv"}),
+        ("sglang", FormatName.FP8, "0.img_mod", {"transformer_blocks.0.img_mod.1"}),
+        ("sglang", NVFP4, "transformer_blocks.0.img_mod", {"transformer_blocks.0.img_mod.1"}),
+    ):
+        path.write_text(json.dumps([name]))
+        listed = read_source(str(path), form=form, format=fmt).listed
+        assert [listed.hits(entry, tree) for entry in listed.entries] == [fqns]
+    with pytest.raises(PatternError, match=r"found the method 'nvfp4'; allowed are fp8"):
+        read_source(str(path), form="vllm-omni", format=NVFP4)
+
+
+def test_a_checkpoints_list_may_be_for_a_server(tmp_path: Path) -> None:
+    """Guessed to be ModelOpt's, it comes with what SGLang would do."""
+    (tmp_path / "list.json").write_text('{"quant_algo": "NVFP4", "ignore": ["proj_out"]}')
+    source = read_source(str(tmp_path / "list.json"))
+    assert source.form == "modelopt"
+    assert any("--as sglang" in note for note in source.listed.notes)
+    assert not any("--as sglang" in note for note in read_source(str(tmp_path / "list.json"), form="modelopt").listed.notes)
+
+
+def test_a_list_without_entries_says_what_it_does(models: Any) -> None:
+    """It quantizes all there is."""
+    audit = audited(models("flux1-dev"), "# nothing\n\n", form="glob")
+    assert len(audit.subject.quantized) == 504
+    assert "no entries" in audit.subject.listed.notes[0]
+
+
+def test_long_lists_of_run_time_names_are_matched_quickly(models: Any) -> None:
+    """A list that ComfyUI reads names each layer of a model with 1370 Linears."""
+    model, start = models("ltx2"), time.monotonic()
+    audit = audited(model, get_exporter("comfyui").export(fixed_recipe(audited(model, "zzz"))), form="comfyui")
+    assert len(audit.subject.listed.entries) > 800
+    assert time.monotonic() - start < 5
+    assert of(audit, Kind.DEAD) == []
 
 
 def test_a_regular_expression_without_end_is_refused_quickly(models: Any) -> None:

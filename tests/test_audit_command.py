@@ -75,6 +75,31 @@ def test_json_on_stdout_is_nothing_else(run: Run) -> None:
     assert "line 1: zzz" in err
 
 
+def test_a_function_leaves_stdout_and_the_exit_code_alone(run: Run) -> None:
+    """What it prints goes to stderr, also while its module is imported; one that ends the program is a mistake like any other."""
+    Path("mine.py").write_text(
+        "import sys\nprint('noise')\ndef keep(module, fqn):\n    print('more')\n    return hasattr(module, 'in_features')\n"
+        "def leave(module, fqn):\n    sys.exit(3)\n"
+    )
+    code, out, err = run(*AUDIT, "mine.py:keep", "--as", "filter-fn", "--allow-code", "--json", "-", "--fail-on", "never")
+    assert (code, json.loads(out)["quantized"]) == (0, 88)
+    assert "noise" in err
+    assert "more" in err
+    code, out, err = run(*AUDIT, "mine.py:leave", "--as", "filter-fn", "--allow-code")
+    assert (code, out) == (2, "")
+    assert "mine.py:leave fails on" in err
+
+
+def test_the_report_is_readable_at_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prices stand in rows, not in letters below each other."""
+    monkeypatch.setattr("sensitivity.cli.audit.WIDTH", 80)
+    Path("a-rather-long-name-of-a-list.txt").write_text("zzz")
+    _, out, _ = run(*AUDIT, "a-rather-long-name-of-a-list.txt", "--as", "substring")
+    assert max(map(len, out.splitlines())) <= 80
+    assert any(line.split()[:3] == ["the", "same,", "fixed"] for line in out.splitlines())
+    assert any(line.split()[:3] == ["rule", "of", "thumb"] for line in out.splitlines())
+
+
 def test_a_list_is_fixed_both_ways(run: Run) -> None:
     """As globs and as an unverified recipe the fixed list passes with --fail-on warning, and both say the same."""
     Path("list.txt").write_text("zzz\ntransformer_blocks.0\nsingle_transformer_blocks.1.attn.to_q")
@@ -104,6 +129,18 @@ def test_a_model_that_nobody_has_seen(run: Run, tmp_path: Path) -> None:
     assert sorted(over["fqns"]) == ["single_transformer_blocks.0.proj_out", "single_transformer_blocks.1.proj_out"]
 
 
+def test_a_fixed_list_of_a_model_that_gains_nothing_passes(run: Run, tmp_path: Path) -> None:
+    """Every Linear of a toy is slower quantized: the fixed list quantizes none, and that is no fault of it."""
+    (tmp_path / "toy").mkdir()
+    save_toy("pixart", tmp_path / "toy")
+    Path("list.txt").write_text("zzz")
+    toy = ("audit", "--model", tmp_path / "toy", "--no-vary", "--format", "mxfp8")
+    assert run(*toy, "list.txt", "--fix", "fixed.txt")[0] == 1
+    code, out, _ = run(*toy, "fixed.txt", "--fail-on", "warning", "--json", "-")
+    assert (code, json.loads(out)["quantized"]) == (0, 0)
+    assert "none would gain as mxfp8" in json.loads(out)["findings"][0]["message"]
+
+
 MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "no file": (["none.txt"], ["none.txt cannot be read", "No such file"]),
     "a function as a file": (["mine:keep"], ["--as filter-fn --allow-code"]),
@@ -117,6 +154,8 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "unknown severity": (["list.txt", "--fail-on", "note"], ["--fail-on is 'note'", "error, warning, never"]),
     "width below nothing": (["list.txt", "--min-width", -1], ["--min-width is -1"]),
     "one file for two results": (["list.txt", "--fix", "a.json", "--json", "a.json"], ["is the file of"]),
+    "fixed list over the list": (["list.txt", "--as", "substring", "--fix", "list.txt"], ["is the file of LIST"]),
+    "JSON over the recipe": (["list.txt", "--recipe", "r.json", "--json", "r.json"], ["is the file of --recipe"]),
     "fixed list into a folder": (["list.txt", "--fix", "."], ["is a folder"]),
     "a recipe that is none": (["list.txt", "--recipe", "list.txt"], ["list.txt"]),
     "an argument that the pipeline lacks": (["list.txt", "--frames", 5], ["num_frames"]),

@@ -134,6 +134,8 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "output is the database": (["search", "--model", "tiny-flux", "--storage", "a.db", "--out", "./a.db"], ["the file of --storage", "name another"]),
     "database below a file": (["search", "--model", "tiny-flux", "--storage", "file/s.db"], ["file/s.db cannot be written", "--storage"]),
     "database is a text": (["search", "--model", "tiny-flux", "--storage", "file"], ["file is no database of sensitivity", "another --storage"]),
+    "output is the recipe": (["latency", "--model", "tiny-flux", "--recipe", "file", "--json", "./file"], ["--json ./file", "the file of --recipe"]),
+    "output is a list beside others": (["latency", "--model", "tiny-flux", "--compare", "a", "--compare", "file", "--json", "file"], ["of --compare file"]),
     "exporter misspelt": (["export", "none.json", "--to", "torcha"], ["'torcha'", "skip-list, torchao, diffusers", "did you mean 'torchao'?"]),
     "export without a form": (["export", "none.json"], ["--to"]),
     "option misspelt": (["search", "--modell", "tiny-flux"], ["--modell", "--model"]),
@@ -366,6 +368,35 @@ def test_out_of_memory_is_said_in_a_line(run: Run, monkeypatch: pytest.MonkeyPat
     ran = run("profile", "--model", "tiny-flux")
     assert (ran.code, ran.out) == (1, "")
     assert "batch_size" in ran.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_below_stdout_is_said_in_a_line() -> None:
+    """What cannot be written ends with exit code 1 and the reason, whether the text is longer than Python's buffer or not."""
+    for command in (["models"], ["models", "--json", "-"]):
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                [sys.executable, "-c", "from sensitivity.cli import main; main()", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert ended.returncode == 1
+        assert (
+            ended.stderr.splitlines()[-1] == "error: cannot write the output: No space left on device; make space, or write to another disk"
+        )
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_closed_stdout_stops_nothing(tmp_path: Path) -> None:
+    """Python has no stdout then; files are written all the same."""
+    code = "import sys; sys.stdout = None; from sensitivity.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "models", "--json", tmp_path / "m.json"], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads((tmp_path / "m.json").read_text())
 
 
 def test_no_arguments_show_the_help(run: Run) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sensitivity.cli import app
 from sensitivity.diff import blocks_in_words, compare_recipes
-from sensitivity.errors import RecipeMismatchError
+from sensitivity.errors import OutputError, RecipeMismatchError
 from sensitivity.fqns import block_of, role_of
 from sensitivity.nearest import pricer_for
 from sensitivity.pricing import Pricer
@@ -206,6 +206,29 @@ def test_prices_are_those_of_the_recipes_batch(first: Recipe) -> None:
     """A recipe for another batch is priced at that batch."""
     four = changed(first, {}, latency=first.latency.model_dump() | {"batch_size": 4})
     assert pricer_for(four, SPEC).table.batch_size == 4
+
+
+def test_texts_of_a_file_do_not_steer_the_terminal(first: Recipe, second: Recipe) -> None:
+    """Escape sequences and marks of direction in a model's id, a net or a target are shown as spaces."""
+    evil = "x\x1b]0;title\x07\x1b[2J\u202e\x9b5m"
+    data = verified(first, LPIPS | {"net": evil}).model_dump(mode="json")
+    data["model"] |= {"id": evil, "revision": evil}
+    data["latency"]["target"] = evil
+    text = shown(compare_recipes(Recipe.from_mapping(data), verified(second, LPIPS), unpriced="for a test"))
+    assert "x ]0;title" in text
+    assert [char for char in text if not char.isprintable() and char != "\n"] == []
+
+
+def test_the_command_does_not_write_over_a_recipe(first: Recipe, second: Recipe, tmp_path: Path) -> None:
+    """JSON over one of the two is refused; the same recipe twice is none of that."""
+    a, b = first.save(tmp_path / "a.json"), second.save(tmp_path / "b.json")
+    before = a.read_bytes(), b.read_bytes()
+    for path, name in ((a, "A"), (b, "B")):
+        result = CliRunner().invoke(app, ["diff", str(a), str(b), "--json", str(path)])
+        assert isinstance(result.exception, OutputError)
+        assert f"is the file of {name};" in str(result.exception)
+    assert (a.read_bytes(), b.read_bytes()) == before
+    assert CliRunner().invoke(app, ["diff", str(a), str(a)]).exit_code == 0
 
 
 def test_the_command(first: Recipe, second: Recipe, tmp_path: Path) -> None:

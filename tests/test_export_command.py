@@ -82,8 +82,9 @@ def test_a_format_that_refuses_a_linear_is_no_recipe(run: ShapeRun) -> None:
 
 
 def test_names_are_safe_as_file_names() -> None:
-    """Separators, control characters and a dot in front become hyphens; nothing is still a name."""
-    assert [safe_name(text) for text in ("a b:1", "../x", "a/b\\c\n", "", "x" * 300)] == ["a b:1", "-.-x", "a-b-c-", "recipe", "x" * 256]
+    """Separators, control characters, marks of direction and a dot in front become hyphens; nothing is still a name."""
+    given = ("a b:1", "../x", "a/b\\c\n", "a\u202eb\x9b\u2028", "", "x" * 300)
+    assert [safe_name(text) for text in given] == ["a b:1", "-.-x", "a-b-c-", "a-b--", "recipe", "x" * 256]
 
 
 # --- text ------------------------------------------------------------------------------------------------------------------------------
@@ -175,6 +176,16 @@ def test_the_nearest_recipe(two: Path) -> None:
     assert found.before.estimate.quantized_s == pytest.approx(recipe.latency.quantized_s)
     assert found.after.estimate.quantized_s == found.recipe.latency.quantized_s > recipe.latency.quantized_s
     assert exporter.export(found.recipe)
+
+
+def test_the_nearest_recipe_takes_every_shape(run: ShapeRun) -> None:
+    """A Linear that has fp8, which takes its K = 16 or 48, and would get mxfp8, which does not, stays in bf16."""
+    formats = {x.fqn: FormatName.FP8 for x in run.table.linears}
+    found = nearest_recipe(
+        priced_recipe(Pricer.of(SPEC, run).price("made", formats), run, SPEC, name="made", notice=NOTICE), get_exporter("comfyui"), SPEC
+    )
+    assert set(found.recipe.skip) == {"x_embedder", "time_text_embed.text_embedder.linear_1", *run.table.uncalled}
+    assert set(found.recipe.layers.values()) == {FormatName.BF16, FormatName.MXFP8}
 
 
 def test_the_nearest_recipe_on_the_command_line(two: Path, one: Path, tmp_path: Path) -> None:

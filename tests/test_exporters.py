@@ -387,6 +387,7 @@ def test_parts_of_names_are_short_where_they_can_be() -> None:
     assert cover(["single_transformer_blocks.1.proj_out"], FLUX_FQNS) == {"single_transformer_blocks.1.proj_out": "this Linear"}
     assert list(cover(["transformer_blocks.1.attn.to_q"], FLUX_FQNS)) == ["transformer_blocks.1.attn.to_q.weight"]
     assert cover([], FLUX_FQNS) == {}
+    assert cover(["0"], ["0", "1.0", "10"]) == {"0.weight": "this Linear; '0' hits 3"}  # a Sequential's
     assert '"proj_out.weight",  # this Linear; ' in DiffusersExporter(form="modules-to-not-convert").export(flux_recipe())
 
 

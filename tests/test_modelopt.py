@@ -340,6 +340,30 @@ def test_patterns_are_few_and_have_reasons() -> None:
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("quantized", "algorithms"),
+    [
+        ([f"transformer.{fqn}" for fqn in FQNS if fqn.endswith("to_q")], ["NVFP4", None]),
+        ([f"{part}.{fqn}" for part in ("transformer", "transformer_2") for fqn in FQNS if (part, fqn) != ("transformer", "proj_out")],
+         ["MIXED_PRECISION", "NVFP4"]),
+    ],
+)  # fmt: skip
+def test_two_denoisers_whose_checkpoints_say_it_differently(quantized: list[str], algorithms: list[str | None]) -> None:
+    """One may be left alone, or list what is quantized where the other lists what is not; the reader knows each one's default."""
+    components = dict.fromkeys(("transformer", "transformer_2"), "WanTransformer3DModel")
+    recipe = make_recipe(
+        [f"{part}.{fqn}" for part in components for fqn in FQNS],
+        quantized,
+        "nvfp4",
+        component_class="WanTransformer3DModel",
+        components=components,
+    )
+    exporter = ModelOptExporter(form="hf-quant-config")
+    text = exporter.export(recipe)
+    assert [part["quantization"]["quant_algo"] for part in json.loads(text).values()] == algorithms
+    assert exporter.verify(recipe, recipe.layers) == recipe.layers
+
+
 def test_checkpoints_say_mixed_precision_where_names_are_parts_of_others() -> None:
     """vLLM takes an excluded name as a substring: `proj_out` alone would exclude those of the blocks, so quantized Linears are listed instead."""
     free = make_recipe(FQNS, [fqn for fqn in FQNS if fqn.endswith("to_q")], "mxfp8")

@@ -132,6 +132,9 @@ def test_the_schema_knows_the_rule() -> None:
     assert judge.is_valid(json.loads(LATER.read_text()))
     assert not judge.is_valid(unverified(notice=None))
     assert not judge.is_valid(unverified(verified={}))
+    for names in ({}, {"../x": "bf16"}, {"a b": "bf16"}, {"a..b": "bf16"}, {"a": "int3"}):
+        assert not judge.is_valid({**first(), "layers": names})
+    assert not judge.is_valid({**first(), "model": first()["model"] | {"components": {"a b": "C"}}})
     assert schema["$id"].endswith(":1.0")
     assert schema["title"].endswith(" 1.0")
 
@@ -186,6 +189,8 @@ HOSTILE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a backslash in a name": (changed(name="a\\b"), "name: String should match pattern"),
     "a hidden name": (changed(name=".bashrc"), "name: String should match pattern"),
     "a newline in a name": (changed(name="a\n# proj_out"), "name: String should match pattern"),
+    "a name that turns the text around": (changed(name="a\u202etxt.exe"), "name: String should match pattern"),
+    "a name that steers a terminal": (changed(name="a\x9b2J"), "name: String should match pattern"),
     "a path as an FQN": (changed(layers={"/etc/passwd": "bf16"}, skip=["/etc/passwd"], patterns=[]), "found the layer '/etc/passwd'"),
     "a component that is code": (within("model/component", "os.system('x')"), "model.component: String should match pattern"),
     "stars that backtrack": (

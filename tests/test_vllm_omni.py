@@ -86,11 +86,46 @@ def test_two_denoisers_have_a_list_each() -> None:
         assert left == {block}
 
 
-def test_flux2_names_its_component() -> None:
-    """A flat config would quantize FLUX.2's text encoder, too."""
-    fqns = linears_of("Flux2Transformer2DModel")
-    recipe = recipe_of("Flux2Transformer2DModel", {fqn: "fp8" if fqn.startswith("single_transformer_blocks.") else "bf16" for fqn in fqns})
-    assert list(json.loads(VllmOmniExporter().export(recipe))) == ["transformer"]
+@pytest.mark.parametrize(("pipeline", "named"), [("Flux2Pipeline", True), ("Flux2KleinPipeline", False)])
+def test_flux2_names_its_component(pipeline: str, named: bool) -> None:
+    """A flat config would quantize FLUX.2 [dev]'s text encoder, too; [klein]'s pipeline knows no parts, and its single-stream blocks would be under none."""
+    kind = "Flux2Transformer2DModel"
+    fqns = linears_of(kind)
+    quantized = [fqn for fqn in fqns if fqn.startswith("single_transformer_blocks.") and fqn.endswith(("to_out", "to_qkv_mlp_proj"))]
+    recipe = make_recipe(fqns, quantized, "fp8", component_class=kind, pipeline_class=pipeline)
+    text = VllmOmniExporter().export(recipe)
+    assert ("method" not in json.loads(text)) is named
+    assert not any("klein" in note for note in VllmOmniExporter().notes(recipe, text))
+    assert any("klein" in note for note in get_reader("vllm-omni").read(text).notes) is named
+
+
+SINGLE, DOUBLE = "single_transformer_blocks.0.attn.to_out", "transformer_blocks.0.ff.linear_out"
+
+
+@pytest.mark.parametrize(("kind", "config", "quantized"), [
+    ("FluxTransformer2DModel", {"transformer": {"method": "fp8"}}, set()),
+    ("FluxTransformer2DModel", {"single": {"method": "fp8"}, "transformer": None}, {"single_transformer_blocks.0.proj_mlp"}),
+    ("FluxTransformer2DModel", {"default": {"method": "fp8"}, "vae": None}, {"single_transformer_blocks.0.proj_mlp"}),
+    ("Flux2Transformer2DModel", {"transformer": {"method": "fp8"}}, {SINGLE, DOUBLE}),
+    ("Flux2Transformer2DModel", {"trans": {"method": "fp8", "ignored_layers": [SINGLE]}, "transformer_2": None}, {DOUBLE}),
+    ("Flux2Transformer2DModel", {"default": {"method": "fp8"}, "transformer": None}, set()),
+    ("WanTransformer3DModel", {"transformer": "fp8", "vae": {"method": "fp8"}}, {"blocks.0.ffn.net.2"}),
+    ("WanTransformer3DModel", {"trans": {"method": "fp8"}, "blocks": {"method": "fp8"}}, set()),
+    ("ZImageTransformer2DModel", {"transformer": {"method": "fp8"}}, set()),
+    ("ZImageTransformer2DModel", {"layers": {"method": "fp8", "ignored_layers": ["layers.0.feed_forward.w2"]}}, {"layers.0.attention.to_q"}),
+])  # fmt: skip
+def test_which_part_of_a_config_a_linear_is_under(kind: str, config: dict[str, Any], quantized: set[str]) -> None:
+    """Wan's pipeline looks a part up by name, FLUX.2's by its beginning, and elsewhere parts are the beginnings of Linears' names; null is bf16."""
+    asked = {
+        "single_transformer_blocks.0.proj_mlp",
+        SINGLE,
+        DOUBLE,
+        "blocks.0.ffn.net.2",
+        "layers.0.attention.to_q",
+        "layers.0.feed_forward.w2",
+    }
+    found = get_reader("vllm-omni").read(json.dumps(config)).assign(tree(kind, linears_of(kind)), quantized=FormatName.NVFP4)
+    assert {fqn for fqn in asked if found.get(fqn) is FormatName.FP8} == quantized
 
 
 @pytest.mark.parametrize(("formats", "kind", "words"), [
@@ -134,7 +169,8 @@ def test_lists_with_diffusers_names_do_nothing() -> None:
 
 @pytest.mark.parametrize("text", [
     "", "[]", "{}", '{"method": "magic", "ignored_layers": []}', '{"method": "fp8", "ignored_layers": "a"}', '{"method": "fp8", "ignored_layers": [1]}',
-    '{"method": "fp8", "ignored_layers": [""]}', '{"method": 3}', "{" * 99, '{"a": 1, "a": 2}',
+    '{"method": "fp8", "ignored_layers": [""]}', '{"method": 3}', '{"transformer": "fp8"}',
+    '{"transformer": {"method": "fp8"}, "vae": {"ignored_layers": []}}', "{" * 99, '{"a": 1, "a": 2}',
 ])  # fmt: skip
 def test_other_texts_are_refused(text: str) -> None:
     """What is no config is refused with words."""

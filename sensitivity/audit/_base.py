@@ -3,8 +3,8 @@
 A model is profiled once without weights; a list is matched against it once. Every check is a function of a `Subject` that gives findings and changes nothing.
 
 Conventions. Gains are predicted seconds of one whole pipeline run on the target: positive where quantized is faster. A **family** is Linears of one block that
-the study says servers fuse (q, k and v): they change format together, so gains are judged by family; every other Linear is a family of its own. FQNs begin with
-the component's name where there are several.
+the study keeps together (q, k and v): they change format together, so gains are judged by family; every other Linear is a family of its own. **Fused** are those of
+a family that read one input; q of a cross attention reads another one than k and v. FQNs begin with the component's name where there are several.
 """
 
 import time
@@ -135,11 +135,21 @@ class AuditedModel:
 
     @cached_property
     def families(self) -> Families:
-        """Every Linear once, with those that are fused with it."""
+        """Every Linear once, with those that the study keeps together with it."""
         found: dict[tuple[str, str], list[str]] = {}
         for fqn in self.tree.fqns:
             found.setdefault((block_of(fqn), fused_role(role_of(fqn), self.spec.search.fused)), []).append(fqn)
         return tuple(tuple(family) for family in found.values())
+
+    @cached_property
+    def fused(self) -> Families:
+        """Linears that servers run as one: those of a family that read one input, which shows in M and K. Linears that were never called are in none."""
+        found: dict[tuple[int, int, int], list[str]] = {}
+        for number, family in enumerate(self.families):
+            for fqn in family:
+                if row := self.linears.get(fqn):
+                    found.setdefault((number, row.m, row.k), []).append(fqn)
+        return tuple(tuple(fqns) for fqns in found.values() if len(fqns) > 1)
 
     @cached_property
     def _costs(self) -> dict[FormatName, dict[str, LinearCost]]:

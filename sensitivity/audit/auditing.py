@@ -188,7 +188,8 @@ def _checks(subject: Subject, damage: dict[str, float], others: dict[str, Audite
 def _check_formats(spec: StudySpec, request: AuditRequest) -> None:
     """Raise FormatError for a format that the target lacks, before a model is built."""
     latency = latency_model(spec, request.target)
-    for name in {request.format, *(entry.format for entry in request.source.listed.entries), request.source.listed.default}:
+    listed = request.source.listed
+    for name in {request.format, *(entry.format for entry in listed.entries), listed.default, *listed.defaults.values()}:
         latency.linear_us(m=128, k=128, n=128, format=name or request.format)
 
 

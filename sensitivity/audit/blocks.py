@@ -1,7 +1,8 @@
 """Do the formats of a list fit together? Fused Linears with different formats, block patterns beyond torch's limit, and sensitive Linears that are quantized.
 
-Fused groups are those of the study (`search.fused`): diffusers and torchao run them apart, servers that fuse them refuse the list or quantize all alike. Block patterns
-count the graphs of regional compilation. Sensitivities are read from the study's database, where `calibrate` or a search has put them; nothing is measured here.
+Fused groups are those of the study (`search.fused`) that read one input: diffusers and torchao run them apart, servers that fuse them refuse the list or quantize
+all alike. Block patterns count the graphs of regional compilation. Sensitivities are read from the study's database, where `calibrate` or a search has put them;
+nothing is measured here.
 
 Sensitive are the Linears that together carry `HALF` of the calibrated damage (the sum of squared errors, as independent errors add up), averaged over all calibrations
 in the database that cover the format; harmless those that together carry the last `LITTLE` of it.
@@ -31,7 +32,7 @@ COVERED = 0.5
 
 def fused_conflicts(subject: Subject) -> Iterator[Finding]:
     """Fused Linears of one block with different formats."""
-    torn = [family for family in subject.model.families if len({subject.formats[fqn] for fqn in family}) > 1]
+    torn = [family for family in subject.model.fused if len({subject.formats[fqn] for fqn in family}) > 1]
     if torn:
         severity = Severity.ERROR if subject.listed.consumer in SERVERS else Severity.WARNING
         first = ", ".join(f"{fqn} {subject.formats[fqn]}" for fqn in torn[0])

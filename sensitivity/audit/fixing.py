@@ -50,7 +50,7 @@ def fix(subject: Subject) -> Fixed:
         return len(added)
 
     refused = leave([fqn for fqn, name in formats.items() if subject.model.refusal(fqn, name)], "the format refuses its shape")
-    torn = [fqn for family in subject.model.families if len({formats[fqn] for fqn in family}) > 1 for fqn in family]
+    torn = [fqn for family in subject.model.fused if len({formats[fqn] for fqn in family}) > 1 for fqn in family]
     fused = leave(torn, "servers fuse it with a Linear that stays bf16")
     lost = leave(list(losing(subject, formats)[0]), "slower quantized, predicted")
     changes = (

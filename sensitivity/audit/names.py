@@ -5,6 +5,8 @@ What an entry means is judged from its text, by its rule:
 - An entry of letters alone (`embed`, `norm`) means these letters anywhere, and so does a fragment that is nowhere bounded by dots on both sides (`_embedder`).
 - A substring that is a module's whole name (`proj_out`, `transformer_blocks.0`) means that module; one that somewhere stands between dots (`attn1.to_q`) means the
   places where it does. Hits elsewhere (`single_transformer_blocks.0`, `audio_attn1.to_q`) are more than it means.
+- A name and an index begin at the name: where the model has `transformer_blocks` but no block 19 there, `transformer_blocks.19.` means nothing, and never
+  `single_transformer_blocks.19`.
 - A number means this number: `blocks.1` never means blocks 10 to 19, whether substring, open glob (`blocks.1*`) or open regular expression.
 - A star in front of a list of blocks and an index (`*transformer_blocks.0.*`) means the list of that name where there is one.
 - Exact names and prefixes say what they mean.
@@ -89,12 +91,9 @@ def _dead(entry: Entry, subject: Subject) -> Finding:
         new, source = renamed
         word = f"hits no Linear: {text!r} is called {some(new)} in diffusers ({source})"
         return dataclasses.replace(plain, message=word, closest=new)
-    other = next(
-        (rule for rule in PLAIN_RULES if rule != entry.rule and _found(_plain(rule), dataclasses.replace(entry, rule=rule), model.tree)),
-        None,
-    )
+    found = ((rule, _found(_plain(rule), dataclasses.replace(entry, rule=rule), model.tree)) for rule in PLAIN_RULES if rule != entry.rule)
+    other, hits = next(((rule, hits) for rule, hits in found if hits and not _in_another_list(text, hits, subject)), ("", frozenset[str]()))
     if other:
-        hits = _found(_plain(other), dataclasses.replace(entry, rule=other), model.tree)
         word = f"hits no Linear as {entry.rule}; as {other} it would hit {len(hits)}"
         return dataclasses.replace(plain, message=word)
     closest = closest_names(text, model.tree)
@@ -179,9 +178,10 @@ def over_matching(subject: Subject) -> Iterator[Finding]:
         cost_s = subject.gain_with(exact, more) - subject.gain_with(subject.formats, more)
         severe = surely or cost_s >= COSTLY * subject.model.bf16_s
         globs, surplus = (_globs(fqns, subject) for fqns in (means, more))
+        names = f"names {some(globs)} ({counted(len(means), 'Linear')}) and" if means else "names no Linear of that list of blocks, and"
         yield Finding(
             kind=Kind.OVER, severity=Severity.ERROR if severe else Severity.WARNING, entry=entry.text, line=entry.line, fqns=tuple(more), cost_s=cost_s,
-            message=f"names {some(globs)} ({counted(len(means), 'Linear')}) and as {entry.rule} also hits {some(surplus)} ({len(more)} more); if these are not meant, "
+            message=f"{names} as {entry.rule} {'also ' if means else ''}hits {some(surplus)} ({len(more)}{' more' if means else ''}); if these are not meant, "
             f"{_precise(globs, subject.listed.consumer)}",
         )  # fmt: skip
 
@@ -192,6 +192,8 @@ def _globs(fqns: Iterable[str], subject: Subject) -> list[str]:
 
 def _precise(globs: list[str], form: str) -> str:
     """What to write instead, where the form has room for it."""
+    if not globs:
+        return "take it out"
     if form not in PLAIN_RULES or len(globs) > SHOWN_GLOBS:
         return "take the exact list that --fix writes"
     rules = ["" if form == "glob" else "fqn:" if META.isdisjoint(glob) else "glob:" for glob in globs]
@@ -213,7 +215,7 @@ def meanings(subject: Subject) -> dict[int, Meaning]:
     found = {}
     for index, (entry, hits) in enumerate(zip(subject.listed.entries, subject.hits, strict=True)):
         meaning = _meaning(entry, hits, subject)
-        if meaning.fqns and meaning.fqns < hits:
+        if meaning.fqns < hits and (meaning.fqns or meaning.surely):
             found[index] = meaning
     return found
 
@@ -238,12 +240,27 @@ def _substring_meaning(text: str, hits: frozenset[str], subject: Subject) -> Mea
     """The module of that name, else the places between dots, else all but those inside a longer number."""
     if _WORD.fullmatch(text):
         return Meaning(hits, surely=False)
+    if _in_another_list(text, hits, subject):
+        return Meaning(frozenset(), surely=True)
     levels: dict[int, set[str]] = {}
     for fqn in hits:
         levels.setdefault(max((_fit(text, name) for name in subject.seen[fqn]), default=0), set()).add(fqn)
     named, whole, loose = (frozenset(levels.get(level, ())) for level in (3, 2, 1))
     one_block = bool(named) and any(part.isdigit() for part in text.split("."))
     return Meaning(named or whole or loose or hits, surely=one_block or 0 in levels)
+
+
+def _in_another_list(text: str, hits: frozenset[str], subject: Subject) -> bool:
+    """Whether a text begins with a list of blocks of this model and an index, and hits only lists whose names end so."""
+    inside = subject.model.tree.inside
+    name, _, rest = text.partition(".")
+    lists = {inside(fqn).partition(".")[0] for fqn in hits}
+    return (
+        rest[:1].isdigit()
+        and name not in lists
+        and any(inside(fqn).startswith(f"{name}.") for fqn in subject.formats)
+        and all(x.endswith(name) for x in lists)
+    )
 
 
 def _fit(text: str, name: str) -> int:

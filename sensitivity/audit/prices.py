@@ -1,8 +1,8 @@
 """Does a list quantize what gains, and leave alone what does not? Checks of predicted seconds, of what formats refuse, and of how both depend on the run.
 
-Gains are judged by family (see `_base`): where q gains more than k and v lose, and all three are fused, quantizing them is no loss. What is predicted is a warning at
-most. Skipping is said to be for nothing only from `WORTH` of a run on, by role; that is a note, since a Linear may be skipped for the pictures' sake, which prices do
-not see, and a warning where the Linear was calibrated and matters little.
+Gains are judged by family (see `_base`): where q gains more than k and v lose, and the study keeps all three together, quantizing them is no loss. What is predicted
+is a warning at most. Skipping is said to be for nothing only from `WORTH` of a run on, by role; that is a note, since a Linear may be skipped for the pictures'
+sake, which prices do not see, and a warning where the Linear was calibrated and matters little.
 
 What it does not do: measure, or say that a gain below the model's uncertainty is real.
 """
@@ -44,7 +44,7 @@ def quantized_at_a_loss(subject: Subject) -> Iterator[Finding]:
     fqns, cost_s = losing(subject, subject.formats)
     if fqns:
         rows = subject.model.rows(fqns, subject.judged)
-        together = "; what servers fuse is judged together" if any(row.gain_s > 0 for row in rows) else ""
+        together = "; what the study keeps together is judged together" if any(row.gain_s > 0 for row in rows) else ""
         yield Finding(
             kind=Kind.LOSS, severity=Severity.WARNING, fqns=fqns, rows=rows, cost_s=cost_s,
             message=f"{counted(len(fqns), 'Linear')} {'is' if len(fqns) == 1 else 'are'} slower quantized than in bf16, {milliseconds(cost_s)} a run "
@@ -65,7 +65,16 @@ def losing(subject: Subject, formats: Mapping[str, FormatName]) -> tuple[tuple[s
 
 
 def skipped_for_nothing(subject: Subject, harmless: Iterable[str] | None) -> Iterator[Finding]:
-    """Linears in bf16 that would gain, and that the study does not skip always. `harmless`: those that are calibrated and matter little; None, nothing is."""
+    """Linears in bf16 that would gain, and that the study does not skip always. `harmless`: those that are calibrated and matter little; None, nothing is.
+
+    A list that quantizes nothing is told so.
+    """
+    if not subject.quantized:
+        gains = any(not subject.model.refusal(fqn, subject.format) and subject.gain_s([fqn]) > 0 for fqn in subject.formats)
+        yield Finding(
+            kind=Kind.SKIPPED, severity=Severity.WARNING if gains else Severity.NOTE, fqns=tuple(subject.formats),
+            message=f"nothing is quantized: all {len(subject.formats)} Linears stay bf16" + ("" if gains else f", and none would gain as {subject.format}"),
+        )  # fmt: skip
     model, spec = subject.model, subject.model.spec
     always = expand([entry.pattern for entry in spec.search.always_skip], model.tree.fqns, model.run.table.components).matched
     by_role: dict[str, list[str]] = {}

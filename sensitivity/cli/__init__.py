@@ -5,6 +5,7 @@ holds the JSON and nothing else; all other text goes to stderr. Heavy libraries 
 Importing a file of commands registers them; the help lists them in this order.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -23,15 +24,18 @@ __all__ = ["app", "main"]
 ParsingError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 INTERRUPTED = 130  # what typer returns for Ctrl-C
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
     """Entry point: runs the app and turns errors into exit codes."""
     _quiet_libraries()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where it was closed
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
+        sys.stdout.flush()
     except UserError as error:
         _complain(str(error))
         code = 2
@@ -45,7 +49,13 @@ def main() -> None:
         _complain("interrupted; finished work is kept, the same command goes on")
         code = 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        code = 1
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        _drop_output()
+        _complain(f"cannot write the output: {error.strerror}; make space, or write to another disk")
         code = 1
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
@@ -55,6 +65,11 @@ def main() -> None:
         )
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """What is left of stdout goes nowhere: it cannot be written, and Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:

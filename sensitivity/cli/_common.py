@@ -4,6 +4,7 @@ Heavy libraries are imported inside functions, so that `--help` is quick.
 """
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -223,11 +224,11 @@ def check_writable(path: Path | str | None, flag: str) -> None:
         ) from None
 
 
-def check_apart(files: dict[str, Path | None]) -> None:
-    """Raise OutputError where two options name one file: the later result would replace the earlier one."""
-    seen: dict[Path, str] = {}
-    for flag, path in files.items():
-        if path is not None and (other := seen.setdefault(path.resolve(), flag)) != flag:
+def check_apart(outputs: Mapping[str, Path | str | None], inputs: Mapping[str, Path | None] | None = None) -> None:
+    """Raise OutputError where a result would replace another, or what the command reads. Both are {flag: path}; "-" is stdout."""
+    seen = {os.path.realpath(path): flag for flag, path in (inputs or {}).items() if path is not None}
+    for flag, path in outputs.items():
+        if path not in (None, "-") and (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
             raise OutputError(f"{flag} {path} is the file of {other}; allowed is a file for each: name another")
 
 

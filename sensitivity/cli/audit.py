@@ -94,7 +94,7 @@ def audit(
     Exits with 0 where there is nothing that --fail-on names, with 1 where there is, with 2 on a mistake of yours.
     """
     spec = resolve_spec(model)
-    fmt_name = _checked(fmt, fail_on, min_width, fix, json_path)
+    fmt_name = _checked(fmt, fail_on, min_width, {"--fix": fix, "--json": json_path}, {"LIST": Path(listed), "--recipe": recipe})
     options = run_options(
         batch_size=batch_size,
         height=height,
@@ -110,7 +110,7 @@ def audit(
         from sensitivity.audit import AuditRequest, audit_list, read_source
         from sensitivity.report.audit import audit_report, summary_line
 
-    source = read_source(listed, form=form, allow_code=allow_code)
+    source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
     spec = complete_study(console, spec, options=options)
     request = AuditRequest(
         source=source, format=fmt_name, min_width=min_width, target=target, recipe=recipe, storage=storage, vary=vary, options=options
@@ -128,8 +128,10 @@ def audit(
         raise typer.Exit(1)
 
 
-def _checked(fmt: list[str] | None, fail_on: str, min_width: int | None, fix: Path | None, json_path: str | None) -> FormatName:
-    """The format. Raises UserError for values that an option does not have, and for results that cannot be written."""
+def _checked(
+    fmt: list[str] | None, fail_on: str, min_width: int | None, outputs: dict[str, Path | str | None], inputs: dict[str, Path | None]
+) -> FormatName:
+    """The format. Raises UserError for values that an option does not have, and for results that cannot be written or would replace what is read."""
     formats = parse_formats(fmt or ["nvfp4"])
     if len(formats) > 1:
         raise UserError(
@@ -138,9 +140,9 @@ def _checked(fmt: list[str] | None, fail_on: str, min_width: int | None, fix: Pa
     one_of("--fail-on", fail_on, FAIL_ON)
     if min_width is not None and not 0 <= min_width <= MOST:
         raise UserError(f"--min-width is {min_width}; allowed is 0 to {MOST}: correct it")
-    check_writable(json_path, "--json")
-    check_writable(fix, "--fix")
-    check_apart({"--fix": fix, "--json": None if json_path in (None, "-") else Path(str(json_path))})
+    for flag, path in outputs.items():
+        check_writable(path, flag)
+    check_apart(outputs, inputs)
     return formats[0]
 
 

@@ -69,7 +69,7 @@ def calibrate(
         if value < 1:
             raise UserError(f"{flag} is {value}; allowed is 1 or more")
     check_writable(json_path, "--json")
-    check_apart({"--storage": storage, "--json": None if json_path in (None, "-") else Path(str(json_path)), "--save-study": save_study})
+    check_apart({"--storage": storage, "--json": json_path, "--save-study": save_study})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.calibrating import CalibrationRequest, calibrate_study

@@ -21,6 +21,7 @@ from sensitivity.cli._common import (
     Target,
     Width,
     app,
+    check_apart,
     check_writable,
     choose_device,
     complete_study,
@@ -87,6 +88,7 @@ def latency(
         settings=settings,
     )  # fmt: skip
     check_writable(json_path, "--json")
+    check_apart({"--json": json_path}, {"--skip": skip, "--recipe": recipe} | {f"--compare {path}": path for path in compare or ()})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.pricing import PriceRequest

@@ -57,9 +57,7 @@ def export(
     loaded = load_recipe(recipe)
     for path, flag in ((out, "--out"), (nearest, "--nearest"), (json_path, "--json")):
         check_writable(path, flag)
-    check_apart(
-        {"RECIPE": recipe, "--out": out, "--nearest": nearest, "--json": None if json_path in (None, "-") else Path(str(json_path))}
-    )
+    check_apart({"--out": out, "--nearest": nearest, "--json": json_path}, {"RECIPE": recipe})
     if nearest is not None and out is not None:
         raise UserError(
             "--nearest and --out are both given; --nearest writes a recipe and no text: take out one, and export the new recipe then"
@@ -163,6 +161,7 @@ def diff(
 
     first, second = load_recipe(a), load_recipe(b)
     check_writable(json_path, "--json")
+    check_apart({"--json": json_path}, {"A": a, "B": b})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.diff import check_alike, compare_recipes

@@ -134,8 +134,7 @@ def check_outputs(recipe_path: Path | None, storage: Path | None, json_path: str
     """Raise OutputError where a result could not be written, or would replace another."""
     check_writable(recipe_path, "--out")
     check_writable(json_path, "--json")
-    json_file = None if json_path in (None, "-") else Path(str(json_path))
-    check_apart({"--storage": storage, "--out": recipe_path, "--json": json_file, "--save-study": study})
+    check_apart({"--storage": storage, "--out": recipe_path, "--json": json_path, "--save-study": study})
 
 
 @contextmanager
@@ -196,6 +195,7 @@ def verify(
 
     loaded, spec = load_recipe(recipe), named_study(model, prompts, weights=weights, net=net)
     check_writable(json_path, "--json")
+    check_apart({"--json": json_path}, {"RECIPE": recipe, "--prompts": prompts})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity import workflow

@@ -79,6 +79,7 @@ class ConsumerList:
         consumer: whose form it is in.
         entries: in the order in which the consumer tries them.
         default: what a Linear becomes that no entry hits; None is the format that the list's user names.
+        defaults: {component: the same, for its Linears}, where a list says more than one.
         last_wins: whether the last entry that hits a Linear decides, instead of the first.
         min_width: Linears with K or N below it stay bf16, whatever the entries say (where the shape is known).
         renamed: gives the consumer's run-time names, {FQN: name}; None where they are the names inside the component.
@@ -89,6 +90,7 @@ class ConsumerList:
     consumer: str
     entries: tuple[Entry, ...]
     default: FormatName | None = None
+    defaults: Mapping[str, FormatName | None] = field(default_factory=dict)
     last_wins: bool = False
     min_width: int = 0
     renamed: Callable[[ModelTree], Mapping[str, str]] | None = None
@@ -116,7 +118,8 @@ class ConsumerList:
         for fqn, (k, n) in tree.shapes.items():
             if min(k, n) < self.min_width:
                 decided[fqn] = FormatName.BF16
-        return {fqn: decided.get(fqn, self.default) or quantized for fqn in tree.fqns}
+        defaults = {fqn: self.defaults.get(self.part_of(fqn, tree), self.default) for fqn in tree.fqns} if self.defaults else {}
+        return {fqn: decided.get(fqn, defaults.get(fqn, self.default)) or quantized for fqn in tree.fqns}
 
     def names(self, tree: ModelTree) -> dict[str, set[str]]:
         """{name that a rule sees: FQNs that go by it}."""
@@ -128,9 +131,13 @@ class ConsumerList:
                 names.setdefault(name, set()).add(fqn)
         return names
 
+    def part_of(self, fqn: str, tree: ModelTree) -> str:
+        """Under which component a list that names components has a Linear: its own."""
+        return tree.component_of(fqn)
+
     def _found(self, entry: Entry, names: Mapping[str, set[str]], tree: ModelTree) -> frozenset[str]:
         found = frozenset[str]().union(*(names[name] for name in hits(entry.rule, entry.text, names)))
-        return frozenset(fqn for fqn in found if tree.component_of(fqn) == entry.component) if entry.component and tree.classes else found
+        return frozenset(fqn for fqn in found if self.part_of(fqn, tree) == entry.component) if entry.component and tree.classes else found
 
 
 class Reader(ABC):

@@ -10,15 +10,16 @@ Nothing is imported unless the reader was made with `allow_code=True`; without i
 allow it for files that you wrote or read.
 
 Convention. For a Linear the function is given an `nn.Linear` of the true K and N on the meta device, bf16, with a bias unless the tree knows better; it has no
-parent, no values and no attributes beside those of an `nn.Linear`. For a module that Linears lie in it is given a bare `nn.Module`; true there is an error, since
-torchao fails on it. A function that asks for more than that stops with an error that names the module. Norms, convolutions and activations are not asked.
+parent, no values and no attributes beside those of an `nn.Linear`. What it prints goes to stderr. For a module that Linears lie in it is given a bare `nn.Module`;
+true there is an error, since torchao fails on it. A function that asks for more than that stops with an error that names the module. Norms, convolutions and
+activations are not asked.
 """
 
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -69,8 +70,9 @@ class FilterFnList(ConsumerList):
 
     def _ask(self, module: Any, name: str, what: str) -> bool:
         try:
-            return bool(self.function(module, name))
-        except Exception as error:
+            with redirect_stdout(sys.stderr):
+                return bool(self.function(module, name))
+        except (Exception, SystemExit) as error:
             raise PatternError(
                 f"found that {self.source} fails on {what} with {type(error).__name__}: {error}. It was given a bare module of this kind on the meta device and its "
                 "name; allowed are functions that need no more, no values and no neighbours; mend it"
@@ -99,7 +101,8 @@ class FilterFnReader(Reader):
                 f"found {source!r}, Python code that would have to be run to be read; allowed only when you say so: pass --allow-code (allow_code=True) if you trust it"
             )
         try:
-            module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+            with redirect_stdout(sys.stderr):
+                module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
         except (Exception, SystemExit) as error:
             raise PatternError(
                 f"found {place!r}, which cannot be imported ({type(error).__name__}: {error}); allowed is Python that imports; mend it"

@@ -154,9 +154,9 @@ class ModelOptReader(Reader):
         """A config, or {component: config}."""
         value = parse_literal(text, wanted=_is_config)
         if _is_config(value):
-            lists = [_read_config(value, "")]
+            lists = {"": _read_config(value, "")}
         elif isinstance(value, Mapping) and value and all(_is_config(child) for child in value.values()):
-            lists = [_read_config(child, str(component)) for component, child in value.items()]
+            lists = {str(component): _read_config(child, str(component)) for component, child in value.items()}
         else:
             raise PatternError(
                 f"found a {type(value).__name__} that is no ModelOpt config; allowed are a dict with quant_cfg, its list of entries with quantizer_name, the JSON of "
@@ -169,21 +169,23 @@ class ModelOptReader(Reader):
         return any(word in text for word in ("quantizer_name", "weight_quantizer", '"quant_algo"', '"quantized_layers"'))
 
 
-def _joined(lists: list[ConsumerList]) -> ConsumerList:
-    """One list of the lists of several components."""
+def _joined(parts: Mapping[str, ConsumerList]) -> ConsumerList:
+    """One list of {component: its list}."""
+    lists = list(parts.values())
     first = lists[0]
     notes = tuple(dict.fromkeys(note for one in lists for note in one.notes))
     entries = tuple(entry for one in lists for entry in one.entries)
     if len(entries) > MAX_ITEMS:
         raise PatternError(f"found {len(entries)} entries; allowed are {MAX_ITEMS}; a model has fewer quantizers: name another file")
-    if any(type(one) is not type(first) or one.default != first.default for one in lists):
-        raise PatternError(
-            "found components in different forms; allowed is one form, and for exclude_modules one quant_algo; read one component's at a time"
-        )
+    if any(type(one) is not type(first) for one in lists):
+        raise PatternError("found components in different forms; allowed is one form; read one component's at a time")
     if isinstance(first, QuantizerList):
         steps = tuple(step for one in lists if isinstance(one, QuantizerList) for step in one.steps)
         return QuantizerList(consumer=first.consumer, entries=entries, steps=steps, last_wins=True, notes=notes)
-    return ConsumerList(consumer=first.consumer, entries=entries, default=first.default, notes=notes)
+    if len(lists) == 1:
+        return first
+    defaults = {component: one.default for component, one in parts.items()}
+    return ConsumerList(consumer=first.consumer, entries=entries, default=FormatName.BF16, defaults=defaults, notes=notes)
 
 
 def _is_config(value: Any) -> bool:

@@ -47,7 +47,8 @@ class PlainReader(Reader):
         entries = list(self._literal(text.strip()) if _LITERAL.match(text) else self._lines(text))
         if len(entries) > MAX_ENTRIES:
             raise PatternError(f"found {len(entries)} entries; allowed are {MAX_ENTRIES}; a model has fewer Linears: name another file")
-        return ConsumerList(consumer=self.rule, entries=tuple(dict.fromkeys(entries)), either_name=True)
+        notes = () if entries else ("the list has no entries: it quantizes every Linear",)
+        return ConsumerList(consumer=self.rule, entries=tuple(dict.fromkeys(entries)), either_name=True, notes=notes)
 
     def _literal(self, text: str) -> Iterable[Entry]:
         try:

@@ -62,7 +62,7 @@ class ServedList(ConsumerList):
             PatternError: an entry is malformed, the names of a class are not known, or entries hit a part of what the consumer runs as one Linear.
         """
         served, seen = served_names(self.served, tree), self.names(tree)
-        formats = {fqn: self._default_of(tree.component_of(fqn)) or quantized for fqn in tree.fqns}
+        formats = {fqn: self._default_of(self.part_of(fqn, tree)) or quantized for fqn in tree.fqns}
         for entry in reversed(self.entries):  # the first that hits a Linear decides
             formats.update(dict.fromkeys(self._found(entry, seen, tree), entry.format or quantized))
         whole: dict[tuple[str, str | None], str] = {}

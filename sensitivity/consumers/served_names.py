@@ -260,6 +260,7 @@ def unknown_linears(consumer: str, tree: ModelTree) -> list[str]:
     return [fqn for fqn, kind in _kinds(consumer, tree).items() if not _look_up(consumer, kind, tree.inside(fqn))]
 
 
+@lru_cache(maxsize=2**15)
 def _look_up(consumer: str, kind: str, fqn: str) -> _Found | None:
     if kind not in TABLES[consumer]:
         raise PatternError(

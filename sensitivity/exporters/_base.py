@@ -23,6 +23,7 @@ from sensitivity.consumers import ModelTree
 from sensitivity.errors import RecipeError
 from sensitivity.patterns import is_fqn
 from sensitivity.recipe import Recipe
+from sensitivity.recipe_records import printable
 from sensitivity.spec import FormatName
 
 PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
@@ -194,7 +195,7 @@ def describe(recipe: Recipe) -> tuple[str, ...]:
         f"compile mode {latency.compile_mode or 'none'}",
         *_describe_pictures(recipe),
     )
-    return tuple("".join(c if c.isprintable() else " " for c in line) for line in lines)
+    return tuple(map(printable, lines))
 
 
 def _describe_pictures(recipe: Recipe) -> tuple[str, ...]:

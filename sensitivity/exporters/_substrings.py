@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 def cover(selected: Collection[str], universe: Collection[str]) -> dict[str, str]:
     """{entry: what it hits, in words}; the entries hit exactly `selected` among the Linears `universe`. Those that hit most come first, then single names."""
     wanted = frozenset(selected)
-    hit: dict[str, set[str]] = {run: set() for name in wanted for run in _runs(name)}
+    hit: dict[str, set[str]] = {run: set() for name in wanted for run in (*_runs(name), name)}
     for name in universe:
         for run in _substrings(name):
             if run in hit:

@@ -7,7 +7,7 @@ The weights are bf16, and quantized when they are loaded. Its online formats for
 have): mxfp8 is for NPU and XPU only, NVFP4 needs a checkpoint that ModelOpt wrote (use that exporter). vLLM-Omni's fp8 scales each weight as a whole, ours each
 row: the reader's notes say so. Much of a model is never quantized there: all modulation, all embedders, and all of FLUX.1's double-stream blocks.
 
-For several denoisers, and for FLUX.2 (whose text encoder would otherwise be quantized as well), the object has one config a component.
+For several denoisers, and for FLUX.2 [dev] (whose text encoder would otherwise be quantized as well), the object has one config a component.
 
     text = get_exporter("vllm-omni").export(recipe)
 """
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sensitivity.consumers._base import Reader
-from sensitivity.consumers.vllm_omni import VllmOmniReader
+from sensitivity.consumers.vllm_omni import KLEIN_NOTE, VllmOmniReader
 from sensitivity.exporters._served import ServedExporter, by_component
 from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
-PER_COMPONENT = ("Flux2Transformer2DModel",)
-"""Classes whose pipeline quantizes other components, too, if the config names none."""
+PER_COMPONENT = ("Flux2Pipeline",)
+"""Pipelines that quantize other components, too, if the config names none. FLUX.2 [klein]'s do not, and would not find a part for their denoiser."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,15 @@ class VllmOmniExporter(ServedExporter):
         """The reader of `quantization_config`."""
         return VllmOmniReader()
 
+    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
+        """What its reader notes, but for what depends on the pipeline, which a recipe names."""
+        return tuple(note for note in super().notes(recipe, text) if note != KLEIN_NOTE)
+
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""
         parts: dict[str, Any] = {
             component: {"method": "fp8", "activation_scheme": "dynamic", "ignored_layers": self.bf16_names(recipe, component)}
             for component in recipe.model.classes
         }
-        named = recipe.model.component_class in PER_COMPONENT
+        named = recipe.model.pipeline_class in PER_COMPONENT
         return json.dumps(parts if named else by_component(recipe, parts), indent=1) + "\n"

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from sensitivity.diff import RecipeDiff, Side
 from sensitivity.nearest import Nearest
+from sensitivity.recipe_records import printable
 from sensitivity.report.tables import make_table
 
 ROUNDING = 1e-3
@@ -19,14 +20,14 @@ def diff_report(diff: RecipeDiff) -> Lines:
     lines = [Text(f"A is {a.name} ({a.counts}), B is {b.name} ({b.counts}); {len(a.recipe.layers)} Linears")]
     lines += [Text(f"{letter}: {side.recipe.caveat}", style="yellow") for letter, side in (("A", a), ("B", b)) if side.recipe.caveat]
     body = [_changes(diff)] if diff.changes else [Text("identical: A and B give every Linear the same format", style="green")]
-    after = [Text(line) for line in (_seconds(diff), *_quality(diff), *_places(diff)) if line]
-    notes = [Text(f"note: {note}", style="yellow") for note in diff.notes]
+    after = [Text(printable(line)) for line in (_seconds(diff), *_quality(diff), *_places(diff)) if line]
+    notes = [Text(f"note: {printable(note)}", style="yellow") for note in diff.notes]
     return Lines(*lines, *body, *after, *notes)
 
 
 def _changes(diff: RecipeDiff) -> Lines:
     priced = diff.priced
-    where = f"{priced.source} for {priced.target}, batch {priced.batch_size}: seconds of a run that B saves" if priced else "not priced"
+    where = f"{priced.source} for {priced.target}, batch {priced.batch_size}: what B saves in a run" if priced else "not priced"
     rows = make_table(
         ("role", "left"), ("blocks", "left"), ("Linears", "right"), ("A", "left"), ("B", "left"), ("B saves ms", "right"),
         title=f"{sum(len(change.fqns) for change in diff.changes)} Linears differ; {where}",

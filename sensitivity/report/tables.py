@@ -93,10 +93,10 @@ def latency_table(estimate: "LatencyEstimate") -> Lines:
 
 def compare_table(priced: Sequence["PricedList"]) -> Table:
     """Skip-lists side by side: how many Linears they quantize, seconds, speedup, memory."""
-    first = priced[0].estimate
+    first, dead = priced[0].estimate, any(row.dead for row in priced)
     rows = make_table(
         ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("speedup [90 %]", "right"), ("Linears GB", "right"), ("peak GB", "right"),
-        ("dead patterns", "right"),
+        *([("dead patterns", "right")] if dead else []),
         title=f"{first.source} for {first.target}, batch {first.batch_size}, {first.compile_mode}; bf16 {first.bf16_s:.4g} s; memory predicted",
     )  # fmt: skip
     for row in priced:
@@ -105,7 +105,7 @@ def compare_table(priced: Sequence["PricedList"]) -> Table:
         rows.add_row(
             row.name, f"{row.quantized}/{len(row.estimate.linears)}", f"{row.estimate.quantized_s:.4g}", _speedup(row.estimate),
             f"{memory.quantized_linear_bytes / 1e9:.2f}" if memory is not None else "", f"{peak / 1e9:.2f}" if peak is not None else "",
-            str(len(row.dead)) if row.dead else "",
+            *([str(len(row.dead)) if row.dead else ""] if dead else []),
         )  # fmt: skip
     return rows
 

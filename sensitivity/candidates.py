@@ -175,16 +175,14 @@ def make_candidates(
 def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName], scale: int) -> dict[str, list[str | None]]:
     """{FQN: for each format why it is refused, or None}. What a format refuses to one of a block's fused Linears it refuses to all of them."""
     reasons: dict[str, list[str | None]] = {}
-    families: dict[tuple[str, str], list[str]] = {}
     for linear in table.linears:
         dtype = getattr(torch, linear.dtype)
         reasons[linear.fqn] = [get_format(name).refusal(k=linear.k // scale, n=linear.n // scale, dtype=dtype) for name in formats]
-        families.setdefault((linear.block, fused_role(linear.role, spec.search.fused)), []).append(linear.fqn)
-    for family in families.values():
+    for family in fused_families(table.linears, spec.search.fused):
         for i in range(len(formats)):
-            first = next(((fqn, reasons[fqn][i]) for fqn in family if reasons[fqn][i]), None)
+            first = next(((x.fqn, reasons[x.fqn][i]) for x in family if reasons[x.fqn][i]), None)
             if first is not None:
-                for fqn in family:
+                for fqn in (x.fqn for x in family):
                     reasons[fqn][i] = reasons[fqn][i] or f"fused with {first[0]}, of which {first[1]}"
     return reasons
 
@@ -196,12 +194,32 @@ def _group(linears: Iterable[LinearProfile], spec: StudySpec, granularity: Granu
     for linear in linears:
         if linear.block:
             blocks.setdefault(_level(linear.block), set()).add(indices_of(linear.block))
+    roles = {x.fqn: _role_of_family(family, spec.search.fused) for family in fused_families(linears, spec.search.fused) for x in family}
     keyed: dict[tuple[str, str], list[LinearProfile]] = {}
     for linear in linears:
-        keyed.setdefault(
-            (fused_role(linear.role, spec.search.fused), _band(linear.block, blocks, spec.search.depth_bands, granularity)), []
-        ).append(linear)
+        keyed.setdefault((roles[linear.fqn], _band(linear.block, blocks, spec.search.depth_bands, granularity)), []).append(linear)
     return {f"{role}[{band}]" if band else role: members for (role, band), members in keyed.items()}
+
+
+def fused_families(linears: Iterable[LinearProfile], fused: Sequence[Sequence[str]]) -> tuple[tuple[LinearProfile, ...], ...]:
+    """Every Linear once, with those that servers run as one with it: of one block and one family of `fused`, reading one input, which shows in M and K.
+
+    So q of a cross attention, whose k and v read the text, stands alone.
+    """
+    found: dict[tuple[str, str, int, int], list[LinearProfile]] = {}
+    for linear in linears:
+        found.setdefault((linear.block, fused_role(linear.role, fused), linear.m, linear.k), []).append(linear)
+    return tuple(map(tuple, found.values()))
+
+
+def _role_of_family(family: Sequence[LinearProfile], fused: Sequence[Sequence[str]]) -> str:
+    """What a family is called: the roles of its Linears, what they begin with once: `attn2.to_k+to_v`."""
+    roles = list(dict.fromkeys(linear.role for linear in family))
+    whole = fused_role(roles[0], fused)
+    if len(roles) == whole.count("+") + 1:
+        return whole
+    stem = roles[0][: roles[0].rfind(".") + 1]
+    return stem + "+".join(role.removeprefix(stem) for role in roles) if all(role.startswith(stem) for role in roles) else "+".join(roles)
 
 
 def fused_role(role: str, fused: Sequence[Sequence[str]]) -> str:

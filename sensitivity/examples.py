@@ -12,13 +12,13 @@ writes the text (`SENSITIVE`). Nothing is measured, so every example is unverifi
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sensitivity.candidates import fused_role, published_list
+from sensitivity.candidates import fused_families, published_list
 from sensitivity.formats import get_format
 from sensitivity.fqns import block_of, role_of
 from sensitivity.hand_lists import Reasoned
@@ -26,7 +26,6 @@ from sensitivity.patterns import match
 from sensitivity.pricing import PricedList, Pricer
 from sensitivity.recipe import Recipe, load_recipe
 from sensitivity.recipe_records import printable
-from sensitivity.shape_table import ShapeTable
 from sensitivity.skeleton import run_shapes
 from sensitivity.spec import FormatName, StudySpec, resolve_spec
 from sensitivity.strict_json import write_whole
@@ -85,7 +84,8 @@ def beat_published(spec: StudySpec, *, format: FormatName = FormatName.NVFP4, ta
         cost.fqn: cost.calls * (cost.bf16_us - cost.quantized_us)
         for cost in pricer.price("all", dict.fromkeys(takes, format)).estimate.linears
     }
-    chosen = [fqn for family in _families(run.table, spec) for fqn in _kept(family, theirs, gains)]
+    families = fused_families(run.table.linears, spec.search.fused)
+    chosen = [fqn for family in families for fqn in _kept([x.fqn for x in family], theirs, gains)]
     if set(chosen) == theirs:
         return None
     ours, published = (
@@ -108,14 +108,6 @@ def beat_published(spec: StudySpec, *, format: FormatName = FormatName.NVFP4, ta
 
 def _dtype(name: str) -> torch.dtype:
     return getattr(torch, name)  # type: ignore[no-any-return]
-
-
-def _families(table: ShapeTable, spec: StudySpec) -> Iterable[list[str]]:
-    """Linears that are fused with one another, of each block."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for linear in table.linears:
-        found.setdefault((linear.block, fused_role(linear.role, spec.search.fused)), []).append(linear.fqn)
-    return found.values()
 
 
 def _kept(family: list[str], theirs: set[str], gains: Mapping[str, float]) -> list[str]:

@@ -295,13 +295,15 @@ def test_quantizing_at_a_loss_costs_what_is_said(models: Any) -> None:
 
 
 def test_fused_linears_are_judged_together(models: Any) -> None:
-    """k and v of a cross attention lose alone and gain with q: quantizing all three is no loss."""
+    """Of a self attention all three are judged as one; q of a cross attention reads another input than k and v, and gains although they lose."""
     audit = audited(models("ltx2"), "embed")
     lost = {fqn for finding in of(audit, Kind.LOSS) for fqn in finding.fqns}
-    family = [f"transformer_blocks.0.audio_to_video_attn.to_{x}" for x in "qkv"]
-    gains = [audit.subject.model.gain_s(fqn, NVFP4) for fqn in family]
-    assert min(gains) < 0 < sum(gains)
-    assert not lost & set(family)
+    gain = {fqn: audit.subject.model.gain_s(fqn, NVFP4) for fqn in audit.subject.model.linears}
+    q, k, v = (f"transformer_blocks.0.audio_to_video_attn.to_{x}" for x in "qkv")
+    assert gain[q] > 0 > gain[k] + gain[v]
+    assert lost & {q, k, v} == {k, v}
+    fused = {family for family in audit.subject.model.fused if all(".attn1." in fqn for fqn in family)}
+    assert {len(family) for family in fused} == {3}
 
 
 def test_what_a_format_refuses_is_an_error(models: Any) -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensitivity.candidates import fused_role
+from sensitivity.candidates import fused_families
 from sensitivity.consumers import ConsumerList, Entry, ModelTree
 from sensitivity.errors import PatternError
 from sensitivity.formats import get_format
-from sensitivity.fqns import block_of, role_of
+from sensitivity.fqns import role_of
 from sensitivity.latency import LinearCost
 from sensitivity.pricing import Pricer
 from sensitivity.shape_table import LinearProfile
@@ -135,21 +135,14 @@ class AuditedModel:
 
     @cached_property
     def families(self) -> Families:
-        """Every Linear once, with those that the study keeps together with it."""
-        found: dict[tuple[str, str], list[str]] = {}
-        for fqn in self.tree.fqns:
-            found.setdefault((block_of(fqn), fused_role(role_of(fqn), self.spec.search.fused)), []).append(fqn)
-        return tuple(tuple(family) for family in found.values())
+        """Every Linear once, with those that servers run as one with it; Linears that were never called stand alone."""
+        called = fused_families(self.linears.values(), self.spec.search.fused)
+        return (*(tuple(x.fqn for x in family) for family in called), *((fqn,) for fqn in self.tree.fqns if fqn not in self.linears))
 
-    @cached_property
+    @property
     def fused(self) -> Families:
-        """Linears that servers run as one: those of a family that read one input, which shows in M and K. Linears that were never called are in none."""
-        found: dict[tuple[int, int, int], list[str]] = {}
-        for number, family in enumerate(self.families):
-            for fqn in family:
-                if row := self.linears.get(fqn):
-                    found.setdefault((number, row.m, row.k), []).append(fqn)
-        return tuple(tuple(fqns) for fqns in found.values() if len(fqns) > 1)
+        """The families of several."""
+        return tuple(family for family in self.families if len(family) > 1)
 
     @cached_property
     def _costs(self) -> dict[FormatName, dict[str, LinearCost]]:

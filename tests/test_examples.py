@@ -1,5 +1,6 @@
 """The shipped recipes: each claim of an example holds when it is priced again, and the index says what the files say."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from sensitivity.candidates import fused_role, published_list
 from sensitivity.examples import EXAMPLES, SENSITIVE, beat_published, index, is_sensitive, sensitive_roles
+from sensitivity.exporters import EXPORTERS
 from sensitivity.formats import get_format
 from sensitivity.fqns import block_of, role_of
 from sensitivity.patterns import match
@@ -63,12 +65,17 @@ def test_an_example_is_labelled(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_example_keeps_what_servers_fuse_together(name: str) -> None:
-    """q, k and v of a block have one format, so that every consumer can express it."""
+    """q, k and v of a self attention have one format, and so have k and v of a cross attention; every consumer that has the format and the names takes it."""
     recipe, spec = load_recipe(SHIPPED[name]), resolve_spec(name)
     families: dict[tuple[str, str], set[FormatName]] = {}
     for fqn, fmt in recipe.layers.items():
-        families.setdefault((block_of(fqn), fused_role(role_of(fqn), spec.search.fused)), set()).add(fmt)
+        role = role_of(fqn)
+        crossing = role.endswith("attn2.to_q") or re.search(r"_to_\w+_attn\.to_q$", role)
+        families.setdefault((block_of(fqn), role if crossing else fused_role(role, spec.search.fused)), set()).add(fmt)
     assert {len(formats) for formats in families.values()} == {1}
+    for consumer in ("torchao", "diffusers", "modelopt", "compressed-tensors", "comfyui"):
+        for form in EXPORTERS[consumer].forms:
+            assert EXPORTERS[consumer](form=form).verify(recipe, recipe.layers) == recipe.layers
 
 
 def test_qwen_image_has_none() -> None:

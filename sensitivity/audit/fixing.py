@@ -16,6 +16,7 @@ from sensitivity.audit.names import exact_formats, meanings
 from sensitivity.audit.prices import losing
 from sensitivity.errors import PatternError
 from sensitivity.patterns import compress
+from sensitivity.recipe_records import printable
 from sensitivity.spec import FormatName
 
 KEPT = "skipped by the list"
@@ -74,7 +75,7 @@ def plain_list(fixed: Fixed, subject: Subject, *, name: str, speedup: float) -> 
         raise PatternError(f"found a list with the formats {', '.join(used)}; a plain list has one; give --fix a path that ends in .json")
     model = subject.model
     lines = [
-        f"# {_printable(name)}, as {subject.listed.consumer}, for {model.spec.name}: fixed by `sensitivity audit`. Stays bf16:",
+        f"# {printable(name)}, as {subject.listed.consumer}, for {model.spec.name}: fixed by `sensitivity audit`. Stays bf16:",
         f"# {len(fixed.causes)} of {len(fixed.formats)} Linears; the others {used[0] if used else subject.format}. Predicted for {model.pricer.latency.target}, "
         f"batch {model.pricer.table.batch_size}: {speedup:.3f}x. No picture was drawn.",
         f"# Changed: {'; '.join(fixed.changes) or 'nothing'}. One glob a line, on whole names: --as glob.",
@@ -84,7 +85,3 @@ def plain_list(fixed: Fixed, subject: Subject, *, name: str, speedup: float) -> 
         chosen = compress([fqn for fqn, why in fixed.causes.items() if why == cause], model.tree.fqns)
         lines += [f"{pattern.pattern}  # {pattern.reason}" for pattern in chosen]
     return "\n".join(lines) + "\n"
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)

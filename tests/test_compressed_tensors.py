@@ -17,6 +17,7 @@ import yaml
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config, preset_name_to_scheme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from namesakes import NamesakeNet, linears
 from test_exporters import make_recipe
 from torch import nn
 
@@ -28,26 +29,12 @@ from sensitivity.recipe import Recipe
 from sensitivity.spec import FormatName
 
 
-class NamesakeNet(nn.Module):
-    """`proj_out` at the top and in blocks; blocks 1 and 10, `blocks` inside `single_blocks`; a norm and an embedding, which targets can hit as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("blocks", "single_blocks"):
-            blocks = [
-                nn.ModuleDict({"to_q": nn.Linear(32, 32), "proj_out": nn.Linear(32, 32), "norm": nn.LayerNorm(32)}) for _ in range(11)
-            ]
-            setattr(self, name, nn.ModuleList(blocks))
-        self.embed = nn.Embedding(4, 32)
-        self.proj_out = nn.Linear(32, 32)
+def with_embedding() -> NamesakeNet:
+    """Namesakes and an embedding, which targets can hit as well."""
+    return NamesakeNet(embed=nn.Embedding(4, 32))
 
 
-def linears(module: nn.Module) -> list[str]:
-    """The names of a module's Linears."""
-    return [fqn for fqn, child in module.named_modules() if isinstance(child, nn.Linear)]
-
-
-FQNS = tuple(linears(NamesakeNet()))
+FQNS = tuple(linears(with_embedding()))
 
 
 def kind_of(scheme: QuantizationScheme | None) -> FormatName:
@@ -96,7 +83,7 @@ GROUPS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", GROUPS)
 def test_reader_matches_as_the_library_does(name: str) -> None:
     """For each Linear the library itself and our reader name the same format; a config that is a part of `config.json` is found there."""
-    expected = apply(NamesakeNet(), json.loads(json.dumps(GROUPS[name])))
+    expected = apply(with_embedding(), json.loads(json.dumps(GROUPS[name])))
     assert read(GROUPS[name]) == expected
     assert read({"quantization_config": {"quant_method": "compressed-tensors", **GROUPS[name]}}) == expected
 
@@ -115,7 +102,7 @@ def test_reader_matches_as_the_library_does_on_any_groups(groups: dict[str, list
     """Whatever overlaps: our reader and the library give each Linear the same format."""
     config = {"config_groups": groups, "ignore": ignore}
     with torch.device("meta"):
-        assert apply(NamesakeNet(), json.loads(json.dumps(config))) == read(config)
+        assert apply(with_embedding(), json.loads(json.dumps(config))) == read(config)
 
 
 def test_the_overlaps_are_real() -> None:
@@ -165,7 +152,7 @@ def tiny_unet() -> nn.Module:
     )  # fmt: skip
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"flux": tiny_flux, "ltx2": tiny_ltx2, "unet": tiny_unet, "namesakes": NamesakeNet}
+MODELS: dict[str, Callable[[], nn.Module]] = {"flux": tiny_flux, "ltx2": tiny_ltx2, "unet": tiny_unet, "namesakes": with_embedding}
 
 
 def scattered(fqns: list[str], *formats: str) -> Recipe:
@@ -294,7 +281,7 @@ quant_stage:
 )
 def test_recipes_with_schemes_by_name(modifier: str, groups: dict[str, Any]) -> None:
     """A scheme by name, with targets or as {scheme: targets}, means the groups that the library makes of it; other modifiers are passed over."""
-    assert read(RECIPE % modifier) == apply(NamesakeNet(), {"config_groups": groups, "ignore": ["re:.*proj_out"]})
+    assert read(RECIPE % modifier) == apply(with_embedding(), {"config_groups": groups, "ignore": ["re:.*proj_out"]})
 
 
 def test_fp8_of_other_granularity_is_said() -> None:

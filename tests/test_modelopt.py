@@ -2,7 +2,7 @@
 
 ModelOpt is large and slow to import, so the tests do without it. Those marked `real_modelopt` run where it is installed, and were run with 0.47.0 beside torch 2.15
 and diffusers 0.42.1: `uv run --group consumers pytest tests/test_modelopt.py`. The others compare with what it did then: `RECORDED` is what its
-`set_quantizer_by_cfg` made of `LISTS` on `NamesakeNet`, and a test compares that again with the real one.
+`set_quantizer_by_cfg` made of `LISTS` on these namesakes, and a test compares that again with the real one.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from namesakes import NamesakeNet, linears
 from test_exporters import make_recipe
 from torch import nn
 
@@ -45,26 +46,12 @@ def both(pattern: str, weight: dict[str, Any], inputs: dict[str, Any] | None = N
     ]
 
 
-class NamesakeNet(nn.Module):
-    """`proj_out` at the top and in blocks; blocks 1 and 10, `blocks` inside `single_blocks`; norms and a convolution, which have quantizers as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("blocks", "single_blocks"):
-            blocks = [
-                nn.ModuleDict({"to_q": nn.Linear(32, 32), "proj_out": nn.Linear(32, 32), "norm": nn.LayerNorm(32)}) for _ in range(11)
-            ]
-            setattr(self, name, nn.ModuleList(blocks))
-        self.conv = nn.Conv2d(16, 16, 1)
-        self.proj_out = nn.Linear(32, 32)
+def with_convolution() -> NamesakeNet:
+    """Namesakes and a convolution, which has quantizers as well."""
+    return NamesakeNet(conv=nn.Conv2d(16, 16, 1))
 
 
-def linears(module: nn.Module) -> list[str]:
-    """The names of a module's Linears."""
-    return [fqn for fqn, child in module.named_modules() if isinstance(child, nn.Linear)]
-
-
-FQNS = tuple(linears(NamesakeNet()))
+FQNS = tuple(linears(with_convolution()))
 
 LISTS: dict[str, list[dict[str, Any]]] = {
     "the default preset, which turns proj_out off": [OFF, *both("*", NVFP4), {"quantizer_name": "*proj_out.*", "enable": False}],
@@ -150,7 +137,7 @@ def test_recorded_is_what_modelopt_does(name: str) -> None:
     from modelopt.torch.export.quant_utils import get_quantization_format
     from modelopt.torch.quantization.conversion import replace_quant_module, set_quantizer_by_cfg
 
-    net = NamesakeNet()
+    net = with_convolution()
     replace_quant_module(net)
     set_quantizer_by_cfg(net, LISTS[name])
     found = {fqn: get_quantization_format(net.get_submodule(fqn)) for fqn in FQNS}
@@ -250,7 +237,7 @@ def tiny_ltx2() -> nn.Module:
     ).bfloat16()  # fmt: skip
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"flux": tiny_flux, "ltx2": tiny_ltx2, "namesakes": NamesakeNet}
+MODELS: dict[str, Callable[[], nn.Module]] = {"flux": tiny_flux, "ltx2": tiny_ltx2, "namesakes": with_convolution}
 
 
 def scattered(fqns: list[str], *formats: str) -> Recipe:
@@ -392,7 +379,7 @@ def test_real_modelopt_refuses_torn_attentions() -> None:
     """Fusing Linears of two formats is an assertion in what its export of diffusers models calls."""
     from modelopt.torch.export.quant_utils import preprocess_linear_fusion
 
-    net = NamesakeNet()
+    net = with_convolution()
     quantize(net, {"quant_cfg": [OFF, *both("blocks.0.to_q.", NVFP4), *both("blocks.1.to_q.", MXFP8)], "algorithm": "max"})
     with pytest.raises(AssertionError, match="different quantization formats"):
         preprocess_linear_fusion([net.blocks[0].to_q, net.blocks[1].to_q])

@@ -12,14 +12,15 @@ import time
 
 import numpy as np
 
-from sensitivity.candidates import make_candidates
-from sensitivity.environment import describe_environment
-from sensitivity.latency import PredictedLatency, get_device
+from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName
+from sensitivity.latency.devices import get_device
+from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.search.candidates import baselines, make_candidates
 from sensitivity.search.front import pareto_front
-from sensitivity.search.sampler import KnapsackProposer, Observation
-from sensitivity.search.study import baselines
-from sensitivity.skeleton import run_shapes
-from sensitivity.spec import FormatName, resolve_spec
+from sensitivity.search.proposers import KnapsackProposer, Observation
+from sensitivity.shapes.run import run_shapes
+from sensitivity.spec.loading import resolve_spec
 
 SPREAD = {FormatName.NVFP4: (0.001, 1.4), FormatName.MXFP8: (0.0003, 0.7), FormatName.FP8: (0.0003, 0.7)}
 POWER = 1.5

@@ -23,11 +23,13 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from sensitivity.latency import PredictedLatency, get_device
+from sensitivity.core.format_name import FormatName
 from sensitivity.latency.constants import BLACKWELL, KernelConstants
-from sensitivity.shape_table import ShapeTable
-from sensitivity.skeleton import run_shapes
-from sensitivity.spec import FormatName, resolve_spec
+from sensitivity.latency.devices import get_device
+from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.table import ShapeTable
+from sensitivity.spec.loading import resolve_spec
 
 PUBLISHED = Path(__file__).parent / "published"
 FIT = Path(__file__).parent.parent / "sensitivity" / "latency" / "fit_b200.json"

@@ -22,14 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from sensitivity.calibration import Errors, EstimatorName, calibrate, calibration_cost
-from sensitivity.candidates import Candidates, Choice
-from sensitivity.environment import describe_environment
+from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName, parse_formats
 from sensitivity.errors import SensitivityError
-from sensitivity.scoring import Evaluator
-from sensitivity.spec import FormatName, parse_formats, resolve_spec
-from sensitivity.store import Store, assignment_key
-from sensitivity.workflow import SearchRequest, prepare
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.search.calibration.jobs import Errors, EstimatorName
+from sensitivity.search.calibration.stored import calibrate, calibration_cost
+from sensitivity.search.candidates import Candidates, Choice
+from sensitivity.search.store import Store, assignment_key
+from sensitivity.spec.loading import resolve_spec
+from sensitivity.workflows.find import prepare
+from sensitivity.workflows.requests import SearchRequest
 
 SETTINGS = {
     EstimatorName.LOCAL: [(2, 4)],

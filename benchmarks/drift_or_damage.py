@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 from torchvision.transforms.functional import gaussian_blur
 
-from sensitivity.environment import describe_environment
+from sensitivity.core.environment import describe_environment
 from sensitivity.fidelity.detail import LUMA, detail_distance
-from sensitivity.painting import Painter
-from sensitivity.pipelines import load_pipeline
-from sensitivity.scoring import study_distance
-from sensitivity.spec import resolve_spec
+from sensitivity.fidelity.evaluator import study_distance
+from sensitivity.models.generating import Painter
+from sensitivity.models.loading import load_pipeline
+from sensitivity.spec.loading import resolve_spec
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 

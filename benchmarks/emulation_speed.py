@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sensitivity.emulation import emulated_linear
-from sensitivity.formats import get_format
-from sensitivity.native import describe_versions
+from sensitivity.formats.emulation import emulated_linear
+from sensitivity.formats.native import describe_versions
+from sensitivity.formats.registry import get_format
 
 SHAPES = [(2304, 192, 192), (2304, 192, 768), (2304, 768, 192), (2304, 960, 192), (256, 192, 768), (8, 192, 1152)]
 FORMATS = ["mxfp8", "nvfp4", "fp8"]

@@ -32,22 +32,26 @@ from typing import Any
 
 import torch
 
-from sensitivity.candidates import make_candidates
-from sensitivity.census import RunCounts
-from sensitivity.environment import describe_environment
+from sensitivity.core.devices import free_memory
+from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName
+from sensitivity.core.json_files import parse_json, write_whole
 from sensitivity.errors import SensitivityError, UserError
-from sensitivity.formats import get_format
-from sensitivity.latency import DEVICES, LatencyModel, PredictedLatency, get_device
+from sensitivity.formats.native import describe_versions
+from sensitivity.formats.registry import get_format
+from sensitivity.latency import LatencyModel
+from sensitivity.latency.devices import DEVICES, get_device
 from sensitivity.latency.end_to_end import measure_calls
-from sensitivity.latency.measure import Bench, measure_shapes
-from sensitivity.latency.table import ShapeTimes, TableLatency, attentions_of, shapes_of
-from sensitivity.latency.timing import free_memory
-from sensitivity.native import describe_versions
-from sensitivity.random_weights import random_component
-from sensitivity.shape_table import ShapeTable
-from sensitivity.skeleton import ShapeRun, run_shapes
-from sensitivity.spec import FormatName, StudySpec, resolve_spec
-from sensitivity.strict_json import parse_json, write_whole
+from sensitivity.latency.measured import ShapeTimes, TableLatency, attentions_of, shapes_of
+from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.shape_timing import Bench, measure_shapes
+from sensitivity.models.random_weights import random_component
+from sensitivity.search.candidates import make_candidates
+from sensitivity.shapes.census import RunCounts
+from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.table import ShapeTable
+from sensitivity.spec.loading import resolve_spec
+from sensitivity.spec.study_spec import StudySpec
 
 MIN_WIDTH = 1024
 SMALL = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 4}

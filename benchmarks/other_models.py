@@ -31,9 +31,9 @@ from diffusers import (
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sensitivity.painting import Painter
-from sensitivity.pipelines import load_pipeline
-from sensitivity.spec import load_spec, resolve_spec
+from sensitivity.models.generating import Painter
+from sensitivity.models.loading import load_pipeline
+from sensitivity.spec.loading import load_spec, resolve_spec
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "studies" / "tiny-flux" / "training"))

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import optuna
 
-from sensitivity.candidates import Candidates, Choice
+from sensitivity.search.candidates import Candidates, Choice, baselines
 from sensitivity.search.damage import Belief
-from sensitivity.search.sampler import KnapsackProposer, Observation, SamplerName, stock_sampler
-from sensitivity.search.study import baselines
+from sensitivity.search.proposers import KnapsackProposer, Observation, SamplerName, stock_sampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Arm = Generator[Choice, float, None]

@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 
-from sensitivity.environment import describe_environment
+from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName
+from sensitivity.formats.switch import Switch
 from sensitivity.latency.end_to_end import materialize
-from sensitivity.latency.regions import compile_denoiser, restore_denoiser
-from sensitivity.latency.timing import preserved_settings
-from sensitivity.random_weights import random_component
-from sensitivity.skeleton import run_shapes
-from sensitivity.spec import FormatName, resolve_spec
-from sensitivity.switch import Switch
+from sensitivity.latency.stopwatch import preserved_settings
+from sensitivity.models.compiled_regions import compile_denoiser, restore_denoiser
+from sensitivity.models.random_weights import random_component
+from sensitivity.shapes.run import run_shapes
+from sensitivity.spec.loading import resolve_spec
 
 MIXTURES = 4
 

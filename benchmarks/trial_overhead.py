@@ -28,19 +28,22 @@ from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
 from torchao.quantization import quantize_
 from torchao.quantization.quantize_.common import KernelPreference
 
-from sensitivity.deriving import derive_study
-from sensitivity.dry_runs import with_net, with_random_weights
-from sensitivity.environment import describe_environment
-from sensitivity.formats import get_format
-from sensitivity.latency.regions import compile_denoiser, compiled_graphs
-from sensitivity.native import quantize_native
-from sensitivity.pipelines import load_pipeline, text_call
-from sensitivity.scoring import Evaluator, study_distance
-from sensitivity.search.study import SearchSettings, run_search
+from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName, parse_formats
+from sensitivity.fidelity.evaluator import Evaluator, study_distance
+from sensitivity.formats.native import quantize_native
+from sensitivity.formats.registry import get_format
+from sensitivity.models.compiled_regions import compile_denoiser, compiled_graphs
+from sensitivity.models.loading import load_pipeline, text_call
+from sensitivity.search.loop import SearchSettings, run_search
+from sensitivity.search.store import Store
 from sensitivity.search.trials import SearchEvents
-from sensitivity.spec import FormatName, StudySpec, parse_formats, resolve_spec
-from sensitivity.store import Store
-from sensitivity.workflow import SearchRequest, prepare
+from sensitivity.shapes.deriving import derive_study
+from sensitivity.spec.loading import resolve_spec
+from sensitivity.spec.overrides import with_net, with_random_weights
+from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.find import prepare
+from sensitivity.workflows.requests import SearchRequest
 
 EMULATED_MXFP8 = MXDynamicActivationMXWeightConfig(kernel_preference=KernelPreference.EMULATED)
 

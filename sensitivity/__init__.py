@@ -15,37 +15,41 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sensitivity.audit import AuditRequest, audit_list, read_source
-    from sensitivity.diff import compare_recipes
+    from sensitivity.consumers.exporters import get_exporter
+    from sensitivity.core.format_name import FormatName
     from sensitivity.errors import SensitivityError, UserError
-    from sensitivity.exporters import get_exporter
-    from sensitivity.nearest import nearest_recipe
-    from sensitivity.profiler import profile_module
-    from sensitivity.recipe import ApplyReport, Recipe, load_recipe
-    from sensitivity.shape_table import ShapeTable
-    from sensitivity.spec import FormatName, StudySpec, resolve_spec
-    from sensitivity.workflow import SearchOutcome, SearchRequest, find_recipe
+    from sensitivity.recipes.applying import ApplyReport
+    from sensitivity.recipes.diff import compare_recipes
+    from sensitivity.recipes.recipe import Recipe, load_recipe
+    from sensitivity.shapes.recorder import profile_module
+    from sensitivity.shapes.table import ShapeTable
+    from sensitivity.spec.loading import resolve_spec
+    from sensitivity.spec.study_spec import StudySpec
+    from sensitivity.workflows.audit import AuditRequest, audit_list, read_source
+    from sensitivity.workflows.find import SearchOutcome, find_recipe
+    from sensitivity.workflows.nearest import nearest_recipe
+    from sensitivity.workflows.requests import SearchRequest
 
 _HOMES = {
-    "ApplyReport": "recipe",
-    "AuditRequest": "audit",
-    "FormatName": "spec",
-    "Recipe": "recipe",
-    "SearchOutcome": "workflow",
-    "SearchRequest": "workflow",
+    "ApplyReport": "recipes.applying",
+    "AuditRequest": "workflows.audit",
+    "FormatName": "core.format_name",
+    "Recipe": "recipes.recipe",
+    "SearchOutcome": "workflows.find",
+    "SearchRequest": "workflows.requests",
     "SensitivityError": "errors",
-    "ShapeTable": "shape_table",
-    "StudySpec": "spec",
+    "ShapeTable": "shapes.table",
+    "StudySpec": "spec.study_spec",
     "UserError": "errors",
-    "audit_list": "audit",
-    "compare_recipes": "diff",
-    "find_recipe": "workflow",
-    "get_exporter": "exporters",
-    "load_recipe": "recipe",
-    "nearest_recipe": "nearest",
-    "profile_module": "profiler",
-    "read_source": "audit",
-    "resolve_spec": "spec",
+    "audit_list": "workflows.audit",
+    "compare_recipes": "recipes.diff",
+    "find_recipe": "workflows.find",
+    "get_exporter": "consumers.exporters",
+    "load_recipe": "recipes.recipe",
+    "nearest_recipe": "workflows.nearest",
+    "profile_module": "shapes.recorder",
+    "read_source": "workflows.audit",
+    "resolve_spec": "spec.loading",
 }
 
 __all__ = [

@@ -13,18 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from sensitivity.pipelines import load_pipeline
-from sensitivity.scoring import Evaluator
-from sensitivity.spec import load_spec
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.models.loading import load_pipeline
+from sensitivity.spec.loading import load_spec
+
+from support.paths import TRAINING, TRUNK
 
 # One thread, here and in every process that a test starts: the tiny pipeline's operations take microseconds, threads that wait for a busy core
 # take far longer, and results are compared bit for bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).parents[1]
-TRAINING = ROOT / "studies" / "tiny-flux" / "training"
-TRUNK = ROOT / "studies" / "tiny-flux" / "perceptual" / "trunk.safetensors"
 
 STUDY = """\
 name = "tiny-random"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer
 
-from sensitivity.cli import app
-from sensitivity.spec import list_studies, load_spec, studies_folder
+from sensitivity.cli.app import app
+from sensitivity.spec.loading import list_studies, load_spec, studies_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

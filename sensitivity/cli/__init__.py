@@ -2,7 +2,6 @@
 
 Exit codes: 0 success, 2 the caller can mend it (the message says value found, what is allowed, next step), 1 anything else. With `--json -` stdout
 holds the JSON and nothing else; all other text goes to stderr. Heavy libraries are imported inside the commands, so that `--help` is quick.
-Importing a file of commands registers them; the help lists them in this order.
 """
 
 import errno
@@ -14,8 +13,24 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from sensitivity.cli import info, shapes, latency, calibrate, search, select, recipes, audit  # isort: skip  # noqa: F401 - registers the commands, in the order of the help
-from sensitivity.cli._common import app
+# isort: off
+# Importing a file registers its command; the help lists the commands in this order.
+from sensitivity.cli import (  # noqa: F401
+    models,
+    doctor,
+    profile,
+    latency,
+    calibrate,
+    search,
+    verify,
+    select,
+    export,
+    diff,
+    audit,
+)
+
+# isort: on
+from sensitivity.cli.app import app
 from sensitivity.errors import SensitivityError, UserError
 
 __all__ = ["app", "main"]

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sensitivity.cli._common import (
+from sensitivity.cli.app import app, complete_study, make_console, step, tell_of_other_denoisers
+from sensitivity.cli.options import (
     BatchSize,
     Frames,
     Guidance,
@@ -18,24 +19,19 @@ from sensitivity.cli._common import (
     Steps,
     Target,
     Width,
-    app,
-    check_apart,
-    check_writable,
-    complete_study,
-    make_console,
     one_of,
     run_options,
-    step,
-    tell_of_other_denoisers,
-    write_json,
 )
+from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.core.format_name import FormatName, parse_formats
 from sensitivity.errors import UserError
-from sensitivity.spec import MOST, FormatName, parse_formats, resolve_spec
+from sensitivity.spec.loading import resolve_spec
+from sensitivity.spec.overrides import MOST
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sensitivity.audit import Audit
+    from sensitivity.workflows.audit.auditing import Audit
 
 FAIL_ON = ("error", "warning", "never")
 WIDTH = 100
@@ -107,8 +103,9 @@ def audit(
     )
     console = _narrow(make_console(json_path))
     with step(console, "loading libraries"):
-        from sensitivity.audit import AuditRequest, audit_list, read_source
-        from sensitivity.report.audit import audit_report, summary_line
+        from sensitivity.cli.render.audit import audit_report, summary_line
+        from sensitivity.workflows.audit.auditing import AuditRequest, audit_list
+        from sensitivity.workflows.audit.reading import read_source
 
     source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
     spec = complete_study(console, spec, options=options)
@@ -154,8 +151,8 @@ def _narrow(console: "Console") -> "Console":
 
 def _write_fixed(console: "Console", done: "Audit", path: Path) -> None:
     """The fixed list as an unverified recipe or as globs."""
-    from sensitivity.audit import fixed_recipe, fixed_text
-    from sensitivity.strict_json import write_whole
+    from sensitivity.core.json_files import write_whole
+    from sensitivity.workflows.audit.auditing import fixed_recipe, fixed_text
 
     if path.suffix == ".json":
         fixed_recipe(done).save(path)

@@ -5,34 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sensitivity.cli._common import (
-    DeviceName,
-    Json,
-    Model,
-    Net,
-    Prompts,
-    SaveStudy,
-    Target,
-    WeightsName,
-    app,
-    check_apart,
-    check_writable,
-    choose_device,
-    complete_study,
-    make_console,
-    named_study,
-    one_of,
-    step,
-    write_json,
-)
+from sensitivity.cli.app import app, choose_device, complete_study, make_console, named_study, step
+from sensitivity.cli.options import DeviceName, Json, Model, Net, Prompts, SaveStudy, Target, WeightsName, one_of
+from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.core.format_name import parse_formats
 from sensitivity.errors import UserError
-from sensitivity.spec import parse_formats
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sensitivity.calibrating import Calibration
-
+    from sensitivity.workflows.calibrate import Calibration
 
 @app.command()
 def calibrate(
@@ -72,8 +54,8 @@ def calibrate(
     check_apart({"--storage": storage, "--json": json_path, "--save-study": save_study})
     console = make_console(json_path)
     with step(console, "loading libraries"):
-        from sensitivity.calibrating import CalibrationRequest, calibrate_study
-        from sensitivity.report.progress import CalibrationProgress
+        from sensitivity.cli.render.progress import CalibrationProgress
+        from sensitivity.workflows.calibrate import CalibrationRequest, calibrate_study
 
     request = CalibrationRequest(
         formats=formats, target=target, granularity="layer" if granularity == "layer" else "group", estimator=estimator, states=states,
@@ -88,8 +70,8 @@ def calibrate(
 
 def _show(console: "Console", done: "Calibration", rows: int) -> None:
     """Table, heatmap of the format that damages most, and the long tail of each format."""
-    from sensitivity.report.sensitivities import heatmap, sensitivity_table, tail_sentence
-    from sensitivity.report.tables import dead_pattern_lines
+    from sensitivity.cli.render.sensitivities import heatmap, sensitivity_table, tail_sentence
+    from sensitivity.cli.render.tables import dead_pattern_lines
 
     candidates, latency, cost = done.prepared.candidates, done.prepared.latency, done.cost
     scale = done.prepared.evaluator.spec.pricing.stands_for

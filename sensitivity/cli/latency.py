@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from sensitivity.cli._common import (
+from sensitivity.cli.app import app, choose_device, complete_study, make_console, step, tell_of_other_denoisers, warn_of_rounding
+from sensitivity.cli.options import (
     BatchSize,
     DeviceName,
     Frames,
@@ -20,28 +21,20 @@ from sensitivity.cli._common import (
     Steps,
     Target,
     Width,
-    app,
-    check_apart,
-    check_writable,
-    choose_device,
-    complete_study,
-    make_console,
     one_of,
     run_options,
-    step,
-    tell_of_other_denoisers,
-    warn_of_rounding,
-    write_json,
 )
+from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.core.format_name import FormatName, parse_formats
 from sensitivity.errors import UserError
-from sensitivity.spec import FormatName, StudySpec, parse_formats, resolve_spec
+from sensitivity.spec.loading import resolve_spec
+from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sensitivity.latency import CompileMode
-    from sensitivity.pricing import PriceRequest
-
+    from sensitivity.core.format_name import CompileMode
+    from sensitivity.workflows.price import PriceRequest
 
 @app.command()
 def latency(
@@ -91,7 +84,7 @@ def latency(
     check_apart({"--json": json_path}, {"--skip": skip, "--recipe": recipe} | {f"--compare {path}": path for path in compare or ()})
     console = make_console(json_path)
     with step(console, "loading libraries"):
-        from sensitivity.pricing import PriceRequest
+        from sensitivity.workflows.price import PriceRequest
 
     spec = complete_study(console, spec, options=options)
     request = PriceRequest(
@@ -129,15 +122,16 @@ def _price(
     console: "Console", spec: StudySpec, request: "PriceRequest", device: str | None, repetitions: int, json_path: str | None
 ) -> None:
     """Predicted, or from shapes measured on `device`."""
-    from sensitivity.pricing import price
-    from sensitivity.report.progress import ShapeProgress
-    from sensitivity.report.tables import compare_table, latency_table
-    from sensitivity.skeleton import with_options
+    from sensitivity.cli.render.progress import ShapeProgress
+    from sensitivity.cli.render.tables import compare_table, latency_table
+    from sensitivity.shapes.run import with_options
+    from sensitivity.workflows.price import price
 
     pricer = None
     with ShapeProgress(console) as progress:
         if device is not None:
-            from sensitivity.measuring import check_gpu, table_pricer, target_at_hand
+            from sensitivity.core.devices import check_gpu
+            from sensitivity.workflows.measure import table_pricer, target_at_hand
 
             check_gpu(device)
             request = dataclasses.replace(request, target=target_at_hand(device, request.target))
@@ -164,9 +158,10 @@ def _measure_runs(
     json_path: str | None,
 ) -> None:  # fmt: skip
     """End to end on `device`."""
-    from sensitivity.measuring import check_gpu, measure_runs, target_at_hand
-    from sensitivity.pricing import price
-    from sensitivity.report.tables import measured_table
+    from sensitivity.cli.render.tables import measured_table
+    from sensitivity.core.devices import check_gpu
+    from sensitivity.workflows.measure import measure_runs, target_at_hand
+    from sensitivity.workflows.price import price
 
     check_gpu(device)
     target = target_at_hand(device, request.target)

@@ -1,15 +1,13 @@
 """`search` and `verify`: find a skip-list, and draw a recipe's held-out pictures again."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from sensitivity.cli._common import (
+from sensitivity.cli.app import app, choose_device, complete_study, make_console, named_study, step, with_run
+from sensitivity.cli.options import (
     Compile,
     DeviceName,
     Formats,
@@ -22,24 +20,15 @@ from sensitivity.cli._common import (
     Steps,
     Target,
     WeightsName,
-    app,
-    check_apart,
-    check_writable,
-    choose_device,
-    complete_study,
-    make_console,
-    named_study,
     one_of,
-    step,
-    with_run,
-    write_json,
-)  # fmt: skip
-from sensitivity.dry_runs import random_notice
-from sensitivity.errors import ConstraintError, MeasurementError
-from sensitivity.spec import StudySpec, check_budget, parse_formats
+)
+from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.render.winner import conclude, showing_the_front
+from sensitivity.core.format_name import parse_formats
+from sensitivity.spec.study_spec import StudySpec, check_budget
 
 if TYPE_CHECKING:
-    from sensitivity.workflow import SearchRequest
+    from sensitivity.workflows.requests import SearchRequest
 
 MaxLpips = Annotated[float | None, typer.Option(help="Choose the fastest skip-list with at most this LPIPS.")]
 MinSpeedup = Annotated[
@@ -100,30 +89,31 @@ def search(
     recipe_path = out or Path("recipes") / f"{spec.name}-{'+'.join(formats)}-{target}.json"
     check_outputs(None if dry_run else recipe_path, storage, json_path, save_study)
     with step(console, "loading libraries"):
-        from sensitivity import workflow
-        from sensitivity.report.progress import SearchProgress
-        from sensitivity.search.sampler import SamplerName
+        from sensitivity.cli.render.progress import SearchProgress
+        from sensitivity.search.proposers import SamplerName
+        from sensitivity.workflows.find import find_recipe
+        from sensitivity.workflows.requests import SearchRequest, check_request
 
-    request = workflow.SearchRequest(
+    request = SearchRequest(
         formats=formats, budget=budget, target=target, seed=seed, sampler=SamplerName(sampler), granularity="layer" if granularity == "layer" else "group",
         calibrated=calibrate, max_lpips=max_lpips, min_speedup=min_speedup, max_seconds=max_seconds, storage=storage, device=choose_device(device),
         compiled=compiled,
     )  # fmt: skip
-    workflow.check_request(request)  # before a Hub is asked for configs
+    check_request(request)  # before a Hub is asked for configs
     spec = with_run(complete_study(console, spec, save_study, show=True), steps=steps, settings=settings)
     if dry_run:
         _show_plan(console, spec, request, json_path)
         return
     with showing_the_front(console), SearchProgress(console, budget=budget) as progress:
-        outcome = workflow.find_recipe(spec, request, events=progress.events, say=progress.say, verifying=progress.verifying)
+        outcome = find_recipe(spec, request, events=progress.events, say=progress.say, verifying=progress.verifying)
     conclude(console, outcome, recipe_path, json_path, budget=budget)
 
 
 def _show_plan(console: Console, spec: StudySpec, request: "SearchRequest", json_path: str | None) -> None:
     """What the search would take, as a table and JSON."""
     with step(console, "running without weights"):
-        from sensitivity.planning import plan_search
-        from sensitivity.report.plan import plan_tables
+        from sensitivity.cli.render.plan import plan_tables
+        from sensitivity.workflows.plan import plan_search
 
         plan = plan_search(spec, request)
     console.print(plan_tables(plan))
@@ -135,94 +125,3 @@ def check_outputs(recipe_path: Path | None, storage: Path | None, json_path: str
     check_writable(recipe_path, "--out")
     check_writable(json_path, "--json")
     check_apart({"--storage": storage, "--out": recipe_path, "--json": json_path, "--save-study": study})
-
-
-@contextmanager
-def showing_the_front(console: Console) -> Iterator[None]:
-    """Where no skip-list keeps to the constraints, print the front before the message says so."""
-    try:
-        yield
-    except ConstraintError as error:
-        if error.outcome is not None:
-            from sensitivity.report.winner import front_table
-
-            console.print(front_table(error.outcome))
-        raise
-
-
-def conclude(console: Console, outcome: Any, recipe_path: Path, json_path: str | None, *, budget: int) -> None:
-    """Print what was found and write the recipe, where there is one."""
-    from sensitivity.report.tables import dead_pattern_lines, fixed_table
-    from sensitivity.report.winner import front_table, winner_lines
-
-    candidates = outcome.prepared.candidates
-    console.print(fixed_table(candidates.fixed))
-    for line in dead_pattern_lines(candidates.dead):
-        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    console.print(front_table(outcome))
-    if outcome.result.interrupted:
-        raise KeyboardInterrupt
-    if outcome.recipe is None:
-        raise MeasurementError(f"none of the {outcome.result.failed} trials finished; the study's database has the reasons")
-    outcome.recipe.save(recipe_path)
-    lines = winner_lines(outcome)
-    if outcome.result.stopped:
-        stopped, undrawn = len(outcome.result.stopped), outcome.result.undrawn
-        lines.append(f"{stopped} of {outcome.result.tried} trials stopped early, {undrawn} pictures were not drawn")
-    if outcome.result.tried < budget:
-        lines.append(f"{outcome.result.tried} of {budget} trials: no skip-list was found that had not been tried")
-    if outcome.result.failed:
-        lines.append(f"{outcome.result.failed} trials failed; the study's database has the reasons")
-    lines.append(f"recipe: {recipe_path}")
-    if (spec := outcome.prepared.evaluator.spec).model.random_seed is not None:
-        lines.append(random_notice(spec))
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-    write_json(json.loads(outcome.recipe.to_json()), json_path)
-
-
-@app.command()
-def verify(
-    recipe: Annotated[Path, typer.Argument(help="Recipe JSON, as `search` writes it.")],
-    model: Model,
-    prompts: Prompts = None,
-    weights: WeightsName = "pretrained",
-    net: Net = None,
-    device: DeviceName = None,
-    json_path: Json = None,
-) -> None:
-    """Apply a recipe to its model by emulation, draw the held-out prompts again and compare with what the recipe says."""
-    from sensitivity.recipe import load_recipe
-
-    loaded, spec = load_recipe(recipe), named_study(model, prompts, weights=weights, net=net)
-    check_writable(json_path, "--json")
-    check_apart({"--json": json_path}, {"RECIPE": recipe, "--prompts": prompts})
-    console = make_console(json_path)
-    with step(console, "loading libraries"):
-        from sensitivity import workflow
-        from sensitivity.report.winner import beside_lpips_words
-        from sensitivity.verify import beside_lpips
-
-    spec = complete_study(console, spec)
-    with step(console, f"verifying {recipe}"):
-        score = workflow.verify_recipe(loaded, spec, device=choose_device(device))
-    said = loaded.fidelity.lpips if loaded.fidelity is not None else None
-    beside = beside_lpips_words(score)
-    if said is None:
-        text = f"held-out LPIPS {score.mean:.4f} by emulation now; the recipe states none ({loaded.caveat}){beside}"
-    else:
-        low, high = said.ci95
-        same = "the same" if tuple(said.per_prompt) == score.per_prompt else f"difference {abs(score.mean - said.mean):.2g}"
-        where = "inside" if low <= score.mean <= high else "OUTSIDE"
-        text = (
-            f"held-out LPIPS {score.mean:.4f} by emulation now, {where} the interval that the recipe states; the recipe says {said.mean:.4f} "
-            f"[{low:.4f}, {high:.4f}] ({same}){beside}"
-        )
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-    stated = None if said is None else list(said.ci95)
-    write_json(
-        {
-            "lpips": score.mean, "ci95": list(score.ci95), "per_prompt": list(score.per_prompt), "recipe_lpips": said and said.mean,
-            "recipe_ci95": stated, "inside": stated and stated[0] <= score.mean <= stated[1], **beside_lpips(score, spec),
-        },
-        json_path,
-    )  # fmt: skip

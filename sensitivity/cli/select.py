@@ -5,37 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from sensitivity.cli._common import (
-    Compile,
-    DeviceName,
-    Json,
-    Model,
-    Net,
-    Prompts,
-    Settings,
-    Steps,
-    WeightsName,
-    app,
-    choose_device,
-    complete_study,
-    make_console,
-    named_study,
-    one_of,
-    step,
-    with_run,
-)
-from sensitivity.cli.search import (
-    GRANULARITIES,
-    MaxLpips,
-    MaxSeconds,
-    MinSpeedup,
-    Out,
-    Storage,
-    check_outputs,
-    conclude,
-    showing_the_front,
-)  # fmt: skip
-from sensitivity.spec import parse_formats
+from sensitivity.cli.app import app, choose_device, complete_study, make_console, named_study, step, with_run
+from sensitivity.cli.options import Compile, DeviceName, Json, Model, Net, Prompts, Settings, Steps, WeightsName, one_of
+from sensitivity.cli.render.winner import conclude, showing_the_front
+from sensitivity.cli.search import GRANULARITIES, MaxLpips, MaxSeconds, MinSpeedup, Out, Storage, check_outputs
+from sensitivity.core.format_name import parse_formats
 
 
 @app.command()
@@ -78,21 +52,22 @@ def select(
     console = make_console(json_path)
     check_outputs(out or Path("recipes") / f"{spec.name}.json", storage, json_path)
     with step(console, "loading libraries"):
-        from sensitivity import workflow
-        from sensitivity.report.progress import SearchProgress
-        from sensitivity.search.kept import Wanted
-        from sensitivity.search.sampler import SamplerName
+        from sensitivity.cli.render.progress import SearchProgress
+        from sensitivity.search.finished import Wanted
+        from sensitivity.search.proposers import SamplerName
+        from sensitivity.workflows.requests import SelectRequest
+        from sensitivity.workflows.select import select_recipe
 
     named: dict[str | None, Literal["group", "layer"] | None] = {None: None, "group": "group", "layer": "layer"}
     wanted = Wanted(
         name=study, formats=formats, target=target, seed=seed, sampler=SamplerName(sampler) if sampler else None, granularity=named[granularity],
         calibrated=calibrate,
     )  # fmt: skip
-    request = workflow.SelectRequest(
+    request = SelectRequest(
         wanted=wanted, max_lpips=max_lpips, min_speedup=min_speedup, max_seconds=max_seconds, verify=verify, storage=storage, device=choose_device(device),
         compiled=compiled,
     )  # fmt: skip
     spec = with_run(complete_study(console, spec), steps=steps, settings=settings)
     with showing_the_front(console), SearchProgress(console, budget=0) as progress:
-        outcome = workflow.select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
+        outcome = select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
     conclude(console, outcome, out or Path("recipes") / f"{outcome.recipe.name}.json" if outcome.recipe else Path(), json_path, budget=0)

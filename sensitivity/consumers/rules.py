@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import regex
 
+from sensitivity.core.patterns import META, check_pattern
 from sensitivity.errors import PatternError
-from sensitivity.patterns import META, check_pattern
 
 MAX_ENTRY = 4096
 """Characters of one entry."""

@@ -21,7 +21,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sensitivity.consumers._base import ModelTree
+from sensitivity.consumers.lists import ModelTree
 from sensitivity.errors import PatternError
 
 SAME = r"\g<0>"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sensitivity.media import Media, pictures_at_once
+from sensitivity.models.media import Media, pictures_at_once
 
 Compare = Callable[[Tensor, Tensor], Tensor]
 """Pictures and references, (N, 3, H, W) in [-1, 1] -> (N,), as a `Distance` does."""

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sensitivity.errors import MissingWeightsError, UserError
-from sensitivity.fidelity._base import Distance
-from sensitivity.media import pictures_at_once
+from sensitivity.fidelity.score import Distance
+from sensitivity.models.media import pictures_at_once
 
 TRUNK_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 SMALLEST = {"tiny": 31, "alex": 31, "vgg": 16, "squeeze": 17}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sensitivity.media import Media
+from sensitivity.models.media import Media
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ Example:
     'b200'
 """
 
-from sensitivity.latency._base import CompileMode, LatencyEstimate, LatencyModel, LinearCost, ShapeScale, Source, stand_for
+from sensitivity.core.format_name import CompileMode, Source
+from sensitivity.latency._base import LatencyEstimate, LatencyModel, LinearCost, ShapeScale, batch_rows, stand_for
 from sensitivity.latency.devices import DEVICES, Device, find_device, get_device
 from sensitivity.latency.predicted import PredictedLatency
 
@@ -24,6 +25,7 @@ __all__ = [
     "PredictedLatency",
     "ShapeScale",
     "Source",
+    "batch_rows",
     "find_device",
     "get_device",
     "stand_for",

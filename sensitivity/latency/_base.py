@@ -36,15 +36,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from sensitivity.core.format_name import CompileMode, FormatName, Source
 from sensitivity.errors import PatternError, UserError
 from sensitivity.latency.memory import MemoryEstimate
-from sensitivity.shape_table import LinearProfile, ShapeTable
-from sensitivity.spec import FormatName
+from sensitivity.shapes.table import LinearProfile, ShapeTable
 
-Source = Literal["predicted", "measured"]
-CompileMode = Literal["reduce-overhead", "default"]
 SCALE_SETTING = "stands_for_factor"
 
 

@@ -27,9 +27,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, UserError
 from sensitivity.latency.constants import BLACKWELL, HOPPER, KernelConstants
-from sensitivity.spec import FormatName
 
 BF16, FP8, MXFP8, NVFP4 = FormatName.BF16, FormatName.FP8, FormatName.MXFP8, FormatName.NVFP4
 _TORCHAO = "torchao 0.18 testing/training/roofline_utils.py"

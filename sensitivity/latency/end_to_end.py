@@ -30,10 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sensitivity.denoisers import parts_of
+from sensitivity.core.devices import release_memory
+from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.errors import MeasurementError, SensitivityError
-from sensitivity.latency._base import CompileMode
-from sensitivity.latency.regions import (
+from sensitivity.formats.native import quantize_native
+from sensitivity.latency.stopwatch import device_of, failure_reason, preserved_settings
+from sensitivity.models.compiled_regions import (
     begin_step,
     check_recompile_limit,
     compile_denoiser,
@@ -42,10 +44,8 @@ from sensitivity.latency.regions import (
     limit_error,
     regions_of,
     restore_denoiser,
-)  # fmt: skip
-from sensitivity.latency.timing import device_of, failure_reason, preserved_settings, release_memory
-from sensitivity.native import quantize_native
-from sensitivity.spec import FormatName
+)
+from sensitivity.models.denoisers import parts_of
 
 _Tree = TypeVar("_Tree")
 _Timer = Callable[[Callable[[], object], int, torch.device], tuple[float, ...]]

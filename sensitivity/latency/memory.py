@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sensitivity.shape_table import ShapeTable
-from sensitivity.spec import FormatName
+from sensitivity.core.format_name import FormatName
+from sensitivity.shapes.table import ShapeTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

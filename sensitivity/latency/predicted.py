@@ -43,14 +43,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
-from sensitivity.census import ComponentCounts
+from sensitivity.core.format_name import CompileMode, FormatName, Source
 from sensitivity.errors import UserError
-from sensitivity.latency._base import CompileMode, LatencyModel, Savings, Source, batch_rows
+from sensitivity.latency._base import LatencyModel, Savings, batch_rows
 from sensitivity.latency.constants import KernelConstants
 from sensitivity.latency.devices import Device
-from sensitivity.latency.draws import draws_for
-from sensitivity.shape_table import LinearProfile, ShapeTable
-from sensitivity.spec import FormatName
+from sensitivity.latency.posterior import draws_for
+from sensitivity.shapes.census import ComponentCounts
+from sensitivity.shapes.table import LinearProfile, ShapeTable
 
 BF16_BYTES, FP32_BYTES = 2, 4
 TILES = ((128, 64, 0.7), (128, 128, 0.85), (256, 128, 0.95), (192, 192, 0.97), (256, 192, 1.0), (256, 256, 1.0))

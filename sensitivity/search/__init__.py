@@ -1,1 +1,5 @@
 """Which skip-list next? `study` runs the Optuna study, `sampler` proposes, `front` selects."""
+
+
+
+

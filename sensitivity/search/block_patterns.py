@@ -16,8 +16,8 @@ Groups outside blocks are chosen by price alone. It is a heuristic: no bound is 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.candidates import Candidates, Choice
-from sensitivity.fqns import block_of, list_of, stack_of
+from sensitivity.core.fqns import block_of, list_of, stack_of
+from sensitivity.search.candidates import Candidates, Choice
 
 Array = NDArray[np.float64]
 Options = NDArray[np.int64]

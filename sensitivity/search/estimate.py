@@ -22,9 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.candidates import Choice
+from sensitivity.search.candidates import Choice
 from sensitivity.search.damage import Belief
-from sensitivity.search.sampler import KnapsackProposer, Observation
+from sensitivity.search.proposers import KnapsackProposer, Observation
 
 Array = NDArray[np.float64]
 CHI2_MEDIAN = 0.4549  # median of a squared standard normal: misses have long tails, their median has not

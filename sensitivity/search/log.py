@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sensitivity.calibration import broken_options
-from sensitivity.candidates import Candidates, Choice
-from sensitivity.fidelity._base import Score
+from sensitivity.fidelity.score import Score
+from sensitivity.search.calibration.jobs import broken_options
+from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.estimate import estimate_all
-from sensitivity.search.sampler import KnapsackProposer
+from sensitivity.search.proposers import KnapsackProposer
 from sensitivity.search.stopping import Stop
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
 

@@ -20,8 +20,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sensitivity.candidates import Candidates, Choice
-from sensitivity.search.sampler import KnapsackProposer, Observation
+from sensitivity.search.candidates import Candidates, Choice
+from sensitivity.search.proposers import KnapsackProposer, Observation
 
 STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
 

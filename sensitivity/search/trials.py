@@ -7,8 +7,8 @@ no rival, on no front, and never verified; a proposer has its estimate.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sensitivity.candidates import Choice
-from sensitivity.fidelity._base import Score
+from sensitivity.fidelity.score import Score
+from sensitivity.search.candidates import Choice
 from sensitivity.search.stopping import Stop
 
 

@@ -22,11 +22,12 @@ from torchao.quantization import quantize_
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
 
-from sensitivity.emulation import emulated_linear
+from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
-from sensitivity.formats import Format, QuantizedOperand, get_format
-from sensitivity.native import quantize_native
-from sensitivity.spec import FormatName
+from sensitivity.formats import Format, QuantizedOperand
+from sensitivity.formats.emulation import emulated_linear
+from sensitivity.formats.native import quantize_native
+from sensitivity.formats.registry import get_format
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -13,16 +13,17 @@ import torch._dynamo.config
 import torch._inductor.config
 from diffusers import FluxTransformer2DModel
 
-from sensitivity.census import AttentionShape
-from sensitivity.formats import get_format
+from sensitivity.core.devices import release_memory
+from sensitivity.core.format_name import FormatName
+from sensitivity.formats.native import quantize_native
+from sensitivity.formats.registry import get_format
 from sensitivity.latency import end_to_end
 from sensitivity.latency.end_to_end import materialize, measure_calls, weight_bytes
-from sensitivity.latency.measure import machine_of, measure_shapes
-from sensitivity.latency.table import LinearShape, ShapeTime, attention_key
-from sensitivity.latency.timing import copies_past_cache, preserved_settings, release_memory
-from sensitivity.native import quantize_native
-from sensitivity.spec import FormatName
-from sensitivity.store import SharedShapeTimes
+from sensitivity.latency.measured import LinearShape, ShapeTime, attention_key
+from sensitivity.latency.shape_timing import machine_of, measure_shapes
+from sensitivity.latency.stopwatch import copies_past_cache, preserved_settings
+from sensitivity.search.store import SharedShapeTimes
+from sensitivity.shapes.census import AttentionShape
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

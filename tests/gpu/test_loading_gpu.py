@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sensitivity.dry_runs import with_net, with_random_weights
-from sensitivity.painting import Painter
-from sensitivity.pipelines import LoadedPipeline, load_pipeline
-from sensitivity.sizing import estimate_sizes, free_bytes
-from sensitivity.skeleton import run_shapes
-from sensitivity.spec import ModelSection, StudySpec, resolve_spec, studies_folder
+from sensitivity.core.devices import free_bytes
+from sensitivity.models.generating import Painter
+from sensitivity.models.loading import LoadedPipeline, load_pipeline
+from sensitivity.shapes.run import run_shapes
+from sensitivity.spec.loading import resolve_spec, studies_folder
+from sensitivity.spec.overrides import with_net, with_random_weights
+from sensitivity.spec.study_spec import ModelSection, StudySpec
+from sensitivity.workflows.sizing import estimate_sizes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

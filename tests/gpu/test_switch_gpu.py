@@ -13,12 +13,12 @@ import torch._dynamo.utils
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from sensitivity.emulation import as_run_on, emulated_linear
-from sensitivity.formats import get_format
-from sensitivity.latency.regions import CompiledRegions, compiled_graphs
-from sensitivity.native import quantize_native
-from sensitivity.spec import FormatName
-from sensitivity.switch import Switch
+from sensitivity.core.format_name import FormatName
+from sensitivity.formats.emulation import as_run_on, emulated_linear
+from sensitivity.formats.native import quantize_native
+from sensitivity.formats.registry import get_format
+from sensitivity.formats.switch import Switch
+from sensitivity.models.compiled_regions import CompiledRegions, compiled_graphs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -1,0 +1,5 @@
+"""`python -m sensitivity` is the command `sensitivity`."""
+
+from sensitivity.cli import main
+
+main()

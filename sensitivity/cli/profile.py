@@ -1,0 +1,61 @@
+"""`profile`: the shapes of a model."""
+
+from typing import Annotated
+
+import typer
+
+from sensitivity.cli.app import app, complete_study, make_console, named_study, step, tell_of_other_denoisers, warn_of_rounding
+from sensitivity.cli.options import (
+    BatchSize,
+    Frames,
+    Guidance,
+    Height,
+    Json,
+    Model,
+    PromptTokens,
+    SaveStudy,
+    Settings,
+    Steps,
+    Width,
+    run_options,
+)
+from sensitivity.cli.outputs import check_writable, write_json
+
+
+@app.command()
+def profile(
+    model: Model,
+    component: Annotated[
+        str | None, typer.Option(help="Part whose Linears are shown, such as text_encoder. Default: the denoiser.")
+    ] = None,
+    batch_size: BatchSize = None,
+    height: Height = None,
+    width: Width = None,
+    frames: Frames = None,
+    prompt_tokens: PromptTokens = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    settings: Settings = None,
+    save_study: SaveStudy = None,
+    json_path: Json = None,
+) -> None:
+    """Run the pipeline once without weights and show every Linear's M, K, N."""
+    spec = named_study(model, save=save_study)
+    options = run_options(
+        batch_size=batch_size, height=height, width=width, frames=frames, prompt_tokens=prompt_tokens, guidance=guidance, steps=steps,
+        settings=settings,
+    )  # fmt: skip
+    check_writable(json_path, "--json")
+    console = make_console(json_path)
+    with step(console, "loading libraries"):
+        from sensitivity.cli.render.tables import profile_table
+        from sensitivity.shapes.run import run_shapes
+
+    spec = complete_study(console, spec, save_study, options=options)
+    with step(console, f"profiling {spec.name}"):
+        run = run_shapes(spec, component=component)
+    table = run.table
+    console.print(profile_table(table))
+    warn_of_rounding(console, spec, table.settings)
+    tell_of_other_denoisers(spec, run)
+    write_json(table.to_json(), json_path)

@@ -1,0 +1,103 @@
+"""Two recipes beside each other for a terminal: what differs, what it costs and gains, and how much the numbers may be compared; and the nearest recipe in words."""
+
+from collections import Counter
+
+from rich.console import Group as Lines
+from rich.text import Text
+
+from sensitivity.cli.render.tables import make_table
+from sensitivity.core.words import printable
+from sensitivity.recipes.diff import RecipeDiff, Side
+from sensitivity.workflows.nearest import Nearest
+
+ROUNDING = 1e-3
+"""Relative difference below which a file's seconds are those that were priced here."""
+
+
+def diff_report(diff: RecipeDiff) -> Lines:
+    """The groups that differ, the most seconds first; totals; LPIPS; places on the fronts; what does not compare."""
+    a, b = diff.a, diff.b
+    lines = [Text(f"A is {a.name} ({a.counts}), B is {b.name} ({b.counts}); {len(a.recipe.layers)} Linears")]
+    lines += [Text(f"{letter}: {side.recipe.caveat}", style="yellow") for letter, side in (("A", a), ("B", b)) if side.recipe.caveat]
+    body = [_changes(diff)] if diff.changes else [Text("identical: A and B give every Linear the same format", style="green")]
+    after = [Text(printable(line)) for line in (_seconds(diff), *_quality(diff), *_places(diff)) if line]
+    notes = [Text(f"note: {printable(note)}", style="yellow") for note in diff.notes]
+    return Lines(*lines, *body, *after, *notes)
+
+
+def _changes(diff: RecipeDiff) -> Lines:
+    priced = diff.priced
+    where = f"{priced.source} for {priced.target}, batch {priced.batch_size}: what B saves in a run" if priced else "not priced"
+    rows = make_table(
+        ("role", "left"), ("blocks", "left"), ("Linears", "right"), ("A", "left"), ("B", "left"), ("B saves ms", "right"),
+        title=f"{sum(len(change.fqns) for change in diff.changes)} Linears differ; {where}",
+    )  # fmt: skip
+    for change in diff.changes:
+        saved = "" if change.saved_s is None else f"{change.saved_s * 1e3:+.2f}"
+        rows.add_row(
+            change.role,
+            change.blocks,
+            str(len(change.fqns)),
+            change.a.value,
+            change.b.value,
+            saved,
+            style="yellow" if (change.saved_s or 0) < 0 else "",
+        )
+    return Lines(rows)
+
+
+def _seconds(diff: RecipeDiff) -> str:
+    if diff.priced is None:
+        said = "; ".join(f"{letter} says {side.said}" for letter, side in (("A", diff.a), ("B", diff.b)))
+        return f"not priced: {diff.unpriced}. {said}"
+    p = diff.priced
+    stated = (
+        f"; {letter}'s file says {side.said}"
+        for letter, side, seconds in (("A", diff.a, p.a_s), ("B", diff.b, p.b_s))
+        if abs(side.recipe.latency.quantized_s / seconds - 1) > ROUNDING
+    )
+    return (
+        f"{p.source} for {p.target}, batch {p.batch_size}: bf16 {p.bf16_s:.4g} s, A {p.a_s:.4g} s ({p.bf16_s / p.a_s:.3f}x), B {p.b_s:.4g} s ({p.bf16_s / p.b_s:.3f}x); "
+        f"B saves {(p.a_s - p.b_s) * 1e3:+.2f} ms{''.join(stated)}"
+    )
+
+
+def _quality(diff: RecipeDiff) -> list[str]:
+    if diff.a.recipe.is_unverified and diff.b.recipe.is_unverified:
+        return []
+    lines = ["LPIPS: " + ", ".join(f"{letter} {_lpips(side)}" for letter, side in (("A", diff.a), ("B", diff.b)))]
+    if diff.incomparable:
+        return [*lines, f"these LPIPS do not compare: {'; '.join(diff.incomparable)}"]
+    if diff.lpips_difference is not None:
+        mean, low, high = diff.lpips_difference
+        lines.append(f"B's LPIPS is {mean:+.4f} [{low:+.4f}, {high:+.4f}] from A's, prompt by prompt (95 % interval over prompts)")
+    return lines
+
+
+def _lpips(side: Side) -> str:
+    if side.recipe.fidelity is None:
+        return "UNVERIFIED"
+    said = side.recipe.fidelity.lpips
+    return f"{said.mean:.4f} [{said.ci95[0]:.4f}, {said.ci95[1]:.4f}] ({said.net}, {len(said.per_prompt)} pictures)"
+
+
+def _places(diff: RecipeDiff) -> list[str]:
+    return [
+        f"{letter} is number {side.place[0]} of the {side.place[1]} skip-lists on the front of its search, the fastest first"
+        for letter, side in (("A", diff.a), ("B", diff.b))
+        if side.place is not None
+    ]
+
+
+def nearest_lines(found: Nearest) -> list[str]:
+    """What the nearest expressible recipe changes and costs."""
+    before, after = found.before.estimate, found.after.estimate
+    moves = ", ".join(f"{count} from {old} to {new}" for (old, new), count in Counter(found.changed.values()).items())
+    lines = [
+        f"nearest: {len(found.changed)} of {len(found.recipe.layers)} Linears have another format ({moves}), none a coarser one",
+        f"{after.source} for {after.target}, batch {after.batch_size}: {before.quantized_s:.4g} s -> {after.quantized_s:.4g} s a run, speedup "
+        f"{before.speedup:.3f}x -> {after.speedup:.3f}x",
+    ]  # fmt: skip
+    if not found.damage:
+        return [*lines, "what it gains in quality is not known: no layer sensitivities are stored for it (`sensitivity calibrate`)"]
+    return lines + [f"the changed Linears carry {part:.1%} of the calibrated damage of {name}" for name, part in found.damage.items()]

@@ -1,0 +1,138 @@
+"""What does a list say to the tool that reads it? Entries with a matching rule, and what becomes of every Linear.
+
+A reader turns a text in one consumer's form into a `ConsumerList`; the list then says, for a model's Linears, which format each gets
+(`assign`) and which Linears each entry hits (`hits`). Exporters prove their texts with it, the audit looks for faults in it.
+
+    listed = get_reader("diffusers").read(text)
+    formats = listed.assign(tree, quantized=FormatName.NVFP4)
+
+Conventions. FQNs are those of the recipe: names inside the denoiser, or with the component's name in front where there are several. A rule
+sees names inside the component, as consumers do (plain lists: either). `renamed` maps them to the names that a consumer has at run time;
+Linears that it fuses share one name and are hit together.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sensitivity.consumers.rules import hits
+from sensitivity.core.format_name import FormatName
+from sensitivity.core.fqns import is_in, within
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelTree:
+    """What a matcher can see of a model.
+
+    Attributes:
+        fqns: every Linear.
+        classes: {component: class name}; one entry for a model with one denoiser.
+        several: whether FQNs begin with the component's name.
+        shapes: {FQN: (K, N)}, where they are known.
+        biased: the Linears with a bias; None where that is not known.
+    """
+
+    fqns: tuple[str, ...]
+    classes: Mapping[str, str] = field(default_factory=dict)
+    several: bool = False
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    biased: frozenset[str] | None = None
+
+    def component_of(self, fqn: str) -> str:
+        """The component that a Linear is of; "" where it is of none, or none is named."""
+        if not self.several:
+            return next(iter(self.classes), "")
+        return next((name for name in self.classes if is_in(fqn, name)), "")
+
+    def inside(self, fqn: str) -> str:
+        """A Linear's name inside its component."""
+        return within(fqn, tuple(self.classes)) if self.several else fqn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One line of a list.
+
+    Attributes:
+        text: as it was written.
+        rule: a name of `rules.RULES`.
+        format: what the Linears that it hits become; None is the format that the list's user names.
+        component: only Linears of this component; "" is all.
+        line: where it stands in the file, from 1.
+        reason: its comment.
+    """
+
+    text: str
+    rule: str
+    format: FormatName | None = FormatName.BF16
+    component: str = ""
+    line: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConsumerList:
+    """A list as its consumer understands it.
+
+    Attributes:
+        consumer: whose form it is in.
+        entries: in the order in which the consumer tries them.
+        default: what a Linear becomes that no entry hits; None is the format that the list's user names.
+        defaults: {component: the same, for its Linears}, where a list says more than one.
+        last_wins: whether the last entry that hits a Linear decides, instead of the first.
+        min_width: Linears with K or N below it stay bf16, whatever the entries say (where the shape is known).
+        renamed: gives the consumer's run-time names, {FQN: name}; None where they are the names inside the component.
+        either_name: whether entries may also name a Linear with its component in front.
+        notes: what a user should know about how the text was read.
+    """
+
+    consumer: str
+    entries: tuple[Entry, ...]
+    default: FormatName | None = None
+    defaults: Mapping[str, FormatName | None] = field(default_factory=dict)
+    last_wins: bool = False
+    min_width: int = 0
+    renamed: Callable[[ModelTree], Mapping[str, str]] | None = None
+    either_name: bool = False
+    notes: tuple[str, ...] = ()
+
+    def hits(self, entry: Entry, tree: ModelTree) -> frozenset[str]:
+        """The FQNs that one entry hits, whatever other entries say.
+
+        Raises:
+            PatternError: the entry is malformed, or takes too long to match.
+        """
+        return self._found(entry, self.names(tree), tree)
+
+    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
+        """{FQN: format} of every Linear; `quantized` is the format where the list names none.
+
+        Raises:
+            PatternError: an entry is malformed, or takes too long to match.
+        """
+        names, decided = self.names(tree), dict[str, FormatName | None]()
+        for entry in reversed(self.entries) if self.last_wins else self.entries:
+            for fqn in self._found(entry, names, tree):
+                decided.setdefault(fqn, entry.format)
+        for fqn, (k, n) in tree.shapes.items():
+            if min(k, n) < self.min_width:
+                decided[fqn] = FormatName.BF16
+        defaults = {fqn: self.defaults.get(self.part_of(fqn, tree), self.default) for fqn in tree.fqns} if self.defaults else {}
+        return {fqn: decided.get(fqn, defaults.get(fqn, self.default)) or quantized for fqn in tree.fqns}
+
+    def names(self, tree: ModelTree) -> dict[str, set[str]]:
+        """{name that a rule sees: FQNs that go by it}."""
+        names: dict[str, set[str]] = {}
+        renamed = self.renamed(tree) if self.renamed else {}
+        for fqn in tree.fqns:
+            seen = (renamed.get(fqn, tree.inside(fqn)), *([fqn] if self.either_name else []))
+            for name in seen:
+                names.setdefault(name, set()).add(fqn)
+        return names
+
+    def part_of(self, fqn: str, tree: ModelTree) -> str:
+        """Under which component a list that names components has a Linear: its own."""
+        return tree.component_of(fqn)
+
+    def _found(self, entry: Entry, names: Mapping[str, set[str]], tree: ModelTree) -> frozenset[str]:
+        found = frozenset[str]().union(*(names[name] for name in hits(entry.rule, entry.text, names)))
+        return frozenset(fqn for fqn in found if self.part_of(fqn, tree) == entry.component) if entry.component and tree.classes else found

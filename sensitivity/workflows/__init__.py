@@ -1,0 +1,1 @@
+"""One library call for each command: study in, result out."""

@@ -1,0 +1,201 @@
+"""What will a search take? `plan_search`: memory, seconds and disk, before anything is loaded, drawn or written.
+
+    plan = plan_search(resolve_spec("flux1-dev"), SearchRequest(budget=50, device="cuda"))
+    plan.sizes.peak.nbytes, plan.trial_s, plan.total_s, plan.disk_bytes
+
+Memory comes from `sizing`. Seconds of bf16 come, in this order, from calls of the denoiser with random weights, timed here (on the CPU, up to `TIMED_BYTES` of weights;
+what else runs is put at the same FLOP/s); from the price model, where it knows this GPU; or from FLOPs and the rate of a plain GEMM that is timed here, which is a guess.
+What quantized trials take longer than bf16 is `EMULATED`. `source` says which it was. Each number is an estimate of its own, and none is a promise.
+
+What it leaves out: reading weights, compiling, LPIPS (milliseconds a picture), and what a finished search already knows.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName
+from sensitivity.latency.devices import find_device
+from sensitivity.latency.end_to_end import materialize
+from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.models.random_weights import random_component
+from sensitivity.search.calibration.gradient import FORWARD_BACKWARD_RECOMPUTE
+from sensitivity.search.calibration.stored import DEFAULT_PROMPTS, DEFAULT_STATES
+from sensitivity.search.winner import ANSWERS, NEAR
+from sensitivity.shapes.census import ComponentCounts
+from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.requests import SearchRequest, check_request
+from sensitivity.workflows.sizing import SizeEstimate, drawn_together, estimate_sizes
+
+TIMED_BYTES = 2_000_000_000
+CALLS = 3
+EMULATED = {FormatName.FP8: 1.0, FormatName.MXFP8: 1.24, FormatName.NVFP4: 1.58}
+"""Seconds of a Linear in an emulated format over bf16: on an H100, compiled, M = 4608, K = 3072, N = 12288 (0.50 ms in bf16, 0.62, 0.79). FP8 is native there."""
+EMULATED_ON_CPU = 1.8 / 1.34
+"""The same of a whole trial of tiny-flux with everything in NVFP4, on two cores."""
+GEMM = {"cpu": 1024, "cuda": 8192}
+GEMM_S = 0.2
+DATABASE_BYTES, TRIAL_BYTES, LINEAR_BYTES = 200_000, 4_000, 100
+"""An empty database with its tables; what a trial adds, and for each Linear of the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchPlan:
+    """What a search is expected to take. Seconds are those of `sizes.device`.
+
+    Attributes:
+        model: the study's name.
+        sizes: predicted memory.
+        pictures: of one trial; `held_out` of one verified skip-list.
+        picture_s: seconds of a picture (or clip) in bf16, the whole pipeline's share of its batch.
+        trial_s: seconds of a trial whose Linears are all quantized.
+        steps_s: {what is done: its seconds}, for the whole search.
+        source: where `picture_s` comes from.
+        references_bytes, database_bytes: on disk.
+    """
+
+    model: str
+    sizes: SizeEstimate
+    pictures: int
+    held_out: int
+    picture_s: float
+    trial_s: float
+    steps_s: dict[str, float]
+    source: str
+    references_bytes: int
+    database_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """All steps."""
+        return sum(self.steps_s.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that is written."""
+        return self.references_bytes + self.database_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """As `search --dry-run --json` writes it."""
+        return {
+            "model": self.model, "memory": self.sizes.to_json(), "pictures_a_trial": self.pictures, "held_out_pictures": self.held_out, "picture_s": self.picture_s,
+            "trial_s": self.trial_s, "steps_s": self.steps_s, "total_s": self.total_s, "source": self.source, "references_bytes": self.references_bytes,
+            "database_bytes": self.database_bytes, "disk_bytes": self.disk_bytes,
+        }  # fmt: skip
+
+
+def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
+    """Estimate what the search would take; a model that does not fit is no error here.
+
+    Raises:
+        UserError: and its kinds, for a request or a model that cannot work.
+        MeasurementError: the pipeline cannot be run without weights.
+    """
+    check_request(request)
+    batch = drawn_together(spec)
+    run = run_shapes(spec, batch_size=batch)
+    sizes = estimate_sizes(spec, run, device=request.device)
+    run_s, source = _seconds_of_run(spec, run, request.device)
+    picture_s = run_s / batch
+    slower = _slower(request)
+    search, held_out = len(spec.prompts.search), len(spec.prompts.held_out)
+    one_by_one = search if batch > 1 else 0
+    calibration = (
+        DEFAULT_PROMPTS * (1 + DEFAULT_STATES * (FORWARD_BACKWARD_RECOMPUTE + len(request.formats)) / _calls_a_run(run))
+        if request.calibrated
+        else 0
+    )
+    steps = {
+        "bf16 references and noise floor": (search + one_by_one + held_out) * picture_s,
+        "layer sensitivities": calibration * picture_s,
+        f"{request.budget} trials": request.budget * search * picture_s * slower,
+        f"verification of up to {NEAR + ANSWERS} skip-lists": (NEAR + ANSWERS) * held_out * picture_s * slower,
+    }
+    return SearchPlan(
+        model=spec.name, sizes=sizes, pictures=search, held_out=held_out, picture_s=picture_s, trial_s=search * picture_s * slower, steps_s=steps, source=source,
+        references_bytes=(search + one_by_one + held_out) * _media_bytes(run),
+        database_bytes=DATABASE_BYTES + request.budget * (TRIAL_BYTES + LINEAR_BYTES * len(run.table.linears)),
+    )  # fmt: skip
+
+
+def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float, str]:
+    """Seconds of one bf16 pipeline call, and where they come from."""
+    counts = list(run.table.run.components) if run.table.run is not None else []
+    total = sum(_flops(part) for part in counts)
+    denoisers = [part for part in counts if part.component in spec.model.denoisers]
+    flops = sum(_flops(part) for part in denoisers)
+    on_cpu = torch.device(device).type == "cpu"
+    if on_cpu and flops and sum(part.weight_bytes for part in denoisers) <= TIMED_BYTES:
+        spent = _seconds_of_calls(spec, run, device)
+        return spent * total / flops, f"from {CALLS} denoiser calls with random weights, timed here; the rest at the same FLOP/s"
+    known = None if on_cpu else find_device(describe_environment(device)["device"])
+    if known is not None:
+        model = PredictedLatency(known, compile_mode="default")
+        return model.estimate(run.table, {}).bf16_s, f"predicted for {known.name}, compiled"
+    rate = _gemm_flops_per_s(device)
+    return total / rate, f"a guess: FLOPs at the {rate / 1e12:.2g} TFLOP/s of a bf16 GEMM that was timed here"
+
+
+@torch.no_grad()
+def _seconds_of_calls(spec: StudySpec, run: ShapeRun, device: str) -> float:
+    """Seconds of all denoiser calls of a run: the quickest of `CALLS` of each distinct one."""
+    modules = {name: random_component(spec, component=name, device=device) for name in spec.model.denoisers}
+
+    def once(name: str, args: Any, kwargs: Any) -> float:
+        begun = time.perf_counter()
+        modules[name](*args, **kwargs)
+        return time.perf_counter() - begun
+
+    return sum(
+        min(once(call.component, *materialize((call.args, call.kwargs), torch.device(device))) for _ in range(CALLS)) * call.calls
+        for call in run.calls
+    )
+
+
+def _gemm_flops_per_s(device: str) -> float:
+    kind = torch.device(device).type
+    n = GEMM[kind]
+    x = torch.ones(n, n, dtype=torch.bfloat16, device=device)
+
+    def wait() -> None:
+        if kind == "cuda":
+            torch.cuda.synchronize(device)
+
+    x @ x
+    wait()
+    begun, done = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begun) < GEMM_S:
+        x @ x
+        wait()
+        done += 1
+    return done * 2 * n**3 / spent
+
+
+def _flops(part: ComponentCounts) -> int:
+    return part.linear_flops + part.conv_flops + part.matmul_flops + sum(shape.flops for shape in part.attention)
+
+
+def _calls_a_run(run: ShapeRun) -> int:
+    """Calls of all denoisers."""
+    return sum(call.calls for call in run.calls) or 1
+
+
+def _slower(request: SearchRequest) -> float:
+    """A trial with everything in the slowest of the formats, over bf16."""
+    if torch.device(request.device).type == "cpu":
+        return EMULATED_ON_CPU
+    return max(EMULATED.get(name, 1.0) for name in request.formats)
+
+
+def _media_bytes(run: ShapeRun) -> int:
+    """Bytes of one picture (fp32) or clip (fp16), as references are kept."""
+    settings = dict(run.table.settings)
+    sides = [settings.get(key) for key in ("height", "width")]
+    pixels = math.prod(side for side in sides if isinstance(side, int))
+    frames = settings.get("num_frames")
+    return 3 * pixels * (2 * frames if isinstance(frames, int) else 4)

@@ -1,0 +1,109 @@
+"""A file of prompts is split alike each time, and one that cannot be meant is refused with its line."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sensitivity.errors import SpecError
+from sensitivity.spec.loading import load_spec
+from sensitivity.spec.overrides import with_prompts
+from sensitivity.spec.prompts import PICTURES, VIDEOS, PromptSection, read_prompts, split_prompts
+
+EIGHT = [f"prompt number {i}" for i in range(8)]
+
+
+def file_of(folder: Path, text: str | bytes, name: str = "mine.txt") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(("count", "search"), [(8, 4), (9, 4), (12, 4), (15, 5), (48, 16), (200, 16)], ids=lambda value: str(value))
+def test_a_third_chooses_evenly_spread(count: int, search: int) -> None:
+    """A third of the prompts, 4 to 16, are search prompts; two neighbours among them are about equally far apart, and the first prompt is one."""
+    texts = [str(i) for i in range(count)]
+    split = split_prompts(texts)
+    assert (len(split.search), len(split.held_out)) == (search, count - search)
+    assert sorted([*split.search, *split.held_out], key=int) == texts
+    places = [int(text) for text in split.search]
+    gaps = [b - a for a, b in zip(places, [*places[1:], count], strict=True)]
+    assert places[0] == 0
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_comments_and_empty_lines_are_no_prompts(tmp_path: Path) -> None:
+    """Lines that begin with # and empty ones are left out; a # inside a line, quotes and other scripts are part of a prompt; a BOM and CRLF are not."""
+    odd = ['a sign that says "#1"', "猫が窓辺で眠る", "  a fox   in snow  "]
+    text = "\ufeff# kinds\r\n\r\n" + "\r\n".join([*EIGHT, *odd]) + "\r\n  # the end"
+    found = read_prompts(file_of(tmp_path, text))
+    assert set(found.search) | set(found.held_out) == {*EIGHT, *(line.strip() for line in odd)}
+
+
+def test_a_toml_says_which_prompts_choose(tmp_path: Path) -> None:
+    """Both lists are taken as they are written, seeds too, with and without the section's name."""
+    bare = 'search = ["a", "b"]\nheld_out = ["c"]\nseed = 7\n'
+    expected = PromptSection(search=("a", "b"), held_out=("c",), seed=7)
+    assert read_prompts(file_of(tmp_path, bare, "a.toml")) == expected
+    assert read_prompts(file_of(tmp_path, "[prompts]\n" + bare, "b.toml")) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("mine.txt", "", ["holds 0 prompts", "8 or more"]),
+        ("mine.txt", "# nothing\n\n", ["holds 0 prompts", "8 or more"]),
+        ("mine.txt", "\n".join(EIGHT[:7]), ["holds 7 prompts", "8 or more", "search"]),
+        ("mine.txt", "\n".join([*EIGHT, EIGHT[2]]), ["line 9 repeats line 3", "prompt number 2"]),
+        ("mine.txt", b"\xff\xfea\x00", ["no UTF-8", "byte 0", "save it as UTF-8"]),
+        ("mine.txt", "\n".join([*EIGHT, "a\x00b"]), ["line 9 holds control characters"]),
+        ("mine.toml", "search = [", ["is no TOML", "held_out"]),
+        ("mine.toml", 'search = ["a"]', ["held_out: Field required"]),
+        ("mine.toml", 'search = ["a"]\nheld_out = ["a"]', ["in `search` and in `held_out`", "'a'"]),
+        ("mine.toml", 'search = ["a", "a"]\nheld_out = ["b"]', ["'a' is in `search` more than once"]),
+        ("mine.toml", 'search = ["a"]\nheld_out = [" "]', ["`held_out` has an empty prompt"]),
+        ("mine.toml", 'search = ["a"]\nheld_out = ["b"]\nsplit = 3', ["split: Extra inputs"]),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, content: str | bytes, words: list[str]) -> None:
+    """The message names the file, what is wrong in which line or key, and what is allowed."""
+    with pytest.raises(SpecError) as caught:
+        read_prompts(file_of(tmp_path, content, name))
+    for word in [name, *words]:
+        assert word in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A missing file and a folder say what the system says, and what a file of prompts is."""
+    with pytest.raises(SpecError, match=r"No such file.*one prompt a line"):
+        read_prompts(tmp_path / "none.txt")
+    with pytest.raises(SpecError, match="Is a directory"):
+        read_prompts(tmp_path)
+
+
+def test_a_study_may_name_a_file_of_prompts(tmp_path: Path) -> None:
+    """`prompts.file` is relative to the TOML and may come with seeds, not with prompts."""
+    file_of(tmp_path, "\n".join(EIGHT))
+    head = 'name = "toy"\n[model]\nhub = "a/b"\n[prompts]\nfile = "mine.txt"\n'
+    spec = load_spec(file_of(tmp_path, head + "seed = 5\n", "toy.toml"))
+    assert (spec.prompts.search, spec.prompts.seed) == (tuple(EIGHT[::2]), 5)
+    with pytest.raises(SpecError, match="`file` and the prompts themselves are both given"):
+        load_spec(file_of(tmp_path, head + 'search = ["a"]\n', "toy.toml"))
+    with pytest.raises(SpecError, match=r"prompts\.file: Extra inputs"):
+        load_spec(file_of(tmp_path, head.replace('"mine.txt"', "3"), "toy.toml"))
+
+
+def test_other_prompts_are_drawn_in_their_own_order(tmp_path: Path) -> None:
+    """An order of the study's prompts says nothing about other ones."""
+    text = 'name = "toy"\n[model]\nhub = "a/b"\n[search]\norder = [1, 0]\n[prompts]\nsearch = ["a", "b"]\nheld_out = ["c"]\n'
+    other = with_prompts(load_spec(file_of(tmp_path, text, "toy.toml")), PromptSection(search=("d",), held_out=("e",)))
+    assert (other.search.order, other.prompts.search) == ((), ("d",))
+
+
+def test_general_prompts_are_whole() -> None:
+    """Pictures and videos have prompts of their own, none in both parts, and they cannot be changed."""
+    for prompts in (PICTURES, VIDEOS):
+        assert len(prompts.search) >= 4
+        assert len(prompts.held_out) >= 2 * len(prompts.search)
+    with pytest.raises(ValidationError, match="frozen"):
+        PICTURES.seed = 1  # type: ignore[misc]

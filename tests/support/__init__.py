@@ -1,0 +1,1 @@
+"""What test files share: small models, recipes, and where things lie in the repository."""

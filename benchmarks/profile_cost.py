@@ -1,8 +1,11 @@
-"""What does it cost to profile a large model without its weights? One process a study: wall seconds and peak memory, imports included.
+"""What does it cost to profile a large model without its weights?
+
+One process a study: wall seconds and peak memory, imports included.
 
     uv run python benchmarks/profile_cost.py [STUDY ...]
 
-The last line is one JSON object. `maximum resident set` is what the operating system says of the child process.
+The last line is one JSON object. `maximum resident set` is what the operating system says of the
+child process.
 """
 
 import json
@@ -26,8 +29,11 @@ def cost(study: str) -> dict[str, float | int | str]:
     table = json.loads(child.stdout.read())
     _, _, usage = os.wait4(child.pid, 0)
     return {
-        "study": study, "linears": len(table["linears"]), "wall_s": round(time.monotonic() - begun, 2), "peak_rss_mib": usage.ru_maxrss // 1024,
-    }  # fmt: skip
+        "study": study,
+        "linears": len(table["linears"]),
+        "wall_s": round(time.monotonic() - begun, 2),
+        "peak_rss_mib": usage.ru_maxrss // 1024,
+    }
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
-"""The ways to find skip-lists that `search_quality.py` compares. Each is a generator: it yields a choice, is sent its LPIPS, and yields the next.
+"""The ways to find skip-lists that `search_quality.py` compares.
+
+Each is a generator: it yields a choice, is sent its LPIPS, and yields the next.
 
     arm = ARMS["ours"](world, seed=0)
     choice = next(arm); choice = arm.send(0.031); ...
 
-A generator that ends has nothing more to propose. All begin with what people do by hand (`study.baselines`), except those that are one list or one sweep themselves.
+A generator that ends has nothing more to propose. All begin with what people do by hand
+(`study.baselines`), except those that are one list or one sweep themselves.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -24,7 +27,9 @@ Errors = Mapping[tuple[int, int], float]
 
 @dataclass(frozen=True)
 class World:
-    """What an arm may know: groups and gains, layer sensitivities by estimator, bytes of each (group, option), and the published list's choice."""
+    """What an arm may know: groups and gains, layer sensitivities by estimator, bytes of each
+    (group, option), and the published list's choice.
+    """
 
     candidates: Candidates
     errors: Mapping[str, Errors]
@@ -43,19 +48,38 @@ def _proposed(world: World, proposer: KnapsackProposer) -> Arm:
     start = _start(world.candidates)
     while True:
         seen = {obs.choice for obs in history}
-        choice = start[len(history)] if len(history) < len(start) else proposer.next_choice(history, seen, len(history) - len(start))
+        choice = (
+            start[len(history)]
+            if len(history) < len(start)
+            else proposer.next_choice(history, seen, len(history) - len(start))
+        )
         if choice in seen:
             return
         history.append(Observation(choice=choice, lpips=(yield choice)))
 
 
-def ours(world: World, seed: int, *, estimator: str | None = "gradient", kind: type[KnapsackProposer] = KnapsackProposer) -> Arm:
+def ours(
+    world: World,
+    seed: int,
+    *,
+    estimator: str | None = "gradient",
+    kind: type[KnapsackProposer] = KnapsackProposer,
+) -> Arm:
     """The shipped search."""
-    return _proposed(world, kind(world.candidates, seed=seed, errors=None if estimator is None else dict(world.errors[estimator])))
+    return _proposed(
+        world,
+        kind(
+            world.candidates,
+            seed=seed,
+            errors=None if estimator is None else dict(world.errors[estimator]),
+        ),
+    )
 
 
 class UniformSavings(KnapsackProposer):
-    """Ablation: savings are drawn from a low-discrepancy sequence instead of from what they promise."""
+    """Ablation: savings are drawn from a low-discrepancy sequence instead of from what they
+    promise.
+    """
 
     def _savings(self, belief: Belief, damage: Any, history: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002 - the contract
         number, value, base = len(history) + 1 + 97 * self.seed, 0.0, 0.5
@@ -78,28 +102,49 @@ class Thompson(KnapsackProposer):
     def believe(self, history: Any) -> Belief:
         belief = super().believe(history)
         drawn = belief.sample(np.random.default_rng([self.seed, len(history)]))
-        return Belief(belief.hypothesis, drawn, belief.prior, belief._trials, belief._deviation, belief._noise, belief._chol)
+        return Belief(
+            belief.hypothesis,
+            drawn,
+            belief.prior,
+            belief._trials,
+            belief._deviation,
+            belief._noise,
+            belief._chol,
+        )
 
 
 def sweep(world: World, seed: int, *, estimator: str = "output", power: float = 0.5) -> Arm:  # noqa: ARG001 - one contract
-    """Knapsacks of even savings, damage = calibrated error ** power, coarse to fine; nothing is learnt. No baselines first."""
+    """Knapsacks of even savings, damage = calibrated error ** power, coarse to fine; nothing is
+    learnt. No baselines first.
+    """
     proposer = KnapsackProposer(world.candidates, seed=0, errors=dict(world.errors[estimator]))
-    damage = proposer._table(np.array([world.errors[estimator][item] for item in proposer.items]) ** power)
+    damage = proposer._table(
+        np.array([world.errors[estimator][item] for item in proposer.items]) ** power
+    )
     seen: set[Choice] = set()
     yield world.candidates.none_quantized
     for parts in (8, 16, 32, 64, 128, 256, 512):
         for part in range(parts, 0, -1):
-            choice = proposer._choice(proposer.knapsack.solve(damage, proposer.knapsack.most_gain * part / parts * (1 - 1e-9)))
+            choice = proposer._choice(
+                proposer.knapsack.solve(
+                    damage, proposer.knapsack.most_gain * part / parts * (1 - 1e-9)
+                )
+            )
             if choice not in seen:
                 seen.add(choice)
                 yield choice
 
 
 def greedy(world: World, seed: int) -> Arm:  # noqa: ARG001
-    """Quantize the last format group by group, least error a second saved first; 50 stops on the way."""
+    """Quantize the last format group by group, least error a second saved first; 50 stops on the
+    way.
+    """
     option, errors = len(world.candidates.formats) - 1, world.errors["output"]
     gains = [group.gains_s[option] for group in world.candidates.groups]
-    order = sorted((g for g, gain in enumerate(gains) if gain > 0 and (g, option) in errors), key=lambda g: errors[g, option] / gains[g])
+    order = sorted(
+        (g for g, gain in enumerate(gains) if gain > 0 and (g, option) in errors),
+        key=lambda g: errors[g, option] / gains[g],
+    )
     stops = [round(len(order) * i / 49) for i in _spread(49)]
     yield world.candidates.none_quantized
     for stop in dict.fromkeys(stops):
@@ -119,10 +164,14 @@ def _spread(n: int) -> list[int]:
 
 
 def bits_lp(world: World, seed: int) -> Arm:  # noqa: ARG001
-    """What ModelOpt's AutoQuantize optimises, in our code: gradient-weighted squared errors against bytes of weights, not against seconds."""
+    """What ModelOpt's AutoQuantize optimises, in our code: gradient-weighted squared errors against
+    bytes of weights, not against seconds.
+    """
     candidates = world.candidates
     proposer = KnapsackProposer(candidates, seed=0, errors=dict(world.errors["gradient"]))
-    damage = proposer._table(np.array([world.errors["gradient"][item] for item in proposer.items]) ** 2)
+    damage = proposer._table(
+        np.array([world.errors["gradient"][item] for item in proposer.items]) ** 2
+    )
     saved = np.zeros(proposer.gains.shape)
     for (group, option), value in world.bytes_saved.items():
         saved[group, option] = value
@@ -136,24 +185,39 @@ def fixed(choices: Callable[[World], list[Choice]]) -> Callable[[World, int], Ar
     """An arm that is one list, and bf16."""
 
     def arm(world: World, seed: int) -> Arm:  # noqa: ARG001
-        for choice in (world.candidates.none_quantized, *choices(world)):  # noqa: UP028 - a tuple takes no send
+        for choice in (
+            world.candidates.none_quantized,
+            *choices(world),
+        ):  # noqa: UP028 - a tuple takes no send
             yield choice
 
     return arm
 
 
 def stock(name: str) -> Callable[[World, int], Arm]:
-    """One of Optuna's samplers: a category a group, the same first trials as ours, repeats not counted."""
+    """One of Optuna's samplers: a category a group, the same first trials as ours, repeats not
+    counted.
+    """
 
     def arm(world: World, seed: int) -> Arm:
-        study = optuna.create_study(directions=["minimize"] * 2, sampler=stock_sampler(SamplerName(name), seed=seed))
+        study = optuna.create_study(
+            directions=["minimize"] * 2, sampler=stock_sampler(SamplerName(name), seed=seed)
+        )
         candidates, seen = world.candidates, dict[Choice, float]()
         for choice in _start(candidates):
-            study.enqueue_trial({group.name: option for group, option in zip(candidates.groups, choice, strict=True)})
+            study.enqueue_trial(
+                {
+                    group.name: option
+                    for group, option in zip(candidates.groups, choice, strict=True)
+                }
+            )
         repeats = 0
         while repeats < 500:
             trial = study.ask()
-            raw = [trial.suggest_categorical(group.name, list(range(len(candidates.formats)))) for group in candidates.groups]
+            raw = [
+                trial.suggest_categorical(group.name, list(range(len(candidates.formats))))
+                for group in candidates.groups
+            ]
             choice = candidates.canonical(raw)
             repeats = repeats + 1 if choice in seen else 0
             if choice not in seen:
@@ -174,11 +238,20 @@ ARMS: dict[str, Callable[[World, int], Arm]] = {
     "sweep, errors ** 1.5": lambda world, seed: sweep(world, seed, power=1.5),
     "greedy": greedy,
     "bits LP": bits_lp,
-    "rule of thumb": fixed(lambda world: [world.candidates.canonical(world.candidates.rule_of_thumb)]),
+    "rule of thumb": fixed(
+        lambda world: [world.candidates.canonical(world.candidates.rule_of_thumb)]
+    ),
     "published list": fixed(lambda world: [] if world.published is None else [world.published]),
     "tpe": stock("tpe"),
     "nsga2": stock("nsga2"),
     "gp": stock("gp"),
     "random": stock("random"),
 }
-SEEDLESS = {"sweep, root of errors", "sweep, errors ** 1.5", "greedy", "bits LP", "rule of thumb", "published list"}
+SEEDLESS = {
+    "sweep, root of errors",
+    "sweep, errors ** 1.5",
+    "greedy",
+    "bits LP",
+    "rule of thumb",
+    "published list",
+}

@@ -1,8 +1,12 @@
-"""What does a step of a search cost beside the bf16 step of a served model? One full-size denoiser, random weights, blocks compiled, on the GPU at hand.
+"""What does a step of a search cost beside the bf16 step of a served model?
 
-First the plain bf16 denoiser, its repeated blocks compiled; then the same denoiser with switchable Linears, compiled once, set to one skip-list after another:
-nothing, everything in each format, random mixtures. For each: milliseconds a step, seconds that the switch took (new weights, known weights), graphs that torch compiled
-since the last, the largest memory. With quantized weights kept on the GPU, and with none kept (`--weight-cache-gb 0`). No weights are downloaded.
+One full-size denoiser, random weights, blocks compiled, on the GPU at hand.
+
+First the plain bf16 denoiser, its repeated blocks compiled; then the same denoiser with switchable
+Linears, compiled once, set to one skip-list after another: nothing, everything in each format,
+random mixtures. For each: milliseconds a step, seconds that the switch took (new weights, known
+weights), graphs that torch compiled since the last, the largest memory. With quantized weights kept
+on the GPU, and with none kept (`--weight-cache-gb 0`). No weights are downloaded.
 
     python benchmarks/switch_speed.py --out switch.json
     python benchmarks/switch_speed.py --model tiny-flux --device cpu --repetitions 3        # the path, anywhere
@@ -70,13 +74,21 @@ class Rows:
         } | more
         row["times_bf16"] = row["ms"] / (self.rows[0]["ms"] if self.rows else row["ms"])
         self.rows.append(row | {"seconds": seconds})
-        print(" ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()), flush=True)
+        print(
+            " ".join(
+                f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in row.items()
+            ),
+            flush=True,
+        )
         return row
 
 
 def main() -> None:
     """Measure and print; the last line is JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="flux1-dev")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--weight-cache-gb", type=float, nargs="+", default=[1e9, 0.0])
@@ -105,11 +117,15 @@ def main() -> None:
                 unfit = switch.unfit()
                 for fmt in (FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8):
                     wanted = {fqn: fmt for fqn in switch.linears if fqn not in unfit}
-                    lists[fmt.value] = {fqn: fmt for fqn in wanted if fqn not in switch.refusals(wanted)}
+                    lists[fmt.value] = {
+                        fqn: fmt for fqn in wanted if fqn not in switch.refusals(wanted)
+                    }
                 for i in range(MIXTURES):
                     rng = random.Random(i)
                     lists[f"mixture {i}"] = {
-                        fqn: fmt for fqn in lists["nvfp4"] if (fmt := rng.choice(list(FormatName))) is not FormatName.BF16
+                        fqn: fmt
+                        for fqn in lists["nvfp4"]
+                        if (fmt := rng.choice(list(FormatName))) is not FormatName.BF16
                     }
                 for name, formats in lists.items():
                     if device.type == "cuda" and not budget:
@@ -117,14 +133,30 @@ def main() -> None:
                     try:
                         first = timed(lambda formats=formats: switch.set(formats), device)
                         again = timed(lambda formats=formats: switch.set(formats), device)
-                        rows.measure(name, step, weights_kept=bool(budget), switch_s=first, switch_again_s=again)
+                        rows.measure(
+                            name,
+                            step,
+                            weights_kept=bool(budget),
+                            switch_s=first,
+                            switch_again_s=again,
+                        )
                     except torch.OutOfMemoryError as error:
                         print(name, "out of memory:", str(error)[:100])
                     if name in ("mxfp8", "nvfp4", "fp8"):
                         switch.forget()
                 restore_denoiser(denoiser)
-    settings = {"model": spec.name, "batch_size": spec.pricing.batch_size, **run.table.settings, "repetitions": args.repetitions}
-    document = {"benchmark": "switch_speed", "machine": describe_environment(args.device), "settings": settings, "rows": rows.rows}
+    settings = {
+        "model": spec.name,
+        "batch_size": spec.pricing.batch_size,
+        **run.table.settings,
+        "repetitions": args.repetitions,
+    }
+    document = {
+        "benchmark": "switch_speed",
+        "machine": describe_environment(args.device),
+        "settings": settings,
+        "rows": rows.rows,
+    }
     if args.out:
         args.out.write_text(json.dumps(document, indent=1, default=str) + "\n")
     print(json.dumps(document, default=str))

@@ -1,9 +1,14 @@
-"""What does a trial cost beyond the sampling of its prompts, and where does the rest go? Beside it the loop that a user would write.
+"""What does a trial cost beyond the sampling of its prompts, and where does the rest go?
 
-A search of `--budget` trials runs as `sensitivity search` runs it, with its steps timed. Then the same skip-lists again by a hand-written loop over the same switched
-denoiser: nothing but pipeline calls. Overhead is what the search took beyond that, a trial. `--naive` adds what people do today, for `--naive-trials` skip-lists:
-load the pipeline from a folder of safetensors (written once, so the system may have them in memory), `quantize_`, compile, generate, LPIPS, each time from the
-start (FP8 on a GPU that has it, MXFP8 by torchao's emulation elsewhere). Inductor's cache is empty when it begins and is kept between its trials.
+Beside it the loop that a user would write.
+
+A search of `--budget` trials runs as `sensitivity search` runs it, with its steps timed. Then the
+same skip-lists again by a hand-written loop over the same switched denoiser: nothing but pipeline
+calls. Overhead is what the search took beyond that, a trial. `--naive` adds what people do today,
+for `--naive-trials` skip-lists: load the pipeline from a folder of safetensors (written once, so
+the system may have them in memory), `quantize_`, compile, generate, LPIPS, each time from the start
+(FP8 on a GPU that has it, MXFP8 by torchao's emulation elsewhere). Inductor's cache is empty when
+it begins and is kept between its trials.
 
     python benchmarks/trial_overhead.py --model tiny-flux --budget 12 --naive
     python benchmarks/trial_overhead.py --model flux1-dev --weights random --steps 4 --budget 5 --prompts 2 --out overhead.json
@@ -88,22 +93,42 @@ def study(args: argparse.Namespace) -> StudySpec:
     settings = spec.settings | ({"num_inference_steps": args.steps} if args.steps else {})
     prompts = spec.prompts
     if args.prompts:
-        prompts = prompts.model_copy(update={"search": prompts.search[: args.prompts], "held_out": prompts.held_out[:1]})
-    spec = spec.model_copy(update={"settings": settings, "prompts": prompts, "search": spec.search.model_copy(update={"order": ()})})
+        prompts = prompts.model_copy(
+            update={"search": prompts.search[: args.prompts], "held_out": prompts.held_out[:1]}
+        )
+    spec = spec.model_copy(
+        update={
+            "settings": settings,
+            "prompts": prompts,
+            "search": spec.search.model_copy(update={"order": ()}),
+        }
+    )
     if args.weights == "random":
         spec = with_net(with_random_weights(spec), "tiny")
     return spec
 
 
-def searched(spec: StudySpec, args: argparse.Namespace, watch: Stopwatch, folder: Path) -> tuple[Evaluator, dict[str, Any], list[Any]]:
+def searched(
+    spec: StudySpec, args: argparse.Namespace, watch: Stopwatch, folder: Path
+) -> tuple[Evaluator, dict[str, Any], list[Any]]:
     """Run the search; (evaluator, what it took, formats of its trials)."""
     formats = parse_formats(args.formats)
     prepared, prepare_s = watch.time(
-        lambda: prepare(spec, SearchRequest(formats=formats, budget=args.budget, device=args.device, cache_folder=folder / "cache"))
+        lambda: prepare(
+            spec,
+            SearchRequest(
+                formats=formats,
+                budget=args.budget,
+                device=args.device,
+                cache_folder=folder / "cache",
+            ),
+        )
     )
     evaluator, candidates = prepared.evaluator, prepared.candidates
     for split in ("search",):
-        _, references_s = watch.time(lambda split=split: (evaluator.references(split), evaluator.noise_floors))
+        _, references_s = watch.time(
+            lambda split=split: (evaluator.references(split), evaluator.noise_floors)
+        )
     marks, graphs, choices = list[float](), list[int](), list[Any]()
 
     def began(_index: int, _label: str) -> None:
@@ -116,31 +141,53 @@ def searched(spec: StudySpec, args: argparse.Namespace, watch: Stopwatch, folder
 
     watch.watch(evaluator.painter, "draw", "sampling and decoding")
     watch.watch(evaluator.switch, "set", "switching")
-    settings = SearchSettings(formats=formats, target=prepared.latency.target, budget=args.budget, calibrated=False)
+    settings = SearchSettings(
+        formats=formats, target=prepared.latency.target, budget=args.budget, calibrated=False
+    )
     with Store.open(folder / "study.db") as store:
         run_search(evaluator, candidates, store, settings, SearchEvents(began=began, scored=scored))
     watch.wait()
     marks.append(time.perf_counter())
     trials = [after - before for before, after in itertools.pairwise(marks)]
     took = {
-        "prepare_s": prepare_s, "references_s": references_s, "trial_s": trials, "graphs_compiled_in_trials": compiled_graphs() - graphs[0],
+        "prepare_s": prepare_s,
+        "references_s": references_s,
+        "trial_s": trials,
+        "graphs_compiled_in_trials": compiled_graphs() - graphs[0],
         "parts_s": dict(watch.seconds),
-    }  # fmt: skip
+    }
     return evaluator, took, choices
 
 
-def bare(spec: StudySpec, evaluator: Evaluator, choices: list[Any], watch: Stopwatch) -> list[float]:
+def bare(
+    spec: StudySpec, evaluator: Evaluator, choices: list[Any], watch: Stopwatch
+) -> list[float]:
     """Seconds of nothing but pipeline calls, for each skip-list."""
     pipe, (texts, seeds) = evaluator.loaded.pipe, evaluator.prompts("search")
     size, seconds = evaluator.batch_size("search"), []
-    call = {key: value for key, value in text_call(spec, pipe, "").items() if key not in ("prompt", "generator")}
+    call = {
+        key: value
+        for key, value in text_call(spec, pipe, "").items()
+        if key not in ("prompt", "generator")
+    }
 
     def sample() -> None:
         for start in range(0, len(texts), size):
             chunk = slice(start, start + size)
             some = list(texts[chunk])
-            negative = {"negative_prompt": call["negative_prompt"] * len(some)} if "negative_prompt" in call else {}
-            pipe(**call | negative | {"prompt": some, "generator": [torch.Generator().manual_seed(seed) for seed in seeds[chunk]]})
+            negative = (
+                {"negative_prompt": call["negative_prompt"] * len(some)}
+                if "negative_prompt" in call
+                else {}
+            )
+            pipe(
+                **call
+                | negative
+                | {
+                    "prompt": some,
+                    "generator": [torch.Generator().manual_seed(seed) for seed in seeds[chunk]],
+                }
+            )
 
     for formats in choices:
         evaluator.switch.set(formats)
@@ -155,19 +202,35 @@ def naive(
 ) -> tuple[list[float], dict[str, float]]:
     """Seconds of whole trials as people write them, and of their parts, means."""
     where, parts = torch.device(device), Stopwatch(torch.device(device))
-    fmt = next((name for name in (FormatName.FP8, FormatName.MXFP8) if get_format(name).native_refusal(where) is None), None)
+    fmt = next(
+        (
+            name
+            for name in (FormatName.FP8, FormatName.MXFP8)
+            if get_format(name).native_refusal(where) is None
+        ),
+        None,
+    )
     distance, seconds = study_distance(spec, device=device), []
     references: dict[str, torch.Tensor] = {}
     whole = load_pipeline(spec, device=device, resident=True).pipe
     whole.save_pretrained(folder)
-    others = {name: part for name, part in whole.components.items() if part is not None and not isinstance(part, torch.nn.Module)}
+    others = {
+        name: part
+        for name, part in whole.components.items()
+        if part is not None and not isinstance(part, torch.nn.Module)
+    }
     del whole  # its tokenizers stay: stand-ins of a model without weights are not written
     gc.collect()
 
     def trial(formats: dict[str, FormatName] | None) -> None:
         torch._dynamo.reset()
         gc.collect()
-        pipe = parts.part("loading", lambda: diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16, **others).to(device))
+        pipe = parts.part(
+            "loading",
+            lambda: diffusers.DiffusionPipeline.from_pretrained(
+                folder, dtype=torch.bfloat16, **others
+            ).to(device),
+        )
         pipe.set_progress_bar_config(disable=True)
         denoiser = getattr(pipe, spec.model.component)
         if formats is not None and fmt is not None:
@@ -177,13 +240,20 @@ def naive(
             skip = {name for name, given in formats.items() if given is FormatName.BF16}
             parts.part(
                 "quantizing",
-                lambda: quantize_(denoiser, EMULATED_MXFP8, filter_fn=lambda m, fqn: type(m) is torch.nn.Linear and fqn not in skip),
+                lambda: quantize_(
+                    denoiser,
+                    EMULATED_MXFP8,
+                    filter_fn=lambda m, fqn: type(m) is torch.nn.Linear and fqn not in skip,
+                ),
             )
         compile_denoiser(denoiser, compile_mode="default")
         for i, text in enumerate(spec.prompts.search):
             call = text_call(spec, pipe, text) | {"generator": torch.Generator().manual_seed(i)}
             with torch.no_grad():
-                output = parts.part("compiling and sampling" if i == 0 else "sampling", lambda call=call: pipe(**call))
+                output = parts.part(
+                    "compiling and sampling" if i == 0 else "sampling",
+                    lambda call=call: pipe(**call),
+                )
             picture = output.images.float().cpu() * 2 - 1
             if text in references:
                 distance(picture, references[text])
@@ -199,7 +269,9 @@ def naive(
 
 def main() -> None:
     """Measure and print; the last line is JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="tiny-flux")
     parser.add_argument("--weights", choices=("study", "random"), default="study")
     parser.add_argument("--formats", nargs="+", default=["nvfp4"])
@@ -216,32 +288,54 @@ def main() -> None:
         evaluator, took, choices = searched(spec, args, watch, Path(folder))
     by_hand = bare(spec, evaluator, choices, watch)
     trials = took["trial_s"][: len(by_hand)]
-    overhead = [a / b - 1 for a, b in zip(trials[1:], by_hand[1:], strict=False)]  # the first warms up
+    overhead = [
+        a / b - 1 for a, b in zip(trials[1:], by_hand[1:], strict=False)
+    ]  # the first warms up
     parts = {name: seconds / len(trials) for name, seconds in took["parts_s"].items()}
     parts["all else"] = statistics.mean(trials) - sum(parts.values())
     print(
-        f"trial {statistics.median(trials[1:]):.3f} s, bare sampling {statistics.median(by_hand[1:]):.3f} s, overhead {statistics.median(overhead):+.1%} (median)",
+        f"trial {statistics.median(trials[1:]):.3f} s, bare sampling"
+        f" {statistics.median(by_hand[1:]):.3f} s, overhead {statistics.median(overhead):+.1%}"
+        " (median)",
         flush=True,
     )
-    print("a trial's seconds, mean: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in parts.items()))
     print(
-        f"loading {took['prepare_s']:.1f} s, references {took['references_s']:.1f} s, graphs compiled during trials: {took['graphs_compiled_in_trials']}"
+        "a trial's seconds, mean: "
+        + ", ".join(f"{name} {seconds:.3f}" for name, seconds in parts.items())
+    )
+    print(
+        f"loading {took['prepare_s']:.1f} s, references {took['references_s']:.1f} s, graphs"
+        f" compiled during trials: {took['graphs_compiled_in_trials']}"
     )
     memory = {} if args.device == "cpu" else {"peak_gb": torch.cuda.max_memory_allocated() / 1e9}
     evaluator.close()
     document = {
-        "benchmark": "trial_overhead", "machine": describe_environment(args.device), "settings": vars(args) | {"call": dict(spec.settings)},
-        **took, "bare_s": by_hand, "overhead": overhead, "naive_s": [], **memory,
-    }  # fmt: skip
+        "benchmark": "trial_overhead",
+        "machine": describe_environment(args.device),
+        "settings": vars(args) | {"call": dict(spec.settings)},
+        **took,
+        "bare_s": by_hand,
+        "overhead": overhead,
+        "naive_s": [],
+        **memory,
+    }
     write(document, args.out)
     if args.naive:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
-            people, document["naive_parts_s"] = naive(spec, choices, args.naive_trials, args.device, watch, Path(folder))
+            people, document["naive_parts_s"] = naive(
+                spec, choices, args.naive_trials, args.device, watch, Path(folder)
+            )
         document["naive_s"] = people
-        print("its seconds, mean: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in document["naive_parts_s"].items()))
         print(
-            f"as people write it: {statistics.median(people):.2f} s a trial, {statistics.median(people) / statistics.median(trials[1:]):.1f} x"
+            "its seconds, mean: "
+            + ", ".join(
+                f"{name} {seconds:.3f}" for name, seconds in document["naive_parts_s"].items()
+            )
+        )
+        print(
+            f"as people write it: {statistics.median(people):.2f} s a trial,"
+            f" {statistics.median(people) / statistics.median(trials[1:]):.1f} x"
         )
         write(document, args.out)
     print(json.dumps(document, default=str))

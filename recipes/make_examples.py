@@ -1,14 +1,20 @@
-"""Which recipes come with the package before anything was measured? Examples that beat a published list on predicted latency, and the index of `recipes/`.
+"""Which recipes come with the package before anything was measured?
+
+Examples that beat a published list on predicted latency, and the index of `recipes/`.
 
     made = beat_published(resolve_spec("ltx2"))        # None where it cannot be beaten so
     made.recipe.save("recipes/ltx2-nvfp4-b200-unverified.json")
     python -m sensitivity.examples recipes             # writes all of them, and README.md
 
-Method. From the Linears that a study's first published list quantizes, those families (fused q, k and v together) are left in bf16 that are slower quantized, as
-priced from shapes; families that gain are added where no Linear of them is sensitive. So the sensitive Linears that are quantized are some of the list's own.
+Method. From the Linears that a study's first published list quantizes, those families (fused q, k
+and v together) are left in bf16 that are slower quantized, as priced from shapes; families that
+gain are added where no Linear of them is sensitive. So the sensitive Linears that are quantized are
+some of the list's own.
 
-Sensitive here is what people protect by hand, by name: what is outside the blocks (embeddings, first and last projections), norms and modulation, and what reads or
-writes the text (`SENSITIVE`). Nothing is measured, so every example is unverified, and its `against` says what it was compared with.
+Sensitive here is what people protect by hand, by name: what is outside the blocks (embeddings,
+first and last projections), norms and modulation, and what reads or writes the text (`SENSITIVE`).
+Nothing is measured, so every example is unverified, and its `against` says what it was compared
+with.
 """
 
 import sys
@@ -38,7 +44,9 @@ EXAMPLES = ("flux1-dev", "qwen-image", "ltx2")
 """Studies that are tried."""
 
 CHECKED = 0.014
-"""How far predicted speedups of FLUX.1-dev are from published ones (`latency/constants.py` is fitted to them)."""
+"""How far predicted speedups of FLUX.1-dev are from published ones (`latency/constants.py` is
+fitted to them).
+"""
 
 SENSITIVE = (
     Reasoned(pattern="*norm*", reason="norms and modulation"),
@@ -69,11 +77,18 @@ def is_sensitive(fqn: str) -> bool:
 
 def sensitive_roles(formats: Mapping[str, FormatName]) -> frozenset[str]:
     """The sensitive roles of which a Linear is quantized."""
-    return frozenset(role_of(fqn) for fqn, name in formats.items() if name is not FormatName.BF16 and is_sensitive(fqn))
+    return frozenset(
+        role_of(fqn)
+        for fqn, name in formats.items()
+        if name is not FormatName.BF16 and is_sensitive(fqn)
+    )
 
 
-def beat_published(spec: StudySpec, *, format: FormatName = FormatName.NVFP4, target: str | None = None) -> Example | None:
-    """The example of a study; None where no Linear of its first published list loses and nothing that is not sensitive can be added.
+def beat_published(
+    spec: StudySpec, *, format: FormatName = FormatName.NVFP4, target: str | None = None
+) -> Example | None:
+    """The example of a study; None where no Linear of its first published list loses and nothing
+    that is not sensitive can be added.
 
     Raises:
         PipelineError, MeasurementError: see `run_shapes`.
@@ -81,7 +96,11 @@ def beat_published(spec: StudySpec, *, format: FormatName = FormatName.NVFP4, ta
     """
     listed, run = spec.published[0], run_shapes(spec)
     pricer = Pricer.of(spec, run, target=target)
-    takes = [x.fqn for x in run.table.linears if get_format(format).refusal(k=x.k, n=x.n, dtype=_dtype(x.dtype)) is None]
+    takes = [
+        x.fqn
+        for x in run.table.linears
+        if get_format(format).refusal(k=x.k, n=x.n, dtype=_dtype(x.dtype)) is None
+    ]
     theirs = published_list(pricer.table, listed) & set(takes)
     gains = {
         cost.fqn: cost.calls * (cost.bf16_us - cost.quantized_us)
@@ -92,7 +111,8 @@ def beat_published(spec: StudySpec, *, format: FormatName = FormatName.NVFP4, ta
     if set(chosen) == theirs:
         return None
     ours, published = (
-        pricer.price(name, dict.fromkeys(fqns, format)) for name, fqns in ((f"{spec.name}-{format}", chosen), (listed.name, theirs))
+        pricer.price(name, dict.fromkeys(fqns, format))
+        for name, fqns in ((f"{spec.name}-{format}", chosen), (listed.name, theirs))
     )
     recipe = priced_recipe(
         ours,
@@ -102,10 +122,17 @@ def beat_published(spec: StudySpec, *, format: FormatName = FormatName.NVFP4, ta
         notice=_notice(ours, published, len(theirs), listed.name),
     )
     against = {
-        "list": listed.name, "source": listed.source, "quantized_linears": len(theirs), "quantized_s": published.estimate.quantized_s,
-        "speedup": published.estimate.speedup, "sensitive_roles": sorted(sensitive_roles(published.formats)),
-    }  # fmt: skip
-    stated = recipe.model_dump(mode="json") | {"sensitive_roles": sorted(sensitive_roles(ours.formats)), "against": against}
+        "list": listed.name,
+        "source": listed.source,
+        "quantized_linears": len(theirs),
+        "quantized_s": published.estimate.quantized_s,
+        "speedup": published.estimate.speedup,
+        "sensitive_roles": sorted(sensitive_roles(published.formats)),
+    }
+    stated = recipe.model_dump(mode="json") | {
+        "sensitive_roles": sorted(sensitive_roles(ours.formats)),
+        "against": against,
+    }
     return Example(recipe=Recipe.from_mapping(stated), ours=ours, published=published)
 
 
@@ -114,21 +141,33 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _kept(family: list[str], theirs: set[str], gains: Mapping[str, float]) -> list[str]:
-    """Which Linears of a family are quantized: the list's own if together they gain; all of it if they gain, it has none of them, and none is sensitive."""
+    """Which Linears of a family are quantized: the list's own if together they gain; all of it if
+    they gain, it has none of them, and none is sensitive.
+    """
     own = [fqn for fqn in family if fqn in theirs]
     if own:
         return own if sum(gains[fqn] for fqn in own) > 0 else []
-    return family if sum(gains[fqn] for fqn in family) > 0 and not any(map(is_sensitive, family)) else []
+    return (
+        family
+        if sum(gains[fqn] for fqn in family) > 0 and not any(map(is_sensitive, family))
+        else []
+    )
 
 
 def _notice(ours: PricedList, published: PricedList, count: int, name: str) -> str:
     ours_s, theirs_s = ours.estimate.quantized_s, published.estimate.quantized_s
     saved = 1 - ours_s / theirs_s
-    small = ", a difference smaller than those that the prediction was checked with" if saved < CHECKED else ""
+    small = (
+        ", a difference smaller than those that the prediction was checked with"
+        if saved < CHECKED
+        else ""
+    )
     return (
-        f"seconds are predicted from shapes alone; no picture was drawn, so nothing is known of its quality. It is {name} ({count} Linears) without those that are "
-        f"predicted to be slower quantized ({ours.quantized} left): {ours_s:.4f} s a run against {theirs_s:.4f} s ({saved:.2%} less{small}), "
-        f"{len(sensitive_roles(ours.formats))} sensitive roles quantized against {len(sensitive_roles(published.formats))}"
+        "seconds are predicted from shapes alone; no picture was drawn, so nothing is known of its"
+        f" quality. It is {name} ({count} Linears) without those that are predicted to be slower"
+        f" quantized ({ours.quantized} left): {ours_s:.4f} s a run against {theirs_s:.4f} s"
+        f" ({saved:.2%} less{small}), {len(sensitive_roles(ours.formats))} sensitive roles"
+        f" quantized against {len(sensitive_roles(published.formats))}"
     )
 
 
@@ -138,17 +177,32 @@ def index(folder: Path) -> str:
     Raises:
         RecipeError: a file is no recipe.
     """
-    found = {path.relative_to(folder).as_posix(): load_recipe(path) for path in sorted(folder.rglob("*.json"))}
+    found = {
+        path.relative_to(folder).as_posix(): load_recipe(path)
+        for path in sorted(folder.rglob("*.json"))
+    }
     lines = [
         "# Recipes",
         "",
-        "Each file is what `sensitivity export FILE --to NAME` reads; `sensitivity diff A B` says what two of them differ in.",
-        "UNVERIFIED: formats and predicted seconds only, no picture was drawn; apply one to your model and look before you serve it",
+        (
+            "Each file is what `sensitivity export FILE --to NAME` reads; `sensitivity diff A B`"
+            " says what two of them differ in."
+        ),
+        (
+            "UNVERIFIED: formats and predicted seconds only, no picture was drawn; apply one to"
+            " your model and look before you serve it"
+        ),
         "(`sensitivity verify FILE --model MODEL` draws and compares).",
         "",
-        "Written by `python -m sensitivity.examples recipes`; a test holds it to the files. `published/` has lists as others published them, for `sensitivity audit`.",
+        (
+            "Written by `python -m sensitivity.examples recipes`; a test holds it to the files."
+            " `published/` has lists as others published them, for `sensitivity audit`."
+        ),
         "",
-        "| file | model | formats | quantized | s a run | speedup | GPU | LPIPS | against the published list |",
+        (
+            "| file | model | formats | quantized | s a run | speedup | GPU | LPIPS | against the"
+            " published list |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(name, recipe) for name, recipe in found.items()),
     ]
@@ -158,18 +212,32 @@ def index(folder: Path) -> str:
 def _row(file: str, recipe: Recipe) -> str:
     used = dict.fromkeys(name for name in recipe.layers.values() if name is not FormatName.BF16)
     latency, against = recipe.latency, (recipe.model_extra or {}).get("against")
-    lpips = "UNVERIFIED" if recipe.fidelity is None else f"{recipe.fidelity.lpips.mean:.4f} ({recipe.fidelity.lpips.net})"
+    lpips = (
+        "UNVERIFIED"
+        if recipe.fidelity is None
+        else f"{recipe.fidelity.lpips.mean:.4f} ({recipe.fidelity.lpips.net})"
+    )
     said = ""
     if isinstance(against, dict):
-        ours, theirs = (data.get("sensitive_roles", ()) for data in (recipe.model_extra or {}, against))
+        ours, theirs = (
+            data.get("sensitive_roles", ()) for data in (recipe.model_extra or {}, against)
+        )
         said = (
-            f"{against['list']}: {against['quantized_linears']} Linears, {against['quantized_s']:.4f} s, {against['speedup']:.3f}x; "
-            f"{len(ours)} sensitive roles quantized against its {len(theirs)}"
+            f"{against['list']}: {against['quantized_linears']} Linears,"
+            f" {against['quantized_s']:.4f} s, {against['speedup']:.3f}x; {len(ours)} sensitive"
+            f" roles quantized against its {len(theirs)}"
         )
     cells = (
-        f"[{file}]({file})", recipe.model.id, ", ".join(used), f"{len(recipe.layers) - len(recipe.skip)}/{len(recipe.layers)}",
-        f"{latency.bf16_s:.4f} -> {latency.quantized_s:.4f} {latency.source}", f"{latency.speedup:.3f}x", f"{latency.target}, batch {latency.batch_size}", lpips, said,
-    )  # fmt: skip
+        f"[{file}]({file})",
+        recipe.model.id,
+        ", ".join(used),
+        f"{len(recipe.layers) - len(recipe.skip)}/{len(recipe.layers)}",
+        f"{latency.bf16_s:.4f} -> {latency.quantized_s:.4f} {latency.source}",
+        f"{latency.speedup:.3f}x",
+        f"{latency.target}, batch {latency.batch_size}",
+        lpips,
+        said,
+    )
     return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -178,7 +246,10 @@ def write_examples(folder: Path) -> None:
     for name in EXAMPLES:
         made = beat_published(resolve_spec(name))
         if made is None:
-            print(f"{name}: none; no Linear of its published list loses, and none that gains is free of sensitive ones")
+            print(
+                f"{name}: none; no Linear of its published list loses, and none that gains is free"
+                " of sensitive ones"
+            )
             continue
         print(made.recipe.save(folder / f"{made.recipe.name}.json"), made.recipe.caveat)
     write_whole(folder / "README.md", index(folder).encode())

@@ -1,4 +1,5 @@
-"""Find, by measurement, which Linear layers of a diffusion transformer to quantize and which to leave in bf16.
+"""Find, by measurement, which Linear layers of a diffusion transformer to quantize and which to
+leave in bf16.
 
     import sensitivity
 
@@ -81,7 +82,9 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 def __getattr__(name: str) -> Any:
     """Import a public name from its module when it is first used."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'sensitivity' has no attribute {name!r}; public names are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'sensitivity' has no attribute {name!r}; public names are {', '.join(__all__)}"
+        )
     value = getattr(importlib.import_module(f"sensitivity.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -72,7 +72,9 @@ class OutputError(UserError):
 
 
 class ConstraintError(UserError):
-    """No skip-list keeps to the constraints that were asked; `outcome` is the SearchOutcome without a winner, where there is one."""
+    """No skip-list keeps to the constraints that were asked; `outcome` is the SearchOutcome without
+    a winner, where there is one.
+    """
 
     outcome: Any = None
 
@@ -86,4 +88,6 @@ class MeasurementError(SensitivityError):
 
 
 class CalibrationError(MeasurementError):
-    """Layer sensitivities cannot be measured on this denoiser with this estimator; the pipeline itself may be in order."""
+    """Layer sensitivities cannot be measured on this denoiser with this estimator; the pipeline
+    itself may be in order.
+    """

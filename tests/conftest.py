@@ -1,7 +1,9 @@
-"""What several test files share: a random FluxPipeline small enough to draw in a second, a study of it, and an Evaluator on that.
+"""What several test files share: a random FluxPipeline small enough to draw in a second, a study of
+it, and an Evaluator on that.
 
-The pipeline has every kind of Linear that tiny-flux has, in two double and three single blocks, with random weights: its pictures mean nothing, but
-they change when a Linear is quantized. Scenes and networks come from `studies/tiny-flux/training`.
+The pipeline has every kind of Linear that tiny-flux has, in two double and three single blocks,
+with random weights: its pictures mean nothing, but they change when a Linear is quantized. Scenes
+and networks come from `studies/tiny-flux/training`.
 """
 
 import json
@@ -19,8 +21,9 @@ from sensitivity.spec.loading import load_spec
 
 from support.paths import TRAINING, TRUNK
 
-# One thread, here and in every process that a test starts: the tiny pipeline's operations take microseconds, threads that wait for a busy core
-# take far longer, and results are compared bit for bit.
+# One thread, here and in every process that a test starts: the tiny pipeline's operations take
+# microseconds, threads that wait for a busy core take far longer, and results are compared bit for
+# bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
@@ -61,7 +64,10 @@ held_out = ["a large green square top right on a plain navy background", "a smal
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder: FluxPipeline in bf16, random weights, two double and three single blocks."""
+    """A diffusers folder:
+
+    FluxPipeline in bf16, random weights, two double and three single blocks.
+    """
     sys.path.insert(0, str(TRAINING))
     try:
         from networks import untrained_pipeline  # type: ignore[import-not-found]
@@ -71,7 +77,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         pipe = untrained_pipeline()
         denoiser = pipe.transformer
-        pipe.transformer = type(denoiser).from_config({**denoiser.config, "num_layers": 2, "num_single_layers": 3})
+        pipe.transformer = type(denoiser).from_config(
+            {**denoiser.config, "num_layers": 2, "num_single_layers": 3}
+        )
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     pipe.to(dtype=torch.bfloat16).save_pretrained(folder)
     return folder
@@ -79,15 +87,22 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_study(tiny_folder: Path) -> Path:
-    """A study TOML of `tiny_folder`: 3 search and 3 held-out prompts, 64 x 64 pixels, 2 steps, batch 3, net tiny."""
+    """A study TOML of `tiny_folder`: 3 search and 3 held-out prompts, 64 x 64 pixels, 2 steps,
+    batch 3, net tiny.
+    """
     path = tiny_folder.parent / "tiny-random.toml"
-    path.write_text(STUDY.format(folder=json.dumps(str(tiny_folder)), trunk=json.dumps(str(TRUNK))), encoding="utf-8")
+    path.write_text(
+        STUDY.format(folder=json.dumps(str(tiny_folder)), trunk=json.dumps(str(TRUNK))),
+        encoding="utf-8",
+    )
     return path
 
 
 @pytest.fixture
 def evaluator(tiny_study: Path, tmp_path: Path) -> Iterator[Evaluator]:
     """An Evaluator of `tiny_study` with an empty cache of references."""
-    made = Evaluator(load_pipeline(load_spec(tiny_study), device="cpu"), cache_folder=tmp_path / "references")
+    made = Evaluator(
+        load_pipeline(load_spec(tiny_study), device="cpu"), cache_folder=tmp_path / "references"
+    )
     yield made
     made.close()

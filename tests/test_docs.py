@@ -1,4 +1,6 @@
-"""The documents and the program hold each other: every command and option has help, and the README shows only what works."""
+"""The documents and the program hold each other: every command and option has help, and the README
+shows only what works.
+"""
 
 import re
 import shlex
@@ -43,7 +45,10 @@ def tree_files() -> Iterator[str]:
         name, _, about = line.strip().partition(" ")
         yield folder + name
         if name.endswith("/"):
-            yield from (folder + name + file for file in re.findall(r"\b_?[a-z_]+\.(?:py|json|toml)\b", about))
+            yield from (
+                folder + name + file
+                for file in re.findall(r"\b_?[a-z_]+\.(?:py|json|toml)\b", about)
+            )
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -95,7 +100,9 @@ def test_library_examples_in_the_readme_are_real(code: str) -> None:
     assert set(names) <= set(sensitivity.__all__)
 
 
-@pytest.mark.parametrize("path", sorted(studies_folder().rglob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(studies_folder().rglob("*.toml")), ids=lambda path: path.stem
+)
 def test_every_study_loads(path: Path) -> None:
     """Each TOML under studies/, at any depth, is a study, and the files that it names exist."""
     spec = load_spec(path)
@@ -124,5 +131,9 @@ def test_every_module_is_in_the_readmes_tree() -> None:
     named = set(tree_files())
     modules = [path for path in (ROOT / "sensitivity").rglob("*.py") if path.name != "__init__.py"]
     assert modules
-    missing = [path.relative_to(ROOT).as_posix() for path in modules if path.relative_to(ROOT).as_posix() not in named]
+    missing = [
+        path.relative_to(ROOT).as_posix()
+        for path in modules
+        if path.relative_to(ROOT).as_posix() not in named
+    ]
     assert [name for name in missing if name != "sensitivity/exporters/_base.py"] == []

@@ -1,7 +1,10 @@
-"""The command line: a thin skin. Each command parses, makes one library call, prints what came back.
+"""The command line: a thin skin.
 
-Exit codes: 0 success, 2 the caller can mend it (the message says value found, what is allowed, next step), 1 anything else. With `--json -` stdout
-holds the JSON and nothing else; all other text goes to stderr. Heavy libraries are imported inside the commands, so that `--help` is quick.
+Each command parses, makes one library call, prints what came back.
+
+Exit codes: 0 success, 2 the caller can mend it (the message says value found, what is allowed, next
+step), 1 anything else. With `--json -` stdout holds the JSON and nothing else; all other text goes
+to stderr. Heavy libraries are imported inside the commands, so that `--help` is quick.
 """
 
 import errno
@@ -35,8 +38,11 @@ from sensitivity.errors import SensitivityError, UserError
 
 __all__ = ["app", "main"]
 
-# the root of all parsing errors: click's own class, or that of the copy of click inside newer typers
-ParsingError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+# the root of all parsing errors: click's own class, or that of the copy of click inside newer
+# typers
+ParsingError: type[Any] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 INTERRUPTED = 130  # what typer returns for Ctrl-C
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -70,29 +76,39 @@ def main() -> None:
         if error.errno not in NO_SPACE:
             raise
         _drop_output()
-        _complain(f"cannot write the output: {error.strerror}; make space, or write to another disk")
+        _complain(
+            f"cannot write the output: {error.strerror}; make space, or write to another disk"
+        )
         code = 1
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         _complain(
-            f"{error}; the model and its pictures must fit: lower `batch_size` in the study, close other programs, or use another --device"
+            f"{error}; the model and its pictures must fit: lower `batch_size` in the study, close"
+            " other programs, or use another --device"
         )
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _drop_output() -> None:
-    """What is left of stdout goes nowhere: it cannot be written, and Python would try again at its end."""
+    """What is left of stdout goes nowhere: it cannot be written, and Python would try again at its
+    end.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:
-    Console(stderr=True).print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _quiet_libraries() -> None:
-    """Other libraries' notices about themselves are not about the user's model. SENSITIVITY_DEBUG=1 keeps them."""
+    """Other libraries' notices about themselves are not about the user's model.
+
+    SENSITIVITY_DEBUG=1 keeps them.
+    """
     if os.environ.get("SENSITIVITY_DEBUG"):
         return
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

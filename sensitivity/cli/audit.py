@@ -38,27 +38,61 @@ WIDTH = 100
 
 
 List = Annotated[
-    str, typer.Argument(metavar="LIST", help="File with the list in any consumer's form; - for stdin; module:function with --as filter-fn.")
+    str,
+    typer.Argument(
+        metavar="LIST",
+        help=(
+            "File with the list in any consumer's form; - for stdin; module:function with --as"
+            " filter-fn."
+        ),
+    ),
 ]
 Form = Annotated[
     str | None,
     typer.Option(
         "--as",
-        help="How the list is read: substring, glob, regex, fqn, diffusers, torchao, modelopt, ... Default: guessed by its looks, else glob.",
+        help=(
+            "How the list is read: substring, glob, regex, fqn, diffusers, torchao, modelopt, ..."
+            " Default: guessed by its looks, else glob."
+        ),
     ),
 ]
-MinWidth = Annotated[int | None, typer.Option(help="Linears with K or N below it stay bf16 too, as in published filters.")]
-BesideRecipe = Annotated[Path | None, typer.Option(help="Recipe JSON whose price stands beside the list's.")]
+MinWidth = Annotated[
+    int | None,
+    typer.Option(help="Linears with K or N below it stay bf16 too, as in published filters."),
+]
+BesideRecipe = Annotated[
+    Path | None, typer.Option(help="Recipe JSON whose price stands beside the list's.")
+]
 Fix = Annotated[
     Path | None,
     typer.Option(
-        help="Write the list without its faults: an unverified recipe where the path ends in .json, else globs with reasons, for --as glob."
+        help=(
+            "Write the list without its faults: an unverified recipe where the path ends in .json,"
+            " else globs with reasons, for --as glob."
+        )
     ),
 ]
-FailOn = Annotated[str, typer.Option(help="Findings that make the exit code 1: error, warning (errors too), or never.")]
-Vary = Annotated[bool, typer.Option("--vary/--no-vary", help="Also profile another batch size and other prompt lengths.")]
-Storage = Annotated[Path | None, typer.Option(help="Database of the study with layer sensitivities. Default: sensitivity-runs/<study>.db.")]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="With --as filter-fn: import and run the function's module.")]
+FailOn = Annotated[
+    str,
+    typer.Option(help="Findings that make the exit code 1: error, warning (errors too), or never."),
+]
+Vary = Annotated[
+    bool,
+    typer.Option(
+        "--vary/--no-vary", help="Also profile another batch size and other prompt lengths."
+    ),
+]
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        help="Database of the study with layer sensitivities. Default: sensitivity-runs/<study>.db."
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="With --as filter-fn: import and run the function's module."),
+]
 
 
 @app.command()
@@ -85,12 +119,21 @@ def audit(
     settings: Settings = None,
     json_path: Json = None,
 ) -> None:
-    """Check a list that somebody wrote against a model, as its consumer would read it. No weights are needed.
+    """Check a list that somebody wrote against a model, as its consumer would read it.
 
-    Exits with 0 where there is nothing that --fail-on names, with 1 where there is, with 2 on a mistake of yours.
+    No weights are needed.
+
+    Exits with 0 where there is nothing that --fail-on names, with 1 where there is, with 2 on a
+    mistake of yours.
     """
     spec = resolve_spec(model)
-    fmt_name = _checked(fmt, fail_on, min_width, {"--fix": fix, "--json": json_path}, {"LIST": Path(listed), "--recipe": recipe})
+    fmt_name = _checked(
+        fmt,
+        fail_on,
+        min_width,
+        {"--fix": fix, "--json": json_path},
+        {"LIST": Path(listed), "--recipe": recipe},
+    )
     options = run_options(
         batch_size=batch_size,
         height=height,
@@ -110,7 +153,14 @@ def audit(
     source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
     spec = complete_study(console, spec, options=options)
     request = AuditRequest(
-        source=source, format=fmt_name, min_width=min_width, target=target, recipe=recipe, storage=storage, vary=vary, options=options
+        source=source,
+        format=fmt_name,
+        min_width=min_width,
+        target=target,
+        recipe=recipe,
+        storage=storage,
+        vary=vary,
+        options=options,
     )
     with step(console, f"auditing {source.name}"):
         done = audit_list(spec, request)
@@ -119,20 +169,33 @@ def audit(
     if fix is not None:
         _write_fixed(console, done, fix)
     failed = done.failed(fail_on)
-    console.print(f"{summary_line(done)}: exits with {int(failed)} (--fail-on {fail_on})", highlight=False, markup=False)
+    console.print(
+        f"{summary_line(done)}: exits with {int(failed)} (--fail-on {fail_on})",
+        highlight=False,
+        markup=False,
+    )
     write_json(done.to_json(), json_path)
     if failed:
         raise typer.Exit(1)
 
 
 def _checked(
-    fmt: list[str] | None, fail_on: str, min_width: int | None, outputs: dict[str, Path | str | None], inputs: dict[str, Path | None]
+    fmt: list[str] | None,
+    fail_on: str,
+    min_width: int | None,
+    outputs: dict[str, Path | str | None],
+    inputs: dict[str, Path | None],
 ) -> FormatName:
-    """The format. Raises UserError for values that an option does not have, and for results that cannot be written or would replace what is read."""
+    """The format.
+
+    Raises UserError for values that an option does not have, and for results that cannot be written
+    or would replace what is read.
+    """
     formats = parse_formats(fmt or ["nvfp4"])
     if len(formats) > 1:
         raise UserError(
-            f"--format is given {len(formats)} times; a list has one format for what it quantizes without saying to what: give one"
+            f"--format is given {len(formats)} times; a list has one format for what it quantizes"
+            " without saying to what: give one"
         )
     one_of("--fail-on", fail_on, FAIL_ON)
     if min_width is not None and not 0 <= min_width <= MOST:

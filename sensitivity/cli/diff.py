@@ -14,6 +14,7 @@ from sensitivity.errors import UnknownModelError
 if TYPE_CHECKING:
     pass
 
+
 @app.command()
 def diff(
     a: Annotated[Path, typer.Argument(help="Recipe JSON.")],
@@ -21,7 +22,9 @@ def diff(
     model: ItsModel = None,
     json_path: Json = None,
 ) -> None:
-    """Say which Linears two recipes treat otherwise, what that costs and gains in predicted seconds, and whether their LPIPS compare."""
+    """Say which Linears two recipes treat otherwise, what that costs and gains in predicted
+    seconds, and whether their LPIPS compare.
+    """
     from sensitivity.recipes.recipe import load_recipe
 
     first, second = load_recipe(a), load_recipe(b)

@@ -18,11 +18,26 @@ def doctor(json_path: Json = None) -> None:
     console = make_console(json_path)
     device = choose_device(None)
     stamp = describe_environment(device)
-    native = {name.value: get_format(name).native_refusal(torch.device(device)) for name in FormatName if name is not FormatName.BF16}
+    native = {
+        name.value: get_format(name).native_refusal(torch.device(device))
+        for name in FormatName
+        if name is not FormatName.BF16
+    }
     for key, value in stamp.items():
         console.print(f"{key:14} {value}", highlight=False)
     for name, reason in native.items():
-        console.print(f"{name:14} {'native' if reason is None else f'emulated only: {reason}'}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{name:14} {'native' if reason is None else f'emulated only: {reason}'}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if (advice := mslk_advice()) is not None:
         console.print(f"{'mslk':14} {advice}", highlight=False, soft_wrap=True, markup=False)
-    write_json({"environment": stamp, "native": {n: r is None for n, r in native.items()}, "why_not": native}, json_path)
+    write_json(
+        {
+            "environment": stamp,
+            "native": {n: r is None for n, r in native.items()},
+            "why_not": native,
+        },
+        json_path,
+    )

@@ -1,4 +1,6 @@
-"""`export` and `diff`: a recipe in the form that another tool reads, and two recipes beside each other."""
+"""`export` and `diff`: a recipe in the form that another tool reads, and two recipes beside each
+other.
+"""
 
 import sys
 from pathlib import Path
@@ -20,39 +22,72 @@ if TYPE_CHECKING:
     from sensitivity.consumers.exporters import Exporter
     from sensitivity.recipes.recipe import Recipe
 
-FORMS = "; ".join(f"{name}: {', '.join(kind.forms)}" for name, kind in EXPORTERS.items() if len(kind.forms) > 1)
+FORMS = "; ".join(
+    f"{name}: {', '.join(kind.forms)}" for name, kind in EXPORTERS.items() if len(kind.forms) > 1
+)
 
 ItsModel = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="The recipe's model: a study's name, a study TOML, a diffusers folder, or a Hub id. Default: the study that it names."),
-]  # fmt: skip
+    typer.Option(
+        "--model",
+        "-m",
+        help=(
+            "The recipe's model: a study's name, a study TOML, a diffusers folder, or a Hub id."
+            " Default: the study that it names."
+        ),
+    ),
+]
 
 
 @app.command()
 def export(
     recipe: Annotated[Path, typer.Argument(help="Recipe JSON, as `search` writes it.")],
     to: Annotated[str, typer.Option("--to", help=f"Who reads it: {', '.join(EXPORTERS)}.")],
-    form: Annotated[str, typer.Option("--form", help=f"Which of the reader's forms; the first is the default. {FORMS}.")] = "",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--form", help=f"Which of the reader's forms; the first is the default. {FORMS}."
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Prove the text on this model's real modules too, built without weights: a study, a study TOML, a folder, or a Hub id."
+            "--model",
+            "-m",
+            help=(
+                "Prove the text on this model's real modules too, built without weights: a study, a"
+                " study TOML, a folder, or a Hub id."
+            ),
         ),
     ] = None,
     nearest: Annotated[
         Path | None,
-        typer.Option("--nearest", help="Where the reader cannot express the recipe: write the nearest recipe that it can to this file, and say what it costs."),
+        typer.Option(
+            "--nearest",
+            help=(
+                "Where the reader cannot express the recipe: write the nearest recipe that it can"
+                " to this file, and say what it costs."
+            ),
+        ),
     ] = None,
     allow_random_weights: Annotated[
         bool,
         typer.Option(
-            "--allow-random-weights", help="Export a recipe that was searched on random weights, which says nothing about the model."
+            "--allow-random-weights",
+            help=(
+                "Export a recipe that was searched on random weights, which says nothing about the"
+                " model."
+            ),
         ),
     ] = False,
     json_path: Json = None,
-) -> None:  # fmt: skip
-    """Write a recipe in the form that another tool reads, proven to name exactly the recipe's layers."""
+) -> None:
+    """Write a recipe in the form that another tool reads, proven to name exactly the recipe's
+    layers.
+    """
     from sensitivity.consumers.exporters import get_exporter
     from sensitivity.recipes.recipe import load_recipe
 
@@ -63,11 +98,14 @@ def export(
     check_apart({"--out": out, "--nearest": nearest, "--json": json_path}, {"RECIPE": recipe})
     if nearest is not None and out is not None:
         raise UserError(
-            "--nearest and --out are both given; --nearest writes a recipe and no text: take out one, and export the new recipe then"
+            "--nearest and --out are both given; --nearest writes a recipe and no text: take out"
+            " one, and export the new recipe then"
         )
     console = make_console(json_path)
     if nearest is not None:
-        _write_nearest(console, exporter, loaded, _study(console, loaded, model), nearest, json_path)
+        _write_nearest(
+            console, exporter, loaded, _study(console, loaded, model), nearest, json_path
+        )
         return
     text = exporter.export(loaded, allow_random_weights=allow_random_weights)
     proved = _prove(console, exporter, loaded, model) if model is not None else None
@@ -75,7 +113,12 @@ def export(
 
 
 def _hand_out(
-    exporter: "Exporter", recipe: "Recipe", text: str, out: Path | None, proved: dict[str, Any] | None, json_path: str | None
+    exporter: "Exporter",
+    recipe: "Recipe",
+    text: str,
+    out: Path | None,
+    proved: dict[str, Any] | None,
+    json_path: str | None,
 ) -> None:
     """Write the text; what is said beside it goes where it is in nobody's way."""
     from rich.console import Console
@@ -92,9 +135,17 @@ def _hand_out(
         said.print(f"proved: {proved['text']}", highlight=False, markup=False, soft_wrap=True)
     notes = exporter.notes(recipe, text)
     for note in notes:
-        said.print(f"note on {exporter.name}: {note}", highlight=False, markup=False, soft_wrap=True)
+        said.print(
+            f"note on {exporter.name}: {note}", highlight=False, markup=False, soft_wrap=True
+        )
     if recipe.caveat:
-        said.print(f"{recipe.name}: {recipe.caveat}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        said.print(
+            f"{recipe.name}: {recipe.caveat}",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     data = {
         "to": exporter.name,
         "form": exporter.form,
@@ -106,7 +157,9 @@ def _hand_out(
     write_json(data | ({} if proved is None else {"proved": proved}), json_path)
 
 
-def _prove(console: "Console", exporter: "Exporter", recipe: "Recipe", model: str) -> dict[str, Any]:
+def _prove(
+    console: "Console", exporter: "Exporter", recipe: "Recipe", model: str
+) -> dict[str, Any]:
     """What the consumer makes of the model's real Linears: exactly the recipe, or an error."""
     from collections import Counter
 
@@ -118,7 +171,10 @@ def _prove(console: "Console", exporter: "Exporter", recipe: "Recipe", model: st
     counts = Counter(exporter.verify(recipe, fqns).values())
     words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     kinds = ", ".join(f"{name} ({kind})" for name, kind in recipe.model.classes.items())
-    text = f"{exporter.name} ({exporter.form}) gives the {len(fqns)} Linears of {spec.name}, {kinds}, exactly the recipe's formats: {words}"
+    text = (
+        f"{exporter.name} ({exporter.form}) gives the {len(fqns)} Linears of {spec.name}, {kinds},"
+        f" exactly the recipe's formats: {words}"
+    )
     return {"model": spec.name, "linears": len(fqns), "formats": dict(counts), "text": text}
 
 
@@ -129,7 +185,14 @@ def _study(console: "Console", recipe: "Recipe", model: str | None) -> StudySpec
     return study_of(recipe) if model is None else complete_study(console, resolve_spec(model))
 
 
-def _write_nearest(console: "Console", exporter: "Exporter", recipe: "Recipe", spec: StudySpec, path: Path, json_path: str | None) -> None:
+def _write_nearest(
+    console: "Console",
+    exporter: "Exporter",
+    recipe: "Recipe",
+    spec: StudySpec,
+    path: Path,
+    json_path: str | None,
+) -> None:
     """The nearest recipe that the consumer can express, what it costs, and how it is exported."""
     from sensitivity.cli.render.diff import nearest_lines
     from sensitivity.search.store import default_storage
@@ -137,16 +200,25 @@ def _write_nearest(console: "Console", exporter: "Exporter", recipe: "Recipe", s
 
     about = {"to": exporter.name, "form": exporter.form}
     if not exporter.obstacles(recipe):
-        text = f"{exporter.name} ({exporter.form}) can express {recipe.name} as it is: nothing was written; export it without --nearest"
+        text = (
+            f"{exporter.name} ({exporter.form}) can express {recipe.name} as it is: nothing was"
+            " written; export it without --nearest"
+        )
         console.print(text, highlight=False, markup=False, soft_wrap=True)
         write_json({**about, "path": None, "obstacles": []}, json_path)
         return
     with step(console, "pricing"):
         found = nearest_recipe(recipe, exporter, spec, storage=default_storage(spec))
     found.recipe.save(path)
-    obstacles = [f"{exporter.name} ({exporter.form}) cannot express {recipe.name}: {reason}" for reason in found.obstacles[:5]]
+    obstacles = [
+        f"{exporter.name} ({exporter.form}) cannot express {recipe.name}: {reason}"
+        for reason in found.obstacles[:5]
+    ]
     obstacles += [f"and {len(found.obstacles) - 5} more"] if len(found.obstacles) > 5 else []
-    last = f"recipe: {path}, UNVERIFIED; export it: sensitivity export {path} --to {exporter.name} --form {exporter.form}"
+    last = (
+        f"recipe: {path}, UNVERIFIED; export it: sensitivity export {path} --to {exporter.name}"
+        f" --form {exporter.form}"
+    )
     for line in (*obstacles, *nearest_lines(found), last):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     write_json({**about, "path": str(path), **found.to_json()}, json_path)

@@ -9,7 +9,9 @@ from sensitivity.spec.study_spec import StudySpec
 
 @app.command()
 def models(json_path: Json = None) -> None:
-    """List the studies that come with the package, and what of their models is on this machine; nothing is downloaded."""
+    """List the studies that come with the package, and what of their models is on this machine;
+    nothing is downloaded.
+    """
     from rich.table import Table
 
     from sensitivity.models.local_copies import local_copies
@@ -19,14 +21,29 @@ def models(json_path: Json = None) -> None:
     here = {name: local_copies(spec) for name, spec in specs.items()}
     table = Table("study", "model", "denoiser", "on this machine", "about", box=None)
     for name, spec in specs.items():
-        table.add_row(name, spec.model.hub or "-", "\n".join(spec.model.denoisers), here[name].value, spec.title)
+        table.add_row(
+            name,
+            spec.model.hub or "-",
+            "\n".join(spec.model.denoisers),
+            here[name].value,
+            spec.title,
+        )
     console.print(table)
-    write_json({"models": [_entry(spec) | {"local": here[name].value} for name, spec in specs.items()]}, json_path)
+    write_json(
+        {"models": [_entry(spec) | {"local": here[name].value} for name, spec in specs.items()]},
+        json_path,
+    )
 
 
 def _entry(spec: StudySpec) -> dict[str, object]:
     model = spec.model
     return {
-        "name": spec.name, "hub": model.hub, "revision": model.revision, "component": model.component, "components": list(model.denoisers), "title": spec.title,
-        "search_prompts": len(spec.prompts.search), "held_out_prompts": len(spec.prompts.held_out),
-    }  # fmt: skip
+        "name": spec.name,
+        "hub": model.hub,
+        "revision": model.revision,
+        "component": model.component,
+        "components": list(model.denoisers),
+        "title": spec.title,
+        "search_prompts": len(spec.prompts.search),
+        "held_out_prompts": len(spec.prompts.held_out),
+    }

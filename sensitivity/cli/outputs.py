@@ -33,7 +33,8 @@ def check_writable(path: Path | str | None, flag: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{flag} {path}: the folder {folder} cannot be made ({error.strerror}); name a path in a folder that can be written"
+            f"{flag} {path}: the folder {folder} cannot be made ({error.strerror}); name a path in"
+            " a folder that can be written"
         ) from None
     if path.exists() and not path.is_file():
         reason = "is a folder" if path.is_dir() else "is not a regular file"
@@ -42,13 +43,26 @@ def check_writable(path: Path | str | None, flag: str) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(
-            f"{flag} {path} lies in {folder}, which cannot be written ({error.strerror}); name a file in a folder that can be written"
+            f"{flag} {path} lies in {folder}, which cannot be written ({error.strerror}); name a"
+            " file in a folder that can be written"
         ) from None
 
 
-def check_apart(outputs: Mapping[str, Path | str | None], inputs: Mapping[str, Path | None] | None = None) -> None:
-    """Raise OutputError where a result would replace another, or what the command reads. Both are {flag: path}; "-" is stdout."""
-    seen = {os.path.realpath(path): flag for flag, path in (inputs or {}).items() if path is not None}
+def check_apart(
+    outputs: Mapping[str, Path | str | None], inputs: Mapping[str, Path | None] | None = None
+) -> None:
+    """Raise OutputError where a result would replace another, or what the command reads.
+
+    Both are {flag: path}; "-" is stdout.
+    """
+    seen = {
+        os.path.realpath(path): flag for flag, path in (inputs or {}).items() if path is not None
+    }
     for flag, path in outputs.items():
-        if path not in (None, "-") and (other := seen.setdefault(os.path.realpath(path), flag)) != flag:
-            raise OutputError(f"{flag} {path} is the file of {other}; allowed is a file for each: name another")
+        if (
+            path not in (None, "-")
+            and (other := seen.setdefault(os.path.realpath(path), flag)) != flag
+        ):
+            raise OutputError(
+                f"{flag} {path} is the file of {other}; allowed is a file for each: name another"
+            )

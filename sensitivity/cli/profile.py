@@ -4,7 +4,15 @@ from typing import Annotated
 
 import typer
 
-from sensitivity.cli.app import app, complete_study, make_console, named_study, step, tell_of_other_denoisers, warn_of_rounding
+from sensitivity.cli.app import (
+    app,
+    complete_study,
+    make_console,
+    named_study,
+    step,
+    tell_of_other_denoisers,
+    warn_of_rounding,
+)
 from sensitivity.cli.options import (
     BatchSize,
     Frames,
@@ -26,7 +34,10 @@ from sensitivity.cli.outputs import check_writable, write_json
 def profile(
     model: Model,
     component: Annotated[
-        str | None, typer.Option(help="Part whose Linears are shown, such as text_encoder. Default: the denoiser.")
+        str | None,
+        typer.Option(
+            help="Part whose Linears are shown, such as text_encoder. Default: the denoiser."
+        ),
     ] = None,
     batch_size: BatchSize = None,
     height: Height = None,
@@ -42,9 +53,15 @@ def profile(
     """Run the pipeline once without weights and show every Linear's M, K, N."""
     spec = named_study(model, save=save_study)
     options = run_options(
-        batch_size=batch_size, height=height, width=width, frames=frames, prompt_tokens=prompt_tokens, guidance=guidance, steps=steps,
+        batch_size=batch_size,
+        height=height,
+        width=width,
+        frames=frames,
+        prompt_tokens=prompt_tokens,
+        guidance=guidance,
+        steps=steps,
         settings=settings,
-    )  # fmt: skip
+    )
     check_writable(json_path, "--json")
     console = make_console(json_path)
     with step(console, "loading libraries"):

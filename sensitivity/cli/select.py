@@ -5,10 +5,37 @@ from typing import Annotated, Literal
 
 import typer
 
-from sensitivity.cli.app import app, choose_device, complete_study, make_console, named_study, step, with_run
-from sensitivity.cli.options import Compile, DeviceName, Json, Model, Net, Prompts, Settings, Steps, WeightsName, one_of
+from sensitivity.cli.app import (
+    app,
+    choose_device,
+    complete_study,
+    make_console,
+    named_study,
+    step,
+    with_run,
+)
+from sensitivity.cli.options import (
+    Compile,
+    DeviceName,
+    Json,
+    Model,
+    Net,
+    Prompts,
+    Settings,
+    Steps,
+    WeightsName,
+    one_of,
+)
 from sensitivity.cli.render.winner import conclude, showing_the_front
-from sensitivity.cli.search import GRANULARITIES, MaxLpips, MaxSeconds, MinSpeedup, Out, Storage, check_outputs
+from sensitivity.cli.search import (
+    GRANULARITIES,
+    MaxLpips,
+    MaxSeconds,
+    MinSpeedup,
+    Out,
+    Storage,
+    check_outputs,
+)
 from sensitivity.core.format_name import parse_formats
 
 
@@ -20,17 +47,37 @@ def select(
     max_seconds: MaxSeconds = None,
     out: Out = None,
     storage: Storage = None,
-    study: Annotated[str | None, typer.Option(help="The study's name, where the database holds several of the model.")] = None,
-    fmt: Annotated[
-        list[str] | None, typer.Option("--format", "-f", help="The study that searched this; may be given several times.")
+    study: Annotated[
+        str | None,
+        typer.Option(help="The study's name, where the database holds several of the model."),
     ] = None,
-    target: Annotated[str | None, typer.Option("--target", "-t", help="The study that was priced for this GPU.")] = None,
-    granularity: Annotated[str | None, typer.Option(help="The study of this granularity: group or layer.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="The study of this sampler, as `search --sampler` takes it.")] = None,
-    calibrate: Annotated[bool | None, typer.Option(help="The study with, or without, layer sensitivities.")] = None,
+    fmt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", "-f", help="The study that searched this; may be given several times."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="The study that was priced for this GPU.")
+    ] = None,
+    granularity: Annotated[
+        str | None, typer.Option(help="The study of this granularity: group or layer.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="The study of this sampler, as `search --sampler` takes it.")
+    ] = None,
+    calibrate: Annotated[
+        bool | None, typer.Option(help="The study with, or without, layer sensitivities.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The study of this seed.")] = None,
     verify: Annotated[
-        bool, typer.Option(help="Draw the held-out pictures that are missing; else choose among what has its held-out score.")
+        bool,
+        typer.Option(
+            help=(
+                "Draw the held-out pictures that are missing; else choose among what has its"
+                " held-out score."
+            )
+        ),
     ] = True,
     prompts: Prompts = None,
     weights: WeightsName = "pretrained",
@@ -41,9 +88,11 @@ def select(
     compiled: Compile = None,
     json_path: Json = None,
 ) -> None:
-    """Choose again from a finished search, by other constraints, and write that recipe; no trial is drawn.
+    """Choose again from a finished search, by other constraints, and write that recipe; no trial is
+    drawn.
 
-    Without a constraint the knee of the front is chosen. Where the database holds one study of the model, that is the one; else name it, or its settings.
+    Without a constraint the knee of the front is chosen. Where the database holds one study of the
+    model, that is the one; else name it, or its settings.
     """
     spec = named_study(model, prompts, weights=weights, net=net)
     formats = parse_formats(fmt) if fmt else None
@@ -58,16 +107,37 @@ def select(
         from sensitivity.workflows.requests import SelectRequest
         from sensitivity.workflows.select import select_recipe
 
-    named: dict[str | None, Literal["group", "layer"] | None] = {None: None, "group": "group", "layer": "layer"}
+    named: dict[str | None, Literal["group", "layer"] | None] = {
+        None: None,
+        "group": "group",
+        "layer": "layer",
+    }
     wanted = Wanted(
-        name=study, formats=formats, target=target, seed=seed, sampler=SamplerName(sampler) if sampler else None, granularity=named[granularity],
+        name=study,
+        formats=formats,
+        target=target,
+        seed=seed,
+        sampler=SamplerName(sampler) if sampler else None,
+        granularity=named[granularity],
         calibrated=calibrate,
-    )  # fmt: skip
+    )
     request = SelectRequest(
-        wanted=wanted, max_lpips=max_lpips, min_speedup=min_speedup, max_seconds=max_seconds, verify=verify, storage=storage, device=choose_device(device),
+        wanted=wanted,
+        max_lpips=max_lpips,
+        min_speedup=min_speedup,
+        max_seconds=max_seconds,
+        verify=verify,
+        storage=storage,
+        device=choose_device(device),
         compiled=compiled,
-    )  # fmt: skip
+    )
     spec = with_run(complete_study(console, spec), steps=steps, settings=settings)
     with showing_the_front(console), SearchProgress(console, budget=0) as progress:
         outcome = select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
-    conclude(console, outcome, out or Path("recipes") / f"{outcome.recipe.name}.json" if outcome.recipe else Path(), json_path, budget=0)
+    conclude(
+        console,
+        outcome,
+        out or Path("recipes") / f"{outcome.recipe.name}.json" if outcome.recipe else Path(),
+        json_path,
+        budget=0,
+    )

@@ -20,7 +20,9 @@ def verify(
     device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
-    """Apply a recipe to its model by emulation, draw the held-out prompts again and compare with what the recipe says."""
+    """Apply a recipe to its model by emulation, draw the held-out prompts again and compare with
+    what the recipe says.
+    """
     from sensitivity.recipes.recipe import load_recipe
 
     loaded, spec = load_recipe(recipe), named_study(model, prompts, weights=weights, net=net)
@@ -38,21 +40,34 @@ def verify(
     said = loaded.fidelity.lpips if loaded.fidelity is not None else None
     beside = beside_lpips_words(score)
     if said is None:
-        text = f"held-out LPIPS {score.mean:.4f} by emulation now; the recipe states none ({loaded.caveat}){beside}"
+        text = (
+            f"held-out LPIPS {score.mean:.4f} by emulation now; the recipe states none"
+            f" ({loaded.caveat}){beside}"
+        )
     else:
         low, high = said.ci95
-        same = "the same" if tuple(said.per_prompt) == score.per_prompt else f"difference {abs(score.mean - said.mean):.2g}"
+        same = (
+            "the same"
+            if tuple(said.per_prompt) == score.per_prompt
+            else f"difference {abs(score.mean - said.mean):.2g}"
+        )
         where = "inside" if low <= score.mean <= high else "OUTSIDE"
         text = (
-            f"held-out LPIPS {score.mean:.4f} by emulation now, {where} the interval that the recipe states; the recipe says {said.mean:.4f} "
-            f"[{low:.4f}, {high:.4f}] ({same}){beside}"
+            f"held-out LPIPS {score.mean:.4f} by emulation now, {where} the interval that the"
+            f" recipe states; the recipe says {said.mean:.4f} [{low:.4f}, {high:.4f}]"
+            f" ({same}){beside}"
         )
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     stated = None if said is None else list(said.ci95)
     write_json(
         {
-            "lpips": score.mean, "ci95": list(score.ci95), "per_prompt": list(score.per_prompt), "recipe_lpips": said and said.mean,
-            "recipe_ci95": stated, "inside": stated and stated[0] <= score.mean <= stated[1], **beside_lpips(score, spec),
+            "lpips": score.mean,
+            "ci95": list(score.ci95),
+            "per_prompt": list(score.per_prompt),
+            "recipe_lpips": said and said.mean,
+            "recipe_ci95": stated,
+            "inside": stated and stated[0] <= score.mean <= stated[1],
+            **beside_lpips(score, spec),
         },
         json_path,
-    )  # fmt: skip
+    )

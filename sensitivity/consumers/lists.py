@@ -1,14 +1,18 @@
-"""What does a list say to the tool that reads it? Entries with a matching rule, and what becomes of every Linear.
+"""What does a list say to the tool that reads it?
 
-A reader turns a text in one consumer's form into a `ConsumerList`; the list then says, for a model's Linears, which format each gets
-(`assign`) and which Linears each entry hits (`hits`). Exporters prove their texts with it, the audit looks for faults in it.
+Entries with a matching rule, and what becomes of every Linear.
+
+A reader turns a text in one consumer's form into a `ConsumerList`; the list then says, for a
+model's Linears, which format each gets (`assign`) and which Linears each entry hits (`hits`).
+Exporters prove their texts with it, the audit looks for faults in it.
 
     listed = get_reader("diffusers").read(text)
     formats = listed.assign(tree, quantized=FormatName.NVFP4)
 
-Conventions. FQNs are those of the recipe: names inside the denoiser, or with the component's name in front where there are several. A rule
-sees names inside the component, as consumers do (plain lists: either). `renamed` maps them to the names that a consumer has at run time;
-Linears that it fuses share one name and are hit together.
+Conventions. FQNs are those of the recipe: names inside the denoiser, or with the component's name
+in front where there are several. A rule sees names inside the component, as consumers do (plain
+lists: either). `renamed` maps them to the names that a consumer has at run time; Linears that it
+fuses share one name and are hit together.
 """
 
 from collections.abc import Callable, Mapping
@@ -76,11 +80,14 @@ class ConsumerList:
     Attributes:
         consumer: whose form it is in.
         entries: in the order in which the consumer tries them.
-        default: what a Linear becomes that no entry hits; None is the format that the list's user names.
+        default: what a Linear becomes that no entry hits; None is the format that the list's user
+            names.
         defaults: {component: the same, for its Linears}, where a list says more than one.
         last_wins: whether the last entry that hits a Linear decides, instead of the first.
-        min_width: Linears with K or N below it stay bf16, whatever the entries say (where the shape is known).
-        renamed: gives the consumer's run-time names, {FQN: name}; None where they are the names inside the component.
+        min_width: Linears with K or N below it stay bf16, whatever the entries say (where the shape
+            is known).
+        renamed: gives the consumer's run-time names, {FQN: name}; None where they are the names
+            inside the component.
         either_name: whether entries may also name a Linear with its component in front.
         notes: what a user should know about how the text was read.
     """
@@ -116,8 +123,14 @@ class ConsumerList:
         for fqn, (k, n) in tree.shapes.items():
             if min(k, n) < self.min_width:
                 decided[fqn] = FormatName.BF16
-        defaults = {fqn: self.defaults.get(self.part_of(fqn, tree), self.default) for fqn in tree.fqns} if self.defaults else {}
-        return {fqn: decided.get(fqn, defaults.get(fqn, self.default)) or quantized for fqn in tree.fqns}
+        defaults = (
+            {fqn: self.defaults.get(self.part_of(fqn, tree), self.default) for fqn in tree.fqns}
+            if self.defaults
+            else {}
+        )
+        return {
+            fqn: decided.get(fqn, defaults.get(fqn, self.default)) or quantized for fqn in tree.fqns
+        }
 
     def names(self, tree: ModelTree) -> dict[str, set[str]]:
         """{name that a rule sees: FQNs that go by it}."""
@@ -133,6 +146,14 @@ class ConsumerList:
         """Under which component a list that names components has a Linear: its own."""
         return tree.component_of(fqn)
 
-    def _found(self, entry: Entry, names: Mapping[str, set[str]], tree: ModelTree) -> frozenset[str]:
-        found = frozenset[str]().union(*(names[name] for name in hits(entry.rule, entry.text, names)))
-        return frozenset(fqn for fqn in found if self.part_of(fqn, tree) == entry.component) if entry.component and tree.classes else found
+    def _found(
+        self, entry: Entry, names: Mapping[str, set[str]], tree: ModelTree
+    ) -> frozenset[str]:
+        found = frozenset[str]().union(
+            *(names[name] for name in hits(entry.rule, entry.text, names))
+        )
+        return (
+            frozenset(fqn for fqn in found if self.part_of(fqn, tree) == entry.component)
+            if entry.component and tree.classes
+            else found
+        )

@@ -3,11 +3,13 @@
     hits("glob", "blocks.1.*", names)          # frozenset of those names
     hits("regex", "proj_out.*", names)         # re.match: from the start, open at the end
 
-Rules (`RULES` has a sentence for each): fqn, glob, fnmatch, substring, dotted-substring, prefix, regex, regex-full, regex-search,
-weight-key, target. Names are those of modules; the rules that look at parameters take the weight's, name + ".weight".
+Rules (`RULES` has a sentence for each): fqn, glob, fnmatch, substring, dotted-substring, prefix,
+regex, regex-full, regex-search, weight-key, target. Names are those of modules; the rules that look
+at parameters take the weight's, name + ".weight".
 
-A list comes from elsewhere, so regular expressions run in the `regex` module under a limit of time: a pattern that backtracks for ever is refused, not
-waited for. What Python's `re` would not compile is refused as well, since consumers use that one.
+A list comes from elsewhere, so regular expressions run in the `regex` module under a limit of time:
+a pattern that backtracks for ever is refused, not waited for. What Python's `re` would not compile
+is refused as well, since consumers use that one.
 
 It knows no consumer and no file format: see the modules beside it.
 """
@@ -29,11 +31,16 @@ MAX_ENTRY = 4096
 """Characters of one entry."""
 
 REGEX_SECONDS = 1.0
-"""What one regular expression may take over all names. An honest one takes milliseconds over 1,400 names."""
+"""What one regular expression may take over all names.
+
+An honest one takes milliseconds over 1,400 names.
+"""
 
 
 class Rule(NamedTuple):
-    """`words` says the rule in a sentence; `test(entry)` gives the test of one name; `only(entry)` the names that it can hit at most, where they are known."""
+    """`words` says the rule in a sentence; `test(entry)` gives the test of one name; `only(entry)`
+    the names that it can hit at most, where they are known.
+    """
 
     words: str
     test: Callable[[str], Callable[[str], bool]]
@@ -47,7 +54,10 @@ def hits(rule: str, entry: str, names: Collection[str]) -> frozenset[str]:
         PatternError: the entry is no pattern of this rule, is too long, or takes too long to match.
     """
     if not entry or len(entry) > MAX_ENTRY:
-        raise PatternError(f"found an entry of {len(entry)} characters; allowed are 1 to {MAX_ENTRY}; write one name or pattern an entry")
+        raise PatternError(
+            f"found an entry of {len(entry)} characters; allowed are 1 to {MAX_ENTRY}; write one"
+            " name or pattern an entry"
+        )
     test, only = RULES[rule].test(entry), RULES[rule].only(entry)
     if only is not None:  # most lists are names: no walk over the model for each
         names = [name for name in only if name in names]
@@ -104,23 +114,30 @@ def _regex(method: str, *endings: str) -> Callable[[str], Callable[[str], bool]]
 
     def make(entry: str) -> Callable[[str], bool]:
         try:
-            with warnings.catch_warnings():  # what a pattern may mean in a later Python is its author's matter
+            with (
+                warnings.catch_warnings()
+            ):  # what a pattern may mean in a later Python is its author's matter
                 warnings.simplefilter("ignore")
                 re.compile(entry)
                 run = getattr(regex.compile(entry), method)
         except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise PatternError(
-                f"found the regular expression {entry[:80]!r} ({error}); allowed are those of Python's re; mend it"
+                f"found the regular expression {entry[:80]!r} ({error}); allowed are those of"
+                " Python's re; mend it"
             ) from None
         ends = time.monotonic() + REGEX_SECONDS
 
         def test(name: str) -> bool:
             try:
-                return any(run(name + ending, timeout=max(1e-3, ends - time.monotonic())) is not None for ending in endings or ("",))
+                return any(
+                    run(name + ending, timeout=max(1e-3, ends - time.monotonic())) is not None
+                    for ending in endings or ("",)
+                )
             except TimeoutError:
                 raise PatternError(
-                    f"found the regular expression {entry[:80]!r}, which takes more than {REGEX_SECONDS:g} s on the names of one model; allowed are "
-                    "patterns that do not backtrack without end; write it without nested repeats such as (a+)+"
+                    f"found the regular expression {entry[:80]!r}, which takes more than"
+                    f" {REGEX_SECONDS:g} s on the names of one model; allowed are patterns that do"
+                    " not backtrack without end; write it without nested repeats such as (a+)+"
                 ) from None
 
         return test
@@ -158,14 +175,23 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         ),
         "substring": Rule("anywhere in the name", _substring),
         "path": Rule("the name, or whole parts of it between dots that stand together", _path),
-        "dotted-substring": Rule('entry + "." anywhere in the name of the weight, or the whole of that', _dotted_substring),
+        "dotted-substring": Rule(
+            'entry + "." anywhere in the name of the weight, or the whole of that',
+            _dotted_substring,
+        ),
         "prefix": Rule("the name, or a module that it lies in", _prefix),
         "regex": Rule("re.match: from the start of the name, open at its end", _regex("match")),
         "regex-full": Rule("re.fullmatch: the whole name", _regex("fullmatch")),
         "regex-search": Rule("re.search: anywhere in the name", _regex("search")),
         "weight-key": Rule(
-            "the whole name of the module or of its weight; behind re:, re.fullmatch of either", _weight_key, _weight_key_names
+            "the whole name of the module or of its weight; behind re:, re.fullmatch of either",
+            _weight_key,
+            _weight_key_names,
         ),
-        "target": Rule("the whole name, or the name of a class (Linear); behind re:, re.match", _target, _target_names),
+        "target": Rule(
+            "the whole name, or the name of a class (Linear); behind re:, re.match",
+            _target,
+            _target_names,
+        ),
     }
 )

@@ -1,4 +1,5 @@
-"""What every other room speaks of: names of Linears and formats, patterns, files, words and devices.
+"""What every other room speaks of: names of Linears and formats, patterns, files, words and
+devices.
 
 This room imports `errors` only, and loading it imports no torch.
 """

@@ -15,9 +15,9 @@ CompileMode = Literal["reduce-overhead", "default"]
 class FormatName(StrEnum):
     """The number formats that a Linear can run in.
 
-    `bf16` is not quantized. `mxfp8`: e4m3 codes, one e8m0 scale for 32 values along K. `nvfp4`: e2m1 codes, one e4m3 scale for 16 values
-    along K and one fp32 scale a tensor. `fp8`: e4m3 codes, one fp32 scale a row. Weights and activations are both quantized, activations at
-    run time.
+    `bf16` is not quantized. `mxfp8`: e4m3 codes, one e8m0 scale for 32 values along K. `nvfp4`:
+    e2m1 codes, one e4m3 scale for 16 values along K and one fp32 scale a tensor. `fp8`: e4m3 codes,
+    one fp32 scale a row. Weights and activations are both quantized, activations at run time.
     """
 
     BF16 = "bf16"

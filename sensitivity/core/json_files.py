@@ -1,10 +1,13 @@
-"""Is this text JSON that every reader understands alike, and does a file hold all of what was written, or none of it?
+"""Is this text JSON that every reader understands alike, and does a file hold all of what was
+written, or none of it?
 
-The standard library reads NaN, Infinity, 1e999 (as infinity), duplicate keys (the last wins), lone surrogates (which no UTF-8 file can
-hold) and nesting until the stack ends. Two readers of such a file can see two different things, so `parse_json` refuses all of these, and
-`check_value` refuses to write them. `read_bounded` reads from a regular file only, since a pipe may never end, and no more than can be parsed
-quickly. `write_whole` writes a temporary file in the same folder, flushes it to the disk and renames it: whoever reads sees the old file or the
-new one, and a failure leaves no rest.
+The standard library reads NaN, Infinity, 1e999 (as infinity), duplicate keys (the last wins), lone
+surrogates (which no UTF-8 file can hold) and nesting until the stack ends. Two readers of such a
+file can see two different things, so `parse_json` refuses all of these, and `check_value` refuses
+to write them. `read_bounded` reads from a regular file only, since a pipe may never end, and no
+more than can be parsed quickly. `write_whole` writes a temporary file in the same folder, flushes
+it to the disk and renames it: whoever reads sees the old file or the new one, and a failure leaves
+no rest.
 
 It knows nothing about what the JSON means, and it does not create folders.
 
@@ -37,7 +40,8 @@ def read_bounded(path: str | os.PathLike[str], *, max_bytes: int, max_values: in
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no regular file, or too large; the message says value found, what is allowed, and the next step.
+        ValueError: it is no regular file, or too large; the message says value found, what is
+            allowed, and the next step.
     """
 
     def without_waiting(name: str, flags: int) -> int:
@@ -47,12 +51,21 @@ def read_bounded(path: str | os.PathLike[str], *, max_bytes: int, max_values: in
         raise ValueError("found a folder; allowed is a regular file; name the file in it")
     with open(path, "rb", opener=without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("found a pipe or device; allowed is a regular file; save the text to a file and name that")
+            raise ValueError(
+                "found a pipe or device; allowed is a regular file; save the text to a file and"
+                " name that"
+            )
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise ValueError(f"found more than {max_bytes} bytes; allowed are {max_bytes}; no file of ours is so large: name another")
+        raise ValueError(
+            f"found more than {max_bytes} bytes; allowed are {max_bytes}; no file of ours is so"
+            " large: name another"
+        )
     if (found := sum(map(data.count, (b",", b"[", b"{")))) > max_values:
-        raise ValueError(f"found {found} values; allowed are {max_values}; no file of ours has so many: name another")
+        raise ValueError(
+            f"found {found} values; allowed are {max_values}; no file of ours has so many: name"
+            " another"
+        )
     return data
 
 
@@ -60,19 +73,28 @@ def parse_json(data: bytes) -> Any:
     """The value that `data` (UTF-8) holds.
 
     Raises:
-        ValueError: it is not strict JSON; the message says value found, what is allowed, and the next step.
+        ValueError: it is not strict JSON; the message says value found, what is allowed, and the
+            next step.
     """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"found bytes that are not UTF-8 at position {error.start}; JSON is UTF-8 text; save the file as UTF-8") from None
+        raise ValueError(
+            f"found bytes that are not UTF-8 at position {error.start}; JSON is UTF-8 text; save"
+            " the file as UTF-8"
+        ) from None
     try:
         value = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_parse_float, parse_int=_parse_int, object_pairs_hook=_unique_pairs
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+            object_pairs_hook=_unique_pairs,
         )
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"found no valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); allowed is one JSON value; write it again"
+            f"found no valid JSON at line {error.lineno}, column {error.colno} ({error.msg});"
+            " allowed is one JSON value; write it again"
         ) from None
     except RecursionError:
         raise ValueError(_depth_message()) from None
@@ -81,7 +103,9 @@ def parse_json(data: bytes) -> Any:
 
 
 def check_value(value: Any) -> None:
-    """Raise ValueError unless `value` can be written as strict JSON: finite, shallow, text without lone surrogates, text keys."""
+    """Raise ValueError unless `value` can be written as strict JSON: finite, shallow, text without
+    lone surrogates, text keys.
+    """
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
         item, depth = pending.pop()
@@ -99,38 +123,52 @@ def check_value(value: Any) -> None:
             pending.extend((child, depth + 1) for child in item)
         elif isinstance(item, float):
             if not math.isfinite(item):
-                raise ValueError(f"found {item}; JSON numbers are finite; leave the field out, or write null")
+                raise ValueError(
+                    f"found {item}; JSON numbers are finite; leave the field out, or write null"
+                )
         elif isinstance(item, int):
             if abs(item) >= 10**_MAX_DIGITS:
-                raise ValueError(f"found an integer over {_MAX_DIGITS} digits; allowed are 64-bit integers; write it as text")
+                raise ValueError(
+                    f"found an integer over {_MAX_DIGITS} digits; allowed are 64-bit integers;"
+                    " write it as text"
+                )
         elif item is not None:
-            raise ValueError(f"found a {type(item).__name__}; JSON holds text, numbers, true, false, null, lists and objects; convert it")
+            raise ValueError(
+                f"found a {type(item).__name__}; JSON holds text, numbers, true, false, null, lists"
+                " and objects; convert it"
+            )
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write `data` to `path`, whole or not at all, and return where it lies (links followed).
 
     Raises:
-        OutputError: the folder does not exist or cannot be written, or `path` is something other than a file.
+        OutputError: the folder does not exist or cannot be written, or `path` is something other
+            than a file.
     """
     target = Path(path)
     try:
         target = Path(os.path.realpath(path))
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            raise OutputError(f"found {target}, which is not a regular file; results go to a file; name one, ending in .json")
+            raise OutputError(
+                f"found {target}, which is not a regular file; results go to a file; name one,"
+                " ending in .json"
+            )
         _replace(target, data)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise OutputError(
-            f"cannot write {target.name!r} in the folder {target.parent}: {why}; the folder must exist, be writable and have space; "
-            "create it, or name another path"
+            f"cannot write {target.name!r} in the folder {target.parent}: {why}; the folder must"
+            " exist, be writable and have space; create it, or name another path"
         ) from error
     return target
 
 
 def _replace(target: Path, data: bytes) -> None:
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the umask applies, as to any file the user writes
+    handle = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666
+    )  # the umask applies, as to any file the user writes
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -143,14 +181,20 @@ def _replace(target: Path, data: bytes) -> None:
 
 
 def _depth_message() -> str:
-    return f"found nesting deeper than {MAX_DEPTH} levels; allowed are {MAX_DEPTH}; no file of ours is so deep: name another"
+    return (
+        f"found nesting deeper than {MAX_DEPTH} levels; allowed are {MAX_DEPTH}; no file of ours is"
+        " so deep: name another"
+    )
 
 
 def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"found a lone surrogate in {ascii(text)[:80]}; text is Unicode that UTF-8 can hold; correct it") from None
+        raise ValueError(
+            f"found a lone surrogate in {ascii(text)[:80]}; text is Unicode that UTF-8 can hold;"
+            " correct it"
+        ) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -160,13 +204,17 @@ def _refuse_constant(name: str) -> NoReturn:
 def _parse_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"found the number {text[:40]}; JSON numbers here are finite in 64 bits; correct it")
+        raise ValueError(
+            f"found the number {text[:40]}; JSON numbers here are finite in 64 bits; correct it"
+        )
     return value
 
 
 def _parse_int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise ValueError(f"found an integer of {len(text)} digits; allowed are 64-bit integers; write it as text")
+        raise ValueError(
+            f"found an integer of {len(text)} digits; allowed are 64-bit integers; write it as text"
+        )
     return int(text)
 
 
@@ -175,5 +223,7 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"found the key {twice[:80]!r} twice in one object; keys are unique; keep one of them")
+        raise ValueError(
+            f"found the key {twice[:80]!r} twice in one object; keys are unique; keep one of them"
+        )
     return value

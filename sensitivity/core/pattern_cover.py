@@ -17,19 +17,28 @@ def _digit_set(digits: Iterable[str]) -> str:
     ordered = sorted({int(digit) for digit in digits})
     if len(ordered) == 1:
         return str(ordered[0])
-    return "[" + "".join(f"{a}-{b}" if b - a > 1 else "".join(map(str, range(a, b + 1))) for a, b in _runs(ordered)) + "]"
+    return (
+        "["
+        + "".join(
+            f"{a}-{b}" if b - a > 1 else "".join(map(str, range(a, b + 1)))
+            for a, b in _runs(ordered)
+        )
+        + "]"
+    )
 
 
 def index_globs(indices: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Globs that together match exactly these numerals, each with the numerals that it matches.
 
-    Numerals that share all digits but the last become one set, and sets that agree are joined over the digit before:
-    `8, 9, 10, ..., 19, 20, ..., 29` is `[89]` and `[12][0-9]`.
+    Numerals that share all digits but the last become one set, and sets that agree are joined over
+    the digit before: `8, 9, 10, ..., 19, 20, ..., 29` is `[89]` and `[12][0-9]`.
     """
     last: dict[str, set[str]] = defaultdict(set)
     for index in indices:
         last[index[:-1]].add(index[-1])
-    joined: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)  # (digits before the last two, last digits) -> last but one
+    joined: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(
+        set
+    )  # (digits before the last two, last digits) -> last but one
     for head, digits in last.items():
         joined[(head[:-1] if head else "-", tuple(sorted(digits)))].add(head[-1:])
     globs = []
@@ -54,24 +63,41 @@ def _plural(count: int) -> str:
 
 
 def _containers(selected: frozenset[str], universe: tuple[str, ...]) -> dict[str, frozenset[str]]:
-    """Every module path whose Linears are all selected -> those Linears. A Linear is its own path; a container has at least two."""
+    """Every module path whose Linears are all selected -> those Linears.
+
+    A Linear is its own path; a container has at least two.
+    """
     below: dict[str, set[str]] = defaultdict(set)
     for fqn in universe:
         parts = fqn.split(".")
         for end in range(1, len(parts) + 1):
             below[".".join(parts[:end])].add(fqn)
-    return {path: frozenset(fqns) for path, fqns in below.items() if fqns <= selected and (len(fqns) > 1 or path in fqns)}
+    return {
+        path: frozenset(fqns)
+        for path, fqns in below.items()
+        if fqns <= selected and (len(fqns) > 1 or path in fqns)
+    }
 
 
-def _indexed(full: dict[str, frozenset[str]], leaves: frozenset[str], universe: tuple[str, ...]) -> Iterator[_Candidate]:
-    """Roles and containers over all, or over sets, of the numerals that stand at one place of the path."""
-    holes: dict[tuple[str, str, bool], dict[str, str]] = defaultdict(dict)  # (before, after, container) -> numeral -> path
+def _indexed(
+    full: dict[str, frozenset[str]], leaves: frozenset[str], universe: tuple[str, ...]
+) -> Iterator[_Candidate]:
+    """Roles and containers over all, or over sets, of the numerals that stand at one place of the
+    path.
+    """
+    holes: dict[tuple[str, str, bool], dict[str, str]] = defaultdict(
+        dict
+    )  # (before, after, container) -> numeral -> path
     for path in full:
         parts = path.split(".")
         for place, part in enumerate(parts):
             if part.isdigit() and place:
-                holes[(".".join(parts[:place]), ".".join(parts[place + 1 :]), path not in leaves)][part] = path
-    numerals: dict[str, set[str]] = defaultdict(set)  # container -> all numerals below it in the universe
+                holes[(".".join(parts[:place]), ".".join(parts[place + 1 :]), path not in leaves)][
+                    part
+                ] = path
+    numerals: dict[str, set[str]] = defaultdict(
+        set
+    )  # container -> all numerals below it in the universe
     for fqn in universe:
         parts = fqn.split(".")
         for place, part in enumerate(parts):
@@ -89,7 +115,12 @@ def _indexed(full: dict[str, frozenset[str]], leaves: frozenset[str], universe: 
         for glob, matched in index_globs(paths):
             if len(matched) > 1:
                 covers = frozenset().union(*(full[paths[numeral]] for numeral in matched))
-                yield _Candidate(3, f"{before}.{glob}{tail}", covers, f"{what} in {before} {format_indices(map(int, matched))}")
+                yield _Candidate(
+                    3,
+                    f"{before}.{glob}{tail}",
+                    covers,
+                    f"{what} in {before} {format_indices(map(int, matched))}",
+                )
 
 
 def _candidates(selected: frozenset[str], universe: tuple[str, ...]) -> Iterator[_Candidate]:
@@ -109,12 +140,22 @@ def _candidates(selected: frozenset[str], universe: tuple[str, ...]) -> Iterator
                 tails[".".join(parts[start:])].add(fqn)
     for tail, fqns in tails.items():
         if len(fqns) > 1 and fqns <= selected:
-            yield _Candidate(4, f"*.{tail}", frozenset(fqns), f"every {tail}, wherever it stands ({_plural(len(fqns))})")
+            yield _Candidate(
+                4,
+                f"*.{tail}",
+                frozenset(fqns),
+                f"every {tail}, wherever it stands ({_plural(len(fqns))})",
+            )
 
 
 def _cover(selected: frozenset[str], universe: tuple[str, ...]) -> list[_Candidate]:
-    """Greedy cover of `selected`: the candidate that adds most first; a glob that would add one FQN gives way to that FQN."""
-    heap = [(-len(c.covers), c.rank, len(c.pattern), c.pattern, c) for c in _candidates(selected, universe)]
+    """Greedy cover of `selected`: the candidate that adds most first; a glob that would add one FQN
+    gives way to that FQN.
+    """
+    heap = [
+        (-len(c.covers), c.rank, len(c.pattern), c.pattern, c)
+        for c in _candidates(selected, universe)
+    ]
     heapq.heapify(heap)
     chosen: list[_Candidate] = []
     left = set(selected)
@@ -130,7 +171,9 @@ def _cover(selected: frozenset[str], universe: tuple[str, ...]) -> list[_Candida
         if hits <= selected:  # `*` crosses dots, so only the matcher itself decides
             chosen.append(candidate._replace(covers=hits))
             left -= hits
-    chosen.extend(_Candidate(5, fqn, frozenset((fqn,)), "this Linear") for fqn in universe if fqn in left)
+    chosen.extend(
+        _Candidate(5, fqn, frozenset((fqn,)), "this Linear") for fqn in universe if fqn in left
+    )
     return chosen
 
 
@@ -142,25 +185,32 @@ def compress(selected: Iterable[str], universe: Iterable[str]) -> tuple[Pattern,
         universe: all FQNs of the model; 1,400 take well under a second.
 
     Returns:
-        Patterns in the order in which their first match stands in `universe`, each with a reason that says in words what it covers.
+        Patterns in the order in which their first match stands in `universe`, each with a reason
+        that says in words what it covers.
 
     Raises:
-        PatternError: `selected` names an FQN outside the universe, or the universe holds something that is no FQN.
+        PatternError: `selected` names an FQN outside the universe, or the universe holds something
+            that is no FQN.
     """
     everything = tuple(dict.fromkeys(universe))
     for fqn in everything:
         if not is_fqn(fqn):
-            raise PatternError(f"found {fqn!r} in the universe; allowed are dotted module names; pass the names of model.named_modules()")
+            raise PatternError(
+                f"found {fqn!r} in the universe; allowed are dotted module names; pass the names of"
+                " model.named_modules()"
+            )
     wanted = frozenset(selected)
     unknown = sorted(wanted.difference(everything))
     if unknown:
         raise PatternError(
-            f"found {len(unknown)} selected FQN(s) outside the universe, first {unknown[0]!r}; allowed are FQNs of the model; "
-            "list them with `sensitivity profile`"
+            f"found {len(unknown)} selected FQN(s) outside the universe, first {unknown[0]!r};"
+            " allowed are FQNs of the model; list them with `sensitivity profile`"
         )
     chosen = _cover(wanted, everything)
     kept = list(chosen)
-    for candidate in sorted(chosen, key=lambda c: len(c.covers)):  # a late pattern can make an early one redundant
+    for candidate in sorted(
+        chosen, key=lambda c: len(c.covers)
+    ):  # a late pattern can make an early one redundant
         others = frozenset().union(*(c.covers for c in kept if c is not candidate))
         if candidate.covers <= others:
             kept.remove(candidate)

@@ -1,23 +1,26 @@
-"""Which Linears does a pattern name, and what is the shortest list of patterns that names exactly these Linears?
+"""Which Linears does a pattern name, and what is the shortest list of patterns that names exactly
+these Linears?
 
-One dialect for the whole project: shell globs on FQNs (dotted module names such as `transformer_blocks.0.attn.to_q`).
+One dialect for the whole project: shell globs on FQNs (dotted module names such as
+`transformer_blocks.0.attn.to_q`).
 
     *       any run of characters, none included; it crosses dots: `*.to_q` finds `to_q` at any depth
     ?       exactly one character
     [0-3]   one character of a set or range; `[!0-3]` one that is not in it
     others  themselves; upper and lower case differ
 
-A pattern must match the whole FQN, so `blocks.1.*` finds `blocks.1.ff` and not `blocks.10.ff`, and `proj_out` finds the top-level
-layer only. Regular expressions and substrings are not part of it; a character that no FQN can hold is refused instead of matching
-nothing in silence.
+A pattern must match the whole FQN, so `blocks.1.*` finds `blocks.1.ff` and not `blocks.10.ff`, and
+`proj_out` finds the top-level layer only. Regular expressions and substrings are not part of it; a
+character that no FQN can hold is refused instead of matching nothing in silence.
 
-Method. A glob becomes a regular expression whose stars never backtrack into each other (`fnmatch.translate` writes them as atomic
-groups), so no pattern is slow. `compress` is a greedy set cover: candidates are containers (`blocks.1.*`), roles over all indices
-(`blocks.*.ff`), roles over sets of indices (`blocks.1[0-4].ff`) and tails (`*.ff`); only candidates that hit nothing outside the
-selection survive, and what is left is named exactly.
+Method. A glob becomes a regular expression whose stars never backtrack into each other
+(`fnmatch.translate` writes them as atomic groups), so no pattern is slow. `compress` is a greedy
+set cover: candidates are containers (`blocks.1.*`), roles over all indices (`blocks.*.ff`), roles
+over sets of indices (`blocks.1[0-4].ff`) and tails (`*.ff`); only candidates that hit nothing
+outside the selection survive, and what is left is named exactly.
 
-It does not read models, and it does not promise the shortest list there is: greedy is within a logarithm of it. Exactness holds for the
-universe given, not for another model.
+It does not read models, and it does not promise the shortest list there is: greedy is within a
+logarithm of it. Exactness holds for the universe given, not for another model.
 
     >>> [p.pattern for p in compress({"a.0.q", "a.1.q"}, ["a.0.q", "a.1.q", "a.0.k", "a.1.k"])]
     ['a.*.q']
@@ -56,7 +59,8 @@ class Pattern(BaseModel):
 class Expansion(NamedTuple):
     """What a list of patterns matched.
 
-    `matched`: the FQNs that at least one pattern matches. `dead`: the patterns that match none, in the order given.
+    `matched`: the FQNs that at least one pattern matches. `dead`: the patterns that match none, in
+    the order given.
     """
 
     matched: frozenset[str]
@@ -64,7 +68,9 @@ class Expansion(NamedTuple):
 
 
 def is_fqn(text: str) -> bool:
-    """Whether `text` can be the FQN of a module: segments of letters, digits, `_` and `-`, joined by single dots, at most 512 characters."""
+    """Whether `text` can be the FQN of a module: segments of letters, digits, `_` and `-`, joined
+    by single dots, at most 512 characters.
+    """
     return len(text) <= MAX_LENGTH and re.fullmatch(FQN, text) is not None
 
 
@@ -81,12 +87,18 @@ def check_pattern(pattern: str) -> str:
         )
     if not _GLOB.fullmatch(pattern):
         raise PatternError(
-            f"found the pattern {pattern!r}; allowed are letters, digits, '_', '-', '.', and the globs '*', '?' and closed sets like '[0-3]' or "
-            "'[!0]'; it is a shell glob on the FQN, not a regular expression: rewrite it, for instance as blocks.*.attn.to_q"
+            f"found the pattern {pattern!r}; allowed are letters, digits, '_', '-', '.', and the"
+            " globs '*', '?' and closed sets like '[0-3]' or '[!0]'; it is a shell glob on the"
+            " FQN, not a regular expression: rewrite it, for instance as blocks.*.attn.to_q"
         )
-    for low, high in (span for group in re.findall(r"\[!?([^\]]+)\]", pattern) for span in _RANGE.findall(group)):
+    for low, high in (
+        span for group in re.findall(r"\[!?([^\]]+)\]", pattern) for span in _RANGE.findall(group)
+    ):
         if low > high:
-            raise PatternError(f"found the range {low}-{high} in {pattern!r}; allowed are ranges that rise; write [{high}-{low}]")
+            raise PatternError(
+                f"found the range {low}-{high} in {pattern!r}; allowed are ranges that rise; write"
+                f" [{high}-{low}]"
+            )
     return pattern
 
 
@@ -96,7 +108,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def to_regex(pattern: str) -> str:
-    """The glob as an anchored regular expression, for tools that use `re.match`, `re.fullmatch` or `re.search`: `a.*.[!0]` -> `^a\\..*\\.[^0]$`.
+    """The glob as an anchored regular expression, for tools that use `re.match`, `re.fullmatch` or
+    `re.search`: `a.*.[!0]` -> `^a\\..*\\.[^0]$`.
 
     Raises:
         PatternError: the pattern is malformed.
@@ -116,17 +129,21 @@ def match(pattern: str, fqns: Iterable[str]) -> tuple[str, ...]:
     return tuple(fqn for fqn in fqns if found(fqn))
 
 
-def expand(patterns: Iterable[str], fqns: Iterable[str], components: Collection[str] = ()) -> Expansion:
+def expand(
+    patterns: Iterable[str], fqns: Iterable[str], components: Collection[str] = ()
+) -> Expansion:
     """The union of what `patterns` match among `fqns`, and the patterns that match nothing.
 
     Args:
         patterns: globs, or exact names.
         fqns: the universe.
-        components: names that FQNs begin with, where Linears of several components are there: a pattern then may match a name with its component or without, and
-            `proj_out` is that of each.
+        components: names that FQNs begin with, where Linears of several components are there: a
+            pattern then may match a name with its component or without, and `proj_out` is that of
+            each.
 
     Raises:
-        PatternError: a pattern is malformed. A dead pattern is not an error here: the caller says what it means.
+        PatternError: a pattern is malformed. A dead pattern is not an error here: the caller says
+            what it means.
     """
     universe: dict[str, set[str]] = {}
     for fqn in fqns:
@@ -146,7 +163,8 @@ def expand(patterns: Iterable[str], fqns: Iterable[str], components: Collection[
 
 
 def read_list(text: str) -> tuple[str, ...]:
-    """The entries of a skip file: one exact FQN or glob a line, `#` starts a comment, blank lines are nothing, repeats count once.
+    """The entries of a skip file: one exact FQN or glob a line, `#` starts a comment, blank lines
+    are nothing, repeats count once.
 
     Raises:
         PatternError: an entry is malformed; the message has its line number.
@@ -164,7 +182,9 @@ def read_list(text: str) -> tuple[str, ...]:
 
 def format_indices(indices: Iterable[int]) -> str:
     """Indices in words for people: `{0, 1, 2, 7}` is `0-2, 7`."""
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in _runs(sorted(set(indices))))
+    return ", ".join(
+        str(low) if low == high else f"{low}-{high}" for low, high in _runs(sorted(set(indices)))
+    )
 
 
 def _runs(ordered: list[int]) -> Iterator[tuple[int, int]]:

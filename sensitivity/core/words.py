@@ -1,8 +1,9 @@
-"""How a message is put together: text that is safe to print, the gist of an error, and long lists cut short.
+"""How a message is put together: text that is safe to print, the gist of an error, and long lists
+cut short.
 
-    first_line(error)                            # "No such file or directory"
-    and_more(["a", "b", "c", "d"], most=2)       # "a, b and 2 more"
-    counted(["a", "b", "c", "d"], most=2)        # "4 (a, b and 2 more)"
+first_line(error)                            # "No such file or directory"
+and_more(["a", "b", "c", "d"], most=2)       # "a, b and 2 more"
+counted(["a", "b", "c", "d"], most=2)        # "4 (a, b and 2 more)"
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,10 @@
 """bf16's own pictures, drawn once and kept on disk under a key of everything that decides them.
 
-The key is a JSON object (weights hash, settings, prompts, seeds, batch size, dtype, device type, versions); its sha256 names the file, and the file
-holds the key and a checksum of the pictures, and of their sound where there is one. A file whose key, shape or checksum is not what it should be is stale or
-damaged: it is reported and drawn again. Writing is atomic, so a run that is killed leaves no half file.
+The key is a JSON object (weights hash, settings, prompts, seeds, batch size, dtype, device type,
+versions); its sha256 names the file, and the file holds the key and a checksum of the pictures, and
+of their sound where there is one. A file whose key, shape or checksum is not what it should be is
+stale or damaged: it is reported and drawn again. Writing is atomic, so a run that is killed leaves
+no half file.
 
     media, from_disk = ReferenceCache(folder).get(key, draw=lambda: painter.draw(...))
 """
@@ -28,7 +30,10 @@ log = logging.getLogger(__name__)
 
 
 class ReferenceCache:
-    """Pictures by key in one folder. A folder that cannot be written costs time, not the run: pictures are then drawn every time."""
+    """Pictures by key in one folder.
+
+    A folder that cannot be written costs time, not the run: pictures are then drawn every time.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,25 +59,39 @@ class ReferenceCache:
                 rate = int(metadata["sample_rate"]) if "sample_rate" in metadata else None
                 pictures = tensors["pictures"]
         except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
-            log.warning("cached references %s are damaged (%s); they are drawn again", path.name, error)
+            log.warning(
+                "cached references %s are damaged (%s); they are drawn again", path.name, error
+            )
             return None
         if metadata.get("key") != text or metadata.get("sha256") != _checksum(tensors, rate):
-            log.warning("cached references %s do not match their key or checksum; they are drawn again", path.name)
+            log.warning(
+                "cached references %s do not match their key or checksum; they are drawn again",
+                path.name,
+            )
             return None
         return Media(pictures=pictures, sound=tensors.get("sound"), sample_rate=rate)
 
     def _write(self, path: Path, text: str, media: Media) -> None:
         temporary = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
-        tensors = {"pictures": media.pictures.contiguous()} | ({} if media.sound is None else {"sound": media.sound.contiguous()})
+        tensors = {"pictures": media.pictures.contiguous()} | (
+            {} if media.sound is None else {"sound": media.sound.contiguous()}
+        )
         metadata = {"key": text, "sha256": _checksum(tensors, media.sample_rate)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(
-                tensors, temporary, metadata=metadata | ({} if media.sample_rate is None else {"sample_rate": str(media.sample_rate)})
+                tensors,
+                temporary,
+                metadata=metadata
+                | ({} if media.sample_rate is None else {"sample_rate": str(media.sample_rate)}),
             )
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            log.warning("references cannot be kept in %s (%s); the next run draws them again", self.folder, error)
+            log.warning(
+                "references cannot be kept in %s (%s); the next run draws them again",
+                self.folder,
+                error,
+            )
             with suppress(OSError):
                 temporary.unlink()
 

@@ -1,12 +1,16 @@
-"""What is a distance between pictures, and what does a score say? `Distance`, `Score` and `PartialScore`.
+"""What is a distance between pictures, and what does a score say?
 
-A distance takes pictures and their references and gives one number a picture: 0 for equal ones. A score is the distances of one skip-list over a set of
-prompts, with their mean and a bootstrap interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
+`Distance`, `Score` and `PartialScore`.
+
+A distance takes pictures and their references and gives one number a picture: 0 for equal ones. A
+score is the distances of one skip-list over a set of prompts, with their mean and a bootstrap
+interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
 
     score = score_of(distance(pictures, references), net=distance.name, noise_floor=None)
 
-**Damage** is what a search minimises. Without sound it is LPIPS. With sound it is LPIPS + `audio_weight` x the distance of the sound, prompt by prompt: frames are
-blind to sound, so without its share a search would quantize all that makes sound for free.
+**Damage** is what a search minimises. Without sound it is LPIPS. With sound it is LPIPS +
+`audio_weight` x the distance of the sound, prompt by prompt: frames are blind to sound, so without
+its share a search would quantize all that makes sound for free.
 """
 
 import abc
@@ -41,12 +45,15 @@ MEASURES = ("motion", "detail_db", "audio")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Distances of one skip-list from bf16. `per_prompt` follows the order of the prompts; `ci95` is a bootstrap interval of the mean.
+    """Distances of one skip-list from bf16.
+
+    `per_prompt` follows the order of the prompts; `ci95` is a bootstrap interval of the mean.
 
     Attributes:
         net: whose LPIPS it is.
         mean, ci95, per_prompt: LPIPS; that of a clip is the mean over its frames.
-        noise_floor: the mean distance of bf16 from itself, drawn one by one instead of in batches (None: not measured); smaller differences mean nothing.
+        noise_floor: the mean distance of bf16 from itself, drawn one by one instead of in batches
+            (None: not measured); smaller differences mean nothing.
         per_frame: LPIPS of the frames of each clip, () for pictures.
         motion: `fidelity.frames.motion_difference`; of clips that were verified.
         detail_db: `fidelity.detail`, of pictures and clips that were verified.
@@ -72,7 +79,10 @@ class Score:
         """Damage of each prompt (see the module)."""
         if self.audio is None:
             return self.per_prompt
-        return tuple(seen + self.audio_weight * heard for seen, heard in zip(self.per_prompt, self.audio.per_prompt, strict=True))
+        return tuple(
+            seen + self.audio_weight * heard
+            for seen, heard in zip(self.per_prompt, self.audio.per_prompt, strict=True)
+        )
 
     @property
     def damage(self) -> float:
@@ -82,35 +92,52 @@ class Score:
     @property
     def is_allowed(self) -> bool:
         """Whether the sound keeps to its bound: else the skip-list is never chosen."""
-        return self.audio is None or self.max_audio_distance is None or self.audio.mean <= self.max_audio_distance
+        return (
+            self.audio is None
+            or self.max_audio_distance is None
+            or self.audio.mean <= self.max_audio_distance
+        )
 
     @property
     def cost(self) -> float:
-        """What a proposer learns: damage, as many times over as the sound is farther than its bound, so that proposals keep away from there."""
+        """What a proposer learns: damage, as many times over as the sound is farther than its
+        bound, so that proposals keep away from there.
+        """
         if self.is_allowed or self.audio is None or self.max_audio_distance is None:
             return self.damage
         return self.damage * self.audio.mean / self.max_audio_distance
 
     def to_json(self) -> dict[str, Any]:
         """The score as JSON holds it; what was not measured is left out."""
-        unsaid = {field.name: field.default for field in dataclasses.fields(self)}  # MISSING where there is none, which no value equals
-        data = {key: value for key, value in dataclasses.asdict(self).items() if value != unsaid[key]}
+        unsaid = {
+            field.name: field.default for field in dataclasses.fields(self)
+        }  # MISSING where there is none, which no value equals
+        data = {
+            key: value for key, value in dataclasses.asdict(self).items() if value != unsaid[key]
+        }
         rows = {"per_frame": [list(row) for row in self.per_frame]} if self.per_frame else {}
         return data | {"ci95": list(self.ci95), "per_prompt": list(self.per_prompt)} | rows
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Score":
         """The score that `to_json` gave."""
-        rows = {key: tuple(data[key]) for key in ("ci95", "per_prompt")} | {"per_frame": tuple(map(tuple, data.get("per_frame", ())))}
+        rows = {key: tuple(data[key]) for key in ("ci95", "per_prompt")} | {
+            "per_frame": tuple(map(tuple, data.get("per_frame", ())))
+        }
         measures = {
-            key: Measure(per_prompt=tuple(data[key]["per_prompt"]), noise_floor=data[key]["noise_floor"]) for key in MEASURES if key in data
+            key: Measure(
+                per_prompt=tuple(data[key]["per_prompt"]), noise_floor=data[key]["noise_floor"]
+            )
+            for key in MEASURES
+            if key in data
         }
         return cls(**{**data, **rows, **measures})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartialScore:
-    """Damages of one skip-list on the first prompts of a split, where drawing ended early: no score, and never kept as one.
+    """Damages of one skip-list on the first prompts of a split, where drawing ended early: no
+    score, and never kept as one.
 
     Attributes:
         net: as in `Score`.
@@ -124,7 +151,9 @@ class PartialScore:
 
     @property
     def mean(self) -> float:
-        """Mean over the prompts that were drawn; prompts differ in size, so it is no estimate of a score's mean."""
+        """Mean over the prompts that were drawn; prompts differ in size, so it is no estimate of a
+        score's mean.
+        """
         return float(np.mean(self.per_prompt))
 
     @property
@@ -134,18 +163,28 @@ class PartialScore:
 
 
 class Distance(abc.ABC):
-    """A perceptual distance. `name` is what a recipe calls it; `key` is all that decides its values, for cache keys."""
+    """A perceptual distance.
+
+    `name` is what a recipe calls it; `key` is all that decides its values, for cache keys.
+    """
 
     name: str
     key: dict[str, str]
 
     @abc.abstractmethod
     def __call__(self, pictures: Tensor, references: Tensor) -> Tensor:
-        """pictures, references: (B, 3, H, W) in [-1, 1]. Returns (B,) fp32 on the CPU, each at least 0."""
+        """pictures, references:
+
+        (B, 3, H, W) in [-1, 1]. Returns (B,) fp32 on the CPU, each at least 0.
+        """
 
 
-def bootstrap_interval(values: tuple[float, ...], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values` over resampled prompts; the same values give the same interval."""
+def bootstrap_interval(
+    values: tuple[float, ...], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean of `values` over resampled prompts; the same values give
+    the same interval.
+    """
     array = np.asarray(values, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, len(array), size=(resamples, len(array)))
     low, high = np.quantile(array[picks].mean(axis=1), [0.025, 0.975])
@@ -153,9 +192,18 @@ def bootstrap_interval(values: tuple[float, ...], *, resamples: int = RESAMPLES,
 
 
 def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score:
-    """The score of one distance a prompt, shape (B,). Raises MeasurementError as `finite_values` does."""
+    """The score of one distance a prompt, shape (B,).
+
+    Raises MeasurementError as `finite_values` does.
+    """
     values = finite_values(distances)
-    return Score(net=net, mean=float(np.mean(values)), ci95=bootstrap_interval(values), per_prompt=values, noise_floor=noise_floor)
+    return Score(
+        net=net,
+        mean=float(np.mean(values)),
+        ci95=bootstrap_interval(values),
+        per_prompt=values,
+        noise_floor=noise_floor,
+    )
 
 
 def finite_values(distances: Tensor) -> tuple[float, ...]:
@@ -168,6 +216,7 @@ def finite_values(distances: Tensor) -> tuple[float, ...]:
     broken = [i for i, v in enumerate(values) if not np.isfinite(v)]
     if broken:
         raise MeasurementError(
-            f"{len(broken)} of {len(values)} pictures have no finite distance (prompt {broken[0]} first): the model gave NaN or inf"
+            f"{len(broken)} of {len(values)} pictures have no finite distance (prompt {broken[0]}"
+            " first): the model gave NaN or inf"
         )
     return values

@@ -1,9 +1,12 @@
-"""How does one Linear compute in a format that it is not stored in? `emulated_linear`: any activation, a quantized weight, the formats' own arithmetic.
+"""How does one Linear compute in a format that it is not stored in?
+
+`emulated_linear`: any activation, a quantized weight, the formats' own arithmetic.
 
     fmt = as_run_on(FormatName.MXFP8, weight.device)
     y = emulated_linear(x, fmt.quantize_weight(weight), bias, fmt)      # (..., K) -> (..., N)
 
-FP8 is not emulated on a GPU that has it: there it runs as torchao runs it. What it does not do: hold weights (`switch.py`), give latencies.
+FP8 is not emulated on a GPU that has it: there it runs as torchao runs it. What it does not do:
+hold weights (`switch.py`), give latencies.
 """
 
 from typing import Any
@@ -21,29 +24,47 @@ _HARDWARE_FP8 = HardwareFP8()
 
 
 def as_run_on(name: FormatName, device: torch.device) -> Format:
-    """The format as a search runs it on `device`: FP8 by the GPU's own GEMM where it has one, all else emulated."""
-    if name is FormatName.FP8 and device.type == "cuda" and has_triton() and _HARDWARE_FP8.native_refusal(device) is None:
+    """The format as a search runs it on `device`:
+
+    FP8 by the GPU's own GEMM where it has one, all else emulated.
+    """
+    if (
+        name is FormatName.FP8
+        and device.type == "cuda"
+        and has_triton()
+        and _HARDWARE_FP8.native_refusal(device) is None
+    ):
         return _HARDWARE_FP8
     return get_format(name)
 
 
 def arithmetic_on(device: str) -> Any:
-    """What identifies the arithmetic of quantized Linears on a device, for keys of scores; 1 is plain emulation."""
+    """What identifies the arithmetic of quantized Linears on a device, for keys of scores; 1 is
+    plain emulation.
+    """
     where = torch.device(device)
     if where.type != "cuda" or not has_triton():
         return 1
-    return {"quantizers": "triton", "fp8": "native" if as_run_on(FormatName.FP8, where) is _HARDWARE_FP8 else "emulated"}
+    return {
+        "quantizers": "triton",
+        "fp8": "native" if as_run_on(FormatName.FP8, where) is _HARDWARE_FP8 else "emulated",
+    }
 
 
 _last_activation = kernels.LastResult[QuantizedOperand]()
 
 
-def emulated_linear(x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fmt: Format, *, remember: bool = True) -> Tensor:
-    """x: (..., K) bf16; weight: `fmt.quantize_weight` of (N, K); bias: (N,). Returns (..., N) bf16. All rows of x are quantized as one
-    tensor.
+def emulated_linear(
+    x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fmt: Format, *, remember: bool = True
+) -> Tensor:
+    """x:
 
-    On the CPU the operand made from x is kept until the next call, for the Linears that read the same x (to_q, to_k, to_v). Not so where `remember` is False:
-    compiled graphs write over their buffers without telling.
+    (..., K) bf16; weight: `fmt.quantize_weight` of (N, K); bias: (N,). Returns (..., N) bf16. All
+    rows of x are quantized as one tensor.
+
+    On the CPU the operand made from x is kept until the next call, for the Linears that read the
+    same x (to_q, to_k, to_v). Not so where `remember` is False: compiled graphs write over their
+    buffers without telling.
     """
     lead, k, n = x.shape[:-1], x.shape[-1], weight.values.shape[0]
     if x.numel() == 0:
@@ -52,5 +73,7 @@ def emulated_linear(x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fm
     def quantize() -> QuantizedOperand:
         return fmt.quantize_activation(x.reshape(-1, k))
 
-    rows = _last_activation.of(x, fmt.name, quantize) if remember and is_eager_cpu(x) else quantize()
+    rows = (
+        _last_activation.of(x, fmt.name, quantize) if remember and is_eager_cpu(x) else quantize()
+    )
     return fmt.linear(rows, weight, bias).view(*lead, n)

@@ -22,7 +22,9 @@ from sensitivity.formats._base import (
 
 
 class FP8(Format):
-    """Float8 row-wise: e4m3 codes, one fp32 scale for each row of weight and activation, dynamic for activations."""
+    """Float8 row-wise: e4m3 codes, one fp32 scale for each row of weight and activation, dynamic
+    for activations.
+    """
 
     name = FormatName.FP8
     k_multiple, n_multiple = 16, 16
@@ -32,13 +34,18 @@ class FP8(Format):
         return n * k + 4 * n
 
     def native_config(self) -> AOBaseConfig:
-        """KernelPreference.TORCH: AUTO would quantize with mslk's kernel where mslk is installed, whose scales are other numbers than
-        torch's.
+        """KernelPreference.TORCH:
 
-        `set_inductor_config=False`: the default changes global inductor settings, and compiling takes minutes.
+        AUTO would quantize with mslk's kernel where mslk is installed, whose scales are other
+        numbers than torch's.
+
+        `set_inductor_config=False`: the default changes global inductor settings, and compiling
+        takes minutes.
         """
         return Float8DynamicActivationFloat8WeightConfig(
-            granularity=PerRow(), kernel_preference=KernelPreference.TORCH, set_inductor_config=False
+            granularity=PerRow(),
+            kernel_preference=KernelPreference.TORCH,
+            set_inductor_config=False,
         )
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
@@ -47,7 +54,9 @@ class FP8(Format):
             return _operand(*_triton().quantize_fp8_rows(weight))
         scale = _choose_scale_float8(weight, block_size=[1, weight.shape[-1]])
         codes = _quantize_affine_float8(weight, scale)
-        return QuantizedOperand(values=codes.to(torch.float32 if is_eager_cpu(weight) else torch.bfloat16), scale=scale)
+        return QuantizedOperand(
+            values=codes.to(torch.float32 if is_eager_cpu(weight) else torch.bfloat16), scale=scale
+        )
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
         x = self._checked(x, 1)
@@ -60,14 +69,18 @@ class FP8(Format):
         assert x.scale is not None
         assert weight.scale is not None
         product = _product_fp32(x.values, weight.values)
-        if is_eager_cpu(product):  # the same in place: the product is as large as a picture's activations
+        if is_eager_cpu(
+            product
+        ):  # the same in place: the product is as large as a picture's activations
             product.mul_(x.scale).mul_(weight.scale.t())
             return (product if bias is None else product.add_(bias.float())).bfloat16()
         return _scale_and_round(product, (x.scale, weight.scale.t()), bias)
 
 
 class HardwareFP8(FP8):
-    """FP8 by the GPU's own GEMM, the one that torchao calls when the model is served (fast accumulation on): e4m3 codes, scales in the epilogue."""
+    """FP8 by the GPU's own GEMM, the one that torchao calls when the model is served (fast
+    accumulation on): e4m3 codes, scales in the epilogue.
+    """
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
         from sensitivity.formats import triton_kernels
@@ -82,5 +95,11 @@ class HardwareFP8(FP8):
         assert x.scale is not None
         assert weight.scale is not None
         return torch._scaled_mm(
-            x.values, weight.values.t(), scale_a=x.scale, scale_b=weight.scale.t(), bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
+            x.values,
+            weight.values.t(),
+            scale_a=x.scale,
+            scale_b=weight.scale.t(),
+            bias=bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
         )

@@ -23,7 +23,9 @@ from sensitivity.formats._base import (
 
 
 class MXFP8(Format):
-    """OCP Microscaling MXFP8 with NVIDIA's scale rule: e4m3 codes, one e8m0 scale 2^ceil(log2(amax / 448)) for 32 values along K."""
+    """OCP Microscaling MXFP8 with NVIDIA's scale rule: e4m3 codes, one e8m0 scale 2^ceil(log2(amax
+    / 448)) for 32 values along K.
+    """
 
     name = FormatName.MXFP8
     k_multiple, n_multiple = 32, 16
@@ -40,12 +42,18 @@ class MXFP8(Format):
         if _is_eager_cuda(weight):
             return QuantizedOperand(values=_triton().quantize_mxfp8(weight), scale=None)
         scale, codes = to_mx(weight, torch.float8_e4m3fn, 32, ScaleCalculationMode.RCEIL)
-        return QuantizedOperand(values=to_dtype(codes, scale, torch.float8_e4m3fn, 32, torch.bfloat16), scale=None)
+        return QuantizedOperand(
+            values=to_dtype(codes, scale, torch.float8_e4m3fn, 32, torch.bfloat16), scale=None
+        )
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
         x = self._checked(x, 32)
         values = kernels.quantize_mxfp8(x) if is_eager_cpu(x) else None
-        return self.quantize_weight(x) if values is None else QuantizedOperand(values=values, scale=None)
+        return (
+            self.quantize_weight(x)
+            if values is None
+            else QuantizedOperand(values=values, scale=None)
+        )
 
     def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
         if _fits_fused(x, weight, bias):

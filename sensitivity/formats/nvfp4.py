@@ -26,7 +26,9 @@ from sensitivity.formats._base import (
 
 
 class NVFP4(Format):
-    """NVFP4: e2m1 codes, one e4m3 scale for 16 values along K, one fp32 scale amax / (448 * 6) for the tensor, dynamic for activations."""
+    """NVFP4: e2m1 codes, one e4m3 scale for 16 values along K, one fp32 scale amax / (448 * 6) for
+    the tensor, dynamic for activations.
+    """
 
     name = FormatName.NVFP4
     k_multiple, n_multiple = 32, 16
@@ -36,7 +38,9 @@ class NVFP4(Format):
         return n * k // 2 + _padded_scales(n, k // 16) + 4
 
     def native_config(self) -> AOBaseConfig:
-        return NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=mslk_is_available(), use_dynamic_per_tensor_scale=True)
+        return NVFP4DynamicActivationNVFP4WeightConfig(
+            use_triton_kernel=mslk_is_available(), use_dynamic_per_tensor_scale=True
+        )
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
         weight = self._checked(weight, 16)
@@ -51,19 +55,29 @@ class NVFP4(Format):
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
         x = self._checked(x, 16)
         fast = kernels.quantize_nvfp4(x) if is_eager_cpu(x) else None
-        return self.quantize_weight(x) if fast is None else QuantizedOperand(values=fast[0], scale=fast[1])
+        return (
+            self.quantize_weight(x)
+            if fast is None
+            else QuantizedOperand(values=fast[0], scale=fast[1])
+        )
 
     def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
         assert x.scale is not None
         assert weight.scale is not None
         scale = x.scale * weight.scale
-        if _fits_fused(x, weight, bias) and kernels.SAFE_MIN <= (alpha := scale.item()) <= kernels.SAFE_MAX:
+        if (
+            _fits_fused(x, weight, bias)
+            and kernels.SAFE_MIN <= (alpha := scale.item()) <= kernels.SAFE_MAX
+        ):
             return kernels.fused_linear(x.values, weight.values, bias, alpha=alpha)
         return _scale_and_round(_product_fp32(x.values, weight.values), (scale,), bias)
 
 
 def mslk_is_available() -> bool:
-    """Whether mslk's NVFP4 quantizer can be imported. Not just the name: `mslk` 0.0.0 on PyPI is an empty placeholder."""
+    """Whether mslk's NVFP4 quantizer can be imported.
+
+    Not just the name: `mslk` 0.0.0 on PyPI is an empty placeholder.
+    """
     try:
         return importlib.util.find_spec("mslk.quantize.triton.fp4_quantize") is not None
     except (ImportError, OSError, ValueError):

@@ -16,4 +16,6 @@ def get_format(name: FormatName | str) -> Format:
         return _FORMATS[FormatName(name)]
     except ValueError:
         allowed = ", ".join(_FORMATS)
-        raise FormatError(f"unknown format {str(name)!r}; formats are {allowed}: choose one of them") from None
+        raise FormatError(
+            f"unknown format {str(name)!r}; formats are {allowed}: choose one of them"
+        ) from None

@@ -1,14 +1,21 @@
-"""How does a GPU quantize to MXFP8, NVFP4 and FP8 in one pass, so that an emulated step keeps up with a bf16 one? For `formats.py`.
+"""How does a GPU quantize to MXFP8, NVFP4 and FP8 in one pass, so that an emulated step keeps up
+with a bf16 one? For `formats.py`.
 
-torchao's primitives, run eagerly, read and write a tensor about twenty times. The kernels here read it once (NVFP4 twice: its scale is the whole tensor's)
-and find the same numbers. `formats.py` decides when to call them; graphs that torch compiles call them inside an opaque operator (`switch.py`).
+torchao's primitives, run eagerly, read and write a tensor about twenty times. The kernels here read
+it once (NVFP4 twice: its scale is the whole tensor's) and find the same numbers. `formats.py`
+decides when to call them; graphs that torch compiles call them inside an opaque operator
+(`switch.py`).
 
-**Numbers.** The arithmetic of torchao in torchao's order: fp32, divisions rounded to nearest, no fused multiply-add (`enable_fp_fusion=False`). Rounding to a grid is
-that of `kernels.py`: add and subtract 1.5 * 2^23 * spacing. Maxima are taken over the bits of |x|, which order like |x| and put NaN above everything.
+**Numbers.** The arithmetic of torchao in torchao's order: fp32, divisions rounded to nearest, no
+fused multiply-add (`enable_fp_fusion=False`). Rounding to a grid is that of `kernels.py`: add and
+subtract 1.5 * 2^23 * spacing. Maxima are taken over the bits of |x|, which order like |x| and put
+NaN above everything.
 
-Conventions: x is (rows, K), bf16, contiguous, on CUDA, K a multiple of the block; values come back in bf16, exact, block scales folded in. Zeros, NaN and inf are
-torchao's as `formats.py` tells them. Below 2^-100 numbers may underflow differently. `tests/test_triton_kernels.py` holds the kernels to torchao bit for bit, in Triton's
-interpreter; `tests/gpu` on a GPU. What it does not do: no dispatch, no torchao, nothing differentiable.
+Conventions: x is (rows, K), bf16, contiguous, on CUDA, K a multiple of the block; values come back
+in bf16, exact, block scales folded in. Zeros, NaN and inf are torchao's as `formats.py` tells them.
+Below 2^-100 numbers may underflow differently. `tests/test_triton_kernels.py` holds the kernels to
+torchao bit for bit, in Triton's interpreter; `tests/gpu` on a GPU. What it does not do: no
+dispatch, no torchao, nothing differentiable.
 
     values = quantize_mxfp8(x)                # x: (4608, 3072)
     values, scale = quantize_nvfp4(x)
@@ -32,7 +39,10 @@ def _bits(x):
 
 @triton.jit
 def _round(y, lowest: tl.constexpr, magic: tl.constexpr):
-    """fp32 to the nearest of a floating-point grid, ties to even: `lowest` is its least normal power of two, `magic` 1.5 * 2^(23 - mantissa bits)."""
+    """fp32 to the nearest of a floating-point grid, ties to even:
+
+    `lowest` is its least normal power of two, `magic` 1.5 * 2^(23 - mantissa bits).
+    """
     power = (y.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
     c = tl.maximum(power, lowest) * magic
     return (y + c) - c
@@ -40,26 +50,40 @@ def _round(y, lowest: tl.constexpr, magic: tl.constexpr):
 
 @triton.jit
 def _nearest_bf16(y):
-    """fp32 to the nearest bf16 number, ties to even, still fp32 (Triton's interpreter cuts off where a GPU rounds)."""
+    """fp32 to the nearest bf16 number, ties to even, still fp32 (Triton's interpreter cuts off
+    where a GPU rounds).
+    """
     bits = y.to(tl.int32, bitcast=True)
-    return tl.where(y != y, y, ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True))
+    return tl.where(
+        y != y, y, ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    )
 
 
 @triton.jit
 def _mxfp8(x_ptr, out_ptr, numel, BLOCKS: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * (BLOCKS * 32) + (tl.arange(0, BLOCKS)[:, None] * 32 + tl.arange(0, 32)[None, :])
+    at = tl.program_id(0).to(tl.int64) * (BLOCKS * 32) + (
+        tl.arange(0, BLOCKS)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    )
     x = tl.load(x_ptr + at, mask=at < numel, other=0.0)
     descale = tl.div_rn(tl.max(_bits(x), axis=1).to(tl.float32, bitcast=True), 448.0)
     bits = descale.to(tl.int32, bitcast=True)
     exponent = ((bits + 0x7FFFFF) >> 23) - 127  # of the power of two that is not below it
     exponent = tl.minimum(tl.maximum(exponent, -127), 127)
-    inverse = tl.where(exponent == 127, 2.0**-127, ((127 - exponent) << 23).to(tl.float32, bitcast=True))
+    inverse = tl.where(
+        exponent == 127, 2.0**-127, ((127 - exponent) << 23).to(tl.float32, bitcast=True)
+    )
     inverse = tl.where(exponent == -127, 1.0, inverse)
     inverse = tl.where(descale != descale, descale, inverse)
     y = x.to(tl.float32) * inverse[:, None]
     y = tl.where(y > 448.0, 448.0, tl.where(y < -448.0, -448.0, y))
-    scale = tl.where(exponent == -127, 2.0**-127, ((exponent + 127) << 23).to(tl.float32, bitcast=True))
-    tl.store(out_ptr + at, (_round(y, 2.0**-6, 1.5 * 2.0**20) * scale[:, None]).to(tl.bfloat16), mask=at < numel)
+    scale = tl.where(
+        exponent == -127, 2.0**-127, ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+    )
+    tl.store(
+        out_ptr + at,
+        (_round(y, 2.0**-6, 1.5 * 2.0**20) * scale[:, None]).to(tl.bfloat16),
+        mask=at < numel,
+    )
 
 
 @triton.jit
@@ -70,14 +94,20 @@ def _amax(x_ptr, out_ptr, numel, SIZE: tl.constexpr):
 
 @triton.jit
 def _nvfp4(x_ptr, amax_ptr, out_ptr, numel, BLOCKS: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * (BLOCKS * 16) + (tl.arange(0, BLOCKS)[:, None] * 16 + tl.arange(0, 16)[None, :])
+    at = tl.program_id(0).to(tl.int64) * (BLOCKS * 16) + (
+        tl.arange(0, BLOCKS)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    )
     x = tl.load(x_ptr + at, mask=at < numel, other=0.0)
     whole = tl.div_rn(tl.load(amax_ptr).to(tl.float32, bitcast=True), 2688.0)
     scale = tl.div_rn(tl.div_rn(tl.max(_bits(x), axis=1).to(tl.float32, bitcast=True), 6.0), whole)
     scale = _round(tl.minimum(tl.maximum(scale, 2.0**-6), 448.0), 2.0**-6, 1.5 * 2.0**20)
     y = x.to(tl.float32) * tl.div_rn(tl.div_rn(1.0, whole), scale)[:, None]
     y = tl.where(y > 6.0, 6.0, tl.where(y < -6.0, -6.0, y))
-    tl.store(out_ptr + at, (_round(y, 1.0, 1.5 * 2.0**22) * scale[:, None]).to(tl.bfloat16), mask=at < numel)
+    tl.store(
+        out_ptr + at,
+        (_round(y, 1.0, 1.5 * 2.0**22) * scale[:, None]).to(tl.bfloat16),
+        mask=at < numel,
+    )
 
 
 @triton.jit
@@ -94,17 +124,31 @@ def _fp8_rows(x_ptr, out_ptr, scale_ptr, k, SIZE: tl.constexpr):
         at = start + tl.arange(0, SIZE)
         y = tl.div_rn(tl.load(x_ptr + row + at, mask=at < k, other=0.0).to(tl.float32), scale)
         y = tl.where(y > 448.0, 448.0, tl.where(y < -448.0, -448.0, y))
-        tl.store(out_ptr + row + at, _round(y, 2.0**-6, 1.5 * 2.0**20).to(out_ptr.dtype.element_ty), mask=at < k)
+        tl.store(
+            out_ptr + row + at,
+            _round(y, 2.0**-6, 1.5 * 2.0**20).to(out_ptr.dtype.element_ty),
+            mask=at < k,
+        )
 
 
 @triton.jit
 def _finish(
-    product_ptr, out_ptr, rows_ptr, columns_ptr, bias_ptr, n,
-    BY_ROW: tl.constexpr, BY_COLUMN: tl.constexpr, BIAS: tl.constexpr, SIZE: tl.constexpr,
-):  # fmt: skip
+    product_ptr,
+    out_ptr,
+    rows_ptr,
+    columns_ptr,
+    bias_ptr,
+    n,
+    BY_ROW: tl.constexpr,
+    BY_COLUMN: tl.constexpr,
+    BIAS: tl.constexpr,
+    SIZE: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
-    y = tl.load(product_ptr + row * n + at, mask=at < n, other=0.0) * tl.load(rows_ptr + (row if BY_ROW else 0))
+    y = tl.load(product_ptr + row * n + at, mask=at < n, other=0.0) * tl.load(
+        rows_ptr + (row if BY_ROW else 0)
+    )
     if BY_COLUMN:
         y = y * tl.load(columns_ptr + at, mask=at < n, other=0.0)
     if BIAS:
@@ -120,25 +164,38 @@ def quantize_mxfp8(x: Tensor) -> Tensor:
 
 
 def quantize_nvfp4(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x: (rows, K), K % 16 == 0. Returns values (rows, K) and the tensor's scale, () fp32, NaN for a tensor of zeros."""
+    """x:
+
+    (rows, K), K % 16 == 0. Returns values (rows, K) and the tensor's scale, () fp32, NaN for a
+    tensor of zeros.
+    """
     out, bits = torch.empty_like(x), torch.zeros((), dtype=torch.int32, device=x.device)
     grid = (triton.cdiv(x.numel(), ELEMENTS),)
     _amax[grid](x, bits, x.numel(), SIZE=ELEMENTS)
     _nvfp4[grid](x, bits, out, x.numel(), BLOCKS=ELEMENTS // 16, **EXACT)
     amax = bits.view(torch.float32)
-    whole = amax / torch.full_like(amax, 2688.0)  # CUDA multiplies by the reciprocal of a Python number, an ulp off now and then
+    whole = amax / torch.full_like(
+        amax, 2688.0
+    )  # CUDA multiplies by the reciprocal of a Python number, an ulp off now and then
     return out, torch.where(amax == 0, torch.nan, whole)
 
 
 def quantize_fp8_rows(x: Tensor, *, codes: bool = False) -> tuple[Tensor, Tensor]:
-    """x: (rows, K). Returns values (rows, K), in bf16 or as e4m3 `codes`, and scales (rows, 1) fp32."""
+    """x:
+
+    (rows, K). Returns values (rows, K), in bf16 or as e4m3 `codes`, and scales (rows, 1) fp32.
+    """
     out = torch.empty_like(x, dtype=torch.float8_e4m3fn if codes else torch.bfloat16)
     scale = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
-    _fp8_rows[(x.shape[0],)](x, out, scale, x.shape[1], SIZE=min(ROW_CHUNK, triton.next_power_of_2(x.shape[1])), **EXACT)
+    _fp8_rows[(x.shape[0],)](
+        x, out, scale, x.shape[1], SIZE=min(ROW_CHUNK, triton.next_power_of_2(x.shape[1])), **EXACT
+    )
     return out, scale
 
 
-def scale_and_round(product: Tensor, scale: Tensor, columns: Tensor | None, bias: Tensor | None) -> Tensor:
+def scale_and_round(
+    product: Tensor, scale: Tensor, columns: Tensor | None, bias: Tensor | None
+) -> Tensor:
     """bf16(product * scale * columns + bias), each step in fp32.
 
     Args:
@@ -151,7 +208,16 @@ def scale_and_round(product: Tensor, scale: Tensor, columns: Tensor | None, bias
     out = torch.empty(rows, n, dtype=torch.bfloat16, device=product.device)
     size = min(2048, triton.next_power_of_2(n))
     _finish[(rows, triton.cdiv(n, size))](
-        product, out, scale, product if columns is None else columns, product if bias is None else bias, n,
-        BY_ROW=scale.numel() > 1, BY_COLUMN=columns is not None, BIAS=bias is not None, SIZE=size, **EXACT,
-    )  # fmt: skip
+        product,
+        out,
+        scale,
+        product if columns is None else columns,
+        product if bias is None else bias,
+        n,
+        BY_ROW=scale.numel() > 1,
+        BY_COLUMN=columns is not None,
+        BIAS=bias is not None,
+        SIZE=size,
+        **EXACT,
+    )
     return out

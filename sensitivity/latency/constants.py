@@ -1,8 +1,12 @@
-"""What do today's kernels reach of a chip's limits? The few constants of the predicted latency, each with its meaning and its source.
+"""What do today's kernels reach of a chip's limits?
 
-The Blackwell constants are fitted by `benchmarks/calibrate_latency.py` to two published tables and to nothing else: speedups of square Linears and
-whole FLUX.1-dev runs on a B200 (`benchmarks/published/`). The script prints what it finds, with residuals and leave-one-out errors; the numbers
-below are its output. Parts that the tables cannot tell apart are held at the values that are stated here with their source.
+The few constants of the predicted latency, each with its meaning and its source.
+
+The Blackwell constants are fitted by `benchmarks/calibrate_latency.py` to two published tables and
+to nothing else: speedups of square Linears and whole FLUX.1-dev runs on a B200
+(`benchmarks/published/`). The script prints what it finds, with residuals and leave-one-out errors;
+the numbers below are its output. Parts that the tables cannot tell apart are held at the values
+that are stated here with their source.
 """
 
 import dataclasses
@@ -18,9 +22,11 @@ class KernelConstants:
     """Parts of a chip's limits that kernels reach, and their shortest times.
 
     Attributes:
-        sustained_matmul: Part of the bf16 peak that large bf16 GEMMs reach inside a long run (the chip is at its power limit).
+        sustained_matmul: Part of the bf16 peak that large bf16 GEMMs reach inside a long run (the
+            chip is at its power limit).
         isolated_matmul: The same for a GEMM alone, with pauses (clocks are higher).
-        fp8_matmul: Part of its own peak that an FP8 GEMM (a scale for each row) reaches, relative to bf16's part of its peak.
+        fp8_matmul: Part of its own peak that an FP8 GEMM (a scale for each row) reaches, relative
+            to bf16's part of its peak.
         mxfp8_matmul: The same for MXFP8.
         nvfp4_matmul: The same for NVFP4.
         exposed_write: Part of a GEMM's output write that is not hidden behind its arithmetic.
@@ -28,14 +34,17 @@ class KernelConstants:
         pass_ramp_us: The same of an elementwise or reduction kernel.
         nvfp4_ramp_us: The same of the NVFP4 quantizer (MSLK's Triton kernel).
         gap_us: From the end of a kernel to the work of the next inside a run.
-        quantize_bandwidth: Part of the memory bandwidth that compiled quantizers reach (FP8, MXFP8).
+        quantize_bandwidth: Part of the memory bandwidth that compiled quantizers reach (FP8,
+            MXFP8).
         nvfp4_bandwidth: The same for NVFP4's absolute maximum and quantizer.
         pass_bandwidth: The same for plain elementwise kernels.
         attention: Part of the bf16 peak that fused attention reaches.
-        fusion_bandwidth: Part of the bandwidth at which the denoiser's remaining elementwise work runs, counted as one pass over the input and
-            one over the output of each Linear.
-        linear_sd: Relative standard deviation of the predicted bf16 Linears against a measured run, all together.
-        rest_sd: The same of everything else; with `linear_sd` it decides how a measured total is divided.
+        fusion_bandwidth: Part of the bandwidth at which the denoiser's remaining elementwise work
+            runs, counted as one pass over the input and one over the output of each Linear.
+        linear_sd: Relative standard deviation of the predicted bf16 Linears against a measured run,
+            all together.
+        rest_sd: The same of everything else; with `linear_sd` it decides how a measured total is
+            divided.
         saving_sd: Relative standard deviation of the predicted saving, beyond that of the fit.
     """
 
@@ -69,24 +78,59 @@ class KernelConstants:
             if name not in names:
                 closest = difflib.get_close_matches(name, names, n=1)
                 hint = f" Did you mean {closest[0]!r}?" if closest else ""
-                raise UserError(f"No kernel constant is called {name!r}; allowed are {', '.join(names)}.{hint} Correct the device.")
+                raise UserError(
+                    f"No kernel constant is called {name!r}; allowed are {', '.join(names)}.{hint}"
+                    " Correct the device."
+                )
             if not value > 0:
-                raise UserError(f"The kernel constant {name} is {value}; allowed is a number above 0. Correct the device.")
+                raise UserError(
+                    f"The kernel constant {name} is {value}; allowed is a number above 0. Correct"
+                    " the device."
+                )
         return dataclasses.replace(self, **values)
 
 
 BLACKWELL = KernelConstants(
-    sustained_matmul=0.634, isolated_matmul=0.768, fp8_matmul=0.918, mxfp8_matmul=0.918, nvfp4_matmul=0.992, exposed_write=0.5,
-    gemm_ramp_us=2.44, pass_ramp_us=0.401, nvfp4_ramp_us=3.62, gap_us=2.66, quantize_bandwidth=0.62, nvfp4_bandwidth=0.373,
-    pass_bandwidth=0.92, attention=0.543, fusion_bandwidth=0.568, linear_sd=0.08, rest_sd=0.25, saving_sd=0.05,
-)  # fmt: skip
-"""B200 and its siblings. Fitted, but for: exposed_write (assumed; 0 to 1 changes no prediction by more than 1 %), pass_bandwidth (torchao roofline_utils,
-pct_achievable_mem_bw), fp8_matmul (taken to be MXFP8's: nobody published FP8 there), and the three deviations: linear_sd and rest_sd are judged from what
-the bf16 runs miss without an anchor (up to 1.7 %, from one model), saving_sd from FLUX's leave-one-out errors (up to 2.3 % of a speedup)."""
+    sustained_matmul=0.634,
+    isolated_matmul=0.768,
+    fp8_matmul=0.918,
+    mxfp8_matmul=0.918,
+    nvfp4_matmul=0.992,
+    exposed_write=0.5,
+    gemm_ramp_us=2.44,
+    pass_ramp_us=0.401,
+    nvfp4_ramp_us=3.62,
+    gap_us=2.66,
+    quantize_bandwidth=0.62,
+    nvfp4_bandwidth=0.373,
+    pass_bandwidth=0.92,
+    attention=0.543,
+    fusion_bandwidth=0.568,
+    linear_sd=0.08,
+    rest_sd=0.25,
+    saving_sd=0.05,
+)
+"""B200 and its siblings.
+
+Fitted, but for: exposed_write (assumed; 0 to 1 changes no prediction by more than 1 %),
+pass_bandwidth (torchao roofline_utils, pct_achievable_mem_bw), fp8_matmul (taken to be MXFP8's:
+nobody published FP8 there), and the three deviations: linear_sd and rest_sd are judged from what
+the bf16 runs miss without an anchor (up to 1.7 %, from one model), saving_sd from FLUX's
+leave-one-out errors (up to 2.3 % of a speedup).
+"""
 
 HOPPER = dataclasses.replace(
-    BLACKWELL, sustained_matmul=0.73, isolated_matmul=0.78, fp8_matmul=0.98, attention=0.6, gap_us=1.0, fusion_bandwidth=0.8, saving_sd=0.1
-)  # fmt: skip
-"""H100 and H200: stated, not fitted. sustained_matmul and fp8_matmul: single Linears timed on an H100; isolated_matmul: torchao roofline_utils; attention,
-fusion_bandwidth and gap_us: cuDNN attention (440 us for 24 heads of 4608 tokens), Triton kernels and gaps in profiles of FLUX.1-dev's bf16 denoiser compiled on an H100;
-everything else as on a B200."""
+    BLACKWELL,
+    sustained_matmul=0.73,
+    isolated_matmul=0.78,
+    fp8_matmul=0.98,
+    attention=0.6,
+    gap_us=1.0,
+    fusion_bandwidth=0.8,
+    saving_sd=0.1,
+)
+"""H100 and H200: stated, not fitted. sustained_matmul and fp8_matmul: single Linears timed on an
+H100; isolated_matmul: torchao roofline_utils; attention, fusion_bandwidth and gap_us: cuDNN
+attention (440 us for 24 heads of 4608 tokens), Triton kernels and gaps in profiles of
+FLUX.1-dev's bf16 denoiser compiled on an H100; everything else as on a B200.
+"""

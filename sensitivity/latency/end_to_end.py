@@ -1,17 +1,24 @@
-"""How long does the denoiser, or the whole pipeline, really take with a recipe's formats, compiled as it is served? Measured end to end.
+"""How long does the denoiser, or the whole pipeline, really take with a recipe's formats, compiled
+as it is served? Measured end to end.
 
-Method. A fresh bf16 denoiser is quantized natively (`native.quantize_native`), its repeated blocks are compiled one by one, as diffusers'
-`compile_repeated_blocks(fullgraph=True)` does (regional compilation), warmed up, and timed. What is compiled: modules whose class `_repeated_blocks` names; where
-a denoiser has no such list, the blocks that its FQNs count (`blocks.0`, `blocks.1`, ...); where it has none, the denoiser as a whole. `RunTiming.compiled` says which.
+Method. A fresh bf16 denoiser is quantized natively (`native.quantize_native`), its repeated blocks
+are compiled one by one, as diffusers' `compile_repeated_blocks(fullgraph=True)` does (regional
+compilation), warmed up, and timed. What is compiled: modules whose class `_repeated_blocks` names;
+where a denoiser has no such list, the blocks that its FQNs count (`blocks.0`, `blocks.1`, ...);
+where it has none, the denoiser as a whole. `RunTiming.compiled` says which.
 
-Compile modes. "default": kernels are launched from Python. "reduce-overhead": each compiled region replays CUDA graphs, its outputs are cloned, so that the next
-replay cannot overwrite what another block still reads, and every denoiser call starts a new step of torch's graph trees.
+Compile modes. "default": kernels are launched from Python. "reduce-overhead": each compiled region
+replays CUDA graphs, its outputs are cloned, so that the next replay cannot overwrite what another
+block still reads, and every denoiser call starts a new step of torch's graph trees.
 
-Conventions. Seconds of one denoiser call (`measure_calls`) or of one whole pipeline call (`measure_pipeline`). On CUDA, calls of the denoiser follow one another
-without waiting, as the steps of a pipeline do, with an event between them; on a CPU the host's clock is read. Memory: `peak_memory_bytes` is torch's allocated peak of
-the timed calls, `reserved_bytes` what the process held from the GPU then; the memory of CUDA graphs counts in the second only. No gradients.
+Conventions. Seconds of one denoiser call (`measure_calls`) or of one whole pipeline call
+(`measure_pipeline`). On CUDA, calls of the denoiser follow one another without waiting, as the
+steps of a pipeline do, with an event between them; on a CPU the host's clock is read. Memory:
+`peak_memory_bytes` is torch's allocated peak of the timed calls, `reserved_bytes` what the process
+held from the GPU then; the memory of CUDA graphs counts in the second only. No gradients.
 
-What it does not do: load models (the caller gives a factory), choose formats, or emulate: a format that the device lacks raises FormatError.
+What it does not do: load models (the caller gives a factory), choose formats, or emulate: a format
+that the device lacks raises FormatError.
 
     timing, = measure_calls(make_denoiser, calls, formats=recipe.layers, compile_mode="reduce-overhead", device="cuda")
     timing.median_s
@@ -53,7 +60,9 @@ _LIMIT_ERRORS = ("FailOnRecompileLimitHit", "RecompileLimitExceeded")
 
 
 class CallLike(Protocol):
-    """One distinct call of the denoiser, as `skeleton.DenoiserCall` describes it: its tensors are real CPU tensors or meta tensors."""
+    """One distinct call of the denoiser, as `skeleton.DenoiserCall` describes it: its tensors are
+    real CPU tensors or meta tensors.
+    """
 
     @property
     def args(self) -> Any: ...
@@ -72,7 +81,8 @@ class RunTiming:
         calls: how often the unit happens in the whole run.
         compile_s: seconds of the first call, compiling included.
         peak_memory_bytes: most that torch had allocated during the timed calls; 0 on a CPU.
-        reserved_bytes: most that torch held from the GPU during them, CUDA graphs included; 0 on a CPU.
+        reserved_bytes: most that torch held from the GPU during them, CUDA graphs included; 0 on a
+            CPU.
         weight_bytes: the denoiser's parameters and buffers as stored, scales included.
         compiled: what was compiled, for people.
         compile_mode: how.
@@ -99,13 +109,25 @@ class RunTiming:
 
     def to_json(self) -> dict[str, Any]:
         """Every field, raw repetitions included, and the median."""
-        names = ("calls", "compile_s", "peak_memory_bytes", "reserved_bytes", "weight_bytes", "compiled", "compile_mode")
-        return {"seconds": list(self.seconds), "median_s": self.median_s} | {name: getattr(self, name) for name in names}
+        names = (
+            "calls",
+            "compile_s",
+            "peak_memory_bytes",
+            "reserved_bytes",
+            "weight_bytes",
+            "compiled",
+            "compile_mode",
+        )
+        return {"seconds": list(self.seconds), "median_s": self.median_s} | {
+            name: getattr(self, name) for name in names
+        }
 
 
 @contextmanager
 def _measuring(device: torch.device, recompile_limit: int | None) -> Iterator[None]:
-    """What goes wrong inside becomes an error of ours; settings of torch are as before afterwards, and compiled graphs are forgotten."""
+    """What goes wrong inside becomes an error of ours; settings of torch are as before afterwards,
+    and compiled graphs are forgotten.
+    """
     limit = default_recompile_limit() if recompile_limit is None else recompile_limit
     torch._dynamo.reset()
     try:
@@ -115,21 +137,32 @@ def _measuring(device: torch.device, recompile_limit: int | None) -> Iterator[No
         raise
     except torch.OutOfMemoryError as error:
         raise MeasurementError(
-            "the run ran out of memory on this device; allowed is what fits: measure a smaller batch, or on a GPU with more memory"
+            "the run ran out of memory on this device; allowed is what fits: measure a smaller"
+            " batch, or on a GPU with more memory"
         ) from error
     except Exception as error:
         if type(error).__name__ in _LIMIT_ERRORS:
-            raise limit_error("one class of blocks needs more graphs than its format patterns", limit, 2 * limit) from error
-        raise MeasurementError(f"the compiled denoiser failed ({failure_reason(error)}); make it run eagerly first") from error
+            raise limit_error(
+                "one class of blocks needs more graphs than its format patterns", limit, 2 * limit
+            ) from error
+        raise MeasurementError(
+            f"the compiled denoiser failed ({failure_reason(error)}); make it run eagerly first"
+        ) from error
     finally:
         release_memory(device)
 
 
 @contextmanager
 def _compiled(denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any) -> Iterator[str]:
-    """The denoiser compiled while the context is open, with a new step of torch's graph trees at each of its calls; then as it was."""
+    """The denoiser compiled while the context is open, with a new step of torch's graph trees at
+    each of its calls; then as it was.
+    """
     regions = list(regions_of(denoiser)[1].values())
-    marked = [part for part in parts_of(denoiser).values() if compile_mode == "reduce-overhead" and part not in regions]
+    marked = [
+        part
+        for part in parts_of(denoiser).values()
+        if compile_mode == "reduce-overhead" and part not in regions
+    ]
     handles = [part.register_forward_pre_hook(begin_step) for part in marked]
     try:
         yield compile_denoiser(denoiser, compile_mode=compile_mode, backend=backend)
@@ -141,14 +174,25 @@ def _compiled(denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any) -
 
 
 def measure_calls(
-    make_denoiser: Callable[[], nn.Module], calls: Sequence[CallLike], *, formats: Mapping[str, FormatName], compile_mode: CompileMode,
-    device: str, warmups: int = 2, repetitions: int = 10, recompile_limit: int | None = None, backend: Any = "inductor",
-) -> tuple[RunTiming, ...]:  # fmt: skip
-    """Time each distinct call of a denoiser with `formats`, one after another; graphs of one call are forgotten before the next.
+    make_denoiser: Callable[[], nn.Module],
+    calls: Sequence[CallLike],
+    *,
+    formats: Mapping[str, FormatName],
+    compile_mode: CompileMode,
+    device: str,
+    warmups: int = 2,
+    repetitions: int = 10,
+    recompile_limit: int | None = None,
+    backend: Any = "inductor",
+) -> tuple[RunTiming, ...]:
+    """Time each distinct call of a denoiser with `formats`, one after another; graphs of one call
+    are forgotten before the next.
 
     Args:
-        make_denoiser: gives a fresh bf16 denoiser on `device`, which is quantized in place and dropped.
-        calls: what it is called with; real tensors move to the device as they are, meta tensors become random normal ones (zeros if integer).
+        make_denoiser: gives a fresh bf16 denoiser on `device`, which is quantized in place and
+            dropped.
+        calls: what it is called with; real tensors move to the device as they are, meta tensors
+            become random normal ones (zeros if integer).
         formats: FQN -> format; what is left out is bf16.
         compile_mode, recompile_limit: see the module's text.
         device: "cuda", "cuda:N" or "cpu".
@@ -171,36 +215,63 @@ def measure_calls(
             args, kwargs = materialize(call.args, where), materialize(call.kwargs, where)
             work = partial(denoiser, *args, **kwargs)
             with _compiled(denoiser, compile_mode=compile_mode, backend=backend) as compiled:
-                compile_s, seconds, (allocated, reserved) = _time_unit(work, _time_calls, warmups, repetitions, where)
+                compile_s, seconds, (allocated, reserved) = _time_unit(
+                    work, _time_calls, warmups, repetitions, where
+                )
             timings.append(
                 RunTiming(
-                    seconds=seconds, calls=call.calls, compile_s=compile_s, peak_memory_bytes=allocated, reserved_bytes=reserved,
-                    weight_bytes=held, compiled=compiled, compile_mode=compile_mode,
+                    seconds=seconds,
+                    calls=call.calls,
+                    compile_s=compile_s,
+                    peak_memory_bytes=allocated,
+                    reserved_bytes=reserved,
+                    weight_bytes=held,
+                    compiled=compiled,
+                    compile_mode=compile_mode,
                 )
-            )  # fmt: skip
+            )
             del work, args, kwargs
         del denoiser  # so that its memory is given back here
     return tuple(timings)
 
 
 def measure_pipeline(
-    run: Callable[[], object], denoiser: nn.Module, *, formats: Mapping[str, FormatName], compile_mode: CompileMode, device: str,
-    warmups: int = 2, repetitions: int = 3, recompile_limit: int | None = None, backend: Any = "inductor",
-) -> RunTiming:  # fmt: skip
-    """Time whole pipeline calls (text encoders, all steps, decoder). `run()` makes one; `denoiser` is the pipeline's own, bf16, and is quantized in place.
+    run: Callable[[], object],
+    denoiser: nn.Module,
+    *,
+    formats: Mapping[str, FormatName],
+    compile_mode: CompileMode,
+    device: str,
+    warmups: int = 2,
+    repetitions: int = 3,
+    recompile_limit: int | None = None,
+    backend: Any = "inductor",
+) -> RunTiming:
+    """Time whole pipeline calls (text encoders, all steps, decoder).
 
-    The first call compiles. Seconds are the host's, from an idle GPU to an idle GPU. Raises as `measure_calls`.
+    `run()` makes one; `denoiser` is the pipeline's own, bf16, and is quantized in place.
+
+    The first call compiles. Seconds are the host's, from an idle GPU to an idle GPU. Raises as
+    `measure_calls`.
     """
     where = device_of(device)
     with _measuring(where, recompile_limit):
         check_recompile_limit(count_block_patterns(denoiser, formats), recompile_limit)
         quantize_native(denoiser, formats)
         with _compiled(denoiser, compile_mode=compile_mode, backend=backend) as compiled:
-            compile_s, seconds, (allocated, reserved) = _time_unit(run, _time_runs, warmups, repetitions, where)
+            compile_s, seconds, (allocated, reserved) = _time_unit(
+                run, _time_runs, warmups, repetitions, where
+            )
     return RunTiming(
-        seconds=seconds, calls=1, compile_s=compile_s, peak_memory_bytes=allocated, reserved_bytes=reserved, weight_bytes=weight_bytes(denoiser),
-        compiled=compiled, compile_mode=compile_mode,
-    )  # fmt: skip
+        seconds=seconds,
+        calls=1,
+        compile_s=compile_s,
+        peak_memory_bytes=allocated,
+        reserved_bytes=reserved,
+        weight_bytes=weight_bytes(denoiser),
+        compiled=compiled,
+        compile_mode=compile_mode,
+    )
 
 
 def _time_unit(
@@ -216,7 +287,9 @@ def _time_unit(
 
 
 def materialize(tree: _Tree, device: torch.device, *, seed: int = 0) -> _Tree:
-    """The same tree on `device`: real tensors keep values and dtype; meta tensors become random normal (floating or complex) or zeros."""
+    """The same tree on `device`: real tensors keep values and dtype; meta tensors become random
+    normal (floating or complex) or zeros.
+    """
     generator = torch.Generator(device).manual_seed(seed)
 
     def place(x: Tensor) -> Tensor:
@@ -231,13 +304,17 @@ def materialize(tree: _Tree, device: torch.device, *, seed: int = 0) -> _Tree:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers as stored: of quantized ones the codes and the scales; shared storage counts once."""
+    """Bytes of all parameters and buffers as stored: of quantized ones the codes and the scales;
+    shared storage counts once.
+    """
     storages: dict[tuple[int, int], int] = {}
     for outer in [*module.parameters(), *module.buffers()]:
         for x in _inner_tensors(outer):
             storage = x.untyped_storage()
             address = storage.data_ptr()
-            storages[address, 0 if address else len(storages)] = storage.nbytes()  # tensors without an address (meta) share nothing
+            storages[address, 0 if address else len(storages)] = (
+                storage.nbytes()
+            )  # tensors without an address (meta) share nothing
     return sum(storages.values())
 
 
@@ -259,12 +336,16 @@ def _host_seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _time_runs(work: Callable[[], object], repetitions: int, device: torch.device) -> tuple[float, ...]:
+def _time_runs(
+    work: Callable[[], object], repetitions: int, device: torch.device
+) -> tuple[float, ...]:
     """Seconds of each run by the host's clock, from idle to idle."""
     return tuple(_host_seconds(work, device) for _ in range(repetitions))
 
 
-def _time_calls(work: Callable[[], object], repetitions: int, device: torch.device) -> tuple[float, ...]:
+def _time_calls(
+    work: Callable[[], object], repetitions: int, device: torch.device
+) -> tuple[float, ...]:
     """Seconds of each call: on CUDA back to back between events, elsewhere by the host's clock."""
     if device.type != "cuda":
         return _time_runs(work, repetitions, device)
@@ -276,7 +357,9 @@ def _time_calls(work: Callable[[], object], repetitions: int, device: torch.devi
             work()
             after.record()
         _wait(device)
-        return tuple(float(before.elapsed_time(after)) / 1e3 for before, after in itertools.pairwise(events))
+        return tuple(
+            float(before.elapsed_time(after)) / 1e3 for before, after in itertools.pairwise(events)
+        )
 
 
 def _wait(device: torch.device) -> None:

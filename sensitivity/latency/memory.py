@@ -1,9 +1,13 @@
-"""How much GPU memory does a run need, in bf16 and quantized? Bytes of weights, and the peak where a run was counted.
+"""How much GPU memory does a run need, in bf16 and quantized?
 
-Method. Weights: every Linear of the table by its format's own rule (codes and padded scales), everything else as it is loaded. Peak: all components'
-weights are on the GPU together, plus the largest sum of live activations of any one component, in eager order (census.py). What CUDA itself, convolutions'
-workspaces, fragmentation and CUDA graphs' private pools take comes on top and is not predicted: against the published FLUX.1-dev peaks 3 GB are missing at batch 1
-and 6 GB at batch 8, while what quantizing saves is right within 0.1 GB.
+Bytes of weights, and the peak where a run was counted.
+
+Method. Weights: every Linear of the table by its format's own rule (codes and padded scales),
+everything else as it is loaded. Peak: all components' weights are on the GPU together, plus the
+largest sum of live activations of any one component, in eager order (census.py). What CUDA itself,
+convolutions' workspaces, fragmentation and CUDA graphs' private pools take comes on top and is not
+predicted: against the published FLUX.1-dev peaks 3 GB are missing at batch 1 and 6 GB at batch 8,
+while what quantizing saves is right within 0.1 GB.
 
 Conventions: bytes; GB are 1e9.
 """
@@ -50,26 +54,42 @@ class MemoryEstimate:
 
     def to_json(self) -> dict[str, Any]:
         """Give the object for JSON, peaks included; "source" is "predicted"."""
-        data = dataclasses.asdict(self) | {"bf16_peak_bytes": self.bf16_peak_bytes, "quantized_peak_bytes": self.quantized_peak_bytes}
-        return {key: value for key, value in data.items() if value is not None} | {"source": "predicted"}
+        data = dataclasses.asdict(self) | {
+            "bf16_peak_bytes": self.bf16_peak_bytes,
+            "quantized_peak_bytes": self.quantized_peak_bytes,
+        }
+        return {key: value for key, value in data.items() if value is not None} | {
+            "source": "predicted"
+        }
 
 
 def estimate_memory(
-    table: ShapeTable, formats: Mapping[str, FormatName], weight_bytes: Callable[[FormatName, int, int], int]
+    table: ShapeTable,
+    formats: Mapping[str, FormatName],
+    weight_bytes: Callable[[FormatName, int, int], int],
 ) -> MemoryEstimate:
     """Add up a table's bytes.
 
     Args:
-        table: The run's shapes, not scaled; with counts where peaks are wanted. Linears that were never called are not in it.
+        table: The run's shapes, not scaled; with counts where peaks are wanted. Linears that were
+            never called are not in it.
         formats: FQN -> format; Linears left out are bf16.
         weight_bytes: (format, K, N) -> bytes of the stored weight with its scales.
     """
     bf16 = sum(2 * linear.k * linear.n for linear in table.linears)
-    quantized = sum(weight_bytes(formats.get(linear.fqn, FormatName.BF16), linear.k, linear.n) for linear in table.linears)
+    quantized = sum(
+        weight_bytes(formats.get(linear.fqn, FormatName.BF16), linear.k, linear.n)
+        for linear in table.linears
+    )
     if table.run is None:
         return MemoryEstimate(bf16_linear_bytes=bf16, quantized_linear_bytes=quantized)
     return MemoryEstimate(
-        bf16_linear_bytes=bf16, quantized_linear_bytes=quantized,
-        other_weight_bytes=max(sum(counts.weight_bytes for counts in table.run.components) - bf16, 0),
-        activation_bytes=max((counts.peak_activation_bytes for counts in table.run.components), default=0),
-    )  # fmt: skip
+        bf16_linear_bytes=bf16,
+        quantized_linear_bytes=quantized,
+        other_weight_bytes=max(
+            sum(counts.weight_bytes for counts in table.run.components) - bf16, 0
+        ),
+        activation_bytes=max(
+            (counts.peak_activation_bytes for counts in table.run.components), default=0
+        ),
+    )

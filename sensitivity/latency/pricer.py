@@ -17,7 +17,9 @@ from sensitivity.spec.study_spec import StudySpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PricedList:
-    """One skip-list or recipe: its price, the formats it gives, its patterns that match nothing, the Linears that the format refuses, the recipe's notice."""
+    """One skip-list or recipe: its price, the formats it gives, its patterns that match nothing,
+    the Linears that the format refuses, the recipe's notice.
+    """
 
     name: str
     formats: Mapping[str, FormatName]
@@ -34,7 +36,11 @@ class PricedList:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pricer:
-    """Prices lists on one run. `table` is the run's at the scale that is priced, `bf16_seconds` the measured bf16 run where there is one."""
+    """Prices lists on one run.
+
+    `table` is the run's at the scale that is priced, `bf16_seconds` the measured bf16 run where
+    there is one.
+    """
 
     run: ShapeRun
     table: ShapeTable
@@ -42,24 +48,66 @@ class Pricer:
     bf16_seconds: float | None = None
 
     @classmethod
-    def of(cls, spec: StudySpec, run: ShapeRun, *, target: str | None = None, compile_mode: CompileMode = "reduce-overhead") -> "Pricer":
-        """By the predicted model, for the study's target or another. Raises UserError for an unknown one."""
-        return cls(run=run, table=_scaled(spec, run), latency=latency_model(spec, target, compile_mode=compile_mode))
+    def of(
+        cls,
+        spec: StudySpec,
+        run: ShapeRun,
+        *,
+        target: str | None = None,
+        compile_mode: CompileMode = "reduce-overhead",
+    ) -> "Pricer":
+        """By the predicted model, for the study's target or another.
+
+        Raises UserError for an unknown one.
+        """
+        return cls(
+            run=run,
+            table=_scaled(spec, run),
+            latency=latency_model(spec, target, compile_mode=compile_mode),
+        )
 
     def price(
-        self, name: str, formats: Mapping[str, FormatName], *, dead: tuple[str, ...] = (), refused: tuple[str, ...] = ()
+        self,
+        name: str,
+        formats: Mapping[str, FormatName],
+        *,
+        dead: tuple[str, ...] = (),
+        refused: tuple[str, ...] = (),
     ) -> PricedList:
-        """One list's price, memory included. Raises PatternError for FQNs that the run does not have, FormatError for a format that the target lacks."""
+        """One list's price, memory included.
+
+        Raises PatternError for FQNs that the run does not have, FormatError for a format that the
+        target lacks.
+        """
         estimate = self.latency.estimate(self.table, formats, bf16_seconds=self.bf16_seconds)
-        memory = estimate_memory(self.table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n))
-        return PricedList(name=name, formats=formats, estimate=dataclasses.replace(estimate, memory=memory), dead=dead, refused=refused)
+        memory = estimate_memory(
+            self.table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n)
+        )
+        return PricedList(
+            name=name,
+            formats=formats,
+            estimate=dataclasses.replace(estimate, memory=memory),
+            dead=dead,
+            refused=refused,
+        )
 
 
 def _scaled(spec: StudySpec, run: ShapeRun) -> ShapeTable:
     """The run's table at the scale that it is priced at."""
-    return stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for)) if spec.pricing.stands_for > 1 else run.table
+    return (
+        stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for))
+        if spec.pricing.stands_for > 1
+        else run.table
+    )
 
 
-def latency_model(spec: StudySpec, target: str | None, *, compile_mode: CompileMode = "reduce-overhead") -> LatencyModel:
-    """The model that prices a study's Linears on a GPU. Raises UserError, with the closest names, for an unknown one."""
-    return PredictedLatency(get_device(spec.pricing.target if target is None else target), compile_mode=compile_mode)
+def latency_model(
+    spec: StudySpec, target: str | None, *, compile_mode: CompileMode = "reduce-overhead"
+) -> LatencyModel:
+    """The model that prices a study's Linears on a GPU.
+
+    Raises UserError, with the closest names, for an unknown one.
+    """
+    return PredictedLatency(
+        get_device(spec.pricing.target if target is None else target), compile_mode=compile_mode
+    )

@@ -1,1 +1,3 @@
-"""A diffusers pipeline: read from its config files, built without weights, loaded with them, and run."""
+"""A diffusers pipeline: read from its config files, built without weights, loaded with them, and
+run.
+"""

@@ -1,15 +1,21 @@
-"""What of a denoiser does torch compile one by one, and how many graphs does that make? Regional compilation, for measuring and for searching.
+"""What of a denoiser does torch compile one by one, and how many graphs does that make?
+
+Regional compilation, for measuring and for searching.
 
     compile_denoiser(denoiser, compile_mode="default")
     with CompiledRegions(denoiser):                 # for a while: outside, the denoiser runs eagerly, and nothing is compiled again when it comes back
         pipeline(...)
 
-Modules whose class `_repeated_blocks` names are compiled, as diffusers' `compile_repeated_blocks(fullgraph=True)` does; where a denoiser has no such list, the
-blocks that its FQNs count (`blocks.0`, `blocks.1`, ...); where it has none, the denoiser as a whole. Each of several denoisers is looked at for itself.
+Modules whose class `_repeated_blocks` names are compiled, as diffusers'
+`compile_repeated_blocks(fullgraph=True)` does; where a denoiser has no such list, the blocks that
+its FQNs count (`blocks.0`, `blocks.1`, ...); where it has none, the denoiser as a whole. Each of
+several denoisers is looked at for itself.
 
-Recompile limit. There is one graph for each distinct pattern of native formats among the blocks of a class, and torch gives up at its limit
-(`torch._dynamo.config.recompile_limit`, 8 for each class). `check_recompile_limit` says so before anything is compiled. Inputs with other strides may cost one graph
-more than the patterns; that is refused in the same words when it happens. Linears that a `Switch` holds make one graph, whatever their formats are.
+Recompile limit. There is one graph for each distinct pattern of native formats among the blocks of
+a class, and torch gives up at its limit (`torch._dynamo.config.recompile_limit`, 8 for each class).
+`check_recompile_limit` says so before anything is compiled. Inputs with other strides may cost one
+graph more than the patterns; that is refused in the same words when it happens. Linears that a
+`Switch` holds make one graph, whatever their formats are.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,22 +32,46 @@ from sensitivity.errors import UserError
 from sensitivity.models.denoisers import Denoisers, parts_of
 
 SEARCH_LIMIT = 64
-"""Graphs that a search lets torch make of one block class: one for each shape of batch, far fewer than these."""
+"""Graphs that a search lets torch make of one block class: one for each shape of batch, far fewer
+than these.
+"""
 
 
 def regions_of(denoiser: nn.Module) -> tuple[str, dict[str, nn.Module]]:
-    """What is compiled one by one: (for people, {FQN: module}); the FQN of the whole denoiser is "", or its component where there are several."""
+    """What is compiled one by one:
+
+    (for people, {FQN: module}); the FQN of the whole denoiser is "", or its component where there
+    are several.
+    """
     if isinstance(denoiser, Denoisers):
         found = {name: regions_of(part) for name, part in parts_of(denoiser).items()}
-        regions = {f"{name}.{fqn}" if fqn else name: region for name, (_, inner) in found.items() for fqn, region in inner.items()}
+        regions = {
+            f"{name}.{fqn}" if fqn else name: region
+            for name, (_, inner) in found.items()
+            for fqn, region in inner.items()
+        }
         return ", ".join(dict.fromkeys(described for described, _ in found.values())), regions
     repeated = tuple(getattr(denoiser, "_repeated_blocks", None) or ())
-    regions = {fqn: child for fqn, child in denoiser.named_modules() if fqn and type(child).__name__ in repeated}
+    regions = {
+        fqn: child
+        for fqn, child in denoiser.named_modules()
+        if fqn and type(child).__name__ in repeated
+    }
     if regions:
         return f"repeated blocks ({_classes(regions)})", regions
-    names = dict.fromkeys(block_of(fqn) for fqn, child in denoiser.named_modules() if isinstance(child, nn.Linear))
-    outer = [name for name in names if name and not any(other and name.startswith(f"{other}.") for other in names)]
-    regions = {name: denoiser.get_submodule(name) for name in outer if not isinstance(denoiser.get_submodule(name), nn.Linear)}
+    names = dict.fromkeys(
+        block_of(fqn) for fqn, child in denoiser.named_modules() if isinstance(child, nn.Linear)
+    )
+    outer = [
+        name
+        for name in names
+        if name and not any(other and name.startswith(f"{other}.") for other in names)
+    ]
+    regions = {
+        name: denoiser.get_submodule(name)
+        for name in outer
+        if not isinstance(denoiser.get_submodule(name), nn.Linear)
+    }
     if regions:
         return f"numbered blocks ({_classes(regions)})", regions
     return f"the whole {type(denoiser).__name__}", {"": denoiser}
@@ -52,22 +82,32 @@ def _classes(regions: Mapping[str, nn.Module]) -> str:
 
 
 def count_block_patterns(denoiser: nn.Module, formats: Mapping[str, FormatName]) -> dict[str, int]:
-    """{class of compiled regions: number of distinct format patterns among them}: the graphs that torch makes of that class."""
+    """{class of compiled regions: number of distinct format patterns among them}: the graphs that
+    torch makes of that class.
+    """
     patterns: dict[str, set[tuple[tuple[str, FormatName], ...]]] = {}
     for fqn, region in regions_of(denoiser)[1].items():
         prefix = f"{fqn}." if fqn else ""
         linears = [name for name, child in region.named_modules() if isinstance(child, nn.Linear)]
-        pattern = tuple((name, FormatName(formats.get(prefix + name, FormatName.BF16))) for name in linears)
+        pattern = tuple(
+            (name, FormatName(formats.get(prefix + name, FormatName.BF16))) for name in linears
+        )
         patterns.setdefault(type(region).__name__, set()).add(pattern)
     return {kind: len(found) for kind, found in patterns.items()}
 
 
 def check_recompile_limit(patterns: Mapping[str, int], limit: int | None = None) -> None:
-    """Raise UserError if a class has more patterns than torch compiles graphs of one class (`limit`, torch's own where None)."""
+    """Raise UserError if a class has more patterns than torch compiles graphs of one class
+    (`limit`, torch's own where None).
+    """
     allowed = default_recompile_limit() if limit is None else limit
     kind, found = max(patterns.items(), key=lambda item: item[1], default=("", 0))
     if found > allowed:
-        raise limit_error(f"{found} distinct format patterns among the blocks of {kind}", allowed, max(found, allowed) + 1)
+        raise limit_error(
+            f"{found} distinct format patterns among the blocks of {kind}",
+            allowed,
+            max(found, allowed) + 1,
+        )
 
 
 def default_recompile_limit() -> int:
@@ -79,15 +119,21 @@ def default_recompile_limit() -> int:
 
 def limit_error(found: str, allowed: int, enough: int) -> UserError:
     return UserError(
-        f"{found}; allowed are {allowed}, torch's recompile limit: pass --recompile-limit {enough} (each graph costs compile time), or "
-        "search with --granularity group and fewer depth bands, which makes fewer patterns"
+        f"{found}; allowed are {allowed}, torch's recompile limit: pass --recompile-limit {enough}"
+        " (each graph costs compile time), or search with --granularity group and fewer depth"
+        " bands, which makes fewer patterns"
     )
 
 
-def compile_denoiser(denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any = "inductor") -> str:
-    """Compile the denoiser's regions in place; returns what was compiled, for people. `restore_denoiser` undoes it.
+def compile_denoiser(
+    denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any = "inductor"
+) -> str:
+    """Compile the denoiser's regions in place; returns what was compiled, for people.
 
-    Shapes are static. Raising torch's recompile limit is the caller's (`timing.preserved_settings(recompile_limit=...)`), since it is a setting of the process.
+    `restore_denoiser` undoes it.
+
+    Shapes are static. Raising torch's recompile limit is the caller's
+    (`timing.preserved_settings(recompile_limit=...)`), since it is a setting of the process.
     """
     described, regions = regions_of(denoiser)
     whole = list(parts_of(denoiser).values())
@@ -95,7 +141,9 @@ def compile_denoiser(denoiser: nn.Module, *, compile_mode: CompileMode, backend:
     for region in regions.values():
         region.compile(fullgraph=region not in whole, dynamic=False, backend=backend, mode=mode)
         if compile_mode == "reduce-overhead":
-            region._compiled_call_impl = _with_cloned_outputs(region._compiled_call_impl, begins_step=region in whole)
+            region._compiled_call_impl = _with_cloned_outputs(
+                region._compiled_call_impl, begins_step=region in whole
+            )
     return described
 
 
@@ -106,7 +154,9 @@ def restore_denoiser(denoiser: nn.Module) -> None:
 
 
 def _with_cloned_outputs(call: Any, *, begins_step: bool) -> Callable[..., object]:
-    """Outputs of a CUDA graph lie in memory that the next replay overwrites: give the caller copies."""
+    """Outputs of a CUDA graph lie in memory that the next replay overwrites: give the caller
+    copies.
+    """
 
     def cloned(*args: object, **kwargs: object) -> object:
         if begins_step:
@@ -129,14 +179,18 @@ def compiled_graphs() -> int:
 
 
 def is_compile_error(error: BaseException) -> bool:
-    """Whether torch's compiler raised it: what runs eagerly it may not follow, as experts that a router chooses for each token."""
+    """Whether torch's compiler raised it: what runs eagerly it may not follow, as experts that a
+    router chooses for each token.
+    """
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 class CompiledRegions:
-    """A denoiser whose regions are compiled while the context is open, and which runs eagerly elsewhere; it may be opened again and again.
+    """A denoiser whose regions are compiled while the context is open, and which runs eagerly
+    elsewhere; it may be opened again and again.
 
-    Compiling happens at the first call with a new shape. torch's recompile limit is raised to `SEARCH_LIMIT` for the process while it is open.
+    Compiling happens at the first call with a new shape. torch's recompile limit is raised to
+    `SEARCH_LIMIT` for the process while it is open.
     """
 
     def __init__(self, denoiser: nn.Module, *, backend: Any = "inductor") -> None:
@@ -151,7 +205,12 @@ class CompiledRegions:
         self._swap_limit()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._set([None] * len(self._calls))
         self._swap_limit()
 

@@ -1,11 +1,14 @@
-"""How are several denoisers of a pipeline searched as one? `joined`: a module that holds them, so that FQNs begin with a component's name.
+"""How are several denoisers of a pipeline searched as one?
+
+`joined`: a module that holds them, so that FQNs begin with a component's name.
 
     denoiser = joined({"transformer": pipe.transformer, "transformer_2": pipe.transformer_2})     # Wan 2.2
     [fqn for fqn, _ in denoiser.named_modules()]        # "", "transformer", "transformer.blocks.0.attn1.to_q", ...
     parts_of(denoiser)                                  # {"transformer": ..., "transformer_2": ...}
 
-It holds the pipeline's own modules: nothing is copied, and the pipeline does not know of it. One denoiser alone stays what it is, with the names that it has.
-What it does not do: run. A pipeline calls its denoisers one by one, so hooks on forwards go to the parts.
+It holds the pipeline's own modules: nothing is copied, and the pipeline does not know of it. One
+denoiser alone stays what it is, with the names that it has. What it does not do: run. A pipeline
+calls its denoisers one by one, so hooks on forwards go to the parts.
 """
 
 from collections.abc import Mapping

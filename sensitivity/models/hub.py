@@ -1,4 +1,5 @@
-"""What is settled before a library loads anything: does the Hub answer, and do diffusers and transformers keep quiet?
+"""What is settled before a library loads anything: does the Hub answer, and do diffusers and
+transformers keep quiet?
 
     with quiet():
         DiffusionPipeline.from_pretrained(folder)       # no bars, no notices
@@ -16,7 +17,10 @@ HUB_TIMEOUT_S = 8.0
 
 
 def hub_answers() -> bool:
-    """Whether the Hugging Face Hub answers anything at all in `HUB_TIMEOUT_S`. The loaders' own retries take many minutes where it does not."""
+    """Whether the Hugging Face Hub answers anything at all in `HUB_TIMEOUT_S`.
+
+    The loaders' own retries take many minutes where it does not.
+    """
     from huggingface_hub import constants
 
     answered = threading.Event()
@@ -31,7 +35,9 @@ def hub_answers() -> bool:
         answered.set()
 
     if not constants.HF_HUB_OFFLINE:
-        asking = threading.Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+        asking = threading.Thread(
+            target=ask, daemon=True
+        )  # looking up a name has no time limit of its own
         asking.start()
         asking.join(HUB_TIMEOUT_S)
     return answered.is_set()

@@ -1,9 +1,11 @@
-"""Which of a study's files are on this machine? `local_copies`: the Hub's cache is looked at, without a network and without loading anything.
+"""Which of a study's files are on this machine?
+
+`local_copies`: the Hub's cache is looked at, without a network and without loading anything.
 
     local_copies(load_spec(Path("studies/flux1-dev.toml")))        # "configs only": shapes and prices work, a search would download the weights
 
-Convention: the revision that counts is the study's, or what "main" meant when it was last downloaded. It does not check what weight files hold beyond their
-headers.
+Convention: the revision that counts is the study's, or what "main" meant when it was last
+downloaded. It does not check what weight files hold beyond their headers.
 """
 
 import json
@@ -17,7 +19,11 @@ from sensitivity.spec.study_spec import StudySpec
 
 
 class Copies(StrEnum):
-    """What is here, in words. Configs may ship with the package or be cached; "partly": some weights are missing, or cut short."""
+    """What is here, in words.
+
+    Configs may ship with the package or be cached; "partly": some weights are missing, or cut
+    short.
+    """
 
     SHIPPED = "ships with the package"
     FOLDER = "in its folder"
@@ -54,9 +60,18 @@ def _parts(folder: Path) -> dict[str, str]:
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         entries = {
-            name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+            name: entry[1]
+            for name, entry in index.items()
+            if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
         }
     except (OSError, ValueError, AttributeError) as error:
-        raise PipelineError(f"{folder / 'model_index.json'} could not be read ({error}); allowed is JSON: download it again") from None
+        raise PipelineError(
+            f"{folder / 'model_index.json'} could not be read ({error}); allowed is JSON: download"
+            " it again"
+        ) from None
     unlike = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
-    return {name: kind for name, kind in entries.items() if not kind.endswith(unlike) and name != "safety_checker"}
+    return {
+        name: kind
+        for name, kind in entries.items()
+        if not kind.endswith(unlike) and name != "safety_checker"
+    }

@@ -3,10 +3,12 @@
     media = Media.of_clips(frames, sound=sound, sample_rate=24000)      # frames (B, F, 3, H, W) in [0, 1], on any device
     media.is_video, len(media), media.frames(0, [0, 1, 2])              # the last: (3, 3, H, W) fp32 in [-1, 1]
 
-Conventions. Pictures are (B, 3, H, W) fp32 in [-1, 1]. Frames are (B, F, 3, H, W) fp16 in [0, 1], as the pipeline gave them: 285 MB for a clip of 121 frames of
-768 x 512. Half precision holds every value that a bf16 decoder gives (8 bits against 11) and NaN, so nothing is lost: the LPIPS of tiny-flux's pictures stays the same.
-Codes of 8 bits would be half as large, and move the LPIPS of its NVFP4 pictures from 0.04795 to 0.04801, as much as the noise floor there (0.00008).
-Sound is (B, channels, samples) fp32, `sample_rate` a second. All of it lies on the CPU.
+Conventions. Pictures are (B, 3, H, W) fp32 in [-1, 1]. Frames are (B, F, 3, H, W) fp16 in [0, 1],
+as the pipeline gave them: 285 MB for a clip of 121 frames of 768 x 512. Half precision holds every
+value that a bf16 decoder gives (8 bits against 11) and NaN, so nothing is lost: the LPIPS of
+tiny-flux's pictures stays the same. Codes of 8 bits would be half as large, and move the LPIPS of
+its NVFP4 pictures from 0.04795 to 0.04801, as much as the noise floor there (0.00008). Sound is (B,
+channels, samples) fp32, `sample_rate` a second. All of it lies on the CPU.
 
 It holds what was drawn; `painting` draws, `fidelity` compares.
 """
@@ -38,7 +40,9 @@ class Media:
     sample_rate: int | None = None
 
     @classmethod
-    def of_clips(cls, frames: Tensor, *, sound: Tensor | None = None, sample_rate: int | None = None) -> Self:
+    def of_clips(
+        cls, frames: Tensor, *, sound: Tensor | None = None, sample_rate: int | None = None
+    ) -> Self:
         """Clips, brought to the CPU one by one.
 
         Args:
@@ -49,7 +53,11 @@ class Media:
         kept = torch.empty(frames.shape, dtype=torch.float16)
         for b, clip in enumerate(frames):
             kept[b] = clip.to(torch.float16).cpu()
-        return cls(pictures=kept, sound=None if sound is None else sound.float().cpu().contiguous(), sample_rate=sample_rate)
+        return cls(
+            pictures=kept,
+            sound=None if sound is None else sound.float().cpu().contiguous(),
+            sample_rate=sample_rate,
+        )
 
     @classmethod
     def joined(cls, parts: Sequence["Media"]) -> Self:
@@ -60,12 +68,15 @@ class Media:
         """
         if len({part.shape for part in parts}) > 1:
             raise PipelineError(
-                f"the pipeline draws clips of different sizes ({' and '.join(str(part.shape) for part in parts[:2])}); allowed are clips of one length in "
-                "a study: set num_frames in its `[settings]`"
+                "the pipeline draws clips of different sizes"
+                f" ({' and '.join(str(part.shape) for part in parts[:2])}); allowed are clips of"
+                " one length in a study: set num_frames in its `[settings]`"
             )
         sounds = [part.sound for part in parts if part.sound is not None]
         return cls(
-            pictures=torch.cat([part.pictures for part in parts]).contiguous(),  # equal pictures in two memory layouts have two LPIPS
+            pictures=torch.cat(
+                [part.pictures for part in parts]
+            ).contiguous(),  # equal pictures in two memory layouts have two LPIPS
             sound=torch.cat(sounds) if sounds else None,
             sample_rate=parts[0].sample_rate,
         )
@@ -81,7 +92,9 @@ class Media:
     @property
     def shape(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of one picture or clip and of its sound, () where there is none."""
-        return tuple(self.pictures.shape[1:]), () if self.sound is None else tuple(self.sound.shape[1:])
+        return tuple(self.pictures.shape[1:]), (
+            () if self.sound is None else tuple(self.sound.shape[1:])
+        )
 
     def first(self, count: int) -> Self:
         """The first `count` of them."""
@@ -94,24 +107,39 @@ class Media:
 
     def is_finite(self) -> Tensor:
         """(B,) bool: False where the model gave NaN or inf in a picture, a frame or the sound."""
-        seen = [torch.stack(picture.aminmax()).isfinite().all() for picture in self.pictures]  # NaN is the least and the greatest of all
-        heard = [True] * len(self) if self.sound is None else [sound.isfinite().all() for sound in self.sound]
+        seen = [
+            torch.stack(picture.aminmax()).isfinite().all() for picture in self.pictures
+        ]  # NaN is the least and the greatest of all
+        heard = (
+            [True] * len(self)
+            if self.sound is None
+            else [sound.isfinite().all() for sound in self.sound]
+        )
         return torch.tensor([bool(a) and bool(b) for a, b in zip(seen, heard, strict=True)])
 
     def is_blank(self) -> Tensor:
-        """(B,) bool: True for a picture or clip in which every value is the same, as a black one."""
+        """(B,) bool:
+
+        True for a picture or clip in which every value is the same, as a black one.
+        """
         return torch.tensor([bool(torch.eq(*picture.aminmax())) for picture in self.pictures])
 
 
 def drawn_in(output: Any) -> tuple[Any, Any]:
-    """The pictures and the clips in a pipeline's output, by the names that diffusers has for them; None for what there is none of."""
+    """The pictures and the clips in a pipeline's output, by the names that diffusers has for them;
+    None for what there is none of.
+    """
 
     def first(*names: str) -> Any:
-        return next((found for name in names if (found := getattr(output, name, None)) is not None), None)
+        return next(
+            (found for name in names if (found := getattr(output, name, None)) is not None), None
+        )
 
     return first("images", "image"), first("frames", "video")
 
 
 def pictures_at_once(height: int, width: int) -> int:
-    """How many pictures of this size are compared together: 4 Mpixel of them, at least one and at most 16."""
+    """How many pictures of this size are compared together: 4 Mpixel of them, at least one and at
+    most 16.
+    """
     return min(16, max(1, PIXELS_AT_ONCE // (height * width)))

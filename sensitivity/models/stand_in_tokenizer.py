@@ -1,10 +1,15 @@
-"""What stands where a pipeline has a tokenizer? `StandInTokenizer`: token ids of the right length and no meaning.
+"""What stands where a pipeline has a tokenizer?
 
-Shapes follow from how many tokens a text has, not from which. Padding to a fixed length gives that length, with as many attended tokens as the text has;
-otherwise a text is as long as what the pipeline's template puts before it and drops again, plus the tokens that the study declares: `prompt_tokens` for
-texts that hold `PROMPT`, `negative_prompt_tokens` for all others. The same object answers for processors.
+`StandInTokenizer`: token ids of the right length and no meaning.
 
-Ids are 1 where a token is, unless `tell_apart` was called: then they are drawn from a generator seeded with the text, below 16, which every encoder's vocabulary holds.
+Shapes follow from how many tokens a text has, not from which. Padding to a fixed length gives that
+length, with as many attended tokens as the text has; otherwise a text is as long as what the
+pipeline's template puts before it and drops again, plus the tokens that the study declares:
+`prompt_tokens` for texts that hold `PROMPT`, `negative_prompt_tokens` for all others. The same
+object answers for processors.
+
+Ids are 1 where a token is, unless `tell_apart` was called: then they are drawn from a generator
+seeded with the text, below 16, which every encoder's vocabulary holds.
 
 What it does not do: tokenize, or anything for images and sound.
 """
@@ -30,7 +35,12 @@ class StandInEncoding(dict[str, Any]):
 
     def to(self, device: Any, dtype: Any = None) -> "StandInEncoding":  # noqa: ARG002 - transformers' signature
         """The same, with its tensors moved."""
-        return StandInEncoding({key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in self.items()})
+        return StandInEncoding(
+            {
+                key: value.to(device) if isinstance(value, torch.Tensor) else value
+                for key, value in self.items()
+            }
+        )
 
 
 class StandInTokenizer:
@@ -46,7 +56,13 @@ class StandInTokenizer:
     """
 
     pad_token_id, bos_token_id, eos_token_id, unk_token_id, image_token_id = 0, 1, 2, 3, 4
-    pad_token, bos_token, eos_token, unk_token, image_token = "<pad>", "<s>", "</s>", "<unk>", "<image>"
+    pad_token, bos_token, eos_token, unk_token, image_token = (
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<image>",
+    )
     vocab_size = 16
     chat_template = None
 
@@ -68,7 +84,9 @@ class StandInTokenizer:
         return self.vocab_size
 
     def tell_apart(self, prompts: Sequence[str]) -> None:
-        """Give each text ids of its own from now on; texts that hold one of `prompts` have a prompt's length."""
+        """Give each text ids of its own from now on; texts that hold one of `prompts` have a
+        prompt's length.
+        """
         self.prompts, self.apart = tuple(prompt.lower() for prompt in prompts), True
 
     def __call__(
@@ -97,11 +115,17 @@ class StandInTokenizer:
         if return_length:
             out["length"] = [len(mask) for mask in masks]
         if return_tensors is not None:
-            return StandInEncoding({key: torch.tensor(value, dtype=torch.int64) for key, value in out.items()})
+            return StandInEncoding(
+                {key: torch.tensor(value, dtype=torch.int64) for key, value in out.items()}
+            )
         return out if batched else StandInEncoding({key: value[0] for key, value in out.items()})
 
     def _length(self, text: object) -> int:
-        tokens = self.prompt_tokens if any(prompt in str(text).lower() for prompt in self.prompts) else self.negative_prompt_tokens
+        tokens = (
+            self.prompt_tokens
+            if any(prompt in str(text).lower() for prompt in self.prompts)
+            else self.negative_prompt_tokens
+        )
         return self.dropped_tokens + tokens
 
     def _mask(self, length: int, width: int) -> list[int]:
@@ -109,11 +133,20 @@ class StandInTokenizer:
         return zeros + ones if self.padding_side == "left" else ones + zeros
 
     def _ids(self, text: object, mask: list[int]) -> list[int]:
-        """The ids of a text that attends to `mask`: the mask itself, or numbers that the text decides; `pad_token_id` where it is 0."""
+        """The ids of a text that attends to `mask`: the mask itself, or numbers that the text
+        decides; `pad_token_id` where it is 0.
+        """
         if not self.apart:
             return list(mask)
         draw = random.Random(str(text))
-        return [draw.randrange(self.image_token_id + 1, self.vocab_size) if attended else self.pad_token_id for attended in mask]
+        return [
+            (
+                draw.randrange(self.image_token_id + 1, self.vocab_size)
+                if attended
+                else self.pad_token_id
+            )
+            for attended in mask
+        ]
 
     def encode(self, text: Any, **options: Any) -> Any:
         """The ids of a text."""
@@ -123,8 +156,17 @@ class StandInTokenizer:
         """As many words as the text has tokens."""
         return ["token"] * self._length(text)
 
-    def apply_chat_template(self, conversation: Sequence[Any], *, tokenize: bool = True, return_dict: bool = True, **options: Any) -> Any:
-        """The words of a conversation, or of each of several, as one text; tokenized unless told otherwise."""
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        *,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> Any:
+        """The words of a conversation, or of each of several, as one text; tokenized unless told
+        otherwise.
+        """
         several = bool(conversation) and isinstance(conversation[0], list | tuple)
         texts = [" ".join(_strings(one)) for one in (conversation if several else [conversation])]
         if not tokenize:
@@ -159,5 +201,14 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [text for key, part in value.items() if key not in ("role", "type") for text in _strings(part)]
-    return [text for part in value for text in _strings(part)] if isinstance(value, list | tuple) else []
+        return [
+            text
+            for key, part in value.items()
+            if key not in ("role", "type")
+            for text in _strings(part)
+        ]
+    return (
+        [text for part in value for text in _strings(part)]
+        if isinstance(value, list | tuple)
+        else []
+    )

@@ -4,10 +4,12 @@
     diff.changes[0].role, diff.changes[0].blocks, diff.changes[0].saved_s      # "transformer_blocks.ff.net.2", "0-5, 11", 0.012
     diff.incomparable                                                          # why the two LPIPS do not compare; () if they do
 
-Conventions. A is the first recipe, B the second. `saved_s` is A's seconds minus B's: positive where B is faster. Both are priced alike, for A's GPU and batch, whatever
-their files say; without a pricer only the formats are compared. Groups are Linears of one role with the same two formats.
+Conventions. A is the first recipe, B the second. `saved_s` is A's seconds minus B's: positive where
+B is faster. Both are priced alike, for A's GPU and batch, whatever their files say; without a
+pricer only the formats are compared. Groups are Linears of one role with the same two formats.
 
-Two LPIPS compare when net, weights, prompts, seeds and settings are the same; then they are compared prompt by prompt. What it does not do: choose between them.
+Two LPIPS compare when net, weights, prompts, seeds and settings are the same; then they are
+compared prompt by prompt. What it does not do: choose between them.
 """
 
 from collections import Counter
@@ -31,7 +33,10 @@ CLOSE = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """Linears of one role that have the format `a` in A and `b` in B. `blocks` are their blocks in words; `saved_s` is None where nothing was priced."""
+    """Linears of one role that have the format `a` in A and `b` in B.
+
+    `blocks` are their blocks in words; `saved_s` is None where nothing was priced.
+    """
 
     role: str
     blocks: str
@@ -55,7 +60,11 @@ class PricedPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One of the recipes. `place` is (its rank by seconds on the front of its search, members), None where it has no front."""
+    """One of the recipes.
+
+    `place` is (its rank by seconds on the front of its search, members), None where it has no
+    front.
+    """
 
     recipe: Recipe
     place: tuple[int, int] | None
@@ -75,7 +84,10 @@ class Side:
     def said(self) -> str:
         """Its file's seconds, in words."""
         latency = self.recipe.latency
-        return f"{latency.quantized_s:.4g} s ({latency.speedup:.3f}x, {latency.source} for {latency.target}, batch {latency.batch_size})"
+        return (
+            f"{latency.quantized_s:.4g} s ({latency.speedup:.3f}x, {latency.source} for"
+            f" {latency.target}, batch {latency.batch_size})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +99,8 @@ class RecipeDiff:
         changes: groups that differ, the most seconds first; () where the formats are the same.
         priced: seconds, None where nothing was priced, and then `unpriced` says why.
         incomparable: why the two LPIPS do not compare.
-        lpips_difference: (mean, low, high) of B's LPIPS minus A's, a 95 % interval over prompts; None where they do not compare.
+        lpips_difference: (mean, low, high) of B's LPIPS minus A's, a 95 % interval over prompts;
+            None where they do not compare.
         notes: what else a reader should know.
     """
 
@@ -104,19 +117,45 @@ class RecipeDiff:
         """As `diff --json` writes it."""
         priced, pair = self.priced, self.lpips_difference
         return {
-            "identical": not self.changes, "a": _side_json(self.a), "b": _side_json(self.b),
+            "identical": not self.changes,
+            "a": _side_json(self.a),
+            "b": _side_json(self.b),
             "changes": [
-                {"role": c.role, "blocks": c.blocks, "linears": len(c.fqns), "a": c.a, "b": c.b, "saved_s": c.saved_s, "fqns": list(c.fqns)} for c in self.changes
+                {
+                    "role": c.role,
+                    "blocks": c.blocks,
+                    "linears": len(c.fqns),
+                    "a": c.a,
+                    "b": c.b,
+                    "saved_s": c.saved_s,
+                    "fqns": list(c.fqns),
+                }
+                for c in self.changes
             ],
-            "latency": None if priced is None else {
-                "bf16_s": priced.bf16_s, "a_s": priced.a_s, "b_s": priced.b_s, "source": priced.source, "target": priced.target, "batch_size": priced.batch_size,
-            },
-            "unpriced": self.unpriced or None, "incomparable": list(self.incomparable),
-            "lpips_difference": None if pair is None else {"mean": pair[0], "ci95": [pair[1], pair[2]]}, "notes": list(self.notes),
-        }  # fmt: skip
+            "latency": (
+                None
+                if priced is None
+                else {
+                    "bf16_s": priced.bf16_s,
+                    "a_s": priced.a_s,
+                    "b_s": priced.b_s,
+                    "source": priced.source,
+                    "target": priced.target,
+                    "batch_size": priced.batch_size,
+                }
+            ),
+            "unpriced": self.unpriced or None,
+            "incomparable": list(self.incomparable),
+            "lpips_difference": (
+                None if pair is None else {"mean": pair[0], "ci95": [pair[1], pair[2]]}
+            ),
+            "notes": list(self.notes),
+        }
 
 
-def compare_recipes(a: Recipe, b: Recipe, *, pricer: Pricer | None = None, unpriced: str = "") -> RecipeDiff:
+def compare_recipes(
+    a: Recipe, b: Recipe, *, pricer: Pricer | None = None, unpriced: str = ""
+) -> RecipeDiff:
     """Compare two recipes of one model.
 
     Args:
@@ -132,7 +171,10 @@ def compare_recipes(a: Recipe, b: Recipe, *, pricer: Pricer | None = None, unpri
     gains, priced = dict[str, float](), None
     if pricer is not None:
         ours, theirs = (pricer.price(recipe.name, recipe.layers).estimate for recipe in (a, b))
-        gains = {x.fqn: x.calls * (x.quantized_us - y.quantized_us) / 1e6 for x, y in zip(ours.linears, theirs.linears, strict=True)}
+        gains = {
+            x.fqn: x.calls * (x.quantized_us - y.quantized_us) / 1e6
+            for x, y in zip(ours.linears, theirs.linears, strict=True)
+        }
         priced = PricedPair(
             bf16_s=ours.bf16_s,
             a_s=ours.quantized_s,
@@ -143,22 +185,32 @@ def compare_recipes(a: Recipe, b: Recipe, *, pricer: Pricer | None = None, unpri
         )
     incomparable = tuple(_incomparable(a, b))
     return RecipeDiff(
-        a=Side(recipe=a, place=_place(a)), b=Side(recipe=b, place=_place(b)), changes=_changes(a, b, gains if pricer is not None else None),
-        priced=priced, unpriced=unpriced if pricer is None else "", incomparable=incomparable,
-        lpips_difference=None if incomparable else _difference(a, b), notes=tuple(_notes(a, b)),
-    )  # fmt: skip
+        a=Side(recipe=a, place=_place(a)),
+        b=Side(recipe=b, place=_place(b)),
+        changes=_changes(a, b, gains if pricer is not None else None),
+        priced=priced,
+        unpriced=unpriced if pricer is None else "",
+        incomparable=incomparable,
+        lpips_difference=None if incomparable else _difference(a, b),
+        notes=tuple(_notes(a, b)),
+    )
 
 
 def check_alike(a: Recipe, b: Recipe) -> None:
     """Raise RecipeMismatchError unless both are for the same components, classes and Linears."""
     if a.model.classes != b.model.classes:
-        found = " and ".join(", ".join(f"{name} ({kind})" for name, kind in recipe.model.classes.items()) for recipe in (a, b))
-        raise RecipeMismatchError(f"found recipes of other models: {found}; allowed are two of one model: name another")
+        found = " and ".join(
+            ", ".join(f"{name} ({kind})" for name, kind in recipe.model.classes.items())
+            for recipe in (a, b)
+        )
+        raise RecipeMismatchError(
+            f"found recipes of other models: {found}; allowed are two of one model: name another"
+        )
     odd = sorted(set(a.layers) ^ set(b.layers))
     if odd:
         raise RecipeMismatchError(
-            f"found recipes of other models: {a.model.id!r} and {b.model.id!r} differ in {len(odd)} Linears, the first is {odd[0]}; allowed are two of one "
-            "model: name another"
+            f"found recipes of other models: {a.model.id!r} and {b.model.id!r} differ in {len(odd)}"
+            f" Linears, the first is {odd[0]}; allowed are two of one model: name another"
         )
 
 
@@ -169,16 +221,23 @@ def _changes(a: Recipe, b: Recipe, gains: dict[str, float] | None) -> tuple[Chan
             groups.setdefault((role_of(fqn), old, b.layers[fqn]), []).append(fqn)
     changes = [
         Change(
-            role=role, blocks=blocks_in_words(fqns), fqns=tuple(fqns), a=old, b=new,
+            role=role,
+            blocks=blocks_in_words(fqns),
+            fqns=tuple(fqns),
+            a=old,
+            b=new,
             saved_s=None if gains is None else sum(gains.get(fqn, 0.0) for fqn in fqns),
         )
         for (role, old, new), fqns in groups.items()
-    ]  # fmt: skip
+    ]
     return tuple(sorted(changes, key=lambda change: -abs(change.saved_s or 0.0)))
 
 
 def blocks_in_words(fqns: Iterable[str]) -> str:
-    """The blocks of Linears of one role: "0-5, 11"; "1.0, 1.1" where blocks are in blocks; "" outside of blocks."""
+    """The blocks of Linears of one role:
+
+    "0-5, 11"; "1.0, 1.1" where blocks are in blocks; "" outside of blocks.
+    """
     indices = sorted({indices_of(block) for fqn in fqns if (block := block_of(fqn))})
     if all(len(index) == 1 for index in indices):
         return format_indices(index[0] for index in indices)
@@ -194,7 +253,11 @@ def _incomparable(a: Recipe, b: Recipe) -> Iterable[str]:
     ours, theirs = a.fidelity.lpips, b.fidelity.lpips
     if ours.net != theirs.net:
         yield f"nets {ours.net} and {theirs.net}"
-    if (a.model.id, a.model.revision, a.model.weights) != (b.model.id, b.model.revision, b.model.weights):
+    if (a.model.id, a.model.revision, a.model.weights) != (
+        b.model.id,
+        b.model.revision,
+        b.model.weights,
+    ):
         yield f"weights {_weights(a)} and {_weights(b)}"
     if ours.prompts != theirs.prompts:
         yield f"other prompts ({len(ours.prompts)} and {len(theirs.prompts)})"
@@ -205,7 +268,10 @@ def _incomparable(a: Recipe, b: Recipe) -> Iterable[str]:
 
 
 def _weights(recipe: Recipe) -> str:
-    return f"{recipe.model.id} {(recipe.model.revision or 'of no stated revision')[:24]} ({recipe.model.weights})"
+    return (
+        f"{recipe.model.id} {(recipe.model.revision or 'of no stated revision')[:24]}"
+        f" ({recipe.model.weights})"
+    )
 
 
 def _pictures(recipe: Recipe) -> Any:
@@ -225,16 +291,22 @@ def _place(recipe: Recipe) -> tuple[int, int] | None:
     if not recipe.front:
         return None
     own = recipe.latency.quantized_s
-    return 1 + sum(member.latency.quantized_s < own * (1 - CLOSE) for member in recipe.front), len(recipe.front)
+    return 1 + sum(member.latency.quantized_s < own * (1 - CLOSE) for member in recipe.front), len(
+        recipe.front
+    )
 
 
 def _notes(a: Recipe, b: Recipe) -> Iterable[str]:
     if (a.model.id, a.model.revision) != (b.model.id, b.model.revision):
-        yield f"A is for {_weights(a)}, B for {_weights(b)}: the Linears are alike, the weights may not be"
+        yield (
+            f"A is for {_weights(a)}, B for {_weights(b)}: the Linears are alike, the weights may"
+            " not be"
+        )
     if (a.latency.target, a.latency.batch_size) != (b.latency.target, b.latency.batch_size):
         yield (
-            f"A was made for {a.latency.target} at batch {a.latency.batch_size}, B for {b.latency.target} at batch {b.latency.batch_size}; where both are priced here, "
-            "they are priced for A's"
+            f"A was made for {a.latency.target} at batch {a.latency.batch_size}, B for"
+            f" {b.latency.target} at batch {b.latency.batch_size}; where both are priced here, they"
+            " are priced for A's"
         )
     if a.front and b.front and a.search.study != b.search.study:
         yield "their fronts are of two searches"
@@ -245,10 +317,19 @@ def _side_json(side: Side) -> dict[str, Any]:
     lpips = (
         None
         if recipe.fidelity is None
-        else {"mean": recipe.fidelity.lpips.mean, "ci95": list(recipe.fidelity.lpips.ci95), "net": recipe.fidelity.lpips.net}
+        else {
+            "mean": recipe.fidelity.lpips.mean,
+            "ci95": list(recipe.fidelity.lpips.ci95),
+            "net": recipe.fidelity.lpips.net,
+        }
     )
     place = None if side.place is None else {"rank": side.place[0], "members": side.place[1]}
     return {
-        "name": recipe.name, "unverified": recipe.is_unverified, "notice": recipe.notice, "quantized_linears": len(recipe.layers) - len(recipe.skip),
-        "latency": recipe.latency.model_dump(mode="json"), "lpips": lpips, "front": place,
-    }  # fmt: skip
+        "name": recipe.name,
+        "unverified": recipe.is_unverified,
+        "notice": recipe.notice,
+        "quantized_linears": len(recipe.layers) - len(recipe.skip),
+        "latency": recipe.latency.model_dump(mode="json"),
+        "lpips": lpips,
+        "front": place,
+    }

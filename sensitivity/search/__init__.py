@@ -1,5 +1,1 @@
 """Which skip-list next? `study` runs the Optuna study, `sampler` proposes, `front` selects."""
-
-
-
-

@@ -1,16 +1,23 @@
-"""How many graphs will regional compilation make? Choices with at most so many distinct patterns among the blocks of a stack.
+"""How many graphs will regional compilation make?
 
-Regional compilation makes one graph for each distinct pattern of formats of a block class, and torch stops at its recompile limit (8 by default). A choice of
-groups that are finer than depth bands can have a pattern for every block. `BlockPatterns.reduce` gives each stack at most `limit` patterns, at a price of a
-second: blocks are clustered by what a pattern costs them (damage - price * gain), each cluster takes the pattern that costs it least, and so on until nothing
-changes: k-modes (Huang 1998, "Extensions to the k-means algorithm for clustering large data sets with categorical values") with these costs for distances. The
-price is bisected until enough is saved. Lists of blocks that are called alike are one stack, as those of two denoisers: torch counts by class.
+Choices with at most so many distinct patterns among the blocks of a stack.
+
+Regional compilation makes one graph for each distinct pattern of formats of a block class, and
+torch stops at its recompile limit (8 by default). A choice of groups that are finer than depth
+bands can have a pattern for every block. `BlockPatterns.reduce` gives each stack at most `limit`
+patterns, at a price of a second: blocks are clustered by what a pattern costs them (damage - price
+* gain), each cluster takes the pattern that costs it least, and so on until nothing changes:
+k-modes (Huang 1998, "Extensions to the k-means algorithm for clustering large data sets with
+categorical values") with these costs for distances. The price is bisected until enough is saved.
+Lists of blocks that are called alike are one stack, as those of two denoisers: torch counts by
+class.
 
     patterns = BlockPatterns(candidates, limit=8)
     patterns.count(choice)                                  # {"transformer_blocks": 5, ...}
     choice = patterns.reduce(damage, gains, allowed, wanted_gain)
 
-Groups outside blocks are chosen by price alone. It is a heuristic: no bound is stated, and stacks that keep to the limit anyway are left to the exact knapsack.
+Groups outside blocks are chosen by price alone. It is a heuristic: no bound is stated, and stacks
+that keep to the limit anyway are left to the exact knapsack.
 """
 
 import numpy as np
@@ -44,7 +51,9 @@ class BlockPatterns:
                 bands.setdefault(list_of(blocks[0]), {}).setdefault(blocks, {})[role] = index
         for stack, rows in bands.items():
             roles = list(dict.fromkeys(role for row in rows.values() for role in row))
-            self.stacks[stack] = np.array([[row.get(role, -1) for role in roles] for row in rows.values()])
+            self.stacks[stack] = np.array(
+                [[row.get(role, -1) for role in roles] for row in rows.values()]
+            )
 
     @property
     def binding(self) -> bool:
@@ -60,8 +69,11 @@ class BlockPatterns:
         """Whether every stack keeps to the limit."""
         return not self.binding or all(count <= self.limit for count in self.count(choice).values())
 
-    def reduce(self, damage: Array, gains: Array, allowed: NDArray[np.bool_], wanted_gain: float) -> Options:
-        """(groups,) options within the limit that save at least `wanted_gain` seconds, or all that is found to be possible.
+    def reduce(
+        self, damage: Array, gains: Array, allowed: NDArray[np.bool_], wanted_gain: float
+    ) -> Options:
+        """(groups,) options within the limit that save at least `wanted_gain` seconds, or all that
+        is found to be possible.
 
         Args:
             damage: (groups, options), at least 0.
@@ -82,7 +94,9 @@ class BlockPatterns:
                 low = middle
         return best
 
-    def _at_price(self, damage: Array, gains: Array, allowed: NDArray[np.bool_], price: float) -> Options:
+    def _at_price(
+        self, damage: Array, gains: Array, allowed: NDArray[np.bool_], price: float
+    ) -> Options:
         costs = np.where(allowed, damage - price * gains, np.inf)
         choice = np.asarray(costs.argmin(1), dtype=np.int64)
         none = np.full((1, costs.shape[1]), np.inf)
@@ -98,7 +112,9 @@ class BlockPatterns:
         return choice
 
     def _clustered(self, costs: Array, own: Options) -> Options:
-        """(bands, roles) patterns, at most `limit` distinct ones; costs (bands, roles, options), own (bands, roles) each band's best."""
+        """(bands, roles) patterns, at most `limit` distinct ones; costs (bands, roles, options),
+        own (bands, roles) each band's best.
+        """
         bands, roles = own.shape
         column = np.arange(roles)
 
@@ -107,17 +123,27 @@ class BlockPatterns:
 
         patterns, times = np.unique(own, axis=0, return_counts=True)
         centres = [patterns[int(times.argmax())]]
-        while len(centres) < self.limit:  # the band that its nearest pattern suits least begins a new one
-            regret = np.min([price_of(centre) for centre in centres], axis=0) - _price_of_own(costs, own)
+        while (
+            len(centres) < self.limit
+        ):  # the band that its nearest pattern suits least begins a new one
+            regret = np.min([price_of(centre) for centre in centres], axis=0) - _price_of_own(
+                costs, own
+            )
             centres.append(own[int(regret.argmax())])
         members = np.zeros(bands, dtype=np.int64)
         for _ in range(ROUNDS):
             members = np.argmin([price_of(centre) for centre in centres], axis=0)
-            new = [costs[members == i].sum(0).argmin(1) if (members == i).any() else centre for i, centre in enumerate(centres)]
+            new = [
+                costs[members == i].sum(0).argmin(1) if (members == i).any() else centre
+                for i, centre in enumerate(centres)
+            ]
             if all(np.array_equal(a, b) for a, b in zip(new, centres, strict=True)):
                 break
             centres = new
-        return np.asarray(np.stack(centres)[np.argmin([price_of(centre) for centre in centres], axis=0)], dtype=np.int64)
+        return np.asarray(
+            np.stack(centres)[np.argmin([price_of(centre) for centre in centres], axis=0)],
+            dtype=np.int64,
+        )
 
 
 def _price_of_own(costs: Array, own: Options) -> Array:

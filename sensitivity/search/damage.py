@@ -1,20 +1,28 @@
-"""What does each group's format do to LPIPS? A belief about additive damages: calibrated errors first, then what trials show.
+"""What does each group's format do to LPIPS?
 
-Model. LPIPS to the power q is a sum over groups: LPIPS(choice)^q = sum of damage[g, option of g], q between 1 (errors that line up) and 2 (independent errors).
-Each damage has a normal prior whose mean is a weighted geometric mean of the calibrated error to the power q and of its size; the weight of the error, `trust`, is 1/2 at
-first, and may become 1, 4/3 or 0 (should calibration be misleading). Its standard deviation is `spread` times that mean. A trial is its sum, with a relative error
-`noise`. The posterior is Bayesian linear regression (Bishop 2006, "Pattern Recognition and Machine Learning", section 3.3), written in the trials' own n x n matrix,
-since there are fewer trials than damages.
+A belief about additive damages: calibrated errors first, then what trials show.
 
-q, trust, spread and noise are those of a small grid with the largest marginal likelihood (the same section, 3.5), times a mild preference for values that held on
-tiny-flux (LOG.md). They are chosen anew at a few trial counts only, from the trials up to there, so that a continued search believes what an uninterrupted one does.
+Model. LPIPS to the power q is a sum over groups: LPIPS(choice)^q = sum of damage[g, option of g], q
+between 1 (errors that line up) and 2 (independent errors). Each damage has a normal prior whose
+mean is a weighted geometric mean of the calibrated error to the power q and of its size; the weight
+of the error, `trust`, is 1/2 at first, and may become 1, 4/3 or 0 (should calibration be
+misleading). Its standard deviation is `spread` times that mean. A trial is its sum, with a relative
+error `noise`. The posterior is Bayesian linear regression (Bishop 2006, "Pattern Recognition and
+Machine Learning", section 3.3), written in the trials' own n x n matrix, since there are fewer
+trials than damages.
+
+q, trust, spread and noise are those of a small grid with the largest marginal likelihood (the same
+section, 3.5), times a mild preference for values that held on tiny-flux (LOG.md). They are chosen
+anew at a few trial counts only, from the trials up to there, so that a continued search believes
+what an uninterrupted one does.
 
     belief = believe(features, lpips, errors, sizes, kin)    # features (n, D) 0/1, lpips (n,), errors (D,) or None, kin (D, m)
     belief.mean                                              # (D,) damages
     belief.lpips(features)                                   # (n,) predicted
 
-What is left after the additive part was uncorrelated between two sets of prompts on tiny-flux (2,149 skip-lists, correlation -0.02): it is luck of the prompts, and
-`belief.lpips` of a scored skip-list is a better guess at other prompts than the score itself.
+What is left after the additive part was uncorrelated between two sets of prompts on tiny-flux
+(2,149 skip-lists, correlation -0.02): it is luck of the prompts, and `belief.lpips` of a scored
+skip-list is a better guess at other prompts than the score itself.
 """
 
 import itertools
@@ -30,12 +38,19 @@ REFITS = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 FLOOR = 0.01  # noise of a tiny score, relative to the largest one's
 LEAST = 0.02  # a damage is at least this part of its prior mean: nothing is free
 EVIDENCE_TRIALS = 128
-OWN, ROLE, FORMAT = 0.4, 0.4, 0.2  # parts of a damage's variance that are its own, its role's and its format's
+OWN, ROLE, FORMAT = (
+    0.4,
+    0.4,
+    0.2,
+)  # parts of a damage's variance that are its own, its role's and its format's
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One point of the grid. `trust` is p / q: how the calibrated error's power relates to LPIPS's."""
+    """One point of the grid.
+
+    `trust` is p / q: how the calibrated error's power relates to LPIPS's.
+    """
 
     power: float = 1.5
     trust: float = 0.5
@@ -45,11 +60,19 @@ class Hypothesis:
     @property
     def log_preference(self) -> float:
         """Log prior weight: trials must speak before a value far from the default is taken."""
-        return -1.0 * (self.power != 1.5) - 3.0 * abs(self.trust - 0.5) - 0.5 * (self.spread != 1.0) - 0.5 * (self.noise != 0.35)
+        return (
+            -1.0 * (self.power != 1.5)
+            - 3.0 * abs(self.trust - 0.5)
+            - 0.5 * (self.spread != 1.0)
+            - 0.5 * (self.noise != 0.35)
+        )
 
 
 GRID = tuple(
-    Hypothesis(*values) for values in itertools.product((1.0, 1.5, 2.0), (4 / 3, 1.0, 0.5, 0.0), (0.4, 1.0, 2.5), (0.2, 0.35, 0.6))
+    Hypothesis(*values)
+    for values in itertools.product(
+        (1.0, 1.5, 2.0), (4 / 3, 1.0, 0.5, 0.0), (0.4, 1.0, 2.5), (0.2, 0.35, 0.6)
+    )
 )
 DEFAULT = Hypothesis()
 FLAT = Hypothesis(trust=0.0, spread=1.5)
@@ -68,8 +91,19 @@ class _Trials:
 
     def first(self, count: int) -> "_Trials":
         """The first `count` trials, thinned evenly to at most `EVIDENCE_TRIALS`."""
-        kept = np.arange(count) if count <= EVIDENCE_TRIALS else np.linspace(0, count - 1, EVIDENCE_TRIALS).astype(int)
-        return _Trials(self.features[kept], self.lpips[kept], self.shares[kept], self.errors, self.sizes, self.kin)
+        kept = (
+            np.arange(count)
+            if count <= EVIDENCE_TRIALS
+            else np.linspace(0, count - 1, EVIDENCE_TRIALS).astype(int)
+        )
+        return _Trials(
+            self.features[kept],
+            self.lpips[kept],
+            self.shares[kept],
+            self.errors,
+            self.sizes,
+            self.kin,
+        )
 
 
 @dataclass(frozen=True)
@@ -95,10 +129,12 @@ class Belief:
         return np.asarray(np.maximum(features @ self.mean, 0.0) ** (1 / self.hypothesis.power))
 
     def left_out(self) -> tuple[Array, Array]:
-        """What all other trials say about each informative trial, in their order (Rasmussen and Williams 2006, equation 5.12).
+        """What all other trials say about each informative trial, in their order (Rasmussen and
+        Williams 2006, equation 5.12).
 
         Returns:
-            (n,) predicted LPIPS, and (n,) the relative standard deviation of that prediction for not knowing the damages, noise not included.
+            (n,) predicted LPIPS, and (n,) the relative standard deviation of that prediction for
+            not knowing the damages, noise not included.
         """
         inverse = np.linalg.inv(self._chol @ self._chol.T)
         power, precision = self.hypothesis.power, np.diag(inverse)
@@ -109,14 +145,21 @@ class Belief:
         return np.asarray(predicted ** (1 / power)), np.asarray(unsure / (power * predicted))
 
     def sample(self, rng: np.random.Generator) -> Array:
-        """(D,) one draw of the damages (Matheron's rule: a prior draw, corrected by what it gets wrong about the trials)."""
+        """(D,) one draw of the damages (Matheron's rule: a prior draw, corrected by what it gets
+        wrong about the trials).
+        """
         kin = self._trials.kin
         draw = self._deviation * (
-            (OWN if kin.shape[1] else 1.0) ** 0.5 * rng.standard_normal(len(self.mean)) + kin @ rng.standard_normal(kin.shape[1])
+            (OWN if kin.shape[1] else 1.0) ** 0.5 * rng.standard_normal(len(self.mean))
+            + kin @ rng.standard_normal(kin.shape[1])
         )
         if len(self._noise):
-            wrong = self._trials.features @ draw / self._noise + rng.standard_normal(len(self._noise))
-            draw = draw - _spread_back(self._trials, self._deviation, self._noise, self._chol, wrong)
+            wrong = self._trials.features @ draw / self._noise + rng.standard_normal(
+                len(self._noise)
+            )
+            draw = draw - _spread_back(
+                self._trials, self._deviation, self._noise, self._chol, wrong
+            )
         return np.asarray(np.maximum(self.mean + draw, LEAST * self.prior))
 
 
@@ -136,10 +179,13 @@ def believe(
         features: (n, D) 1 where a trial's choice takes the option.
         lpips: (n,) scores; those of stopped trials are estimates, see `shares`.
         errors: (D,) calibrated errors, None without calibration.
-        sizes: (D,) prior damages up to a factor where there is no calibration, or where it is not trusted.
-        kin: (D, m) loadings on shared deviations (`kinship`); None: every damage deviates for itself.
+        sizes: (D,) prior damages up to a factor where there is no calibration, or where it is not
+            trusted.
+        kin: (D, m) loadings on shared deviations (`kinship`); None: every damage deviates for
+            itself.
         shares: (n,) part of the prompts that each trial saw; None: all of them.
-        memory: hypotheses that were chosen before, for callers that ask again and again about the same items; filled here.
+        memory: hypotheses that were chosen before, for callers that ask again and again about the
+            same items; filled here.
     """
     told = features.any(1) & (lpips > 0)
     kin = np.zeros((len(sizes), 0)) if kin is None else kin
@@ -168,29 +214,41 @@ def _choose(trials: _Trials) -> Hypothesis:
     if not len(trials.lpips):
         return DEFAULT if trials.errors is not None else FLAT
     grid = GRID if trials.errors is not None else tuple(h for h in GRID if h.trust == 0.0)
-    return max(grid, key=lambda hypothesis: _log_evidence(hypothesis, trials) + hypothesis.log_preference)
+    return max(
+        grid, key=lambda hypothesis: _log_evidence(hypothesis, trials) + hypothesis.log_preference
+    )
 
 
 def _prior(hypothesis: Hypothesis, trials: _Trials) -> tuple[Array, Array, Array]:
-    """Prior mean (D,), its standard deviation (D,), and the noise of each trial (n,), in units of LPIPS to the power."""
+    """Prior mean (D,), its standard deviation (D,), and the noise of each trial (n,), in units of
+    LPIPS to the power.
+    """
     weights = _weights(hypothesis, trials)
     scale = 1.0 / float(weights.sum())
     if len(trials.lpips):
         sums = trials.features @ weights
-        scale = float(np.exp(np.average(np.log(trials.lpips**hypothesis.power / sums), weights=sums)))
+        scale = float(
+            np.exp(np.average(np.log(trials.lpips**hypothesis.power / sums), weights=sums))
+        )
     mean = weights * scale
     deviation = hypothesis.spread * mean + 1e-3 * float(mean.mean())
     expected = trials.features @ mean
-    noise = hypothesis.noise * hypothesis.power / 1.5 * expected + FLOOR * float(expected.max(initial=0.0))
+    noise = hypothesis.noise * hypothesis.power / 1.5 * expected + FLOOR * float(
+        expected.max(initial=0.0)
+    )
     return mean, deviation, noise / np.sqrt(trials.shares)
 
 
 def _weights(hypothesis: Hypothesis, trials: _Trials) -> Array:
-    """(D,) prior damages up to a factor: the geometric mean of what errors and what sizes say, `trust` of the former."""
+    """(D,) prior damages up to a factor: the geometric mean of what errors and what sizes say,
+    `trust` of the former.
+    """
     if trials.errors is None or hypothesis.trust == 0.0:
         return trials.sizes
     logs = hypothesis.power * np.log(np.maximum(trials.errors, 1e-12))
-    return np.asarray(np.exp(hypothesis.trust * logs + (1 - hypothesis.trust) * np.log(trials.sizes)))
+    return np.asarray(
+        np.exp(hypothesis.trust * logs + (1 - hypothesis.trust) * np.log(trials.sizes))
+    )
 
 
 def _factor(trials: _Trials, deviation: Array, noise: Array) -> Array:
@@ -198,7 +256,9 @@ def _factor(trials: _Trials, deviation: Array, noise: Array) -> Array:
     scaled = trials.features * deviation / noise[:, None]
     shared = scaled @ trials.kin
     own = OWN if trials.kin.shape[1] else 1.0
-    return np.asarray(np.linalg.cholesky(np.eye(len(noise)) + own * scaled @ scaled.T + shared @ shared.T))
+    return np.asarray(
+        np.linalg.cholesky(np.eye(len(noise)) + own * scaled @ scaled.T + shared @ shared.T)
+    )
 
 
 def _log_evidence(hypothesis: Hypothesis, trials: _Trials) -> float:
@@ -207,12 +267,20 @@ def _log_evidence(hypothesis: Hypothesis, trials: _Trials) -> float:
     mean, deviation, noise = _prior(hypothesis, trials)
     chol = _factor(trials, deviation, noise)
     residual = np.linalg.solve(chol, (target - trials.features @ mean) / noise)
-    jacobian = np.log(hypothesis.power * target / trials.lpips).sum()  # scores are densities of LPIPS, not of its power
-    return float(-0.5 * residual @ residual - np.log(np.diag(chol)).sum() - np.log(noise).sum() + jacobian)
+    jacobian = np.log(
+        hypothesis.power * target / trials.lpips
+    ).sum()  # scores are densities of LPIPS, not of its power
+    return float(
+        -0.5 * residual @ residual - np.log(np.diag(chol)).sum() - np.log(noise).sum() + jacobian
+    )
 
 
-def _spread_back(trials: _Trials, deviation: Array, noise: Array, chol: Array, wrong: Array) -> Array:
-    """(D,) what the damages have to change for the trials to be `wrong` (n,) less, in units of noise."""
+def _spread_back(
+    trials: _Trials, deviation: Array, noise: Array, chol: Array, wrong: Array
+) -> Array:
+    """(D,) what the damages have to change for the trials to be `wrong` (n,) less, in units of
+    noise.
+    """
     solved = np.linalg.solve(chol.T, np.linalg.solve(chol, wrong))
     pull = (trials.features * deviation).T @ (solved / noise)
     own = OWN if trials.kin.shape[1] else 1.0
@@ -226,4 +294,6 @@ def _posterior(hypothesis: Hypothesis, trials: _Trials) -> Belief:
     chol = _factor(trials, deviation, noise)
     wrong = (trials.lpips**hypothesis.power - trials.features @ prior) / noise
     mean = prior + _spread_back(trials, deviation, noise, chol, wrong)
-    return Belief(hypothesis, np.maximum(mean, LEAST * prior), prior, trials, deviation, noise, chol)
+    return Belief(
+        hypothesis, np.maximum(mean, LEAST * prior), prior, trials, deviation, noise, chol
+    )

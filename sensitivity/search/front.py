@@ -1,7 +1,9 @@
-"""Which of the scored skip-lists are worth having, and which one do the search prompts choose? Pareto front, hypervolume, constraints and first choice.
+"""Which of the scored skip-lists are worth having, and which one do the search prompts choose?
 
-Both axes are minimised: seconds and LPIPS. A point is on the front if no other point is at most as large on both and smaller on one. Selection is by
-constraint, never by a weighted sum:
+Pareto front, hypervolume, constraints and first choice.
+
+Both axes are minimised: seconds and LPIPS. A point is on the front if no other point is at most as
+large on both and smaller on one. Selection is by constraint, never by a weighted sum:
 
     LPIPS <= x, with or without bounds on time    the fastest that meets all of them
     speedup >= y, seconds <= z, or both           the least LPIPS that meets all of them (the stricter of the two bounds decides)
@@ -10,7 +12,8 @@ constraint, never by a weighted sum:
     front = pareto_front(points)
     choose(points, bf16_s=2.1, constraints=Constraints(max_lpips=0.15))
 
-Seconds are priced ones, of one whole run of the pipeline. What is chosen here is where `verify` starts: it looks at held-out prompts before a skip-list is named.
+Seconds are priced ones, of one whole run of the pipeline. What is chosen here is where `verify`
+starts: it looks at held-out prompts before a skip-list is named.
 """
 
 import math
@@ -51,12 +54,18 @@ class Constraints:
     @property
     def words(self) -> tuple[str, ...]:
         """Each constraint as in "LPIPS <= 0.1"."""
-        asked = (("LPIPS <=", self.max_lpips, ""), ("speedup >=", self.min_speedup, ""), ("seconds a run <=", self.max_seconds, " s"))
+        asked = (
+            ("LPIPS <=", self.max_lpips, ""),
+            ("speedup >=", self.min_speedup, ""),
+            ("seconds a run <=", self.max_seconds, " s"),
+        )
         return tuple(f"{what} {bound:g}{unit}" for what, bound, unit in asked if bound is not None)
 
     def is_met(self, point: Point, *, bf16_s: float) -> bool:
         """Whether a point keeps to all constraints; bounds include equality."""
-        return self.is_fast_enough(point[0], bf16_s=bf16_s) and (self.max_lpips is None or point[1] <= self.max_lpips)
+        return self.is_fast_enough(point[0], bf16_s=bf16_s) and (
+            self.max_lpips is None or point[1] <= self.max_lpips
+        )
 
     def is_fast_enough(self, seconds: float, *, bf16_s: float) -> bool:
         """Whether a run of so many priced seconds keeps to the constraints on time."""
@@ -67,13 +76,23 @@ class Constraints:
 
 def check_constraints(constraints: Constraints) -> None:
     """Raise UserError for a bound that no number can meet or miss, such as NaN or a negative time."""
-    lpips, speedup, seconds = constraints.max_lpips, constraints.min_speedup, constraints.max_seconds
+    lpips, speedup, seconds = (
+        constraints.max_lpips,
+        constraints.min_speedup,
+        constraints.max_seconds,
+    )
     if lpips is not None and not lpips >= 0:
-        raise UserError(f"--max-lpips is {lpips}; allowed is 0 or more: 0.1 is nearly indistinguishable on LPIPS alex")
+        raise UserError(
+            f"--max-lpips is {lpips}; allowed is 0 or more: 0.1 is nearly indistinguishable on"
+            " LPIPS alex"
+        )
     if speedup is not None and not 0 < speedup < math.inf:
         raise UserError(f"--min-speedup is {speedup}; allowed is a factor above 0, such as 1.2")
     if seconds is not None and not 0 < seconds < math.inf:
-        raise UserError(f"--max-seconds is {seconds}; allowed is a time above 0: priced seconds of one pipeline run, such as 1.5")
+        raise UserError(
+            f"--max-seconds is {seconds}; allowed is a time above 0: priced seconds of one pipeline"
+            " run, such as 1.5"
+        )
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
@@ -89,11 +108,16 @@ def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
     """Area that the points dominate up to the reference point (seconds x LPIPS); 0 without points."""
     if not points:
         return 0.0
-    return float(moocore.hypervolume(np.asarray(points, dtype=np.float64), ref=np.asarray(reference, dtype=np.float64)))
+    return float(
+        moocore.hypervolume(
+            np.asarray(points, dtype=np.float64), ref=np.asarray(reference, dtype=np.float64)
+        )
+    )
 
 
 def below_chord(points: Sequence[Point], ends: tuple[Point, Point]) -> list[float] | None:
-    """How far each point lies below the straight line between two ends (fastest, best LPIPS), axes scaled to the ends; None where they span no box.
+    """How far each point lies below the straight line between two ends (fastest, best LPIPS), axes
+    scaled to the ends; None where they span no box.
 
     Source: the chord distance of Das 1999, "On characterizing the 'knee' of the Pareto curve".
     """
@@ -104,9 +128,11 @@ def below_chord(points: Sequence[Point], ends: tuple[Point, Point]) -> list[floa
 
 
 def knee(points: Sequence[Point]) -> int:
-    """Index into a front (fastest first) of the point farthest below the straight line between its two ends (`below_chord`).
+    """Index into a front (fastest first) of the point farthest below the straight line between its
+    two ends (`below_chord`).
 
-    With two points or fewer, or a front that nowhere bends below that line, it is the point with the lowest LPIPS among the faster half.
+    With two points or fewer, or a front that nowhere bends below that line, it is the point with
+    the lowest LPIPS among the faster half.
     """
     below = below_chord(points, (points[0], points[-1])) if len(points) > 2 else None
     if below is not None and max(below) > 1e-9:
@@ -126,20 +152,29 @@ def choose(points: Sequence[Point], *, bf16_s: float, constraints: Constraints) 
         raise ConstraintError(_unmet([points[i] for i in front], bf16_s, constraints))
     if constraints.rule == "fastest":
         return meets[0]
-    return meets[-1] if constraints.rule == "least LPIPS" else front[knee([points[i] for i in front])]
+    return (
+        meets[-1] if constraints.rule == "least LPIPS" else front[knee([points[i] for i in front])]
+    )
 
 
 def _unmet(front: Sequence[Point], bf16_s: float, constraints: Constraints) -> str:
     """What was asked, what the front offers, and what to do."""
     fastest, best = (describe_point(point, bf16_s=bf16_s) for point in (front[0], front[-1]))
     near = [point for point in front if constraints.is_fast_enough(point[0], bf16_s=bf16_s)]
-    if constraints.max_lpips is not None and near and (constraints.min_speedup is not None or constraints.max_seconds is not None):
-        near_text = f", and what is fast enough comes down to {describe_point(near[-1], bf16_s=bf16_s)}"
+    if (
+        constraints.max_lpips is not None
+        and near
+        and (constraints.min_speedup is not None or constraints.max_seconds is not None)
+    ):
+        near_text = (
+            f", and what is fast enough comes down to {describe_point(near[-1], bf16_s=bf16_s)}"
+        )
     else:
         near_text = ""
     return (
-        f"no scored skip-list has {' and '.join(constraints.words)}; the front runs from {fastest} to {best}{near_text}: relax the constraint "
-        "(`sensitivity select` re-chooses and draws no trial) or raise --budget (the study is kept)"
+        f"no scored skip-list has {' and '.join(constraints.words)}; the front runs from {fastest}"
+        f" to {best}{near_text}: relax the constraint (`sensitivity select` re-chooses and draws no"
+        " trial) or raise --budget (the study is kept)"
     )
 
 

@@ -1,17 +1,24 @@
-"""Which choice does least damage while it saves at least so many seconds? An exact (to 0.1 %) multiple-choice knapsack, and its whole trade-off curve.
+"""Which choice does least damage while it saves at least so many seconds?
 
-Each group takes one option; option i of group g saves `gain` seconds and does `damage`. Minimise the damage subject to a total gain.
+An exact (to 0.1 %) multiple-choice knapsack, and its whole trade-off curve.
 
-Method. For a price lambda of a second, each group's best option is known at once: the least of damage - lambda * gain. Bisecting lambda gives the linear
-relaxation, whose bound lies within one group's damage of the optimum. An option whose reduced cost exceeds the gap between that bound and a feasible choice
-is in no better choice, so it is dropped; the few groups that are left (the core) are solved exactly by HiGHS (`scipy.optimize.milp`). Source: Sinha and
-Zoltners 1979, "The multiple-choice knapsack problem"; the reduction by bounds is section 11.2 of Kellerer, Pferschy and Pisinger 2004, "Knapsack Problems".
+Each group takes one option; option i of group g saves `gain` seconds and does `damage`. Minimise
+the damage subject to a total gain.
+
+Method. For a price lambda of a second, each group's best option is known at once: the least of
+damage - lambda * gain. Bisecting lambda gives the linear relaxation, whose bound lies within one
+group's damage of the optimum. An option whose reduced cost exceeds the gap between that bound and a
+feasible choice is in no better choice, so it is dropped; the few groups that are left (the core)
+are solved exactly by HiGHS (`scipy.optimize.milp`). Source: Sinha and Zoltners 1979, "The
+multiple-choice knapsack problem"; the reduction by bounds is section 11.2 of Kellerer, Pferschy and
+Pisinger 2004, "Knapsack Problems".
 
     knapsack = Knapsack(gains, allowed)                      # (groups, options) seconds; option 0 is bf16: gain 0
     choice = knapsack.solve(damage, wanted_gain=0.2)         # (groups,) options
     curve = knapsack.curve(damage, points=128)               # optimal choices for 128 prices of a second
 
-Conventions. Damage is at least 0, and 0 for option 0. Gains may be negative: such options are never chosen, since bf16 dominates them.
+Conventions. Damage is at least 0, and 0 for option 0. Gains may be negative: such options are never
+chosen, since bf16 dominates them.
 """
 
 import ctypes
@@ -34,7 +41,10 @@ TIME_LIMIT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Optimal choices, from nothing saved to everything saved: `gains` (P,) seconds, `damages` (P,), `choices` (P, groups)."""
+    """Optimal choices, from nothing saved to everything saved:
+
+    `gains` (P,) seconds, `damages` (P,), `choices` (P, groups).
+    """
 
     gains: Array
     damages: Array
@@ -50,7 +60,9 @@ class Knapsack:
     """
 
     def __init__(self, gains: Array, allowed: NDArray[np.bool_]) -> None:
-        self.unit = float(np.abs(gains).max()) or 1.0  # HiGHS's tolerances are absolute, and a gain may be microseconds
+        self.unit = (
+            float(np.abs(gains).max()) or 1.0
+        )  # HiGHS's tolerances are absolute, and a gain may be microseconds
         self.gains = np.where(allowed, gains, 0.0) / self.unit
         self.useful = allowed & (self.gains > 0)
         self.useful[:, 0] = True
@@ -63,7 +75,9 @@ class Knapsack:
         return self.most * self.unit
 
     def at_price(self, damage: Array, price: float) -> Options:
-        """(groups,) the options that minimise damage - price * gain; of equals the one that saves more."""
+        """(groups,) the options that minimise damage - price * gain; of equals the one that saves
+        more.
+        """
         worth = np.where(self.useful, damage - price * self.gains, np.inf)
         return self._last_min(worth)
 
@@ -78,7 +92,8 @@ class Knapsack:
         return float(self.gains[self._rows, choice].sum()), float(damage[self._rows, choice].sum())
 
     def solve(self, damage: Array, wanted_gain: float) -> Options:
-        """The choice of least damage that saves at least `wanted_gain` seconds; the fastest of all where none does.
+        """The choice of least damage that saves at least `wanted_gain` seconds; the fastest of all
+        where none does.
 
         Args:
             damage: (groups, options), at least 0; column 0 is 0.
@@ -94,7 +109,10 @@ class Knapsack:
         least = relaxed.min(1)
         bound = float(least.sum()) + price * wanted
         feasible = min(
-            (self._lowered(damage, self._raised(damage, under, wanted), wanted), self._lowered(damage, over, wanted)),
+            (
+                self._lowered(damage, self._raised(damage, under, wanted), wanted),
+                self._lowered(damage, over, wanted),
+            ),
             key=lambda choice: self.totals(damage, choice)[1],
         )
         gap = self.totals(damage, feasible)[1] - bound
@@ -102,13 +120,19 @@ class Knapsack:
             return feasible
         keep = self.useful & (relaxed - least[:, None] <= gap + 1e-12)
         core = np.flatnonzero(keep.sum(1) > 1)
-        exact = self._exact(damage, keep, core, wanted, np.asarray(keep.argmax(1), dtype=np.int64)) if len(core) else None
+        exact = (
+            self._exact(damage, keep, core, wanted, np.asarray(keep.argmax(1), dtype=np.int64))
+            if len(core)
+            else None
+        )
         if exact is None or self.totals(damage, exact)[1] > self.totals(damage, feasible)[1]:
             return feasible
         return exact
 
     def _bracket(self, damage: Array, wanted: float) -> tuple[float, Options, Options]:
-        """The price of gain at which enough is just saved, and the choices just below (too little saved) and at it."""
+        """The price of gain at which enough is just saved, and the choices just below (too little
+        saved) and at it.
+        """
         low, high = 0.0, 1.0
         while self.totals(damage, self.at_price(damage, high))[0] < wanted and high < 1e18:
             low, high = high, high * 8
@@ -125,13 +149,21 @@ class Knapsack:
     def _fastest(self, damage: Array) -> Options:
         """(groups,) the options that save most; of equals the one of less damage."""
         gains = np.where(self.useful, self.gains, -np.inf)
-        return np.asarray(np.where(gains == gains.max(1, keepdims=True), damage, np.inf).argmin(1), dtype=np.int64)
+        return np.asarray(
+            np.where(gains == gains.max(1, keepdims=True), damage, np.inf).argmin(1), dtype=np.int64
+        )
 
     def _raised(self, damage: Array, choice: Options, wanted: float) -> Options:
-        """The choice with the cheapest single change that makes it save enough, or, where no single one does, the fastest choice."""
+        """The choice with the cheapest single change that makes it save enough, or, where no single
+        one does, the fastest choice.
+        """
         saved, _ = self.totals(damage, choice)
         more = self.gains - self.gains[self._rows, choice][:, None]
-        worse = np.where(self.useful & (saved + more >= wanted), damage - damage[self._rows, choice][:, None], np.inf)
+        worse = np.where(
+            self.useful & (saved + more >= wanted),
+            damage - damage[self._rows, choice][:, None],
+            np.inf,
+        )
         group, option = np.unravel_index(int(worse.argmin()), worse.shape)
         if not np.isfinite(worse[group, option]):
             return self._fastest(damage)
@@ -140,31 +172,46 @@ class Knapsack:
         return raised
 
     def _lowered(self, damage: Array, choice: Options, wanted: float) -> Options:
-        """The choice after single changes that lessen the damage, the best first, while enough stays saved."""
+        """The choice after single changes that lessen the damage, the best first, while enough
+        stays saved.
+        """
         choice = choice.copy()
         for _ in range(len(choice)):
             saved, _ = self.totals(damage, choice)
             lost = self.gains[self._rows, choice][:, None] - self.gains
-            better = np.where(self.useful & (saved - lost >= wanted), damage[self._rows, choice][:, None] - damage, -np.inf)
+            better = np.where(
+                self.useful & (saved - lost >= wanted),
+                damage[self._rows, choice][:, None] - damage,
+                -np.inf,
+            )
             group, option = np.unravel_index(int(better.argmax()), better.shape)
             if better[group, option] <= 0:
                 break
             choice[group] = option
         return choice
 
-    def _exact(self, damage: Array, keep: NDArray[np.bool_], core: Options, wanted: float, fixed: Options) -> Options | None:
+    def _exact(
+        self, damage: Array, keep: NDArray[np.bool_], core: Options, wanted: float, fixed: Options
+    ) -> Options | None:
         """HiGHS on the core; the other groups keep the one option that is left to them."""
         outside = np.setdiff1d(self._rows, core)
         rest = wanted - float(self.gains[outside, fixed[outside]].sum())
         group, option = np.nonzero(keep[core])
         gains, costs = self.gains[core[group], option], damage[core[group], option]
-        ones = csr_array((np.ones(len(group)), (group, np.arange(len(group)))), shape=(len(core), len(group)))
+        ones = csr_array(
+            (np.ones(len(group)), (group, np.arange(len(group)))), shape=(len(core), len(group))
+        )
         with quiet_stdout():
             found = milp(
-                costs / (costs.max() or 1.0), integrality=np.ones(len(costs)), bounds=Bounds(0, 1),
-                constraints=[LinearConstraint(gains[None, :], lb=rest), LinearConstraint(ones, lb=1, ub=1)],
+                costs / (costs.max() or 1.0),
+                integrality=np.ones(len(costs)),
+                bounds=Bounds(0, 1),
+                constraints=[
+                    LinearConstraint(gains[None, :], lb=rest),
+                    LinearConstraint(ones, lb=1, ub=1),
+                ],
                 options={"mip_rel_gap": TOLERANCE, "time_limit": TIME_LIMIT_S},
-            )  # fmt: skip
+            )
         if found.x is None:
             return None
         choice = fixed.copy()
@@ -173,14 +220,22 @@ class Knapsack:
         return choice if self.totals(damage, choice)[0] >= wanted * (1 - 1e-9) else None
 
     def curve(self, damage: Array, *, points: int) -> Curve:
-        """The lower convex hull of (gain, damage): optimal choices for `points` prices, distinct ones only, slowest first."""
-        ratios = np.where(self.useful & (self.gains > 0), damage / np.where(self.gains > 0, self.gains, 1.0), np.nan)[:, 1:]
+        """The lower convex hull of (gain, damage): optimal choices for `points` prices, distinct
+        ones only, slowest first.
+        """
+        ratios = np.where(
+            self.useful & (self.gains > 0),
+            damage / np.where(self.gains > 0, self.gains, 1.0),
+            np.nan,
+        )[:, 1:]
         known = ratios[np.isfinite(ratios)]
         if not len(known):
             return Curve(np.zeros(1), np.zeros(1), np.zeros((1, len(damage)), dtype=np.int64))
         prices = np.quantile(known, np.linspace(0, 1, points)) * (1 + 1e-9)
         steps = np.concatenate([[0.0], prices, [prices[-1] * 1e9]])
-        choices = np.unique(np.stack([self.at_price(damage, float(price)) for price in steps]), axis=0)
+        choices = np.unique(
+            np.stack([self.at_price(damage, float(price)) for price in steps]), axis=0
+        )
         gains = self.gains[self._rows, choices].sum(1)
         order = np.argsort(gains, kind="stable")
         damages = damage[self._rows, choices].sum(1)
@@ -189,7 +244,10 @@ class Knapsack:
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """The process's stdout leads nowhere inside: HiGHS (scipy 1.17) now and then prints a line of debugging, and stdout may be our JSON."""
+    """The process's stdout leads nowhere inside:
+
+    HiGHS (scipy 1.17) now and then prints a line of debugging, and stdout may be our JSON.
+    """
     try:
         flush, kept = ctypes.CDLL(None).fflush, os.dup(1)
     except (OSError, TypeError, AttributeError):  # no stdout, or no C library to ask (Windows)

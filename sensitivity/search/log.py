@@ -1,9 +1,11 @@
-"""A search's Optuna study, read and written in our terms: which trials have a score, were stopped or failed, and what all scores say together.
+"""A search's Optuna study, read and written in our terms: which trials have a score, were stopped
+or failed, and what all scores say together.
 
     log = StudyLog(study, candidates, events)
     log.history()                          # scored and stopped trials, in order
 
-A scored trial is complete, a stopped one pruned, and one that failed, was interrupted or only repeated another is failed, with the reason.
+A scored trial is complete, a stopped one pruned, and one that failed, was interrupted or only
+repeated another is failed, with the reason.
 """
 
 import json
@@ -37,7 +39,11 @@ class StudyLog:
 
     def history(self) -> list[Tried]:
         """Scored and stopped trials by index: place i has index i."""
-        trials = [self._thaw(t) for t in self.study.get_trials(deepcopy=False, states=TRIED) if "index" in t.user_attrs]
+        trials = [
+            self._thaw(t)
+            for t in self.study.get_trials(deepcopy=False, states=TRIED)
+            if "index" in t.user_attrs
+        ]
         return sorted(trials, key=lambda t: t.index)
 
     def _thaw(self, trial: FrozenTrial) -> Tried:
@@ -45,16 +51,29 @@ class StudyLog:
         index, choice, seconds = kept["index"], tuple(json.loads(kept["choice"])), kept["seconds"]
         if trial.state is TrialState.PRUNED:
             return StoppedTrial(
-                index=index, choice=choice, latency_s=self.candidates.latency_s(choice), stop=Stop(**kept["stopped"]), seconds=seconds
+                index=index,
+                choice=choice,
+                latency_s=self.candidates.latency_s(choice),
+                stop=Stop(**kept["stopped"]),
+                seconds=seconds,
             )
         return ScoredTrial(
-            index=index, choice=choice, label=kept["label"], latency_s=trial.values[0], seconds=seconds, score=Score.from_json(json.loads(kept["score"])),
-        )  # fmt: skip
+            index=index,
+            choice=choice,
+            label=kept["label"],
+            latency_s=trial.values[0],
+            seconds=seconds,
+            score=Score.from_json(json.loads(kept["score"])),
+        )
 
     def failed_choices(self) -> set[Choice]:
-        """Choices that failed for a reason of their own: not because the process ended, nor among those alike that ended a search."""
+        """Choices that failed for a reason of their own: not because the process ended, nor among
+        those alike that ended a search.
+        """
         failed: set[Choice] = set()
-        row: list[tuple[str, Choice]] = []  # failures since the last trial that finished or was stopped
+        row: list[
+            tuple[str, Choice]
+        ] = []  # failures since the last trial that finished or was stopped
         for trial in self.study.get_trials(deepcopy=False, states=(*TRIED, TrialState.FAIL)):
             reason = trial.user_attrs.get("reason")
             if trial.state in TRIED:
@@ -68,32 +87,58 @@ class StudyLog:
         return failed
 
     def count_failed(self) -> int:
-        """Trials that were tried and failed: neither interrupted ones nor proposals that were only repeated."""
+        """Trials that were tried and failed: neither interrupted ones nor proposals that were only
+        repeated.
+        """
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return sum("choice" in t.user_attrs and t.user_attrs.get("reason") != "interrupted" for t in trials)
+        return sum(
+            "choice" in t.user_attrs and t.user_attrs.get("reason") != "interrupted" for t in trials
+        )
 
     def reap(self) -> None:
-        """Trials of a process that died are failed, as "interrupted"; the lock file says that no other process runs."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        """Trials of a process that died are failed, as "interrupted"; the lock file says that no
+        other process runs.
+        """
+        for trial in self.study.get_trials(
+            deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
+        ):
             self.study._storage.set_trial_user_attr(trial._trial_id, "reason", "interrupted")
             self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def complete(self, trial: optuna.Trial, scored: ScoredTrial) -> None:
         data = scored.score.to_json()
-        for key, value in {"index": scored.index, "label": scored.label, "seconds": scored.seconds, "score": json.dumps(data)}.items():
+        for key, value in {
+            "index": scored.index,
+            "label": scored.label,
+            "seconds": scored.seconds,
+            "score": json.dumps(data),
+        }.items():
             trial.set_user_attr(key, value)
         self.study.tell(trial, [scored.latency_s, scored.score.cost])
 
     def stop(self, trial: optuna.Trial, stopped: StoppedTrial) -> None:
-        """Pruned, without values: Optuna's samplers take such a trial for worse than all that finished."""
-        kept = {"index": stopped.index, "label": stopped.label, "seconds": stopped.seconds, "stopped": stopped.stop.to_json()}
+        """Pruned, without values:
+
+        Optuna's samplers take such a trial for worse than all that finished.
+        """
+        kept = {
+            "index": stopped.index,
+            "label": stopped.label,
+            "seconds": stopped.seconds,
+            "stopped": stopped.stop.to_json(),
+        }
         for key, value in kept.items():
             trial.set_user_attr(key, value)
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def keep_errors(self, errors: Mapping[tuple[int, int], float] | None) -> None:
-        """Layer sensitivities are kept with the study, so that its trials can be judged again without the model."""
-        self.study.set_user_attr("errors", None if errors is None else [[g, o, error] for (g, o), error in errors.items()])
+        """Layer sensitivities are kept with the study, so that its trials can be judged again
+        without the model.
+        """
+        self.study.set_user_attr(
+            "errors",
+            None if errors is None else [[g, o, error] for (g, o), error in errors.items()],
+        )
 
     def estimated(self, trials: Sequence[ScoredTrial]) -> tuple[ScoredTrial, ...]:
         """The trials with what they all together say about each."""
@@ -101,9 +146,16 @@ class StudyLog:
             return ()
         kept = self.study.user_attrs.get("errors")
         errors = None if kept is None else {(g, o): error for g, o, error in kept}
-        proposer = KnapsackProposer(self.candidates.without(broken_options(errors or {})), seed=0, errors=errors)
-        estimates = estimate_all(proposer, [t.choice for t in trials], [t.score.damages for t in trials])
-        return tuple(replace(trial, estimate=float(value)) for trial, value in zip(trials, estimates, strict=True))
+        proposer = KnapsackProposer(
+            self.candidates.without(broken_options(errors or {})), seed=0, errors=errors
+        )
+        estimates = estimate_all(
+            proposer, [t.choice for t in trials], [t.score.damages for t in trials]
+        )
+        return tuple(
+            replace(trial, estimate=float(value))
+            for trial, value in zip(trials, estimates, strict=True)
+        )
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         trial.set_user_attr("reason", reason)

@@ -3,10 +3,12 @@
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=KnapsackSampler(candidates, errors=errors, seed=0))
     study.optimize(lambda trial: score(sampler.suggest(trial)), n_trials=50)         # -> (seconds, LPIPS)
 
-The search space is one categorical parameter a group, its name the group's and its choices the formats that the group takes; whatever other parameters an
-objective asks for are drawn at random. History is read from the study: finished trials that have a value for every group; the last objective is taken for
-LPIPS. A choice that a trial already has, finished or running, is not proposed again while there is another. `first` are proposed before all others, as the
-baselines are in a search of ours.
+The search space is one categorical parameter a group, its name the group's and its choices the
+formats that the group takes; whatever other parameters an objective asks for are drawn at random.
+History is read from the study: finished trials that have a value for every group; the last
+objective is taken for LPIPS. A choice that a trial already has, finished or running, is not
+proposed again while there is another. `first` are proposed before all others, as the baselines are
+in a search of ours.
 
 What it does not do: constraints, pruned values.
 """
@@ -37,27 +39,42 @@ class KnapsackSampler(BaseSampler):
     """
 
     def __init__(
-        self, candidates: Candidates, *, errors: dict[tuple[int, int], float] | None = None, seed: int = 0, first: Sequence[Choice] = ()
+        self,
+        candidates: Candidates,
+        *,
+        errors: dict[tuple[int, int], float] | None = None,
+        seed: int = 0,
+        first: Sequence[Choice] = (),
     ) -> None:
         self.candidates, self.first = candidates, tuple(first)
         self._proposer = KnapsackProposer(candidates, seed=seed, errors=errors)
         self._random = RandomSampler(seed=seed)
         self.space: dict[str, BaseDistribution] = {
             group.name: CategoricalDistribution(
-                [str(fmt) for option, fmt in enumerate(candidates.formats) if not option or group.members[option]]
+                [
+                    str(fmt)
+                    for option, fmt in enumerate(candidates.formats)
+                    if not option or group.members[option]
+                ]
             )
             for group in candidates.groups
         }
 
     def reseed_rng(self) -> None:
-        """Reseed what draws parameters that are no groups; proposals depend on the seed and the history alone."""
+        """Reseed what draws parameters that are no groups; proposals depend on the seed and the
+        history alone.
+        """
         self._random.reseed_rng()
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002 - Optuna's contract
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:  # noqa: ARG002 - Optuna's contract
         """The groups."""
         return self.space
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         """The proposal, as {group: format}; parameters that are no groups are drawn at random."""
         others = {
             name: self._random.sample_independent(study, trial, name, search_space[name])
@@ -67,31 +84,51 @@ class KnapsackSampler(BaseSampler):
         if set(search_space) - set(others) != set(self.space):
             return others
         history, seen = self._read(study, trial)
-        choice = next((first for first in self.first if first not in seen), None) or self._proposer.next_choice(history, seen, len(history))
+        choice = next(
+            (first for first in self.first if first not in seen), None
+        ) or self._proposer.next_choice(history, seen, len(history))
         return others | self.parameters(choice)
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
         """A parameter that is no group, at random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def suggest(self, trial: optuna.Trial) -> Choice:
         """The trial's choice: call this in the objective."""
         names = [str(fmt) for fmt in self.candidates.formats]
-        return tuple(names.index(str(trial.suggest_categorical(name, space.choices))) for name, space in self._categorical())
+        return tuple(
+            names.index(str(trial.suggest_categorical(name, space.choices)))
+            for name, space in self._categorical()
+        )
 
     def parameters(self, choice: Choice) -> dict[str, str]:
         """A choice as Optuna's parameters, for `study.enqueue_trial`."""
-        return {group.name: str(self.candidates.formats[option]) for group, option in zip(self.candidates.groups, choice, strict=True)}
+        return {
+            group.name: str(self.candidates.formats[option])
+            for group, option in zip(self.candidates.groups, choice, strict=True)
+        }
 
     def _categorical(self) -> list[tuple[str, CategoricalDistribution]]:
-        return [(name, space) for name, space in self.space.items() if isinstance(space, CategoricalDistribution)]
+        return [
+            (name, space)
+            for name, space in self.space.items()
+            if isinstance(space, CategoricalDistribution)
+        ]
 
     def _read(self, study: Study, current: FrozenTrial) -> tuple[list[Observation], set[Choice]]:
         """Scored choices, in order, and all choices that some trial has."""
         names = {str(fmt): option for option, fmt in enumerate(self.candidates.formats)}
         history, seen = [], set()
         for trial in study.get_trials(deepcopy=False, states=STATES):
-            if trial.number == current.number or any(trial.params.get(name) not in names for name in self.space):
+            if trial.number == current.number or any(
+                trial.params.get(name) not in names for name in self.space
+            ):
                 continue
             choice = tuple(names[trial.params[name]] for name in self.space)
             seen.add(choice)

@@ -1,18 +1,24 @@
-"""What is known already? Scores and layer sensitivities in the study's database, beside Optuna's own tables. The one importer of sqlalchemy.
+"""What is known already?
 
-A score is a fact: it is keyed by all that decides it (`Evaluator.evaluation_key`, and the assignment of formats), so any later trial, search or
-verification that asks for the same one reads it here. Rows are written once and never changed.
+Scores and layer sensitivities in the study's database, beside Optuna's own tables. The one importer
+of sqlalchemy.
+
+A score is a fact: it is keyed by all that decides it (`Evaluator.evaluation_key`, and the
+assignment of formats), so any later trial, search or verification that asks for the same one reads
+it here. Rows are written once and never changed.
 
     with Store.open(Path("study.db")) as store:
         store.save_score(evaluation, assignment, score, seconds=1.8)
         store.find_score(evaluation, assignment)
 
-One process at a time: a lock file beside the database (released by the system when a process dies, however it dies) keeps a second search out.
-`assignment` is `assignment_key(formats)`: sha256 of the non-bf16 formats by FQN.
+One process at a time: a lock file beside the database (released by the system when a process dies,
+however it dies) keeps a second search out. `assignment` is `assignment_key(formats)`: sha256 of the
+non-bf16 formats by FQN.
 
-Measured times of Linear shapes lie in a database of their own (`default_shape_times_path`), keyed by machine, versions, compile mode and shape, and serve every
-study on this machine. `SharedShapeTimes` opens it for each access only, so that several processes may measure at once. A shape that is measured again replaces
-its row.
+Measured times of Linear shapes lie in a database of their own (`default_shape_times_path`), keyed
+by machine, versions, compile mode and shape, and serve every study on this machine.
+`SharedShapeTimes` opens it for each access only, so that several processes may measure at once. A
+shape that is measured again replaces its row.
 """
 
 import hashlib
@@ -107,11 +113,14 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, wait_s: float = 0) -> "Store":
-        """Open or create the SQLite database at `path`, and its folder. Waits up to `wait_s` seconds for whoever holds it.
+        """Open or create the SQLite database at `path`, and its folder.
+
+        Waits up to `wait_s` seconds for whoever holds it.
 
         Raises:
             OutputError: the folder or file cannot be written.
-            StoreError: another search holds it, it is no SQLite database or another program's, or its schema is another version's.
+            StoreError: another search holds it, it is no SQLite database or another program's, or
+                its schema is another version's.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,13 +128,21 @@ class Store:
             lock.acquire(timeout=wait_s)
         except Timeout:
             if not Path(f"{path}.lock").exists():  # a file system that makes no files
-                raise OutputError(f"{path} cannot be written; pass --storage with a path in a folder that can") from None
+                raise OutputError(
+                    f"{path} cannot be written; pass --storage with a path in a folder that can"
+                ) from None
             raise StoreError(
-                f"{path} is in use by another search; allowed is one at a time: wait for it, or pass another --storage"
+                f"{path} is in use by another search; allowed is one at a time: wait for it, or"
+                " pass another --storage"
             ) from None
         except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error.strerror}); pass --storage with a path in a folder that can") from None
-        engine = create_engine(URL.create("sqlite", database=str(path)))  # built, not written: ? and % mean themselves
+            raise OutputError(
+                f"{path} cannot be written ({error.strerror}); pass --storage with a path in a"
+                " folder that can"
+            ) from None
+        engine = create_engine(
+            URL.create("sqlite", database=str(path))
+        )  # built, not written: ? and % mean themselves
         event.listen(engine, "connect", _durable)
         store = cls(engine, path, lock)
         try:
@@ -141,11 +158,15 @@ class Store:
         return store
 
     def _check_owner(self) -> None:
-        """Refuse a database with tables of another program (Optuna's pass here: `search.study` names the studies that are not ours)."""
+        """Refuse a database with tables of another program (Optuna's pass here:
+
+        `search.study` names the studies that are not ours).
+        """
         tables = inspect(self.engine).get_table_names()
         if tables and not {_Meta.__tablename__, "alembic_version"} & set(tables):
             raise StoreError(
-                f"{self.path} holds the table {tables[0]!r}, which sensitivity did not make; allowed is a database of its own: pass another --storage"
+                f"{self.path} holds the table {tables[0]!r}, which sensitivity did not make;"
+                " allowed is a database of its own: pass another --storage"
             )
 
     def _check_schema(self) -> None:
@@ -155,7 +176,8 @@ class Store:
                 session.add(_Meta(key="schema", value=str(SCHEMA)))
             elif row.value != str(SCHEMA):
                 raise StoreError(
-                    f"{self.path} has schema {row.value}; this version of sensitivity reads schema {SCHEMA}: pass another --storage, or the version that wrote it"
+                    f"{self.path} has schema {row.value}; this version of sensitivity reads schema"
+                    f" {SCHEMA}: pass another --storage, or the version that wrote it"
                 )
 
     def save_score(self, evaluation: str, assignment: str, score: Score, *, seconds: float) -> None:
@@ -181,13 +203,18 @@ class Store:
 
     def save_sensitivity(self, calibration: str, assignment: str, error: float) -> None:
         """Keep the error of one assignment in a calibration."""
-        self._add(_SensitivityRow(calibration=calibration, assignment=assignment, error=error), (calibration, assignment))
+        self._add(
+            _SensitivityRow(calibration=calibration, assignment=assignment, error=error),
+            (calibration, assignment),
+        )
 
     def find_sensitivities(self, calibration: str) -> dict[str, float]:
         """{assignment: error} of a calibration so far."""
         with self._reading() as session:
             rows = session.execute(
-                select(_SensitivityRow.assignment, _SensitivityRow.error).where(_SensitivityRow.calibration == calibration)
+                select(_SensitivityRow.assignment, _SensitivityRow.error).where(
+                    _SensitivityRow.calibration == calibration
+                )
             )
             return {row.assignment: row.error for row in rows}
 
@@ -195,25 +222,42 @@ class Store:
         """{calibration: {assignment: error}} of everything that was calibrated."""
         with self._reading() as session:
             found: dict[str, dict[str, float]] = {}
-            for row in session.execute(select(_SensitivityRow.calibration, _SensitivityRow.assignment, _SensitivityRow.error)):
+            for row in session.execute(
+                select(
+                    _SensitivityRow.calibration, _SensitivityRow.assignment, _SensitivityRow.error
+                )
+            ):
                 found.setdefault(row.calibration, {})[row.assignment] = row.error
             return found
 
-    def save_shape_time(self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]) -> None:
-        """Keep the measured times of one shape on one machine (device, driver, versions); a row that is there is replaced."""
+    def save_shape_time(
+        self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]
+    ) -> None:
+        """Keep the measured times of one shape on one machine (device, driver, versions); a row
+        that is there is replaced.
+        """
         made = _ShapeTimeRow(
-            machine=_machine_key(machine), compile_mode=compile_mode, shape=key, described=dict(machine), row=dict(row),
+            machine=_machine_key(machine),
+            compile_mode=compile_mode,
+            shape=key,
+            described=dict(machine),
+            row=dict(row),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
+        )
         with self._writing() as session:
             session.merge(made)
 
-    def find_shape_times(self, machine: Mapping[str, str], compile_mode: str) -> dict[str, dict[str, Any]]:
-        """{shape: row} of what was measured on exactly this machine, with these versions, in this compile mode."""
+    def find_shape_times(
+        self, machine: Mapping[str, str], compile_mode: str
+    ) -> dict[str, dict[str, Any]]:
+        """{shape: row} of what was measured on exactly this machine, with these versions, in this
+        compile mode.
+        """
         with self._reading() as session:
             rows = session.execute(
                 select(_ShapeTimeRow.shape, _ShapeTimeRow.row).where(
-                    _ShapeTimeRow.machine == _machine_key(machine), _ShapeTimeRow.compile_mode == compile_mode
+                    _ShapeTimeRow.machine == _machine_key(machine),
+                    _ShapeTimeRow.compile_mode == compile_mode,
                 )
             )
             return {found.shape: found.row for found in rows}
@@ -233,7 +277,8 @@ class Store:
                 yield session
         except SQLAlchemyError as error:
             raise OutputError(
-                f"{self.path} cannot be written ({_first_line(error)}); allowed is a disk with room: free some and run the same command, it goes on"
+                f"{self.path} cannot be written ({_first_line(error)}); allowed is a disk with"
+                " room: free some and run the same command, it goes on"
             ) from None
 
     def _add(self, row: _ScoreRow | _SensitivityRow, identity: tuple[str, str]) -> None:
@@ -249,22 +294,33 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
 class SharedShapeTimes:
-    """Measured times of shapes at `path`, opened for each access: a latency.table.ShapeTimeCache that other processes may use meanwhile."""
+    """Measured times of shapes at `path`, opened for each access: a latency.table.ShapeTimeCache
+    that other processes may use meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save_shape_time(self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]) -> None:
+    def save_shape_time(
+        self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]
+    ) -> None:
         """`Store.save_shape_time`."""
         with Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
             store.save_shape_time(machine, compile_mode, key, row)
 
-    def find_shape_times(self, machine: Mapping[str, str], compile_mode: str) -> dict[str, dict[str, Any]]:
+    def find_shape_times(
+        self, machine: Mapping[str, str], compile_mode: str
+    ) -> dict[str, dict[str, Any]]:
         """`Store.find_shape_times`."""
         with Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
             return store.find_shape_times(machine, compile_mode)
@@ -283,9 +339,13 @@ def _refuse(path: Path, error: SQLAlchemyError) -> NoReturn:
     reason = _first_line(error)
     if "readonly" in reason or "unable to open" in reason or "full" in reason:
         raise OutputError(
-            f"{path} cannot be written ({reason}); pass --storage with a path in a folder that can, on a disk with room"
+            f"{path} cannot be written ({reason}); pass --storage with a path in a folder that can,"
+            " on a disk with room"
         ) from None
-    raise StoreError(f"{path} is no database of sensitivity ({reason}); pass another --storage, or remove the file") from None
+    raise StoreError(
+        f"{path} is no database of sensitivity ({reason}); pass another --storage, or remove the"
+        " file"
+    ) from None
 
 
 def default_storage(spec: StudySpec) -> Path:

@@ -20,8 +20,13 @@ from sensitivity.spec.study_spec import StudySpec
 
 
 def build_recipe(
-    evaluator: Evaluator, candidates: Candidates, estimate: LatencyEstimate, settings: SearchSettings, result: SearchResult, naming: Naming,
-) -> Recipe:  # fmt: skip
+    evaluator: Evaluator,
+    candidates: Candidates,
+    estimate: LatencyEstimate,
+    settings: SearchSettings,
+    result: SearchResult,
+    naming: Naming,
+) -> Recipe:
     """The recipe of the trial that was named; `estimate` prices its formats.
 
     Raises:
@@ -37,44 +42,90 @@ def build_recipe(
         {
             "name": f"{spec.name}-{'+'.join(settings.formats)}-{settings.target}",
             "model": {
-                "id": spec.model.hub or spec.name, "revision": spec.model.revision or f"sha256:{loaded.weights_hash}", "pipeline_class": type(loaded.pipe).__name__,
-                **_components(spec, loaded.denoiser), "weights": spec.model.weights,
+                "id": spec.model.hub or spec.name,
+                "revision": spec.model.revision or f"sha256:{loaded.weights_hash}",
+                "pipeline_class": type(loaded.pipe).__name__,
+                **_components(spec, loaded.denoiser),
+                "weights": spec.model.weights,
             },
-            **layer_records(formats), "latency": latency_record(estimate, estimate.quantized_s),
+            **layer_records(formats),
+            "latency": latency_record(estimate, estimate.quantized_s),
             "fidelity": {
-                "lpips": _lpips(evaluator, held_out[chosen.index], "held_out") | {"simultaneous": len(naming.shortlist)},
-                "lpips_search": _lpips(evaluator, chosen.score, "search"), **beside_lpips(held_out[chosen.index], evaluator.spec),
-                "pictures": {"settings": dict(spec.settings), "batch_size": spec.search.batch_size, "arithmetic": "emulated"},
+                "lpips": (
+                    _lpips(evaluator, held_out[chosen.index], "held_out")
+                    | {"simultaneous": len(naming.shortlist)}
+                ),
+                "lpips_search": _lpips(evaluator, chosen.score, "search"),
+                **beside_lpips(held_out[chosen.index], evaluator.spec),
+                "pictures": {
+                    "settings": dict(spec.settings),
+                    "batch_size": spec.search.batch_size,
+                    "arithmetic": "emulated",
+                },
             },
-            "memory": {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"},
+            "memory": {
+                "bf16_bytes": bf16_bytes,
+                "quantized_bytes": quantized_bytes,
+                "source": "predicted",
+            },
             "search": {
-                "study": result.study, "budget": settings.budget, "trials": result.tried, "stopped": len(result.stopped), "sampler": settings.sampler.value,
-                "seed": settings.seed, "granularity": settings.granularity, "calibrated": settings.calibrated, "trial": chosen.index,
+                "study": result.study,
+                "budget": settings.budget,
+                "trials": result.tried,
+                "stopped": len(result.stopped),
+                "sampler": settings.sampler.value,
+                "seed": settings.seed,
+                "granularity": settings.granularity,
+                "calibrated": settings.calibrated,
+                "trial": chosen.index,
             },
             "choice": {
-                "rule": naming.constraints.rule, **asdict(naming.constraints), "first": name_of(naming.first),
-                "shortlist": [name_of(t) for t in naming.shortlist], "passed_over": [name_of(t) for t in naming.passed_over],
+                "rule": naming.constraints.rule,
+                **asdict(naming.constraints),
+                "first": name_of(naming.first),
+                "shortlist": [name_of(t) for t in naming.shortlist],
+                "passed_over": [name_of(t) for t in naming.passed_over],
             },
             "verified": {
-                "split": "held_out", "prompts": len(evaluator.prompts("held_out")[0]),
-                "compared": [_compared(name_of(t), t, held_out[t.index], candidates) for t in result.trials if t.index in held_out],
+                "split": "held_out",
+                "prompts": len(evaluator.prompts("held_out")[0]),
+                "compared": [
+                    _compared(name_of(t), t, held_out[t.index], candidates)
+                    for t in result.trials
+                    if t.index in held_out
+                ],
             },
             "environment": evaluator.environment,
-            "front": [{"name": name_of(t), "latency": latency_record(estimate, t.latency_s), **_estimated(t)} for t in front_of(result.trials)],
+            "front": [
+                {
+                    "name": name_of(t),
+                    "latency": latency_record(estimate, t.latency_s),
+                    **_estimated(t),
+                }
+                for t in front_of(result.trials)
+            ],
         }
-    )  # fmt: skip
+    )
 
 
 def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
     """What a recipe's `model` says of the denoisers."""
-    kinds = {name or spec.model.component: type(part).__name__ for name, part in parts_of(denoiser).items()}
+    kinds = {
+        name or spec.model.component: type(part).__name__
+        for name, part in parts_of(denoiser).items()
+    }
     main = {"component": spec.model.component, "component_class": kinds[spec.model.component]}
     return main | ({"components": kinds} if len(kinds) > 1 else {})
 
 
 def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
-    """What a recipe's `fidelity`, and `verify`, say beside LPIPS: {measure: its values}, as far as it was measured."""
-    found = {name: _measure(value) for name in MEASURES if (value := getattr(score, name)) is not None}
+    """What a recipe's `fidelity`, and `verify`, say beside LPIPS:
+
+    {measure: its values}, as far as it was measured.
+    """
+    found = {
+        name: _measure(value) for name in MEASURES if (value := getattr(score, name)) is not None
+    }
     if score.audio is not None:
         found["audio"] |= {"weight": score.audio_weight, "max_distance": score.max_audio_distance}
     frames = {"stride": spec.fidelity.frame_stride, "lpips": [list(row) for row in score.per_frame]}
@@ -82,11 +133,17 @@ def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
 
 
 def _measure(value: Measure) -> dict[str, Any]:
-    return {"mean": value.mean, "noise_floor": value.noise_floor, "per_prompt": list(value.per_prompt)}
+    return {
+        "mean": value.mean,
+        "noise_floor": value.noise_floor,
+        "per_prompt": list(value.per_prompt),
+    }
 
 
 def _estimated(trial: ScoredTrial) -> dict[str, float]:
-    """A trial's estimate; where there is sound, LPIPS's part of it beside the distance of the sound as it was drawn."""
+    """A trial's estimate; where there is sound, LPIPS's part of it beside the distance of the sound
+    as it was drawn.
+    """
     score = trial.score
     if score.audio is None:
         return {"lpips": trial.lpips}
@@ -94,7 +151,9 @@ def _estimated(trial: ScoredTrial) -> dict[str, float]:
     return {"lpips": trial.lpips * part, "audio": score.audio.mean}
 
 
-def _compared(name: str, trial: ScoredTrial, held_out: Score, candidates: Candidates) -> dict[str, Any]:
+def _compared(
+    name: str, trial: ScoredTrial, held_out: Score, candidates: Candidates
+) -> dict[str, Any]:
     return {
         "name": name,
         "speedup": candidates.bf16_s / trial.latency_s,
@@ -108,6 +167,11 @@ def _compared(name: str, trial: ScoredTrial, held_out: Score, candidates: Candid
 def _lpips(evaluator: Evaluator, score: Score, split: Any) -> dict[str, Any]:
     texts, seeds = evaluator.prompts(split)
     return {
-        "mean": score.mean, "ci95": list(score.ci95), "net": score.net, "noise_floor": score.noise_floor, "prompts": list(texts), "seeds": list(seeds),
+        "mean": score.mean,
+        "ci95": list(score.ci95),
+        "net": score.net,
+        "noise_floor": score.noise_floor,
+        "prompts": list(texts),
+        "seeds": list(seeds),
         "per_prompt": list(score.per_prompt),
-    }  # fmt: skip
+    }

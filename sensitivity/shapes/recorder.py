@@ -1,20 +1,25 @@
 """Which Linears does a run call, how often, and with which shapes?
 
-Method. A forward pre-hook on every `nn.Linear` (subclasses too) notes the rows of its input: M is the product of all axes but the last,
-however many there are. K and N are the module's `in_features` and `out_features`, never the weight's storage, so packed or quantized
-weights keep their logical shape. Only shapes are read: a model on the meta device, or under FakeTensorMode, gives the same table.
+Method. A forward pre-hook on every `nn.Linear` (subclasses too) notes the rows of its input: M is
+the product of all axes but the last, however many there are. K and N are the module's `in_features`
+and `out_features`, never the weight's storage, so packed or quantized weights keep their logical
+shape. Only shapes are read: a model on the meta device, or under FakeTensorMode, gives the same
+table.
 
 Conventions.
 - `calls` counts one whole run of what was given (for a pipeline: all its steps), not one step.
 - A Linear whose M varies inside the run keeps every (M, calls) pair; its `m` is the largest.
-- A Linear that is reachable under two names is one row under its first name in `named_modules()` order, and each call counts once.
-  Two modules that share one weight tensor stay two rows.
+- A Linear that is reachable under two names is one row under its first name in `named_modules()`
+  order, and each call counts once. Two modules that share one weight tensor stay two rows.
 - The FQN of a root module that is itself a Linear is "".
-- A call counts when it starts. A forward that raises gives no table but a MeasurementError that says how far it got.
-- Compiled modules run eagerly while they are recorded: a graph that was compiled before the hooks came would not call them.
+- A call counts when it starts. A forward that raises gives no table but a MeasurementError that
+  says how far it got.
+- Compiled modules run eagerly while they are recorded: a graph that was compiled before the hooks
+  came would not call them.
 
-What it does not do: measure time or memory (latency/), or see arithmetic outside Linears. A Linear whose weight is used without calling
-the module (`nn.MultiheadAttention.out_proj`, for one) is listed in `uncalled`.
+What it does not do: measure time or memory (latency/), or see arithmetic outside Linears. A Linear
+whose weight is used without calling the module (`nn.MultiheadAttention.out_proj`, for one) is
+listed in `uncalled`.
 
 Example:
     >>> from torch import nn, zeros
@@ -44,11 +49,16 @@ RECENT_INPUTS = 8
 
 
 class LinearRecorder:
-    """What the hooks of `record_linears` saw so far. `last` is the FQN of the last Linear reached, None before the first."""
+    """What the hooks of `record_linears` saw so far.
+
+    `last` is the FQN of the last Linear reached, None before the first.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         """Name every Linear below `module`; no hook is set here."""
-        self._linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
+        self._linears = {
+            fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)
+        }
         self._seen: dict[str, Counter[int]] = {fqn: Counter() for fqn in self._linears}
         self.components = tuple(parts_of(module)) if isinstance(module, Denoisers) else ()
         self._readers: deque[tuple[ref[torch.Tensor], list[str]]] = deque(maxlen=RECENT_INPUTS)
@@ -63,24 +73,44 @@ class LinearRecorder:
     @property
     def progress(self) -> str:
         """How far the run got, as a clause for messages."""
-        reached = "no Linear was reached" if self.last is None else f"the last Linear reached was {self.last!r}"
+        reached = (
+            "no Linear was reached"
+            if self.last is None
+            else f"the last Linear reached was {self.last!r}"
+        )
         return f"{reached}; {self.called} of {len(self._linears)} Linears had been called"
 
-    def table(self, *, model: str, batch_size: int = 1, settings: Mapping[str, object] | None = None) -> ShapeTable:
-        """Give the ShapeTable of all calls so far; it may be asked for inside the context or after it."""
+    def table(
+        self, *, model: str, batch_size: int = 1, settings: Mapping[str, object] | None = None
+    ) -> ShapeTable:
+        """Give the ShapeTable of all calls so far; it may be asked for inside the context or after
+        it.
+        """
         linears = tuple(
             LinearProfile.observed(
-                fqn=fqn, k=linear.in_features, n=linear.out_features, m_values=self._seen[fqn],
-                dtype=str(linear.weight.dtype).removeprefix("torch."), bias=linear.bias is not None,
+                fqn=fqn,
+                k=linear.in_features,
+                n=linear.out_features,
+                m_values=self._seen[fqn],
+                dtype=str(linear.weight.dtype).removeprefix("torch."),
+                bias=linear.bias is not None,
             )
-            for fqn, linear in self._linears.items() if self._seen[fqn]
-        )  # fmt: skip
+            for fqn, linear in self._linears.items()
+            if self._seen[fqn]
+        )
         uncalled = tuple(fqn for fqn, rows in self._seen.items() if not rows)
-        groups = dict.fromkeys(tuple(sorted(readers)) for readers in self._shared.values() if len(readers) > 1)
+        groups = dict.fromkeys(
+            tuple(sorted(readers)) for readers in self._shared.values() if len(readers) > 1
+        )
         return ShapeTable(
-            model=model, batch_size=batch_size, settings=dict(settings or {}), linears=linears, uncalled=uncalled, shared_inputs=tuple(groups),
+            model=model,
+            batch_size=batch_size,
+            settings=dict(settings or {}),
+            linears=linears,
+            uncalled=uncalled,
+            shared_inputs=tuple(groups),
             components=self.components,
-        )  # fmt: skip
+        )
 
     def snapshot(self) -> dict[str, Counter[int]]:
         """All calls so far: {fqn: {M: calls}}."""
@@ -88,7 +118,11 @@ class LinearRecorder:
 
     def since(self, earlier: Mapping[str, Counter[int]]) -> dict[str, Counter[int]]:
         """The calls since a snapshot."""
-        return {fqn: new for fqn, rows in self._seen.items() if (new := rows - earlier.get(fqn, Counter()))}
+        return {
+            fqn: new
+            for fqn, rows in self._seen.items()
+            if (new := rows - earlier.get(fqn, Counter()))
+        }
 
     def add(self, calls: Mapping[str, Counter[int]]) -> None:
         """Count these calls again: for a run that is known to do the same."""
@@ -98,20 +132,37 @@ class LinearRecorder:
     def _hook(self, fqn: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.last = fqn
-            x = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
+            x = next(
+                (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)),
+                None,
+            )
             if x is None:
-                raise MeasurementError(f"{fqn!r} was called without a tensor; allowed: an input of shape (..., K). {self.progress}.")
-            self._seen[fqn][math.prod(int(size) for size in x.shape[:-1])] += 1  # x: (..., K); M = numel / K, also where numel is 0
+                raise MeasurementError(
+                    f"{fqn!r} was called without a tensor; allowed: an input of shape (..., K)."
+                    f" {self.progress}."
+                )
+            self._seen[fqn][math.prod(int(size) for size in x.shape[:-1])] += (
+                1  # x: (..., K); M = numel / K, also where numel is 0
+            )
             self._note_reader(fqn, x)
 
         return note
 
     def _note_reader(self, fqn: str, x: torch.Tensor) -> None:
-        """Put a Linear's first call with the earlier ones, of the same component, that read the same tensor."""
+        """Put a Linear's first call with the earlier ones, of the same component, that read the
+        same tensor.
+        """
         if fqn in self._shared:
             return
         component = next((name for name in self.components if is_in(fqn, name)), "")
-        readers = next((readers for tensor, readers in self._readers if tensor() is x and is_in(readers[0], component)), None)
+        readers = next(
+            (
+                readers
+                for tensor, readers in self._readers
+                if tensor() is x and is_in(readers[0], component)
+            ),
+            None,
+        )
         if readers is None:
             readers = []
             self._readers.append((ref(x), readers))
@@ -121,13 +172,15 @@ class LinearRecorder:
 
 @contextmanager
 def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
-    """Record every Linear call below `module` while the context is open; its recorder's `.table(...)` gives the result.
+    """Record every Linear call below `module` while the context is open; its recorder's
+    `.table(...)` gives the result.
 
-    The module is in eval mode inside. Every submodule's own training flag is restored and all hooks are removed, whatever happens.
-    Contexts nest.
+    The module is in eval mode inside. Every submodule's own training flag is restored and all hooks
+    are removed, whatever happens. Contexts nest.
 
     Raises:
-        MeasurementError: The body raised; the cause is chained, and the message says how far it got. Errors of this library pass unchanged.
+        MeasurementError: The body raised; the cause is chained, and the message says how far it
+            got. Errors of this library pass unchanged.
     """
     recorder = LinearRecorder(module)
     modes = [(child, child.training) for child in module.modules()]
@@ -142,8 +195,9 @@ def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
         raise
     except Exception as error:
         raise MeasurementError(
-            f"The run raised {type(error).__name__} while its Linears were recorded ({error}): {recorder.progress}. "
-            "Make the run succeed without the profiler first, then profile it again."
+            f"The run raised {type(error).__name__} while its Linears were recorded ({error}):"
+            f" {recorder.progress}. Make the run succeed without the profiler first, then profile"
+            " it again."
         ) from error
     finally:
         for handle in handles:
@@ -154,7 +208,11 @@ def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    """Ignore torch.compile inside. Where torch._dynamo was never imported nothing can be compiled, and importing it would cost seconds."""
+    """Ignore torch.compile inside.
+
+    Where torch._dynamo was never imported nothing can be compiled, and importing it would cost
+    seconds.
+    """
     if "torch._dynamo" not in sys.modules:
         yield
         return
@@ -170,7 +228,8 @@ def profile_run(
     batch_size: int = 1,
     settings: Mapping[str, object] | None = None,
 ) -> ShapeTable:
-    """Call `run()` once without gradients and give the shapes of every Linear of `module` that it called.
+    """Call `run()` once without gradients and give the shapes of every Linear of `module` that it
+    called.
 
     Args:
         module: The denoiser, or any module that `run` exercises.
@@ -195,12 +254,21 @@ def profile_module(
     settings: Mapping[str, object] | None = None,
     **kwargs: object,
 ) -> ShapeTable:
-    """Call `module(*args, **kwargs)` once without gradients and give the shapes of its Linears. No configuration is needed.
+    """Call `module(*args, **kwargs)` once without gradients and give the shapes of its Linears.
 
-    `model` defaults to the class name. A forward with an argument called model, batch_size or settings needs `profile_run`.
+    No configuration is needed.
+
+    `model` defaults to the class name. A forward with an argument called model, batch_size or
+    settings needs `profile_run`.
 
     Raises:
         MeasurementError: The forward raised; the message says how far it got.
     """
     name = type(module).__name__ if model is None else model
-    return profile_run(module, lambda: module(*args, **kwargs), model=name, batch_size=batch_size, settings=settings)
+    return profile_run(
+        module,
+        lambda: module(*args, **kwargs),
+        model=name,
+        batch_size=batch_size,
+        settings=settings,
+    )

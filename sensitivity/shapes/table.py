@@ -1,9 +1,13 @@
-"""What shapes did a run have? The records that the profiler fills and everything else reads: `LinearProfile`, `ShapeTable`, and their JSON.
+"""What shapes did a run have?
+
+The records that the profiler fills and everything else reads: `LinearProfile`, `ShapeTable`, and
+their JSON.
 
 Conventions.
 - `calls` counts one whole run (for a pipeline: all its steps), not one step.
 - A Linear whose M varies inside the run keeps every (M, calls) pair; its `m` is the largest.
-- `shared_inputs` are groups of Linears that read one tensor (q, k and v): what quantizing the input costs may be paid once for all of them.
+- `shared_inputs` are groups of Linears that read one tensor (q, k and v): what quantizing the input
+  costs may be paid once for all of them.
 - The FQN of a root module that is itself a Linear is "".
 """
 
@@ -18,8 +22,16 @@ from sensitivity.shapes.census import RunCounts
 
 _TABLE_KEYS = ("model", "batch_size", "settings", "linears", "uncalled")
 _ROW_TYPES: Mapping[str, type] = {
-    "fqn": str, "m": int, "k": int, "n": int, "calls": int, "dtype": str, "bias": bool, "block": str, "role": str,
-}  # fmt: skip
+    "fqn": str,
+    "m": int,
+    "k": int,
+    "n": int,
+    "calls": int,
+    "dtype": str,
+    "bias": bool,
+    "block": str,
+    "role": str,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +63,26 @@ class LinearProfile:
     m_values: tuple[tuple[int, int], ...]
 
     @classmethod
-    def observed(cls, *, fqn: str, k: int, n: int, m_values: Mapping[int, int], dtype: str, bias: bool) -> "LinearProfile":
-        """Build a row from what was seen (`m_values`: M -> calls, not empty); m, calls, block and role follow from it."""
+    def observed(
+        cls, *, fqn: str, k: int, n: int, m_values: Mapping[int, int], dtype: str, bias: bool
+    ) -> "LinearProfile":
+        """Build a row from what was seen (`m_values`:
+
+        M -> calls, not empty); m, calls, block and role follow from it.
+        """
         pairs = tuple(sorted(m_values.items()))
         return cls(
-            fqn=fqn, m=pairs[-1][0], k=k, n=n, calls=sum(m_values.values()), dtype=dtype, bias=bias,
-            block=block_of(fqn), role=role_of(fqn), m_values=pairs,
-        )  # fmt: skip
+            fqn=fqn,
+            m=pairs[-1][0],
+            k=k,
+            n=n,
+            calls=sum(m_values.values()),
+            dtype=dtype,
+            bias=bias,
+            block=block_of(fqn),
+            role=role_of(fqn),
+            m_values=pairs,
+        )
 
     @property
     def rows(self) -> int:
@@ -66,7 +91,9 @@ class LinearProfile:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of the whole run, a multiply-add counted as two: 2 x K x N x rows. The bias is not counted."""
+        """Floating-point operations of the whole run, a multiply-add counted as two: 2 x K x N x
+        rows. The bias is not counted.
+        """
         return 2 * self.k * self.n * self.rows
 
     @property
@@ -77,7 +104,10 @@ class LinearProfile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapeGroup:
-    """All calls with one shape (M, K, N): a row of the screen table. `share` is this shape's part of all FLOPs, from 0 to 1."""
+    """All calls with one shape (M, K, N): a row of the screen table.
+
+    `share` is this shape's part of all FLOPs, from 0 to 1.
+    """
 
     m: int
     k: int
@@ -96,12 +126,14 @@ class ShapeTable:
     Attributes:
         model: Name of what was profiled, for people.
         batch_size: Samples (prompts) the run made at once, as the caller says.
-        settings: What else determines the shapes (resolution, steps, ...); values that JSON can hold.
+        settings: What else determines the shapes (resolution, steps, ...); values that JSON can
+            hold.
         linears: One row a Linear, in `named_modules()` order.
         uncalled: FQNs of Linears that were never called.
         run: What else the whole pipeline run did, where that was counted.
         shared_inputs: Groups of two or more Linears that read one tensor.
-        components: Components whose Linears these are, where they are of several; FQNs begin with their names then.
+        components: Components whose Linears these are, where they are of several; FQNs begin with
+            their names then.
     """
 
     model: str
@@ -115,7 +147,9 @@ class ShapeTable:
 
     @property
     def readers(self) -> dict[str, int]:
-        """{FQN: how many Linears read its input, itself included}; Linears that read alone are left out."""
+        """{FQN: how many Linears read its input, itself included}; Linears that read alone are left
+        out.
+        """
         return {fqn: len(group) for group in self.shared_inputs for fqn in group}
 
     @property
@@ -124,7 +158,10 @@ class ShapeTable:
         return sum(linear.flops for linear in self.linears)
 
     def by_shape(self) -> tuple[ShapeGroup, ...]:
-        """Group the calls by (M, K, N), most FLOPs first. A Linear whose M varies stands in one group for each M."""
+        """Group the calls by (M, K, N), most FLOPs first.
+
+        A Linear whose M varies stands in one group for each M.
+        """
         members: dict[tuple[int, int, int], list[tuple[str, int]]] = {}
         for linear in self.linears:
             for m, calls in linear.m_values:
@@ -134,13 +171,29 @@ class ShapeTable:
         for (m, k, n), rows in members.items():
             calls = sum(row_calls for _, row_calls in rows)
             flops = 2 * m * k * n * calls
-            share, roles = flops / total_flops if total_flops else 0.0, tuple(dict.fromkeys(role for role, _ in rows))
-            groups.append(ShapeGroup(m=m, k=k, n=n, linears=len(rows), calls=calls, flops=flops, share=share, roles=roles))
+            share, roles = (
+                flops / total_flops if total_flops else 0.0,
+                tuple(dict.fromkeys(role for role, _ in rows)),
+            )
+            groups.append(
+                ShapeGroup(
+                    m=m,
+                    k=k,
+                    n=n,
+                    linears=len(rows),
+                    calls=calls,
+                    flops=flops,
+                    share=share,
+                    roles=roles,
+                )
+            )
         return tuple(sorted(groups, key=lambda group: (-group.flops, group.m, group.k, group.n)))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M varies, "run" only where it was counted,
-        "shared_inputs" and "components" only where there are any."""
+        """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M
+        varies, "run" only where it was counted, "shared_inputs" and "components" only where
+        there are any.
+        """
         return (
             {
                 "model": self.model,
@@ -149,17 +202,25 @@ class ShapeTable:
                 "linears": [_row_to_json(linear) for linear in self.linears],
                 "uncalled": list(self.uncalled),
             }
-            | ({"shared_inputs": [list(group) for group in self.shared_inputs]} if self.shared_inputs else {})
+            | (
+                {"shared_inputs": [list(group) for group in self.shared_inputs]}
+                if self.shared_inputs
+                else {}
+            )
             | ({"components": list(self.components)} if self.components else {})
             | ({} if self.run is None else {"run": self.run.to_json()})
         )
 
     @classmethod
     def from_json(cls, data: object) -> "ShapeTable":
-        """Read what `to_json` gave. Further keys beside the table's own are allowed (results are stamped), in its rows they are not.
+        """Read what `to_json` gave.
+
+        Further keys beside the table's own are allowed (results are stamped), in its rows they are
+        not.
 
         Raises:
-            UserError: A key is missing or unknown, a value has the wrong type or range, or an FQN stands twice.
+            UserError: A key is missing or unknown, a value has the wrong type or range, or an FQN
+                stands twice.
         """
         table = _expect(data, dict, "the table")
         model = _expect(_take(table, "model", "the table"), str, "'model'")
@@ -169,22 +230,40 @@ class ShapeTable:
         linears = tuple(_row_from_json(row, f"'linears'[{i}]") for i, row in enumerate(rows))
         names = _expect(_take(table, "uncalled", "the table"), list, "'uncalled'")
         uncalled = tuple(_expect(name, str, "an entry of 'uncalled'") for name in names)
-        twice = [fqn for fqn, count in Counter([linear.fqn for linear in linears] + list(uncalled)).items() if count > 1]
+        twice = [
+            fqn
+            for fqn, count in Counter([linear.fqn for linear in linears] + list(uncalled)).items()
+            if count > 1
+        ]
         if twice:
-            raise _malformed(f"the FQN {twice[0]!r} stands twice", "one entry for each Linear, in 'linears' or in 'uncalled'")
+            raise _malformed(
+                f"the FQN {twice[0]!r} stands twice",
+                "one entry for each Linear, in 'linears' or in 'uncalled'",
+            )
         run = None if table.get("run") is None else RunCounts.from_json(table["run"])
         groups = _expect(table.get("shared_inputs", []), list, "'shared_inputs'")
         known = {linear.fqn for linear in linears}
         for group in groups:
             if not all(fqn in known for fqn in _expect(group, list, "an entry of 'shared_inputs'")):
-                raise _malformed(f"{group!r:.80} of 'shared_inputs' names a Linear that is not in 'linears'", "FQNs of 'linears'")
+                raise _malformed(
+                    f"{group!r:.80} of 'shared_inputs' names a Linear that is not in 'linears'",
+                    "FQNs of 'linears'",
+                )
         shared = tuple(tuple(group) for group in groups)
         components = tuple(
-            _expect(name, str, "an entry of 'components'") for name in _expect(table.get("components", []), list, "'components'")
+            _expect(name, str, "an entry of 'components'")
+            for name in _expect(table.get("components", []), list, "'components'")
         )
         return cls(
-            model=model, batch_size=batch_size, settings=settings, linears=linears, uncalled=uncalled, run=run, shared_inputs=shared, components=components
-        )  # fmt: skip
+            model=model,
+            batch_size=batch_size,
+            settings=settings,
+            linears=linears,
+            uncalled=uncalled,
+            run=run,
+            shared_inputs=shared,
+            components=components,
+        )
 
 
 def _row_to_json(linear: LinearProfile) -> dict[str, Any]:
@@ -198,13 +277,20 @@ def _row_from_json(data: object, where: str) -> LinearProfile:
     row = _expect(data, dict, where)
     unknown = sorted(set(row) - set(_ROW_TYPES) - {"m_values"})
     if unknown:
-        raise _malformed(f"{where} has the key {unknown[0]!r}", f"only {', '.join(_ROW_TYPES)} and m_values")
-    values = {key: _expect(_take(row, key, where), kind, f"{key!r} of {where}") for key, kind in _ROW_TYPES.items()}
+        raise _malformed(
+            f"{where} has the key {unknown[0]!r}", f"only {', '.join(_ROW_TYPES)} and m_values"
+        )
+    values = {
+        key: _expect(_take(row, key, where), kind, f"{key!r} of {where}")
+        for key, kind in _ROW_TYPES.items()
+    }
     for key in ("k", "n", "calls"):
         _positive(values[key], f"{key!r} of {where}")
     if values["m"] < 0:
         raise _malformed(f"'m' of {where} is {values['m']}", "a number from 0 up")
-    given = _expect(row.get("m_values", {str(values["m"]): values["calls"]}), dict, f"'m_values' of {where}")
+    given = _expect(
+        row.get("m_values", {str(values["m"]): values["calls"]}), dict, f"'m_values' of {where}"
+    )
     if not given or not all(isinstance(m, str) and m.isascii() and m.isdigit() for m in given):
         raise _malformed(f"'m_values' of {where} is {given!r}", 'an object {"<m>": calls}')
     m_values = {int(m): _positive(calls, f"'m_values' of {where}") for m, calls in given.items()}
@@ -215,7 +301,10 @@ def _row_from_json(data: object, where: str) -> LinearProfile:
 
 
 def _malformed(found: str, allowed: str) -> UserError:
-    return UserError(f"Malformed shape table: {found}; allowed: {allowed}. Write it anew with `sensitivity profile --json`.")
+    return UserError(
+        f"Malformed shape table: {found}; allowed: {allowed}. Write it anew with `sensitivity"
+        " profile --json`."
+    )
 
 
 def _take(data: Mapping[str, object], key: str, where: str) -> object:

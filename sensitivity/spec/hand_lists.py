@@ -1,4 +1,6 @@
-"""The skip-lists that people have today, as a study states them: the rule of thumb, and published lists with their source. Sections of a study TOML."""
+"""The skip-lists that people have today, as a study states them: the rule of thumb, and published
+lists with their source. Sections of a study TOML.
+"""
 
 from typing import Annotated
 
@@ -6,9 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A frozen part of a study; unknown keys are refused, since a misspelt key would silently change a study. NaN and inf are no settings."""
+    """A frozen part of a study; unknown keys are refused, since a misspelt key would silently
+    change a study. NaN and inf are no settings.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Reasoned(Section):
@@ -19,7 +25,9 @@ class Reasoned(Section):
 
 
 class RuleOfThumb(Section):
-    """The skip-list that people write by hand, as a baseline: min(M, K, N) below `min_dim` at the priced scale, and these globs."""
+    """The skip-list that people write by hand, as a baseline: min(M, K, N) below `min_dim` at the
+    priced scale, and these globs.
+    """
 
     min_dim: int = 1024
     skip: tuple[Reasoned, ...] = (
@@ -30,7 +38,11 @@ class RuleOfThumb(Section):
 
 
 class PublishedList(Section):
-    """A skip-list that somebody published: `skip` holds globs on FQNs, and Linears with K or N below `min_width` (at the priced scale) are skipped too."""
+    """A skip-list that somebody published:
+
+    `skip` holds globs on FQNs, and Linears with K or N below `min_width` (at the priced scale) are
+    skipped too.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     source: Annotated[str, Field(min_length=1)]

@@ -1,9 +1,11 @@
-"""The job of `sensitivity calibrate` as one library call: study in, layer sensitivities out, each measured once and kept.
+"""The job of `sensitivity calibrate` as one library call: study in, layer sensitivities out, each
+measured once and kept.
 
     done = calibrate_study(resolve_spec("tiny-flux"), CalibrationRequest(formats=(FormatName.NVFP4,)))
     done.rows[0].group, done.rows[0].share
 
-What it measures every later search of the study reads from the same database, whatever its budget, constraints or target.
+What it measures every later search of the study reads from the same database, whatever its budget,
+constraints or target.
 """
 
 from collections import Counter
@@ -37,7 +39,11 @@ from sensitivity.workflows.requests import SearchRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRequest:
-    """What the user asks for. `formats` None is every format that the target has; `target` None is the study's, `storage` None `default_storage`."""
+    """What the user asks for.
+
+    `formats` None is every format that the target has; `target` None is the study's, `storage` None
+    `default_storage`.
+    """
 
     formats: tuple[FormatName, ...] | None = None
     target: str | None = None
@@ -52,7 +58,10 @@ class CalibrationRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """Layer sensitivities of a study. `rows` are the worst first; `cost` is what they took in this call, as it was stated before."""
+    """Layer sensitivities of a study.
+
+    `rows` are the worst first; `cost` is what they took in this call, as it was stated before.
+    """
 
     prepared: Prepared
     cost: CalibrationCost
@@ -62,19 +71,38 @@ class Calibration:
         """As `calibrate --json` writes it."""
         spec, cost = self.prepared.evaluator.spec, self.cost
         return {
-            "model": spec.name, "estimator": str(cost.estimator), "states": cost.states, "prompts": cost.prompts,
-            "cost": {"trial_equivalents": cost.trials, "picture_calls": cost.picture_calls, "decodes": cost.decodes, "known": cost.known, "jobs": cost.jobs},
-            "latency": {"source": self.prepared.latency.source, "target": self.prepared.latency.target, "stands_for": spec.pricing.stands_for},
-            "sensitivities": [row.to_json() for row in self.rows], "fixed": dict(self.prepared.candidates.fixed),
+            "model": spec.name,
+            "estimator": str(cost.estimator),
+            "states": cost.states,
+            "prompts": cost.prompts,
+            "cost": {
+                "trial_equivalents": cost.trials,
+                "picture_calls": cost.picture_calls,
+                "decodes": cost.decodes,
+                "known": cost.known,
+                "jobs": cost.jobs,
+            },
+            "latency": {
+                "source": self.prepared.latency.source,
+                "target": self.prepared.latency.target,
+                "stands_for": spec.pricing.stands_for,
+            },
+            "sensitivities": [row.to_json() for row in self.rows],
+            "fixed": dict(self.prepared.candidates.fixed),
             "environment": dict(self.prepared.evaluator.environment),
-        }  # fmt: skip
+        }
 
 
 def calibrate_study(
-    spec: StudySpec, request: CalibrationRequest, *, say: Callable[[str], None] = lambda _text: None,
-    started: Callable[[CalibrationCost], None] = lambda _cost: None, progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Calibration:  # fmt: skip
-    """Load, profile, price and group as a search does, then measure what the study's database does not know yet.
+    spec: StudySpec,
+    request: CalibrationRequest,
+    *,
+    say: Callable[[str], None] = lambda _text: None,
+    started: Callable[[CalibrationCost], None] = lambda _cost: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Calibration:
+    """Load, profile, price and group as a search does, then measure what the study's database does
+    not know yet.
 
     Args:
         say: told each step as it begins.
@@ -88,15 +116,25 @@ def calibrate_study(
     check_calibration(request)
     formats = request.formats or formats_of_target(spec, request.target)
     asked = SearchRequest(
-        formats=formats, target=request.target, granularity=request.granularity, storage=request.storage, device=request.device,
+        formats=formats,
+        target=request.target,
+        granularity=request.granularity,
+        storage=request.storage,
+        device=request.device,
         cache_folder=request.cache_folder,
-    )  # fmt: skip
+    )
     with Store.open(request.storage or default_storage(spec)) as store:
         prepared = prepare(spec, asked, say=say)
         evaluator, candidates = prepared.evaluator, prepared.candidates
-        how: dict[str, Any] = {"estimator": request.estimator, "states": request.states, "prompts": request.prompts}
+        how: dict[str, Any] = {
+            "estimator": request.estimator,
+            "states": request.states,
+            "prompts": request.prompts,
+        }
         try:
-            cost = calibration_cost(evaluator, candidates, store, calls_a_run=calls_a_run(prepared.table), **how)
+            cost = calibration_cost(
+                evaluator, candidates, store, calls_a_run=calls_a_run(prepared.table), **how
+            )
             started(cost)
             errors = calibrate(evaluator, candidates, store, progress=progress, **how)
         finally:
@@ -113,7 +151,9 @@ def check_calibration(request: CalibrationRequest) -> None:
 
 
 def formats_of_target(spec: StudySpec, target: str | None) -> tuple[FormatName, ...]:
-    """Every quantized format that the target (None: the study's) has a price for, in the order of `FormatName`."""
+    """Every quantized format that the target (None: the study's) has a price for, in the order of
+    `FormatName`.
+    """
     latency, found = latency_model(spec, target), []
     for name in QUANTIZED_FORMATS:
         try:
@@ -125,6 +165,8 @@ def formats_of_target(spec: StudySpec, target: str | None) -> tuple[FormatName, 
 
 
 def calls_a_run(table: ShapeTable) -> int:
-    """Denoiser calls of one pipeline run: the number of calls that most Linears of a denoiser have, over all denoisers."""
+    """Denoiser calls of one pipeline run: the number of calls that most Linears of a denoiser have,
+    over all denoisers.
+    """
     calls = by_component({linear.fqn: linear.calls for linear in table.linears}, table.components)
     return sum(Counter(own.values()).most_common(1)[0][0] for own in calls.values() if own)

@@ -1,10 +1,13 @@
-"""What do a model's skip-lists take on the GPU of this machine? Measured shape by shape, or whole runs end to end.
+"""What do a model's skip-lists take on the GPU of this machine?
+
+Measured shape by shape, or whole runs end to end.
 
     prices = price(spec, request, latency=table_pricer(spec, device="cuda"))                # every shape measured once, kept, reused
     runs = measure_runs(spec, prices, device="cuda", target="h100", weights="random", compile_mode="reduce-overhead")
 
-With pretrained weights a run is the whole pipeline call. With random weights (full size, no download) it is all denoiser calls of the run, with random
-inputs of the shapes that the real pipeline gives. Which of the two it was stands in `covers` and in every output.
+With pretrained weights a run is the whole pipeline call. With random weights (full size, no
+download) it is all denoiser calls of the run, with random inputs of the shapes that the real
+pipeline gives. Which of the two it was stands in `covers` and in every output.
 """
 
 import dataclasses
@@ -41,29 +44,41 @@ Progress = Callable[[int, int, str], None]
 
 
 def target_at_hand(device: str, asked: str | None) -> str:
-    """The name of the GPU that is measured: found by its own name, or `asked` where that is a description of an unknown one.
+    """The name of the GPU that is measured: found by its own name, or `asked` where that is a
+    description of an unknown one.
 
     Raises:
-        UserError: `asked` names another GPU than this one, or this one is unknown and nothing was asked.
+        UserError: `asked` names another GPU than this one, or this one is unknown and nothing was
+            asked.
     """
     name = describe_environment(device)["device"]
     found = find_device(name)
     if asked is None or (found is not None and asked.strip().lower() == found.name):
         if found is None:
-            raise UserError(f"{name} is no device that the package knows; name a device TOML that describes it (--target ./my-gpu.toml)")
+            raise UserError(
+                f"{name} is no device that the package knows; name a device TOML that describes it"
+                " (--target ./my-gpu.toml)"
+            )
         return found.name
     if found is not None and not asked.endswith(".toml"):
         raise UserError(
-            f"--target is {asked!r}, and --measure measures the {name} of this machine; allowed is {found.name}: leave --target out, or --measure"
+            f"--target is {asked!r}, and --measure measures the {name} of this machine; allowed is"
+            f" {found.name}: leave --target out, or --measure"
         )
     return asked
 
 
 def table_pricer(
-    spec: StudySpec, *, device: str, times_path: Path | None = None, repetitions: int = 10, progress: Progress = lambda _done, _total, _key: None,
+    spec: StudySpec,
+    *,
+    device: str,
+    times_path: Path | None = None,
+    repetitions: int = 10,
+    progress: Progress = lambda _done, _total, _key: None,
     keep: Callable[[ShapeTimes], None] = lambda _times: None,
-) -> MakeLatency:  # fmt: skip
-    """For `pricing.price`: measures every shape of the table, and the denoiser's attention, and prices by them.
+) -> MakeLatency:
+    """For `pricing.price`: measures every shape of the table, and the denoiser's attention, and
+    prices by them.
 
     Args:
         spec: the study; its denoisers' attention is measured.
@@ -74,11 +89,18 @@ def table_pricer(
         keep: is given all rows, failed ones too.
     """
 
-    def make(_run: ShapeRun, table: ShapeTable, formats: tuple[FormatName, ...], predicted: LatencyModel) -> LatencyModel:
+    def make(
+        _run: ShapeRun, table: ShapeTable, formats: tuple[FormatName, ...], predicted: LatencyModel
+    ) -> LatencyModel:
         times = measure_shapes(
-            shapes_of(table, formats), attention=attentions_of(table, components=spec.model.denoisers), device=device,
-            compile_mode=predicted.compile_mode, cache=SharedShapeTimes(times_path or default_shape_times_path()), repetitions=repetitions, progress=progress,
-        )  # fmt: skip
+            shapes_of(table, formats),
+            attention=attentions_of(table, components=spec.model.denoisers),
+            device=device,
+            compile_mode=predicted.compile_mode,
+            cache=SharedShapeTimes(times_path or default_shape_times_path()),
+            repetitions=repetitions,
+            progress=progress,
+        )
         keep(times)
         return TableLatency(times, target=predicted.target, rest=predicted)
 
@@ -87,7 +109,9 @@ def table_pricer(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRun:
-    """One skip-list, measured end to end: a timing for each distinct denoiser call, or one for the whole pipeline call."""
+    """One skip-list, measured end to end: a timing for each distinct denoiser call, or one for the
+    whole pipeline call.
+    """
 
     name: str
     formats: Mapping[str, FormatName]
@@ -118,34 +142,65 @@ class MeasuredRuns:
     environment: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object of the second list (or of bf16 alone) with `source` "measured"; a Linear has no time of its own here. All runs with
-        raw repetitions stand under "runs"."""
+        """The `latency --json` object of the second list (or of bf16 alone) with `source`
+        "measured"; a Linear has no time of its own here. All runs with raw repetitions stand
+        under "runs".
+        """
         bf16, main = self.runs[0], self.runs[min(1, len(self.runs) - 1)]
         return {
-            "target": self.target, "source": "measured", "batch_size": self.batch_size, "compile_mode": self.compile_mode, "bf16_s": bf16.seconds,
-            "quantized_s": main.seconds, "speedup": bf16.seconds / main.seconds,
+            "target": self.target,
+            "source": "measured",
+            "batch_size": self.batch_size,
+            "compile_mode": self.compile_mode,
+            "bf16_s": bf16.seconds,
+            "quantized_s": main.seconds,
+            "speedup": bf16.seconds / main.seconds,
             "linears": [
-                {"fqn": x.fqn, "m": x.m, "k": x.k, "n": x.n, "calls": x.calls, "format": main.formats.get(x.fqn, FormatName.BF16).value}
+                {
+                    "fqn": x.fqn,
+                    "m": x.m,
+                    "k": x.k,
+                    "n": x.n,
+                    "calls": x.calls,
+                    "format": main.formats.get(x.fqn, FormatName.BF16).value,
+                }
                 for x in self.table.linears
             ],
-            "weights": self.weights, "covers": self.covers, "environment": dict(self.environment),
+            "weights": self.weights,
+            "covers": self.covers,
+            "environment": dict(self.environment),
             "runs": [
-                {"name": run.name, "seconds": run.seconds, "speedup": bf16.seconds / run.seconds, "peak_bytes": run.peak_bytes}
+                {
+                    "name": run.name,
+                    "seconds": run.seconds,
+                    "speedup": bf16.seconds / run.seconds,
+                    "peak_bytes": run.peak_bytes,
+                }
                 | {"timings": [timing.to_json() for timing in run.timings]}
                 for run in self.runs
             ],
-        }  # fmt: skip
+        }
 
 
 def measure_runs(
-    spec: StudySpec, prices: Prices, *, device: str, target: str, weights: WeightsChoice, compile_mode: CompileMode, options: RunOptions | None = None,
-    recompile_limit: int | None = None, repetitions: int = 5, say: Callable[[str], None] = lambda _text: None,
-) -> MeasuredRuns:  # fmt: skip
+    spec: StudySpec,
+    prices: Prices,
+    *,
+    device: str,
+    target: str,
+    weights: WeightsChoice,
+    compile_mode: CompileMode,
+    options: RunOptions | None = None,
+    recompile_limit: int | None = None,
+    repetitions: int = 5,
+    say: Callable[[str], None] = lambda _text: None,
+) -> MeasuredRuns:
     """Measure bf16 and every list of `prices` end to end.
 
     Args:
         spec: the study.
-        prices: what `price` gave: the lists, and the run without weights that has the denoiser's calls.
+        prices: what `price` gave: the lists, and the run without weights that has the denoiser's
+            calls.
         device, target: see `check_gpu` and `target_at_hand`.
         weights: "pretrained" times the whole pipeline call, "random" the denoiser's calls.
         compile_mode, recompile_limit: see `end_to_end`.
@@ -154,22 +209,28 @@ def measure_runs(
         say: is told each list as it begins.
 
     Raises:
-        UserError: more format patterns than torch's recompile limit, or a model that stands for a larger one.
+        UserError: more format patterns than torch's recompile limit, or a model that stands for a
+            larger one.
         FormatError: the device lacks a format.
         MeasurementError: a run failed; out of memory is said so.
     """
     if spec.pricing.stands_for > 1 and weights == "random":
         raise UserError(
-            f"{spec.name} stands for a larger model, which cannot be built; measure it with --weights pretrained, or shape by shape"
+            f"{spec.name} stands for a larger model, which cannot be built; measure it with"
+            " --weights pretrained, or shape by shape"
         )
     spec = with_options(spec, options) if options is not None else spec
-    lists: dict[str, dict[str, FormatName]] = {"none": {}} | {row.name: dict(row.formats) for row in (prices.main, *prices.compared)}
+    lists: dict[str, dict[str, FormatName]] = {"none": {}} | {
+        row.name: dict(row.formats) for row in (prices.main, *prices.compared)
+    }
     measure = _random_runs if weights == "random" else _pipeline_runs
     runs = []
     for name, formats in lists.items():
         say(f"measuring {name}")
         quantized = {fqn: kind for fqn, kind in formats.items() if kind is not FormatName.BF16}
-        timings = measure(spec, prices.run, quantized, device, compile_mode, recompile_limit, repetitions)
+        timings = measure(
+            spec, prices.run, quantized, device, compile_mode, recompile_limit, repetitions
+        )
         runs.append(MeasuredRun(name=name, formats=quantized, timings=timings))
         free_memory(torch.device(device))
     calls = sum(call.calls for call in prices.run.calls)
@@ -179,27 +240,52 @@ def measure_runs(
         else f"{calls} denoiser calls with random weights and inputs; nothing else of the pipeline"
     )
     return MeasuredRuns(
-        target=target, batch_size=prices.run.table.batch_size, compile_mode=compile_mode, weights=weights, covers=covers, table=prices.run.table,
-        runs=tuple(runs), environment=describe_environment(device),
-    )  # fmt: skip
+        target=target,
+        batch_size=prices.run.table.batch_size,
+        compile_mode=compile_mode,
+        weights=weights,
+        covers=covers,
+        table=prices.run.table,
+        runs=tuple(runs),
+        environment=describe_environment(device),
+    )
 
 
 def _random_runs(
-    spec: StudySpec, run: ShapeRun, formats: Mapping[str, FormatName], device: str, compile_mode: CompileMode, limit: int | None, repetitions: int
-) -> tuple[RunTiming, ...]:  # fmt: skip
+    spec: StudySpec,
+    run: ShapeRun,
+    formats: Mapping[str, FormatName],
+    device: str,
+    compile_mode: CompileMode,
+    limit: int | None,
+    repetitions: int,
+) -> tuple[RunTiming, ...]:
     """Several denoisers are built and measured one after another."""
     timings: list[RunTiming] = []
-    for name, own in zip(spec.model.denoisers, by_component(formats, run.table.components).values(), strict=True):
+    for name, own in zip(
+        spec.model.denoisers, by_component(formats, run.table.components).values(), strict=True
+    ):
         timings += measure_calls(
-            partial(random_component, spec, component=name, device=device), [call for call in run.calls if call.component == name], formats=own,
-            compile_mode=compile_mode, device=device, repetitions=repetitions, recompile_limit=limit,
-        )  # fmt: skip
+            partial(random_component, spec, component=name, device=device),
+            [call for call in run.calls if call.component == name],
+            formats=own,
+            compile_mode=compile_mode,
+            device=device,
+            repetitions=repetitions,
+            recompile_limit=limit,
+        )
     return tuple(timings)
 
 
 def _pipeline_runs(
-    spec: StudySpec, _run: ShapeRun, formats: Mapping[str, FormatName], device: str, compile_mode: CompileMode, limit: int | None, repetitions: int
-) -> tuple[RunTiming, ...]:  # fmt: skip
+    spec: StudySpec,
+    _run: ShapeRun,
+    formats: Mapping[str, FormatName],
+    device: str,
+    compile_mode: CompileMode,
+    limit: int | None,
+    repetitions: int,
+) -> tuple[RunTiming, ...]:
     loaded = load_pipeline(spec, device=device, resident=True)
     size = spec.pricing.batch_size
     prompts = [spec.prompts.search[i % len(spec.prompts.search)] for i in range(size)]

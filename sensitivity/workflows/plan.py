@@ -1,13 +1,19 @@
-"""What will a search take? `plan_search`: memory, seconds and disk, before anything is loaded, drawn or written.
+"""What will a search take?
+
+`plan_search`: memory, seconds and disk, before anything is loaded, drawn or written.
 
     plan = plan_search(resolve_spec("flux1-dev"), SearchRequest(budget=50, device="cuda"))
     plan.sizes.peak.nbytes, plan.trial_s, plan.total_s, plan.disk_bytes
 
-Memory comes from `sizing`. Seconds of bf16 come, in this order, from calls of the denoiser with random weights, timed here (on the CPU, up to `TIMED_BYTES` of weights;
-what else runs is put at the same FLOP/s); from the price model, where it knows this GPU; or from FLOPs and the rate of a plain GEMM that is timed here, which is a guess.
-What quantized trials take longer than bf16 is `EMULATED`. `source` says which it was. Each number is an estimate of its own, and none is a promise.
+Memory comes from `sizing`. Seconds of bf16 come, in this order, from calls of the denoiser with
+random weights, timed here (on the CPU, up to `TIMED_BYTES` of weights; what else runs is put at the
+same FLOP/s); from the price model, where it knows this GPU; or from FLOPs and the rate of a plain
+GEMM that is timed here, which is a guess. What quantized trials take longer than bf16 is
+`EMULATED`. `source` says which it was. Each number is an estimate of its own, and none is a
+promise.
 
-What it leaves out: reading weights, compiling, LPIPS (milliseconds a picture), and what a finished search already knows.
+What it leaves out: reading weights, compiling, LPIPS (milliseconds a picture), and what a finished
+search already knows.
 """
 
 import math
@@ -35,7 +41,9 @@ from sensitivity.workflows.sizing import SizeEstimate, drawn_together, estimate_
 TIMED_BYTES = 2_000_000_000
 CALLS = 3
 EMULATED = {FormatName.FP8: 1.0, FormatName.MXFP8: 1.24, FormatName.NVFP4: 1.58}
-"""Seconds of a Linear in an emulated format over bf16: on an H100, compiled, M = 4608, K = 3072, N = 12288 (0.50 ms in bf16, 0.62, 0.79). FP8 is native there."""
+"""Seconds of a Linear in an emulated format over bf16: on an H100, compiled, M = 4608, K = 3072, N
+= 12288 (0.50 ms in bf16, 0.62, 0.79). FP8 is native there.
+"""
 EMULATED_ON_CPU = 1.8 / 1.34
 """The same of a whole trial of tiny-flux with everything in NVFP4, on two cores."""
 GEMM = {"cpu": 1024, "cuda": 8192}
@@ -83,10 +91,19 @@ class SearchPlan:
     def to_json(self) -> dict[str, Any]:
         """As `search --dry-run --json` writes it."""
         return {
-            "model": self.model, "memory": self.sizes.to_json(), "pictures_a_trial": self.pictures, "held_out_pictures": self.held_out, "picture_s": self.picture_s,
-            "trial_s": self.trial_s, "steps_s": self.steps_s, "total_s": self.total_s, "source": self.source, "references_bytes": self.references_bytes,
-            "database_bytes": self.database_bytes, "disk_bytes": self.disk_bytes,
-        }  # fmt: skip
+            "model": self.model,
+            "memory": self.sizes.to_json(),
+            "pictures_a_trial": self.pictures,
+            "held_out_pictures": self.held_out,
+            "picture_s": self.picture_s,
+            "trial_s": self.trial_s,
+            "steps_s": self.steps_s,
+            "total_s": self.total_s,
+            "source": self.source,
+            "references_bytes": self.references_bytes,
+            "database_bytes": self.database_bytes,
+            "disk_bytes": self.disk_bytes,
+        }
 
 
 def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
@@ -106,7 +123,13 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
     search, held_out = len(spec.prompts.search), len(spec.prompts.held_out)
     one_by_one = search if batch > 1 else 0
     calibration = (
-        DEFAULT_PROMPTS * (1 + DEFAULT_STATES * (FORWARD_BACKWARD_RECOMPUTE + len(request.formats)) / _calls_a_run(run))
+        DEFAULT_PROMPTS
+        * (
+            1
+            + DEFAULT_STATES
+            * (FORWARD_BACKWARD_RECOMPUTE + len(request.formats))
+            / _calls_a_run(run)
+        )
         if request.calibrated
         else 0
     )
@@ -114,13 +137,23 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
         "bf16 references and noise floor": (search + one_by_one + held_out) * picture_s,
         "layer sensitivities": calibration * picture_s,
         f"{request.budget} trials": request.budget * search * picture_s * slower,
-        f"verification of up to {NEAR + ANSWERS} skip-lists": (NEAR + ANSWERS) * held_out * picture_s * slower,
+        f"verification of up to {NEAR + ANSWERS} skip-lists": (
+            (NEAR + ANSWERS) * held_out * picture_s * slower
+        ),
     }
     return SearchPlan(
-        model=spec.name, sizes=sizes, pictures=search, held_out=held_out, picture_s=picture_s, trial_s=search * picture_s * slower, steps_s=steps, source=source,
+        model=spec.name,
+        sizes=sizes,
+        pictures=search,
+        held_out=held_out,
+        picture_s=picture_s,
+        trial_s=search * picture_s * slower,
+        steps_s=steps,
+        source=source,
         references_bytes=(search + one_by_one + held_out) * _media_bytes(run),
-        database_bytes=DATABASE_BYTES + request.budget * (TRIAL_BYTES + LINEAR_BYTES * len(run.table.linears)),
-    )  # fmt: skip
+        database_bytes=DATABASE_BYTES
+        + request.budget * (TRIAL_BYTES + LINEAR_BYTES * len(run.table.linears)),
+    )
 
 
 def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float, str]:
@@ -132,19 +165,30 @@ def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float,
     on_cpu = torch.device(device).type == "cpu"
     if on_cpu and flops and sum(part.weight_bytes for part in denoisers) <= TIMED_BYTES:
         spent = _seconds_of_calls(spec, run, device)
-        return spent * total / flops, f"from {CALLS} denoiser calls with random weights, timed here; the rest at the same FLOP/s"
+        return (
+            spent * total / flops,
+            (
+                f"from {CALLS} denoiser calls with random weights, timed here; the rest at the same"
+                " FLOP/s"
+            ),
+        )
     known = None if on_cpu else find_device(describe_environment(device)["device"])
     if known is not None:
         model = PredictedLatency(known, compile_mode="default")
         return model.estimate(run.table, {}).bf16_s, f"predicted for {known.name}, compiled"
     rate = _gemm_flops_per_s(device)
-    return total / rate, f"a guess: FLOPs at the {rate / 1e12:.2g} TFLOP/s of a bf16 GEMM that was timed here"
+    return (
+        total / rate,
+        f"a guess: FLOPs at the {rate / 1e12:.2g} TFLOP/s of a bf16 GEMM that was timed here",
+    )
 
 
 @torch.no_grad()
 def _seconds_of_calls(spec: StudySpec, run: ShapeRun, device: str) -> float:
     """Seconds of all denoiser calls of a run: the quickest of `CALLS` of each distinct one."""
-    modules = {name: random_component(spec, component=name, device=device) for name in spec.model.denoisers}
+    modules = {
+        name: random_component(spec, component=name, device=device) for name in spec.model.denoisers
+    }
 
     def once(name: str, args: Any, kwargs: Any) -> float:
         begun = time.perf_counter()
@@ -152,7 +196,11 @@ def _seconds_of_calls(spec: StudySpec, run: ShapeRun, device: str) -> float:
         return time.perf_counter() - begun
 
     return sum(
-        min(once(call.component, *materialize((call.args, call.kwargs), torch.device(device))) for _ in range(CALLS)) * call.calls
+        min(
+            once(call.component, *materialize((call.args, call.kwargs), torch.device(device)))
+            for _ in range(CALLS)
+        )
+        * call.calls
         for call in run.calls
     )
 
@@ -177,7 +225,12 @@ def _gemm_flops_per_s(device: str) -> float:
 
 
 def _flops(part: ComponentCounts) -> int:
-    return part.linear_flops + part.conv_flops + part.matmul_flops + sum(shape.flops for shape in part.attention)
+    return (
+        part.linear_flops
+        + part.conv_flops
+        + part.matmul_flops
+        + sum(shape.flops for shape in part.attention)
+    )
 
 
 def _calls_a_run(run: ShapeRun) -> int:

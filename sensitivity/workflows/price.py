@@ -1,11 +1,14 @@
-"""What does a skip file or a recipe cost on a GPU? Shapes of a run without weights, scaled to what the model stands for, priced by a latency model.
+"""What does a skip file or a recipe cost on a GPU?
+
+Shapes of a run without weights, scaled to what the model stands for, priced by a latency model.
 
     prices = price(resolve_spec("flux1-dev"), PriceRequest(target="b200", format=FormatName.NVFP4, skip=Path("skip.txt"), bf16_seconds=2.10))
     prices.main.estimate.speedup, prices.main.dead          # dead: patterns of the file that match nothing
     [row.name for row in prices.compared]                   # with `compare`: none, all, rule of thumb, and the files
     Pricer.of(spec, run_shapes(spec)).price("mine", formats)        # formats at hand, several on one run
 
-The model of latency is the predicted one unless `latency` is given a function that makes another from the table (measured ones: measuring.py).
+The model of latency is the predicted one unless `latency` is given a function that makes another
+from the table (measured ones: measuring.py).
 """
 
 import dataclasses
@@ -65,7 +68,9 @@ class Prices:
     run: ShapeRun
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object; "unmatched_patterns" and "refused" (FQNs) and "notice" where there are any, "compare" where it was asked for."""
+        """The `latency --json` object; "unmatched_patterns" and "refused" (FQNs) and "notice" where
+        there are any, "compare" where it was asked for.
+        """
         data = self.main.estimate.to_json()
         if self.main.dead:
             data["unmatched_patterns"] = list(self.main.dead)
@@ -86,19 +91,26 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     """Price a list, and those beside it.
 
     Raises:
-        PatternError: a skip file cannot be read or is malformed, or no pattern of `skip` matches a Linear.
+        PatternError: a skip file cannot be read or is malformed, or no pattern of `skip` matches a
+            Linear.
         RecipeMismatchError: the recipe is for other Linears.
-        UserError: unknown target, an option that the pipeline does not have, or an anchor of another run.
+        UserError: unknown target, an option that the pipeline does not have, or an anchor of
+            another run.
         FormatError: the target lacks the format.
     """
     spec = with_options(spec, request.options)
     predicted = latency_model(spec, request.target, compile_mode=request.compile_mode)
     skips = [("--skip", request.skip)] if request.skip is not None else []
-    files = {path: _read(flag, path) for flag, path in (*[("--compare", path) for path in request.compare], *skips)}
+    files = {
+        path: _read(flag, path)
+        for flag, path in (*[("--compare", path) for path in request.compare], *skips)
+    }
     chosen = load_recipe(request.recipe) if request.recipe is not None else None
     used = tuple(dict.fromkeys(chosen.layers.values())) if chosen is not None else (request.format,)
     for name in (*used, *([request.format] if request.compare else [])):
-        predicted.linear_us(m=128, k=128, n=128, format=name)  # a target without the format refuses before the model is built
+        predicted.linear_us(
+            m=128, k=128, n=128, format=name
+        )  # a target without the format refuses before the model is built
     run = run_shapes(spec)
     table = _scaled(spec, run)
     model = predicted if latency is None else latency(run, table, used, predicted)
@@ -113,7 +125,9 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
         return skipping(path.name if twins == 1 else str(path), files[path])
 
     if chosen is not None:
-        main = pricer.price(chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table))
+        main = pricer.price(
+            chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table)
+        )
         main = dataclasses.replace(main, notice=chosen.caveat)
     elif request.skip is not None:
         main = listed(request.skip)
@@ -125,26 +139,41 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     if request.compare:
         everything = _skipping(run.table, request.format, ())[0]
         by_hand = rule_of_thumb(table, spec)
-        thumb = {fqn: name if fqn in by_hand else FormatName.BF16 for fqn, name in everything.items()}
-        bounds = (pricer.price("none", {}), pricer.price("all", everything), pricer.price("rule of thumb", thumb))
+        thumb = {
+            fqn: name if fqn in by_hand else FormatName.BF16 for fqn, name in everything.items()
+        }
+        bounds = (
+            pricer.price("none", {}),
+            pricer.price("all", everything),
+            pricer.price("rule of thumb", thumb),
+        )
         asked = [main] if chosen is not None or request.skip is not None else []
-        compared = (*bounds, *asked, *(listed(path) for path in dict.fromkeys(request.compare) if path != request.skip))
+        compared = (
+            *bounds,
+            *asked,
+            *(listed(path) for path in dict.fromkeys(request.compare) if path != request.skip),
+        )
     return Prices(main=main, compared=compared, run=run)
 
 
 def _summary(row: PricedList) -> dict[str, Any]:
     estimate = row.estimate.to_json()
     keys = ("bf16_s", "quantized_s", "speedup", "speedup_interval90", "memory")
-    return {"name": row.name, "quantized_linears": row.quantized, "unmatched_patterns": list(row.dead)} | {
-        key: estimate[key] for key in keys if key in estimate
-    }
+    return {
+        "name": row.name,
+        "quantized_linears": row.quantized,
+        "unmatched_patterns": list(row.dead),
+    } | {key: estimate[key] for key in keys if key in estimate}
 
 
-def _recipe_formats(name: str, layers: Mapping[str, FormatName], spec: StudySpec, table: ShapeTable) -> dict[str, FormatName]:
+def _recipe_formats(
+    name: str, layers: Mapping[str, FormatName], spec: StudySpec, table: ShapeTable
+) -> dict[str, FormatName]:
     odd = sorted(set(layers) ^ set(_fqns(table)))
     if odd:
         raise RecipeMismatchError(
-            f"the recipe {name!r} and {spec.name} differ in {len(odd)} Linears, the first is {odd[0]}; pass the model that it is for"
+            f"the recipe {name!r} and {spec.name} differ in {len(odd)} Linears, the first is"
+            f" {odd[0]}; pass the model that it is for"
         )
     return dict(layers)
 
@@ -152,10 +181,16 @@ def _recipe_formats(name: str, layers: Mapping[str, FormatName], spec: StudySpec
 def _skipping(
     table: ShapeTable, fmt: FormatName, patterns: tuple[str, ...]
 ) -> tuple[dict[str, FormatName], tuple[str, ...], tuple[str, ...]]:
-    """Formats with the patterns' Linears, and those that the format refuses, in bf16; the patterns that match nothing; the refused that were not skipped."""
+    """Formats with the patterns' Linears, and those that the format refuses, in bf16; the patterns
+    that match nothing; the refused that were not skipped.
+    """
     fqns, refuses = _fqns(table), get_format(fmt).refusal
     matched, dead = expand(patterns, fqns, table.components)
-    refused = [x.fqn for x in table.linears if x.fqn not in matched and refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))]
+    refused = [
+        x.fqn
+        for x in table.linears
+        if x.fqn not in matched and refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))
+    ]
     bf16 = {*matched, *refused}
     return {fqn: FormatName.BF16 if fqn in bf16 else fmt for fqn in fqns}, dead, tuple(refused)
 
@@ -168,18 +203,23 @@ def _all_dead(path: Path, patterns: tuple[str, ...], table: ShapeTable) -> str:
     fqns = _fqns(table)
     closest = difflib.get_close_matches(patterns[0], fqns, n=1)
     return (
-        f"--skip {path}: none of its {len(patterns)} patterns matches a Linear of {table.model}, the first is {patterns[0]!r}; allowed are names of its "
-        f"Linears and globs on them, such as {(closest or fqns)[0]}: `sensitivity profile --json -` lists the names"
+        f"--skip {path}: none of its {len(patterns)} patterns matches a Linear of {table.model},"
+        f" the first is {patterns[0]!r}; allowed are names of its Linears and globs on them, such"
+        f" as {(closest or fqns)[0]}: `sensitivity profile --json -` lists the names"
     )
 
 
 def _read(flag: str, path: Path) -> tuple[str, ...]:
     try:
         return read_list(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # a ValueError is text that is no UTF-8, or a path that no file system takes
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a ValueError is text that is no UTF-8, or a path that no file system takes
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise PatternError(
-            f"{flag} {path} cannot be read ({reason}); allowed is a text file with one FQN or glob a line: name one"
+            f"{flag} {path} cannot be read ({reason}); allowed is a text file with one FQN or glob"
+            " a line: name one"
         ) from None
     except PatternError as error:
         raise PatternError(f"{flag} {path}: {error}") from None

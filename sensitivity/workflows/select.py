@@ -15,13 +15,19 @@ from sensitivity.workflows.requests import SearchRequest, SelectRequest
 
 
 def select_recipe(
-    spec: StudySpec, request: SelectRequest, *, say: Callable[[str], None] = lambda _text: None,
+    spec: StudySpec,
+    request: SelectRequest,
+    *,
+    say: Callable[[str], None] = lambda _text: None,
     verifying: Callable[[int, int], None] = lambda _done, _total: None,
-) -> SearchOutcome:  # fmt: skip
-    """Choose again from the trials of a study that is in the database. No trial is proposed or drawn; held-out scores that are missing are, where `verify` says so.
+) -> SearchOutcome:
+    """Choose again from the trials of a study that is in the database.
+
+    No trial is proposed or drawn; held-out scores that are missing are, where `verify` says so.
 
     Raises:
-        StoreError: the database is not there, none or several of its studies are wanted, or the one was made under other conditions.
+        StoreError: the database is not there, none or several of its studies are wanted, or the one
+            was made under other conditions.
         ConstraintError: no skip-list keeps to the constraints; it carries the outcome.
     """
     check_constraints(request.constraints)
@@ -29,27 +35,46 @@ def select_recipe(
     path = request.storage or default_storage(spec)
     if not path.is_file():
         raise StoreError(
-            f"{path} is not there; allowed is the database of a search: run `sensitivity search --model {spec.name}`, or pass its --storage"
+            f"{path} is not there; allowed is the database of a search: run `sensitivity search"
+            f" --model {spec.name}`, or pass its --storage"
         )
     with Store.open(path) as store:
-        study = pick_study(list_studies(store, spec.name), request.wanted, model=spec.name, database=path)
-        settings = study.settings or assume_settings(request.wanted, target=spec.pricing.target, budget=study.finished)
+        study = pick_study(
+            list_studies(store, spec.name), request.wanted, model=spec.name, database=path
+        )
+        settings = study.settings or assume_settings(
+            request.wanted, target=spec.pricing.target, budget=study.finished
+        )
         as_searched = SearchRequest(
-            formats=settings.formats, target=settings.target, granularity=settings.granularity, device=request.device, cache_folder=request.cache_folder,
+            formats=settings.formats,
+            target=settings.target,
+            granularity=settings.granularity,
+            device=request.device,
+            cache_folder=request.cache_folder,
             compiled=request.compiled,
-        )  # fmt: skip
+        )
         prepared = prepare(spec, as_searched, say=say)
         evaluator, candidates = prepared.evaluator, prepared.candidates
         try:
             if study_name(evaluator, candidates, settings) != study.name:
                 raise StoreError(
-                    f"the study {study.name} was made with another model, prompts, prices, package versions or thread count than there are here; "
-                    "allowed is the same: choose where it was made, or search again"
+                    f"the study {study.name} was made with another model, prompts, prices, package"
+                    " versions or thread count than there are here; allowed is the same: choose"
+                    " where it was made, or search again"
                 )
             result = read_search(store, study.name, candidates)
             early = f", {len(result.stopped)} more stopped early" if result.stopped else ""
-            say(f"choosing among the {len(result.trials)} trials of study {study.name} ({settings.budget} were asked for{early})")
-            scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates, draw=request.verify, progress=verifying)
+            say(
+                f"choosing among the {len(result.trials)} trials of study {study.name}"
+                f" ({settings.budget} were asked for{early})"
+            )
+            scores = HeldOutScores(
+                evaluator=evaluator,
+                store=store,
+                candidates=candidates,
+                draw=request.verify,
+                progress=verifying,
+            )
             return _conclude(prepared, settings, request.constraints, result, scores, say)
         finally:
             evaluator.close()

@@ -11,7 +11,8 @@ from sensitivity.workflows.find import _distance, _room, _shapes
 
 
 def verify_recipe(recipe: Recipe, spec: StudySpec, *, device: str) -> Score:
-    """Apply a recipe to the study's model by emulation and score it on the held-out prompts, drawn anew.
+    """Apply a recipe to the study's model by emulation and score it on the held-out prompts, drawn
+    anew.
 
     Raises:
         RecipeMismatchError: the recipe is for another component or other Linears.

@@ -1,4 +1,6 @@
-"""`sensitivity audit` at the command line: exit codes for CI, JSON that is nothing but JSON, lists from everywhere, models that nobody has seen."""
+"""`sensitivity audit` at the command line: exit codes for CI, JSON that is nothing but JSON, lists
+from everywhere, models that nobody has seen.
+"""
 
 import io
 import json
@@ -37,7 +39,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_a_right_list_exits_with_0(run: Run) -> None:
-    """No finding is more than a note, whatever --fail-on; the form is guessed and said; every number says that it is predicted, and for what."""
+    """No finding is more than a note, whatever --fail-on; the form is guessed and said; every
+    number says that it is predicted, and for what.
+    """
     Path("right.txt").write_text(RIGHT)
     code, out, _ = run(*AUDIT, "right.txt", "--fail-on", "warning")
     assert code == 0
@@ -57,10 +61,17 @@ def test_the_report_fits_100_columns(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("text", "fail_on", "code"),
-    [("zzz", "error", 1), ("zzz", "never", 0), ("single_transformer_blocks.1.attn.to_q", "error", 0), ("single_transformer_blocks.1.attn.to_q", "warning", 1)],
-)  # fmt: skip
+    [
+        ("zzz", "error", 1),
+        ("zzz", "never", 0),
+        ("single_transformer_blocks.1.attn.to_q", "error", 0),
+        ("single_transformer_blocks.1.attn.to_q", "warning", 1),
+    ],
+)
 def test_exit_codes_are_for_ci(run: Run, text: str, fail_on: str, code: int) -> None:
-    """A dead entry is an error, torn q, k and v a warning; --fail-on says what counts, and the last line says why."""
+    """A dead entry is an error, torn q, k and v a warning; --fail-on says what counts, and the last
+    line says why.
+    """
     Path("list.txt").write_text(RIGHT + text)
     found, out, _ = run(*AUDIT, "list.txt", "--as", "glob", "--fail-on", fail_on)
     assert found == code
@@ -68,21 +79,41 @@ def test_exit_codes_are_for_ci(run: Run, text: str, fail_on: str, code: int) -> 
 
 
 def test_json_on_stdout_is_nothing_else(run: Run) -> None:
-    """With --json - the report goes to stderr, also where the exit code is 1; a list may come from standard input."""
+    """With --json - the report goes to stderr, also where the exit code is 1; a list may come from
+    standard input.
+    """
     code, out, err = run(*AUDIT, "-", "--as", "substring", "--json", "-", stdin=b"zzz\nembed\n")
     data = json.loads(out)
-    assert (code, data["list"], data["form"], data["entries"], data["errors"]) == (1, "standard input", "substring", 2, 1)
+    assert (code, data["list"], data["form"], data["entries"], data["errors"]) == (
+        1,
+        "standard input",
+        "substring",
+        2,
+        1,
+    )
     assert [f["kind"] for f in data["findings"]][:1] == ["dead-entry"]
     assert "line 1: zzz" in err
 
 
 def test_a_function_leaves_stdout_and_the_exit_code_alone(run: Run) -> None:
-    """What it prints goes to stderr, also while its module is imported; one that ends the program is a mistake like any other."""
+    """What it prints goes to stderr, also while its module is imported; one that ends the program
+    is a mistake like any other.
+    """
     Path("mine.py").write_text(
-        "import sys\nprint('noise')\ndef keep(module, fqn):\n    print('more')\n    return hasattr(module, 'in_features')\n"
-        "def leave(module, fqn):\n    sys.exit(3)\n"
+        "import sys\nprint('noise')\ndef keep(module, fqn):\n    print('more')\n    return"
+        " hasattr(module, 'in_features')\ndef leave(module, fqn):\n    sys.exit(3)\n"
     )
-    code, out, err = run(*AUDIT, "mine.py:keep", "--as", "filter-fn", "--allow-code", "--json", "-", "--fail-on", "never")
+    code, out, err = run(
+        *AUDIT,
+        "mine.py:keep",
+        "--as",
+        "filter-fn",
+        "--allow-code",
+        "--json",
+        "-",
+        "--fail-on",
+        "never",
+    )
     assert (code, json.loads(out)["quantized"]) == (0, 88)
     assert "noise" in err
     assert "more" in err
@@ -102,13 +133,17 @@ def test_the_report_is_readable_at_80_columns(run: Run, monkeypatch: pytest.Monk
 
 
 def test_a_list_is_fixed_both_ways(run: Run) -> None:
-    """As globs and as an unverified recipe the fixed list passes with --fail-on warning, and both say the same."""
+    """As globs and as an unverified recipe the fixed list passes with --fail-on warning, and both
+    say the same.
+    """
     Path("list.txt").write_text("zzz\ntransformer_blocks.0\nsingle_transformer_blocks.1.attn.to_q")
     assert run(*AUDIT, "list.txt", "--as", "substring", "--fix", "fixed.txt")[0] == 1
     assert run(*AUDIT, "list.txt", "--as", "substring", "--fix", "fixed.json")[0] == 1
     skipped = []
     for path in ("fixed.txt", "fixed.json"):
-        code, out, _ = run(*AUDIT, path, "--fail-on", "warning", "--json", "-", "--recipe", "fixed.json")
+        code, out, _ = run(
+            *AUDIT, path, "--fail-on", "warning", "--json", "-", "--recipe", "fixed.json"
+        )
         assert code == 0
         assert "list-fixed" in [row["name"] for row in json.loads(out)["latency"]]
         skipped.append(json.loads(out)["fixed"]["skip"])
@@ -117,21 +152,38 @@ def test_a_list_is_fixed_both_ways(run: Run) -> None:
 
 
 def test_a_model_that_nobody_has_seen(run: Run, tmp_path: Path) -> None:
-    """A folder of config files that has no study is audited in any consumer's form, at the settings of the command."""
+    """A folder of config files that has no study is audited in any consumer's form, at the settings
+    of the command.
+    """
     (tmp_path / "toy").mkdir()
     save_toy("flux", tmp_path / "toy")
     Path("list.json").write_text(json.dumps(["proj_out", "x_embedder"]))
     options = ("--height", 64, "--width", 64, "--steps", 1, "--format", "mxfp8", "--batch-size", 2)
-    code, out, _ = run("audit", "--model", tmp_path / "toy", "list.json", "--as", "dotted-substring", "--json", "-", *options)
+    code, out, _ = run(
+        "audit",
+        "--model",
+        tmp_path / "toy",
+        "list.json",
+        "--as",
+        "dotted-substring",
+        "--json",
+        "-",
+        *options,
+    )
     data = json.loads(out)
     assert code == 0
     assert (data["format"], data["batch_size"], data["settings"]["height"]) == ("mxfp8", 2, 64)
     over = next(f for f in data["findings"] if f["kind"] == "over-matching")
-    assert sorted(over["fqns"]) == ["single_transformer_blocks.0.proj_out", "single_transformer_blocks.1.proj_out"]
+    assert sorted(over["fqns"]) == [
+        "single_transformer_blocks.0.proj_out",
+        "single_transformer_blocks.1.proj_out",
+    ]
 
 
 def test_a_fixed_list_of_a_model_that_gains_nothing_passes(run: Run, tmp_path: Path) -> None:
-    """Every Linear of a toy is slower quantized: the fixed list quantizes none, and that is no fault of it."""
+    """Every Linear of a toy is slower quantized: the fixed list quantizes none, and that is no
+    fault of it.
+    """
     (tmp_path / "toy").mkdir()
     save_toy("pixart", tmp_path / "toy")
     Path("list.txt").write_text("zzz")
@@ -147,16 +199,34 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "a function as a file": (["mine:keep"], ["--as filter-fn --allow-code"]),
     "code that is not allowed": (["mine:keep", "--as", "filter-fn"], ["--allow-code"]),
     "code where none is": (["list.txt", "--allow-code"], ["leave it out"]),
-    "unknown form": (["list.txt", "--as", "globs"], ["found the form 'globs'", "did you mean 'glob'"]),
+    "unknown form": (
+        ["list.txt", "--as", "globs"],
+        ["found the form 'globs'", "did you mean 'glob'"],
+    ),
     "another form": (["regex.txt", "--as", "glob"], ["regex.txt: line 1", "--as regex"]),
-    "two formats": (["list.txt", "--format", "mxfp8", "--format", "nvfp4"], ["--format is given 2 times"]),
+    "two formats": (
+        ["list.txt", "--format", "mxfp8", "--format", "nvfp4"],
+        ["--format is given 2 times"],
+    ),
     "format that the target lacks": (["list.txt", "--target", "h100"], ["h100 has no nvfp4"]),
     "unknown target": (["list.txt", "--target", "b2000"], ["b200"]),
-    "unknown severity": (["list.txt", "--fail-on", "note"], ["--fail-on is 'note'", "error, warning, never"]),
+    "unknown severity": (
+        ["list.txt", "--fail-on", "note"],
+        ["--fail-on is 'note'", "error, warning, never"],
+    ),
     "width below nothing": (["list.txt", "--min-width", -1], ["--min-width is -1"]),
-    "one file for two results": (["list.txt", "--fix", "a.json", "--json", "a.json"], ["is the file of"]),
-    "fixed list over the list": (["list.txt", "--as", "substring", "--fix", "list.txt"], ["is the file of LIST"]),
-    "JSON over the recipe": (["list.txt", "--recipe", "r.json", "--json", "r.json"], ["is the file of --recipe"]),
+    "one file for two results": (
+        ["list.txt", "--fix", "a.json", "--json", "a.json"],
+        ["is the file of"],
+    ),
+    "fixed list over the list": (
+        ["list.txt", "--as", "substring", "--fix", "list.txt"],
+        ["is the file of LIST"],
+    ),
+    "JSON over the recipe": (
+        ["list.txt", "--recipe", "r.json", "--json", "r.json"],
+        ["is the file of --recipe"],
+    ),
     "fixed list into a folder": (["list.txt", "--fix", "."], ["is a folder"]),
     "a recipe that is none": (["list.txt", "--recipe", "list.txt"], ["list.txt"]),
     "an argument that the pipeline lacks": (["list.txt", "--frames", 5], ["num_frames"]),
@@ -165,7 +235,9 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
 
 @pytest.mark.parametrize("name", list(MISTAKES))
 def test_mistakes_exit_with_2(run: Run, name: str) -> None:
-    """A user's mistake: exit code 2, nothing on stdout, a message that says what was found and what is allowed."""
+    """A user's mistake: exit code 2, nothing on stdout, a message that says what was found and what
+    is allowed.
+    """
     Path("list.txt").write_text(RIGHT)
     Path("regex.txt").write_text("^proj_out$\n.*norm.*|x")
     arguments, words = MISTAKES[name]

@@ -1,4 +1,6 @@
-"""`sensitivity calibrate`: what it costs is said before, what is known costs nothing, and shares, tail and heatmap are what the errors say."""
+"""`sensitivity calibrate`: what it costs is said before, what is known costs nothing, and shares,
+tail and heatmap are what the errors say.
+"""
 
 import dataclasses
 import json
@@ -33,9 +35,18 @@ def group(name: str, *fqns: str, gain_s: float = 1e-3) -> Group:
 
 
 THREE_GROUPS = Candidates(
-    formats=(BF16, MXFP8, NVFP4), fixed={"blocks.10.up": "never called"}, refused={}, fqns=FQNS, rule_of_thumb=(0, 0, 0), bf16_s=1.0,
-    groups=(group("up[0-1]", "blocks.0.up", "blocks.1.up"), group("down[0-1]", "blocks.0.down", "blocks.1.down"), group("proj_out", "proj_out", gain_s=-1e-3)),
-)  # fmt: skip
+    formats=(BF16, MXFP8, NVFP4),
+    fixed={"blocks.10.up": "never called"},
+    refused={},
+    fqns=FQNS,
+    rule_of_thumb=(0, 0, 0),
+    bf16_s=1.0,
+    groups=(
+        group("up[0-1]", "blocks.0.up", "blocks.1.up"),
+        group("down[0-1]", "blocks.0.down", "blocks.1.down"),
+        group("proj_out", "proj_out", gain_s=-1e-3),
+    ),
+)
 ERRORS = {(0, 1): 0.1, (1, 1): 0.1, (2, 1): 0.2, (0, 2): 0.3, (1, 2): 0.1, (2, 2): 0.4}
 
 
@@ -48,8 +59,16 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def candidates_of(evaluator: Evaluator, granularity: Any, *formats: FormatName) -> Candidates:
     """Every other group of the tiny pipeline's double blocks and what is outside blocks."""
     table = stand_for(evaluator.profile(), ShapeScale(factor=16))
-    made = make_candidates(table, evaluator.spec, formats=formats, latency=PredictedLatency(get_device("b200")), granularity=granularity)
-    return dataclasses.replace(made, groups=tuple(g for g in made.groups if not g.name.startswith("single"))[::3])
+    made = make_candidates(
+        table,
+        evaluator.spec,
+        formats=formats,
+        latency=PredictedLatency(get_device("b200")),
+        granularity=granularity,
+    )
+    return dataclasses.replace(
+        made, groups=tuple(g for g in made.groups if not g.name.startswith("single"))[::3]
+    )
 
 
 def shown(renderable: object, *, width: int = 160) -> str:
@@ -59,11 +78,15 @@ def shown(renderable: object, *, width: int = 160) -> str:
 
 
 def test_the_cost_is_what_is_then_spent(evaluator: Evaluator, store: Store) -> None:
-    """Said before: the recording and one call a job and state, on three prompts, beside a trial's two calls on three; afterwards nothing is left."""
+    """Said before: the recording and one call a job and state, on three prompts, beside a trial's
+    two calls on three; afterwards nothing is left.
+    """
     candidates = candidates_of(evaluator, "group", NVFP4)
     jobs = len(candidates.groups)
     pictures: list[int] = []
-    embedder: Any = evaluator.switch.linears["x_embedder"]  # inside: a preview's remembered answers do not reach it
+    embedder: Any = evaluator.switch.linears[
+        "x_embedder"
+    ]  # inside: a preview's remembered answers do not reach it
     embedder.register_forward_pre_hook(lambda _m, args: pictures.append(len(args[0])))
     for estimator, calls in (("output", 2 + 2 * jobs), ("preview", 2 + 2 + 2 * jobs)):
         before = calibration_cost(evaluator, candidates, store, estimator=estimator)
@@ -77,24 +100,44 @@ def test_the_cost_is_what_is_then_spent(evaluator: Evaluator, store: Store) -> N
         after = calibration_cost(evaluator, candidates, store, estimator=estimator)
         assert (after.known, after.picture_calls, after.decodes) == (jobs, 0, 0)
         assert "costs nothing" in after.describe()
-    assert calibration_cost(evaluator, candidates, store, states=1, calls_a_run=4).trial_picture_calls == 12
+    assert (
+        calibration_cost(evaluator, candidates, store, states=1, calls_a_run=4).trial_picture_calls
+        == 12
+    )
 
 
-def test_one_pass_estimators_cost_a_few_calls_whatever_the_number_of_groups(evaluator: Evaluator, store: Store) -> None:
-    """local: recording, and (1 + formats) calls a state; gradient: three passes and the formats. Half the Linears cost as much."""
+def test_one_pass_estimators_cost_a_few_calls_whatever_the_number_of_groups(
+    evaluator: Evaluator, store: Store
+) -> None:
+    """local: recording, and (1 + formats) calls a state; gradient: three passes and the formats.
+
+    Half the Linears cost as much.
+    """
     two = candidates_of(evaluator, "layer", MXFP8, NVFP4)
     half = dataclasses.replace(two, groups=two.groups[: len(two.groups) // 2])
     for candidates in (two, half):
-        assert calibration_cost(evaluator, candidates, store, estimator="local").picture_calls == 3 * (2 + 2 * 3)
-        assert calibration_cost(evaluator, candidates, store, estimator="gradient").picture_calls == 3 * (2 + 2 * 5)
+        assert calibration_cost(
+            evaluator, candidates, store, estimator="local"
+        ).picture_calls == 3 * (2 + 2 * 3)
+        assert calibration_cost(
+            evaluator, candidates, store, estimator="gradient"
+        ).picture_calls == 3 * (2 + 2 * 5)
 
 
 @pytest.mark.parametrize("estimator", ["output", "local"])
-def test_a_linear_is_measured_once_for_both_granularities(evaluator: Evaluator, store: Store, estimator: str) -> None:
-    """What was measured by group is known by layer where it is one Linear; estimators of single Linears know all of it."""
-    by_group, by_layer = (candidates_of(evaluator, granularity, NVFP4) for granularity in ("group", "layer"))
+def test_a_linear_is_measured_once_for_both_granularities(
+    evaluator: Evaluator, store: Store, estimator: str
+) -> None:
+    """What was measured by group is known by layer where it is one Linear; estimators of single
+    Linears know all of it.
+    """
+    by_group, by_layer = (
+        candidates_of(evaluator, granularity, NVFP4) for granularity in ("group", "layer")
+    )
     fqns = {fqn for g in by_group.groups for fqn in g.fqns}
-    by_layer = dataclasses.replace(by_layer, groups=tuple(g for g in by_layer.groups if set(g.fqns) <= fqns))
+    by_layer = dataclasses.replace(
+        by_layer, groups=tuple(g for g in by_layer.groups if set(g.fqns) <= fqns)
+    )
     shared = {g.fqns for g in by_group.groups} & {g.fqns for g in by_layer.groups}
     assert any(len(names) == 1 for names in shared)
     first = calibrate(evaluator, by_group, store, estimator=estimator)
@@ -107,22 +150,32 @@ def test_a_linear_is_measured_once_for_both_granularities(evaluator: Evaluator, 
                 assert first[g, 1] == second[other, 1]
 
 
-def test_another_budget_target_or_format_beside_it_changes_no_key(evaluator: Evaluator, store: Store) -> None:
+def test_another_budget_target_or_format_beside_it_changes_no_key(
+    evaluator: Evaluator, store: Store
+) -> None:
     """A format that was measured among two is known alone, whatever the groups gain."""
     both = candidates_of(evaluator, "group", MXFP8, NVFP4)
     errors = calibrate(evaluator, both, store, estimator="local")
     alone = candidates_of(evaluator, "group", NVFP4)
-    dearer = dataclasses.replace(alone, groups=tuple(dataclasses.replace(g, gains_s=(0.0, 9.0)) for g in alone.groups))
+    dearer = dataclasses.replace(
+        alone, groups=tuple(dataclasses.replace(g, gains_s=(0.0, 9.0)) for g in alone.groups)
+    )
     assert calibration_cost(evaluator, dearer, store, estimator="local").picture_calls == 0
-    assert calibrate(evaluator, dearer, store, estimator="local") == {(g, 1): errors[g, 2] for g in range(len(both.groups))}
+    assert calibrate(evaluator, dearer, store, estimator="local") == {
+        (g, 1): errors[g, 2] for g in range(len(both.groups))
+    }
 
 
 def test_shares_are_squares_over_their_sum() -> None:
-    """Each format's shares add up to 1; a share is divided by the ms saved, and a group that is slower has none."""
+    """Each format's shares add up to 1; a share is divided by the ms saved, and a group that is
+    slower has none.
+    """
     rows = rank(THREE_GROUPS, ERRORS)
     assert [row.error for row in rows] == [0.4, 0.3, 0.2, 0.1, 0.1, 0.1]
     nvfp4 = {row.group: row for row in rows if row.format is NVFP4}
-    assert {name: row.share for name, row in nvfp4.items()} == pytest.approx({"proj_out": 16 / 26, "up[0-1]": 9 / 26, "down[0-1]": 1 / 26})
+    assert {name: row.share for name, row in nvfp4.items()} == pytest.approx(
+        {"proj_out": 16 / 26, "up[0-1]": 9 / 26, "down[0-1]": 1 / 26}
+    )
     assert sum(row.share for row in rows if row.format is MXFP8) == pytest.approx(1.0)
     assert nvfp4["up[0-1]"].share_per_ms == pytest.approx(9 / 26 / 2)
     assert nvfp4["proj_out"].share_per_ms is None
@@ -138,7 +191,9 @@ def test_the_long_tail_is_the_fewest_that_carry_a_share() -> None:
 
 
 def test_the_heatmap_says_its_numbers_without_colour() -> None:
-    """A role a line, a block a column in order of its number: percent of the largest, ** for it, a dot for bf16, blank for what is not there."""
+    """A role a line, a block a column in order of its number: percent of the largest, ** for it, a
+    dot for bf16, blank for what is not there.
+    """
     text = shown(heatmap(rank(THREE_GROUPS, ERRORS), FQNS, NVFP4, width=80))
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[0] == "error in nvfp4, percent of the largest (0.4, **); a dot stays bf16"
@@ -146,7 +201,14 @@ def test_the_heatmap_says_its_numbers_without_colour() -> None:
     assert lines[5] == "proj_out  **"
     narrow = shown(heatmap(rank(THREE_GROUPS, ERRORS), FQNS, NVFP4, width=16))
     words = [line.split() for line in narrow.splitlines()][1:7]
-    assert words == [["blocks", "0", "1"], ["up", "75", "75"], ["down", "25", "25"], ["blocks", "10"], ["up", "."], ["down"]]
+    assert words == [
+        ["blocks", "0", "1"],
+        ["up", "75", "75"],
+        ["down", "25", "25"],
+        ["blocks", "10"],
+        ["up", "."],
+        ["down"],
+    ]
 
 
 def test_the_table_shows_the_worst_and_says_how_many_follow() -> None:
@@ -171,12 +233,29 @@ def ran(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[in
 
 
 def test_the_command_measures_once(
-    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """stdout holds the JSON alone; stderr the cost before it starts, the table, the map and the tail; the second run costs nothing and gives the same."""
+    """stdout holds the JSON alone; stderr the cost before it starts, the table, the map and the
+    tail; the second run costs nothing and gives the same.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    command: list[object] = ["calibrate", "--model", tiny_study, "--format", "nvfp4", "--estimator", "local", "--rows", 3, "--json", "-"]
+    command: list[object] = [
+        "calibrate",
+        "--model",
+        tiny_study,
+        "--format",
+        "nvfp4",
+        "--estimator",
+        "local",
+        "--rows",
+        3,
+        "--json",
+        "-",
+    ]
     code, out, err = ran(command, capsys)
     assert code == 0, err
     first = json.loads(out)
@@ -199,7 +278,11 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
     """Stopped after three groups, a second calibration knows those three."""
     spec = load_spec(tiny_study)
     request = calibrating.CalibrationRequest(
-        formats=(NVFP4,), estimator="output", states=1, storage=tmp_path / "s.db", cache_folder=tmp_path / "cache"
+        formats=(NVFP4,),
+        estimator="output",
+        states=1,
+        storage=tmp_path / "s.db",
+        cache_folder=tmp_path / "cache",
     )
 
     def stop(done: int, _total: int) -> None:
@@ -227,7 +310,11 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
     ],
 )
 def test_mistakes_are_named_before_anything_is_loaded(
-    arguments: list[object], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[object],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Exit code 2, nothing on stdout, the value found and what is allowed on stderr."""
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,6 @@
-"""The command line as careless and hostile users meet it: exit codes, messages on the right stream, JSON that is nothing but JSON."""
+"""The command line as careless and hostile users meet it: exit codes, messages on the right stream,
+JSON that is nothing but JSON.
+"""
 
 import io
 import json
@@ -24,7 +26,18 @@ from sensitivity.search.store import Store
 
 from support.toy_pipelines import save_toy
 
-COMMANDS = ("models", "doctor", "profile", "latency", "calibrate", "search", "select", "export", "diff", "verify")
+COMMANDS = (
+    "models",
+    "doctor",
+    "profile",
+    "latency",
+    "calibrate",
+    "search",
+    "select",
+    "export",
+    "diff",
+    "verify",
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +72,24 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 @pytest.fixture(scope="module")
 def searched(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A search of three trials through the command line, with `--json -`: its streams, files and recipe."""
+    """A search of three trials through the command line, with `--json -`: its streams, files and
+    recipe.
+    """
     folder = tmp_path_factory.mktemp("cli")
     out, err = io.StringIO(), io.StringIO()
-    arguments = ["search", "--model", tiny_study, "--budget", 3, "--out", "r.json", "--storage", "s.db", "--json", "-"]
+    arguments = [
+        "search",
+        "--model",
+        tiny_study,
+        "--budget",
+        3,
+        "--out",
+        "r.json",
+        "--storage",
+        "s.db",
+        "--json",
+        "-",
+    ]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -74,7 +101,9 @@ def searched(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def wrong(ran: Ran, *words: str) -> None:
-    """The command ended as a user's mistake does: exit code 2, nothing on stdout, a message on stderr that has these words."""
+    """The command ended as a user's mistake does: exit code 2, nothing on stdout, a message on
+    stderr that has these words.
+    """
     assert ran.code == 2, ran
     assert ran.out == ""
     for word in words:
@@ -82,72 +111,245 @@ def wrong(ran: Ran, *words: str) -> None:
 
 
 MISTAKES: dict[str, tuple[list[object], list[str]]] = {
-    "model misspelt": (["profile", "--model", "tiny-fluks"], ["unknown model 'tiny-fluks'", "did you mean tiny-flux?"]),
-    "model far from all": (["profile", "--model", "zzz"], ["unknown model 'zzz'", "tiny-flux", "sensitivity models"]),
+    "model misspelt": (
+        ["profile", "--model", "tiny-fluks"],
+        ["unknown model 'tiny-fluks'", "did you mean tiny-flux?"],
+    ),
+    "model far from all": (
+        ["profile", "--model", "zzz"],
+        ["unknown model 'zzz'", "tiny-flux", "sensitivity models"],
+    ),
     "model empty": (["profile", "--model", ""], ["unknown model ''", "tiny-flux"]),
-    "folder without a pipeline": (["search", "--model", "."], ["model_index.json", "save_pretrained"]),
-    "study that is not there": (["search", "--model", "none.toml"], ["none.toml", "No such file", "sensitivity models"]),
-    "budget 0": (["search", "--model", "tiny-flux", "--budget", 0], ["--budget is 0", "1 or more", "50"]),
-    "budget negative": (["search", "--model", "tiny-flux", "--budget", -3], ["--budget is -3", "1 or more"]),
-    "budget no number": (["search", "--model", "tiny-flux", "--budget", "many"], ["--budget", "integer"]),
-    "format misspelt": (["search", "--model", "tiny-flux", "--format", "nvpf4"], ["'nvpf4' is unknown", "mxfp8, nvfp4, fp8", "did you mean nvfp4?"]),
-    "format bf16": (["search", "--model", "tiny-flux", "--format", "bf16"], ["'bf16' is what skipped Linears keep", "mxfp8, nvfp4, fp8"]),
-    "format in capitals": (["latency", "--model", "tiny-flux", "--format", "NVFP4"], ["'NVFP4' is unknown", "mxfp8, nvfp4, fp8"]),
-    "two formats of a skip-list": (["latency", "--model", "tiny-flux", "-f", "nvfp4", "-f", "mxfp8"], ["--format is given 2 times", "--recipe"]),
-    "skip and recipe": (["latency", "--model", "tiny-flux", "--skip", "a", "--recipe", "b"], ["--skip and --recipe", "one of them"]),
-    "skip that is not there": (["latency", "--model", "tiny-flux", "--skip", "none.txt"], ["--skip none.txt", "one FQN or glob a line"]),
-    "recipe that is not there": (["latency", "--model", "tiny-flux", "--recipe", "none.json"], ["none.json", "No such file"]),
+    "folder without a pipeline": (
+        ["search", "--model", "."],
+        ["model_index.json", "save_pretrained"],
+    ),
+    "study that is not there": (
+        ["search", "--model", "none.toml"],
+        ["none.toml", "No such file", "sensitivity models"],
+    ),
+    "budget 0": (
+        ["search", "--model", "tiny-flux", "--budget", 0],
+        ["--budget is 0", "1 or more", "50"],
+    ),
+    "budget negative": (
+        ["search", "--model", "tiny-flux", "--budget", -3],
+        ["--budget is -3", "1 or more"],
+    ),
+    "budget no number": (
+        ["search", "--model", "tiny-flux", "--budget", "many"],
+        ["--budget", "integer"],
+    ),
+    "format misspelt": (
+        ["search", "--model", "tiny-flux", "--format", "nvpf4"],
+        ["'nvpf4' is unknown", "mxfp8, nvfp4, fp8", "did you mean nvfp4?"],
+    ),
+    "format bf16": (
+        ["search", "--model", "tiny-flux", "--format", "bf16"],
+        ["'bf16' is what skipped Linears keep", "mxfp8, nvfp4, fp8"],
+    ),
+    "format in capitals": (
+        ["latency", "--model", "tiny-flux", "--format", "NVFP4"],
+        ["'NVFP4' is unknown", "mxfp8, nvfp4, fp8"],
+    ),
+    "two formats of a skip-list": (
+        ["latency", "--model", "tiny-flux", "-f", "nvfp4", "-f", "mxfp8"],
+        ["--format is given 2 times", "--recipe"],
+    ),
+    "skip and recipe": (
+        ["latency", "--model", "tiny-flux", "--skip", "a", "--recipe", "b"],
+        ["--skip and --recipe", "one of them"],
+    ),
+    "skip that is not there": (
+        ["latency", "--model", "tiny-flux", "--skip", "none.txt"],
+        ["--skip none.txt", "one FQN or glob a line"],
+    ),
+    "recipe that is not there": (
+        ["latency", "--model", "tiny-flux", "--recipe", "none.json"],
+        ["none.json", "No such file"],
+    ),
     "recipe that is a folder": (["verify", ".", "--model", "tiny-flux"], ["found a folder"]),
-    "device unknown": (["search", "--model", "tiny-flux", "--device", "tpu"], ["--device is 'tpu'", "cpu, cuda and cuda:N"]),
-    "device that is not there": (["search", "--model", "tiny-flux", "--device", "cuda:99"], ["'cuda:99'", "--device cpu"]),
-    "target unknown": (["search", "--model", "tiny-flux", "--target", "b20"], ["'b20'", "b200", "--target"]),
-    "target empty": (["search", "--model", "tiny-flux", "--target", ""], ["''", "b200, gb200", "--target"]),
-    "target empty, priced": (["latency", "--model", "tiny-flux", "--target", ""], ["''", "b200, gb200", "--target"]),
-    "format empty": (["latency", "--model", "tiny-flux", "--format", ""], ["--format ''", "mxfp8, nvfp4, fp8"]),
-    "device empty": (["search", "--model", "tiny-flux", "--device", ""], ["--device is ''", "cpu, cuda and cuda:N"]),
-    "component empty": (["profile", "--model", "tiny-flux", "--component", ""], ["no module ''", "transformer", "--component"]),
-    "target without the format": (["search", "--model", "tiny-flux", "--target", "h100"], ["h100 has no nvfp4", "fp8", "b200"]),
-    "sampler unknown": (["search", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"]),
-    "granularity unknown": (["search", "--model", "tiny-flux", "--granularity", "block"], ["'block'", "group, layer"]),
-    "seed negative": (["search", "--model", "tiny-flux", "--seed", -1], ["--seed is -1", "0 or more"]),
-    "speedup no number": (["search", "--model", "tiny-flux", "--min-speedup", "nan"], ["--min-speedup is nan", "above 0"]),
-    "LPIPS negative": (["search", "--model", "tiny-flux", "--max-lpips", -0.1], ["--max-lpips is -0.1", "0 or more"]),
-    "seconds 0": (["search", "--model", "tiny-flux", "--max-seconds", 0], ["--max-seconds is 0.0", "above 0", "such as 1.5"]),
-    "seconds no number": (["select", "--model", "tiny-flux", "--max-seconds", "nan"], ["--max-seconds is nan", "above 0"]),
-    "selection without a search": (["select", "--model", "tiny-flux", "--storage", "none.db"], ["none.db is not there", "sensitivity search", "--storage"]),
-    "selection from a text": (["select", "--model", "tiny-flux", "--storage", "file"], ["file is no database of sensitivity", "another --storage"]),
-    "selection over the database": (["select", "--model", "tiny-flux", "--storage", "a.db", "--out", "a.db"], ["the file of --storage", "name another"]),
-    "selection of an unknown sampler": (["select", "--model", "tiny-flux", "--sampler", "best"], ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"]),
-    "selection of an unknown format": (["select", "--model", "tiny-flux", "--format", "nvpf4"], ["'nvpf4' is unknown", "did you mean nvfp4?"]),
-    "frames of a picture": (["profile", "--model", "tiny-flux", "--frames", 9], ["--frames sets num_frames", "FluxPipeline", "leave it out"]),
+    "device unknown": (
+        ["search", "--model", "tiny-flux", "--device", "tpu"],
+        ["--device is 'tpu'", "cpu, cuda and cuda:N"],
+    ),
+    "device that is not there": (
+        ["search", "--model", "tiny-flux", "--device", "cuda:99"],
+        ["'cuda:99'", "--device cpu"],
+    ),
+    "target unknown": (
+        ["search", "--model", "tiny-flux", "--target", "b20"],
+        ["'b20'", "b200", "--target"],
+    ),
+    "target empty": (
+        ["search", "--model", "tiny-flux", "--target", ""],
+        ["''", "b200, gb200", "--target"],
+    ),
+    "target empty, priced": (
+        ["latency", "--model", "tiny-flux", "--target", ""],
+        ["''", "b200, gb200", "--target"],
+    ),
+    "format empty": (
+        ["latency", "--model", "tiny-flux", "--format", ""],
+        ["--format ''", "mxfp8, nvfp4, fp8"],
+    ),
+    "device empty": (
+        ["search", "--model", "tiny-flux", "--device", ""],
+        ["--device is ''", "cpu, cuda and cuda:N"],
+    ),
+    "component empty": (
+        ["profile", "--model", "tiny-flux", "--component", ""],
+        ["no module ''", "transformer", "--component"],
+    ),
+    "target without the format": (
+        ["search", "--model", "tiny-flux", "--target", "h100"],
+        ["h100 has no nvfp4", "fp8", "b200"],
+    ),
+    "sampler unknown": (
+        ["search", "--model", "tiny-flux", "--sampler", "best"],
+        ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"],
+    ),
+    "granularity unknown": (
+        ["search", "--model", "tiny-flux", "--granularity", "block"],
+        ["'block'", "group, layer"],
+    ),
+    "seed negative": (
+        ["search", "--model", "tiny-flux", "--seed", -1],
+        ["--seed is -1", "0 or more"],
+    ),
+    "speedup no number": (
+        ["search", "--model", "tiny-flux", "--min-speedup", "nan"],
+        ["--min-speedup is nan", "above 0"],
+    ),
+    "LPIPS negative": (
+        ["search", "--model", "tiny-flux", "--max-lpips", -0.1],
+        ["--max-lpips is -0.1", "0 or more"],
+    ),
+    "seconds 0": (
+        ["search", "--model", "tiny-flux", "--max-seconds", 0],
+        ["--max-seconds is 0.0", "above 0", "such as 1.5"],
+    ),
+    "seconds no number": (
+        ["select", "--model", "tiny-flux", "--max-seconds", "nan"],
+        ["--max-seconds is nan", "above 0"],
+    ),
+    "selection without a search": (
+        ["select", "--model", "tiny-flux", "--storage", "none.db"],
+        ["none.db is not there", "sensitivity search", "--storage"],
+    ),
+    "selection from a text": (
+        ["select", "--model", "tiny-flux", "--storage", "file"],
+        ["file is no database of sensitivity", "another --storage"],
+    ),
+    "selection over the database": (
+        ["select", "--model", "tiny-flux", "--storage", "a.db", "--out", "a.db"],
+        ["the file of --storage", "name another"],
+    ),
+    "selection of an unknown sampler": (
+        ["select", "--model", "tiny-flux", "--sampler", "best"],
+        ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"],
+    ),
+    "selection of an unknown format": (
+        ["select", "--model", "tiny-flux", "--format", "nvpf4"],
+        ["'nvpf4' is unknown", "did you mean nvfp4?"],
+    ),
+    "frames of a picture": (
+        ["profile", "--model", "tiny-flux", "--frames", 9],
+        ["--frames sets num_frames", "FluxPipeline", "leave it out"],
+    ),
     "steps 0": (["profile", "--model", "tiny-flux", "--steps", 0], ["--steps is 0", "1 or more"]),
-    "height below a token": (["profile", "--model", "tiny-flux", "--height", 1], ["'height': 1", "[settings]"]),
-    "argument without a value": (["profile", "--model", "tiny-flux", "--set", "height"], ["--set 'height'", "KEY=VALUE"]),
-    "argument of another type": (["profile", "--model", "tiny-flux", "--set", "height=1.5"], ["height is 1.5", "a whole number", "option"]),
-    "batch beyond reason": (["latency", "--model", "tiny-flux", "--batch-size", 10**8], ["--batch-size is 100000000", "65536 or less"]),
-    "skip that is a text of another kind": (["latency", "--model", "tiny-flux", "--skip", "file"], ["--skip file: line 1", "rewrite it"]),
-    "component that is not there": (["profile", "--model", "tiny-flux", "--component", "unet"], ["'unet'", "transformer", "--component"]),
-    "batch 0": (["profile", "--model", "tiny-flux", "--batch-size", 0], ["--batch-size is 0", "1 or more"]),
-    "output is a folder": (["search", "--model", "tiny-flux", "--out", "."], ["--out .", "is a folder"]),
-    "output below a file": (["profile", "--model", "tiny-flux", "--json", "file/x.json"], ["--json file/x.json", "cannot be made"]),
-    "output in /proc": (["search", "--model", "tiny-flux", "--out", "/proc/x.json"], ["--out /proc/x.json", "cannot be written"]),
-    "output is a device": (["search", "--model", "tiny-flux", "--out", "/dev/null"], ["--out /dev/null", "not a regular file"]),
-    "output is the database": (["search", "--model", "tiny-flux", "--storage", "a.db", "--out", "./a.db"], ["the file of --storage", "name another"]),
-    "database below a file": (["search", "--model", "tiny-flux", "--storage", "file/s.db"], ["file/s.db cannot be written", "--storage"]),
-    "database is a text": (["search", "--model", "tiny-flux", "--storage", "file"], ["file is no database of sensitivity", "another --storage"]),
-    "output is the recipe": (["latency", "--model", "tiny-flux", "--recipe", "file", "--json", "./file"], ["--json ./file", "the file of --recipe"]),
-    "output is a list beside others": (["latency", "--model", "tiny-flux", "--compare", "a", "--compare", "file", "--json", "file"], ["of --compare file"]),
-    "exporter misspelt": (["export", "none.json", "--to", "torcha"], ["'torcha'", "skip-list, torchao, diffusers", "did you mean 'torchao'?"]),
+    "height below a token": (
+        ["profile", "--model", "tiny-flux", "--height", 1],
+        ["'height': 1", "[settings]"],
+    ),
+    "argument without a value": (
+        ["profile", "--model", "tiny-flux", "--set", "height"],
+        ["--set 'height'", "KEY=VALUE"],
+    ),
+    "argument of another type": (
+        ["profile", "--model", "tiny-flux", "--set", "height=1.5"],
+        ["height is 1.5", "a whole number", "option"],
+    ),
+    "batch beyond reason": (
+        ["latency", "--model", "tiny-flux", "--batch-size", 10**8],
+        ["--batch-size is 100000000", "65536 or less"],
+    ),
+    "skip that is a text of another kind": (
+        ["latency", "--model", "tiny-flux", "--skip", "file"],
+        ["--skip file: line 1", "rewrite it"],
+    ),
+    "component that is not there": (
+        ["profile", "--model", "tiny-flux", "--component", "unet"],
+        ["'unet'", "transformer", "--component"],
+    ),
+    "batch 0": (
+        ["profile", "--model", "tiny-flux", "--batch-size", 0],
+        ["--batch-size is 0", "1 or more"],
+    ),
+    "output is a folder": (
+        ["search", "--model", "tiny-flux", "--out", "."],
+        ["--out .", "is a folder"],
+    ),
+    "output below a file": (
+        ["profile", "--model", "tiny-flux", "--json", "file/x.json"],
+        ["--json file/x.json", "cannot be made"],
+    ),
+    "output in /proc": (
+        ["search", "--model", "tiny-flux", "--out", "/proc/x.json"],
+        ["--out /proc/x.json", "cannot be written"],
+    ),
+    "output is a device": (
+        ["search", "--model", "tiny-flux", "--out", "/dev/null"],
+        ["--out /dev/null", "not a regular file"],
+    ),
+    "output is the database": (
+        ["search", "--model", "tiny-flux", "--storage", "a.db", "--out", "./a.db"],
+        ["the file of --storage", "name another"],
+    ),
+    "database below a file": (
+        ["search", "--model", "tiny-flux", "--storage", "file/s.db"],
+        ["file/s.db cannot be written", "--storage"],
+    ),
+    "database is a text": (
+        ["search", "--model", "tiny-flux", "--storage", "file"],
+        ["file is no database of sensitivity", "another --storage"],
+    ),
+    "output is the recipe": (
+        ["latency", "--model", "tiny-flux", "--recipe", "file", "--json", "./file"],
+        ["--json ./file", "the file of --recipe"],
+    ),
+    "output is a list beside others": (
+        [
+            "latency",
+            "--model",
+            "tiny-flux",
+            "--compare",
+            "a",
+            "--compare",
+            "file",
+            "--json",
+            "file",
+        ],
+        ["of --compare file"],
+    ),
+    "exporter misspelt": (
+        ["export", "none.json", "--to", "torcha"],
+        ["'torcha'", "skip-list, torchao, diffusers", "did you mean 'torchao'?"],
+    ),
     "export without a form": (["export", "none.json"], ["--to"]),
     "option misspelt": (["search", "--modell", "tiny-flux"], ["--modell", "--model"]),
     "model not given": (["search"], ["--model"]),
     "command misspelt": (["serach"], ["serach"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(MISTAKES))
-def test_a_mistake_ends_with_value_allowed_and_next_step(run: Run, tmp_path: Path, name: str) -> None:
-    """Each mistake ends at once with exit code 2 and a message on stderr that has the value found, what is allowed and the next step."""
+def test_a_mistake_ends_with_value_allowed_and_next_step(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    """Each mistake ends at once with exit code 2 and a message on stderr that has the value found,
+    what is allowed and the next step.
+    """
     (tmp_path / "file").write_text("a text, not a database\n" * 100)
     arguments, words = MISTAKES[name]
     begun = time.monotonic()
@@ -161,8 +363,12 @@ def test_a_mistake_writes_nothing(run: Run, tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_foreign_optuna_study_is_refused_and_kept(run: Run, tiny_study: Path, tmp_path: Path) -> None:
-    """A database with somebody's own Optuna study is refused by the study's name, and the study is untouched."""
+def test_a_foreign_optuna_study_is_refused_and_kept(
+    run: Run, tiny_study: Path, tmp_path: Path
+) -> None:
+    """A database with somebody's own Optuna study is refused by the study's name, and the study is
+    untouched.
+    """
     url = f"sqlite:///{tmp_path / 'mine.db'}"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     optuna.create_study(study_name="my-life", storage=url)
@@ -173,31 +379,50 @@ def test_a_foreign_optuna_study_is_refused_and_kept(run: Run, tiny_study: Path, 
     assert [s.study_name for s in optuna.get_all_study_summaries(url)] == ["my-life"]
 
 
-def test_a_database_of_another_schema_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_of_another_schema_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A database that another version wrote is refused with both schemas and a next step."""
     with monkeypatch.context() as patch:
         patch.setattr("sensitivity.search.store.SCHEMA", 99)
         Store.open(tmp_path / "old.db").close()
-    wrong(run("search", "--model", "tiny-flux", "--storage", "old.db"), "schema 99", "reads schema", "another --storage")
+    wrong(
+        run("search", "--model", "tiny-flux", "--storage", "old.db"),
+        "schema 99",
+        "reads schema",
+        "another --storage",
+    )
 
 
 @pytest.fixture(scope="module")
-def odd_study(tiny_study: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def odd_study(
+    tiny_study: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A study of a FluxPipeline that has no Linear with K % 32 == 0 and N % 16 == 0."""
     from diffusers import FluxPipeline
 
     pipe = FluxPipeline.from_pretrained(tiny_folder, dtype=torch.bfloat16)
-    config = dict(pipe.transformer.config) | {"num_attention_heads": 1, "attention_head_dim": 20, "axes_dims_rope": (4, 8, 8)}
+    config = dict(pipe.transformer.config) | {
+        "num_attention_heads": 1,
+        "attention_head_dim": 20,
+        "axes_dims_rope": (4, 8, 8),
+    }
     pipe.transformer = type(pipe.transformer).from_config(config).to(torch.bfloat16)
     folder = tmp_path_factory.mktemp("odd")
     pipe.save_pretrained(folder / "pipeline")
     path = folder / "odd.toml"
-    path.write_text(tiny_study.read_text().replace(json.dumps(str(tiny_folder)), json.dumps(str(folder / "pipeline"))))
+    path.write_text(
+        tiny_study.read_text().replace(
+            json.dumps(str(tiny_folder)), json.dumps(str(folder / "pipeline"))
+        )
+    )
     return path
 
 
 def test_a_format_that_the_shapes_refuse_is_explained(run: Run, odd_study: Path) -> None:
-    """A model none of whose Linears takes the format is refused with a Linear, the rule it breaks, and another format as next step."""
+    """A model none of whose Linears takes the format is refused with a Linear, the rule it breaks,
+    and another format as next step.
+    """
     ran = run("search", "--model", odd_study, "--budget", 1)
     assert ran.code == 2
     for word in ("none of the", "nvfp4", "is not a multiple of", "another --format"):
@@ -218,27 +443,69 @@ def changed(study: Path, tmp_path: Path, *pairs: tuple[str, str]) -> Path:
 def test_missing_lpips_weights_say_how_to_get_them(
     run: Run, tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str
 ) -> None:
-    """Without the net's weights and without a network the message names the file, the command that gets it and where it goes; no model is loaded."""
+    """Without the net's weights and without a network the message names the file, the command that
+    gets it and where it goes; no model is loaded.
+    """
 
     def refuse(*_arguments: object, **_options: object) -> None:
         raise URLError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setattr("sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("the model was loaded first"))
-    ran = run("search", "--model", changed(tiny_study, tmp_path, ('net = "tiny"', f'net = "{net}"')), "--budget", 1)
+    monkeypatch.setattr(
+        "sensitivity.workflows.find.load_pipeline",
+        lambda *_a, **_o: pytest.fail("the model was loaded first"),
+    )
+    ran = run(
+        "search",
+        "--model",
+        changed(tiny_study, tmp_path, ('net = "tiny"', f'net = "{net}"')),
+        "--budget",
+        1,
+    )
     assert ran.code == 2
     for word in (f"'{net}'", ".pth", "python -c", "TORCH_HOME"):
         assert word in ran.err
 
 
 def test_a_pattern_that_matches_nothing_is_said(run: Run, tiny_study: Path, tmp_path: Path) -> None:
-    """`search` and `calibrate` warn of each always-skip pattern of the study that names no Linear, and only of those."""
-    skips = 'depth_bands = 2\nalways_skip = [{ pattern = "adaln.*", reason = "r" }, { pattern = "proj_out", reason = "r" }]'
+    """`search` and `calibrate` warn of each always-skip pattern of the study that names no Linear,
+    and only of those.
+    """
+    skips = (
+        'depth_bands = 2\nalways_skip = [{ pattern = "adaln.*", reason = "r" }, { pattern ='
+        ' "proj_out", reason = "r" }]'
+    )
     study = changed(tiny_study, tmp_path, ("depth_bands = 2", skips))
     for ran in (
-        run("search", "--model", study, "--budget", 1, "--json", "-", "--storage", "s.db", "--out", "r.json"),
-        run("calibrate", "--model", study, "--storage", "s.db", "--states", 1, "--prompt-count", 1, "--estimator", "local", "--json", "-"),
+        run(
+            "search",
+            "--model",
+            study,
+            "--budget",
+            1,
+            "--json",
+            "-",
+            "--storage",
+            "s.db",
+            "--out",
+            "r.json",
+        ),
+        run(
+            "calibrate",
+            "--model",
+            study,
+            "--storage",
+            "s.db",
+            "--states",
+            1,
+            "--prompt-count",
+            1,
+            "--estimator",
+            "local",
+            "--json",
+            "-",
+        ),
     ):
         assert ran.code == 0
         assert "warning: 'adaln.*' of the study's always_skip matches no Linear" in ran.err
@@ -246,19 +513,35 @@ def test_a_pattern_that_matches_nothing_is_said(run: Run, tiny_study: Path, tmp_
         json.loads(ran.out)
 
 
-def test_profiling_needs_no_lpips_weights(run: Run, tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiling_needs_no_lpips_weights(
+    run: Run, tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A profile compares no pictures, so that missing weights do not stop it."""
-    monkeypatch.setattr("sensitivity.fidelity.evaluator.LpipsDistance", lambda *_a, **_o: pytest.fail("LPIPS was loaded"))
+    monkeypatch.setattr(
+        "sensitivity.fidelity.evaluator.LpipsDistance",
+        lambda *_a, **_o: pytest.fail("LPIPS was loaded"),
+    )
     assert run("profile", "--model", tiny_study).code == 0
 
 
-def test_a_hub_id_without_a_network_fails_in_seconds(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the Hub takes connections and never answers, as behind some firewalls, the command ends soon with what to do."""
+def test_a_hub_id_without_a_network_fails_in_seconds(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the Hub takes connections and never answers, as behind some firewalls, the command ends
+    soon with what to do.
+    """
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("sensitivity.models.hub.HUB_TIMEOUT_S", 0.5)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -281,16 +564,25 @@ def test_a_hub_id_without_a_network_fails_in_seconds(run: Run, monkeypatch: pyte
     ],
     ids=["no steps", "height a text", "prompt as setting", "setting misspelt", "component missing"],
 )
-def test_settings_that_the_pipeline_refuses_are_a_mistake(run: Run, tiny_study: Path, tmp_path: Path, old: str, new: str) -> None:
-    """Settings that the pipeline cannot draw with, and a component that it lacks, end with what to correct in the study."""
-    wrong(run("profile", "--model", changed(tiny_study, tmp_path, (old, new))), "study TOML" if "hieght" not in new else "[settings]")
+def test_settings_that_the_pipeline_refuses_are_a_mistake(
+    run: Run, tiny_study: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    """Settings that the pipeline cannot draw with, and a component that it lacks, end with what to
+    correct in the study.
+    """
+    wrong(
+        run("profile", "--model", changed(tiny_study, tmp_path, (old, new))),
+        "study TOML" if "hieght" not in new else "[settings]",
+    )
 
 
 SMALL = ("--height", 64, "--width", 64, "--frames", 9, "--steps", 4)
 
 
 def test_configs_that_contradict_one_another_are_a_mistake(run: Run, tmp_path: Path) -> None:
-    """A folder of configs with a transformer of another model ends as a user's mistake that names the component and what it does not fit."""
+    """A folder of configs with a transformer of another model ends as a user's mistake that names
+    the component and what it does not fit.
+    """
     save_toy("wan", tmp_path)
     path = tmp_path / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"text_dim": 64}))
@@ -303,18 +595,29 @@ def test_configs_that_contradict_one_another_are_a_mistake(run: Run, tmp_path: P
     )
 
 
-@pytest.mark.parametrize("command", [["profile"], ["latency", "--format", "mxfp8"]], ids=["profile", "latency"])
-def test_a_second_denoiser_that_is_left_out_is_told(run: Run, tmp_path: Path, command: list[str]) -> None:
-    """Two denoisers are treated together, without a word; where a study or an option names one, stderr names the other and the key that treats it."""
+@pytest.mark.parametrize(
+    "command", [["profile"], ["latency", "--format", "mxfp8"]], ids=["profile", "latency"]
+)
+def test_a_second_denoiser_that_is_left_out_is_told(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
+    """Two denoisers are treated together, without a word; where a study or an option names one,
+    stderr names the other and the key that treats it.
+    """
     save_toy("wan", tmp_path)
     assert "notice" not in run(*command, "--model", tmp_path, *SMALL).err
     shutil.copytree(tmp_path / "transformer", tmp_path / "transformer_2")
     path = tmp_path / "model_index.json"
     index = json.loads(path.read_text())
-    path.write_text(json.dumps(index | {"transformer_2": index["transformer"], "boundary_ratio": 0.9}))
+    path.write_text(
+        json.dumps(index | {"transformer_2": index["transformer"], "boundary_ratio": 0.9})
+    )
     both = run(*command, "--model", tmp_path, *SMALL, "--json", "-")
     assert "notice" not in both.err
-    assert {row["fqn"].partition(".")[0] for row in json.loads(both.out)["linears"]} == {"transformer", "transformer_2"}
+    assert {row["fqn"].partition(".")[0] for row in json.loads(both.out)["linears"]} == {
+        "transformer",
+        "transformer_2",
+    }
     study = tmp_path / "one.toml"
     study.write_text(f'name = "one"\n[model]\npath = {json.dumps(str(tmp_path))}\n')
     ran = run(*command, "--model", study, *SMALL, "--json", "-")
@@ -324,12 +627,20 @@ def test_a_second_denoiser_that_is_left_out_is_told(run: Run, tmp_path: Path, co
     assert "`model.components` in a study TOML treats them together" in ran.err
     assert len(json.loads(ran.out)["linears"]) == len(json.loads(both.out)["linears"]) / 2
     if command == ["profile"]:
-        assert "Linears of transformer (called 4 x)" in run("profile", "--model", tmp_path, *SMALL, "--component", "transformer_2").err
-        assert "notice" not in run("profile", "--model", tmp_path, *SMALL, "--component", "text_encoder").err
+        assert (
+            "Linears of transformer (called 4 x)"
+            in run("profile", "--model", tmp_path, *SMALL, "--component", "transformer_2").err
+        )
+        assert (
+            "notice"
+            not in run("profile", "--model", tmp_path, *SMALL, "--component", "text_encoder").err
+        )
 
 
 def test_the_help_of_a_format_says_how_often_it_is_given(run: Run) -> None:
-    """`search` takes several formats and says so; `latency` takes one, says so, and refuses several (see MISTAKES)."""
+    """`search` takes several formats and says so; `latency` takes one, says so, and refuses several
+    (see MISTAKES).
+    """
     said = {name: " ".join(run(name, "--help").out.split()) for name in ("search", "latency")}
     assert "nvfp4, mxfp8 or fp8; given several times" in said["search"]
     assert "nvfp4, mxfp8 or fp8, given once" in said["latency"]
@@ -344,7 +655,11 @@ def test_a_damaged_pipeline_folder_is_a_mistake(run: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf"])
 def test_an_anchor_that_is_no_time_is_a_mistake(run: Run, tiny_study: Path, seconds: str) -> None:
     """`--bf16-seconds` takes a time that the Linears fit into; nothing else reaches the JSON."""
-    wrong(run("latency", "--model", tiny_study, "--bf16-seconds", seconds, "--json", "-"), "bf16", "--bf16-seconds")
+    wrong(
+        run("latency", "--model", tiny_study, "--bf16-seconds", seconds, "--json", "-"),
+        "bf16",
+        "--bf16-seconds",
+    )
 
 
 def test_ctrl_c_is_said_in_a_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +688,9 @@ def test_out_of_memory_is_said_in_a_line(run: Run, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_below_stdout_is_said_in_a_line() -> None:
-    """What cannot be written ends with exit code 1 and the reason, whether the text is longer than Python's buffer or not."""
+    """What cannot be written ends with exit code 1 and the reason, whether the text is longer than
+    Python's buffer or not.
+    """
     for command in (["models"], ["models", "--json", "-"]):
         with Path("/dev/full").open("w") as full:
             ended = subprocess.run(
@@ -385,7 +702,9 @@ def test_a_full_disk_below_stdout_is_said_in_a_line() -> None:
             )
         assert ended.returncode == 1
         assert (
-            ended.stderr.splitlines()[-1] == "error: cannot write the output: No space left on device; make space, or write to another disk"
+            ended.stderr.splitlines()[-1]
+            == "error: cannot write the output: No space left on device; make space, or write to"
+            " another disk"
         )
         assert "Traceback" not in ended.stderr
 
@@ -394,7 +713,10 @@ def test_a_closed_stdout_stops_nothing(tmp_path: Path) -> None:
     """Python has no stdout then; files are written all the same."""
     code = "import sys; sys.stdout = None; from sensitivity.cli import main; main()"
     ended = subprocess.run(
-        [sys.executable, "-c", code, "models", "--json", tmp_path / "m.json"], stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", code, "models", "--json", tmp_path / "m.json"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads((tmp_path / "m.json").read_text())
@@ -407,7 +729,9 @@ def test_no_arguments_show_the_help(run: Run) -> None:
 
 
 def test_help_is_complete_and_loads_no_torch() -> None:
-    """`--help` of the program and of every command exits with 0, shows its options, and imports neither torch nor diffusers."""
+    """`--help` of the program and of every command exits with 0, shows its options, and imports
+    neither torch nor diffusers.
+    """
     code = (
         "import sys\nfrom sensitivity.cli import main\n"
         f"for name in [[], *([c] for c in {COMMANDS!r})]:\n"
@@ -415,44 +739,92 @@ def test_help_is_complete_and_loads_no_torch() -> None:
         "    try: main()\n    except SystemExit as end: print('CODE', end.code)\n"
         "print('LOADED', sorted({'torch', 'diffusers', 'optuna', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.count("CODE 0") == 1 + len(COMMANDS)
     assert "LOADED []" in done.stdout
     assert done.stdout.count("--json") >= len(COMMANDS)
 
 
 def test_search_prints_json_only(searched: dict[str, Any]) -> None:
-    """`search --json -` puts the recipe on stdout, equal to the recipe file, and its tables on stderr."""
+    """`search --json -` puts the recipe on stdout, equal to the recipe file, and its tables on
+    stderr.
+    """
     done = searched["done"]
     assert done.code == 0, done.err
     assert json.loads(done.out) == json.loads(searched["recipe"].read_text())
     assert "front of" in done.err
     assert "trial 3/3" in done.err
-    numbers = {"latency", "fidelity", "memory", "block_patterns", "search", "choice", "verified", "notice", "environment", "front"}
-    assert {"schema_version", "name", "model", "layers", "skip", "patterns"} | numbers == set(json.loads(done.out))
+    numbers = {
+        "latency",
+        "fidelity",
+        "memory",
+        "block_patterns",
+        "search",
+        "choice",
+        "verified",
+        "notice",
+        "environment",
+        "front",
+    }
+    assert {"schema_version", "name", "model", "layers", "skip", "patterns"} | numbers == set(
+        json.loads(done.out)
+    )
 
 
 def test_searching_again_draws_no_trial_and_says_that_it_continues(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command on a finished study says so and writes the same recipe from what is stored, without one picture."""
+    """The same command on a finished study says so and writes the same recipe from what is stored,
+    without one picture.
+    """
     monkeypatch.setattr("sensitivity.models.generating.Painter.draw", plain_profile_only())
-    ran = run("search", "--model", tiny_study, "--budget", 3, "--out", "again.json", "--storage", searched["storage"])
+    ran = run(
+        "search",
+        "--model",
+        tiny_study,
+        "--budget",
+        3,
+        "--out",
+        "again.json",
+        "--storage",
+        searched["storage"],
+    )
     assert ran.code == 0, ran.err
     assert "continuing study" in ran.out
     assert "3 of 3 trials are done, 0 to go" in ran.out
-    again, first = json.loads(Path("again.json").read_text()), json.loads(searched["recipe"].read_text())
+    again, first = (
+        json.loads(Path("again.json").read_text()),
+        json.loads(searched["recipe"].read_text()),
+    )
     assert again == first
 
 
 def test_select_writes_the_searchs_recipe_and_draws_nothing(
     run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`select` on a finished study prints its front and how the winner was named, and without constraints writes the recipe of the search."""
+    """`select` on a finished study prints its front and how the winner was named, and without
+    constraints writes the recipe of the search.
+    """
     monkeypatch.setattr("sensitivity.models.generating.Painter.draw", plain_profile_only())
-    ran = run("select", "--model", tiny_study, "--out", "s.json", "--storage", searched["storage"], "--json", "-")
+    ran = run(
+        "select",
+        "--model",
+        tiny_study,
+        "--out",
+        "s.json",
+        "--storage",
+        searched["storage"],
+        "--json",
+        "-",
+    )
     assert ran.code == 0, ran.err
-    assert json.loads(ran.out) == json.loads(Path("s.json").read_text()) == json.loads(searched["recipe"].read_text())
+    assert (
+        json.loads(ran.out)
+        == json.loads(Path("s.json").read_text())
+        == json.loads(searched["recipe"].read_text())
+    )
     for words in (
         "choosing among the 3 trials of study",
         "0 to draw (0 pictures)",
@@ -465,26 +837,68 @@ def test_select_writes_the_searchs_recipe_and_draws_nothing(
 
 @pytest.mark.parametrize("command", ["search", "select"])
 def test_unmet_constraints_show_the_front_first(
-    run: Run, searched: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    run: Run,
+    searched: dict[str, Any],
+    tiny_study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
-    """Where nothing is fast enough, the front is printed, the message has what it offers, the exit code is 2 and no recipe is written."""
+    """Where nothing is fast enough, the front is printed, the message has what it offers, the exit
+    code is 2 and no recipe is written.
+    """
     monkeypatch.setattr("sensitivity.models.generating.Painter.draw", plain_profile_only())
     more = ["--budget", 3] if command == "search" else []
-    ran = run(command, "--model", tiny_study, *more, "--max-seconds", 1e-9, "--out", "u.json", "--storage", searched["storage"])
+    ran = run(
+        command,
+        "--model",
+        tiny_study,
+        *more,
+        "--max-seconds",
+        1e-9,
+        "--out",
+        "u.json",
+        "--storage",
+        searched["storage"],
+    )
     assert ran.code == 2
     assert "front of" in ran.out
     assert "no scored skip-list has seconds a run <= 1e-09 s; the front runs from" in ran.err
     assert not Path("u.json").exists()
 
 
-def test_two_studies_are_told_apart_by_their_settings(run: Run, searched: dict[str, Any], tiny_study: Path, tmp_path: Path) -> None:
-    """With two seeds in a database `select` lists both and ends with 2; with --seed it chooses from that one."""
+def test_two_studies_are_told_apart_by_their_settings(
+    run: Run, searched: dict[str, Any], tiny_study: Path, tmp_path: Path
+) -> None:
+    """With two seeds in a database `select` lists both and ends with 2; with --seed it chooses from
+    that one.
+    """
     shutil.copy(searched["storage"], tmp_path / "two.db")
-    assert run("search", "--model", tiny_study, "--budget", 3, "--seed", 1, "--storage", "two.db", "--out", "b.json").code == 0
-    wrong(
-        run("select", "--model", tiny_study, "--storage", "two.db"), "2 studies of tiny-random", "--study NAME", "3 of 3 trials", "--seed 1"
+    assert (
+        run(
+            "search",
+            "--model",
+            tiny_study,
+            "--budget",
+            3,
+            "--seed",
+            1,
+            "--storage",
+            "two.db",
+            "--out",
+            "b.json",
+        ).code
+        == 0
     )
-    ran = run("select", "--model", tiny_study, "--storage", "two.db", "--seed", 1, "--out", "c.json")
+    wrong(
+        run("select", "--model", tiny_study, "--storage", "two.db"),
+        "2 studies of tiny-random",
+        "--study NAME",
+        "3 of 3 trials",
+        "--seed 1",
+    )
+    ran = run(
+        "select", "--model", tiny_study, "--storage", "two.db", "--seed", 1, "--out", "c.json"
+    )
     assert ran.code == 0, ran.err
     assert json.loads(Path("c.json").read_text()) == json.loads(Path("b.json").read_text())
 
@@ -508,20 +922,37 @@ def test_profile_json(run: Run, tiny_study: Path, tmp_path: Path) -> None:
     ran = run("profile", "--model", tiny_study, "--json", "-")
     data = json.loads(ran.out)
     assert {"model", "batch_size", "settings", "linears", "uncalled"} <= set(data)
-    assert {"fqn", "m", "k", "n", "calls", "dtype", "bias", "block", "role"} <= set(data["linears"][0])
+    assert {"fqn", "m", "k", "n", "calls", "dtype", "bias", "block", "role"} <= set(
+        data["linears"][0]
+    )
     assert "GFLOP" in ran.err
     assert run("profile", "--model", tiny_study, "--json", "new/p.json").code == 0
     assert json.loads((tmp_path / "new" / "p.json").read_text()) == data
 
 
 def test_latency_json(run: Run, tiny_study: Path, searched: dict[str, Any], tmp_path: Path) -> None:
-    """`latency --json` has the contract's keys, a recipe is priced as it was when found, and patterns that match nothing are said."""
+    """`latency --json` has the contract's keys, a recipe is priced as it was when found, and
+    patterns that match nothing are said.
+    """
     ran = run("latency", "--model", tiny_study, "--recipe", searched["recipe"], "--json", "-")
     data = json.loads(ran.out)
-    assert {"target", "source", "batch_size", "compile_mode", "bf16_s", "quantized_s", "speedup", "linears"} <= set(data)
-    assert {"fqn", "m", "k", "n", "calls", "format", "bf16_us", "quantized_us"} <= set(data["linears"][0])
+    assert {
+        "target",
+        "source",
+        "batch_size",
+        "compile_mode",
+        "bf16_s",
+        "quantized_s",
+        "speedup",
+        "linears",
+    } <= set(data)
+    assert {"fqn", "m", "k", "n", "calls", "format", "bf16_us", "quantized_us"} <= set(
+        data["linears"][0]
+    )
     assert data["source"] == "predicted"
-    assert data["quantized_s"] == pytest.approx(json.loads(searched["recipe"].read_text())["latency"]["quantized_s"])
+    assert data["quantized_s"] == pytest.approx(
+        json.loads(searched["recipe"].read_text())["latency"]["quantized_s"]
+    )
     (tmp_path / "skip.txt").write_text("*  # everything\nnothing.like.this\n")
     ran = run("latency", "--model", tiny_study, "--skip", "skip.txt", "--json", "-")
     assert json.loads(ran.out)["speedup"] == pytest.approx(1.0)
@@ -530,23 +961,46 @@ def test_latency_json(run: Run, tiny_study: Path, searched: dict[str, Any], tmp_
 
 @pytest.mark.parametrize("to", ["skip-list", "torchao", "diffusers"])
 def test_export_json(run: Run, searched: dict[str, Any], tmp_path: Path, to: str) -> None:
-    """`export` gives one text: on stdout, in a file, and in the JSON; with `--json -` stdout has the JSON only."""
+    """`export` gives one text: on stdout, in a file, and in the JSON; with `--json -` stdout has
+    the JSON only.
+    """
     text = run("export", searched["recipe"], "--to", to).out
     assert text.strip()
-    data = json.loads(run("export", searched["recipe"], "--to", to, "--out", "x", "--json", "-").out)
-    said = {"to": to, "form": next(iter(EXPORTERS[to].forms)), "text": text, "notice": None, "notes": []}
+    data = json.loads(
+        run("export", searched["recipe"], "--to", to, "--out", "x", "--json", "-").out
+    )
+    said = {
+        "to": to,
+        "form": next(iter(EXPORTERS[to].forms)),
+        "text": text,
+        "notice": None,
+        "notes": [],
+    }
     assert data == said | {"path": "x"}
     assert (tmp_path / "x").read_text() == text
-    assert json.loads(run("export", searched["recipe"], "--to", to, "--json", "-").out) == said | {"path": None}
+    assert json.loads(run("export", searched["recipe"], "--to", to, "--json", "-").out) == said | {
+        "path": None
+    }
 
 
 def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> None:
     """`verify` draws the held-out pictures again and finds the recipe's own LPIPS to the last bit."""
     ran = run("verify", searched["recipe"], "--model", tiny_study, "--json", "-")
     data = json.loads(ran.out)
-    assert set(data) == {"lpips", "ci95", "per_prompt", "recipe_lpips", "recipe_ci95", "inside", "detail_db"}
+    assert set(data) == {
+        "lpips",
+        "ci95",
+        "per_prompt",
+        "recipe_lpips",
+        "recipe_ci95",
+        "inside",
+        "detail_db",
+    }
     assert data["lpips"] == data["recipe_lpips"] > 0
-    assert data["recipe_ci95"] == json.loads(searched["recipe"].read_text())["fidelity"]["lpips"]["ci95"]
+    assert (
+        data["recipe_ci95"]
+        == json.loads(searched["recipe"].read_text())["fidelity"]["lpips"]["ci95"]
+    )
     assert data["detail_db"] == json.loads(searched["recipe"].read_text())["fidelity"]["detail_db"]
     assert data["detail_db"]["mean"] > 0
     assert data["inside"] is True
@@ -563,27 +1017,44 @@ def test_verify_says_when_the_value_is_outside_its_stated_interval(
     lpips = data["fidelity"]["lpips"]
     factor = 1.01 * lpips["ci95"][1] / lpips["ci95"][0]
     data["fidelity"]["lpips"] |= {
-        "mean": lpips["mean"] * factor, "ci95": [v * factor for v in lpips["ci95"]], "per_prompt": [v * factor for v in lpips["per_prompt"]],
-    }  # fmt: skip
+        "mean": lpips["mean"] * factor,
+        "ci95": [v * factor for v in lpips["ci95"]],
+        "per_prompt": [v * factor for v in lpips["per_prompt"]],
+    }
     (tmp_path / "wrong.json").write_text(json.dumps(data))
     ran = run("verify", "wrong.json", "--model", tiny_study, "--json", "-")
     assert json.loads(ran.out)["inside"] is False
     assert "OUTSIDE the interval" in ran.err
 
 
-def test_verifying_another_model_is_refused(run: Run, searched: dict[str, Any], odd_study: Path, tmp_path: Path) -> None:
+def test_verifying_another_model_is_refused(
+    run: Run, searched: dict[str, Any], odd_study: Path, tmp_path: Path
+) -> None:
     """A recipe whose Linears the model lacks is refused with names."""
     data = json.loads(searched["recipe"].read_text())
     name = data["skip"][0]
-    data["layers"] = {key.replace(name, f"{name}_gone") if key == name else key: value for key, value in data["layers"].items()}
-    data["skip"], data["patterns"] = [f"{name}_gone" if key == name else key for key in data["skip"]], []
+    data["layers"] = {
+        key.replace(name, f"{name}_gone") if key == name else key: value
+        for key, value in data["layers"].items()
+    }
+    data["skip"], data["patterns"] = (
+        [f"{name}_gone" if key == name else key for key in data["skip"]],
+        [],
+    )
     (tmp_path / "other.json").write_text(json.dumps(data))
-    wrong(run("verify", "other.json", "--model", odd_study), "missing in the model", f"{name}_gone", "extra")
+    wrong(
+        run("verify", "other.json", "--model", odd_study),
+        "missing in the model",
+        f"{name}_gone",
+        "extra",
+    )
 
 
 @pytest.mark.parametrize("command", ["models", "doctor"])
 def test_models_and_doctor_json(run: Run, command: str) -> None:
-    """`models` and `doctor` print tables, or with `--json -` their JSON on stdout and the tables on stderr."""
+    """`models` and `doctor` print tables, or with `--json -` their JSON on stdout and the tables on
+    stderr.
+    """
     plain, data = run(command), run(command, "--json", "-")
     assert (plain.code, data.code) == (0, 0)
     assert plain.out == data.err != ""

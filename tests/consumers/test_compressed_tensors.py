@@ -1,8 +1,10 @@
-"""compressed-tensors' lists: our reader and the real `apply_quantization_config` say the same of each Linear, and exported ones mean exactly the recipe.
+"""compressed-tensors' lists: our reader and the real `apply_quantization_config` say the same of
+each Linear, and exported ones mean exactly the recipe.
 
-The real library runs here (0.20, a development dependency). llm-compressor cannot be installed beside this torch: its recipes are read by our reader and handed to
-compressed-tensors as its `QuantizationModifier` does, group by group. `Recipe.create_instance` of llm-compressor 0.14.0.1 was run on the exported YAML by hand, and
-resolves to the same config.
+The real library runs here (0.20, a development dependency). llm-compressor cannot be installed
+beside this torch: its recipes are read by our reader and handed to compressed-tensors as its
+`QuantizationModifier` does, group by group. `Recipe.create_instance` of llm-compressor 0.14.0.1 was
+run on the exported YAML by hand, and resolves to the same config.
 """
 
 import json
@@ -14,12 +16,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config, preset_name_to_scheme
+from compressed_tensors.quantization import (
+    QuantizationConfig,
+    QuantizationScheme,
+    apply_quantization_config,
+    preset_name_to_scheme,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sensitivity.consumers.exporters.compressed_tensors import SCHEMES, CompressedTensorsExporter, exact_targets
+from sensitivity.consumers.exporters.compressed_tensors import (
+    SCHEMES,
+    CompressedTensorsExporter,
+    exact_targets,
+)
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader, guess_reader
 from sensitivity.core.format_name import FormatName
@@ -44,7 +55,9 @@ def kind_of(scheme: QuantizationScheme | None) -> FormatName:
         return FormatName.BF16
     for name, preset in {"nvfp4": "NVFP4", "mxfp8": "MXFP8", "fp8": "FP8_DYNAMIC"}.items():
         expected = preset_name_to_scheme(preset, [])
-        if scheme.model_dump(include={"weights", "input_activations"}) == expected.model_dump(include={"weights", "input_activations"}):
+        if scheme.model_dump(include={"weights", "input_activations"}) == expected.model_dump(
+            include={"weights", "input_activations"}
+        ):
             return FormatName(name)
     raise AssertionError(f"no format of ours: {scheme}")
 
@@ -52,54 +65,110 @@ def kind_of(scheme: QuantizationScheme | None) -> FormatName:
 def apply(module: nn.Module, config: dict[str, Any]) -> dict[str, FormatName]:
     """{Linear: format} that the real library makes of a config; no other module may be quantized."""
     apply_quantization_config(module, QuantizationConfig(**config), show_progress=False)
-    found = {fqn: getattr(child, "quantization_scheme", None) for fqn, child in module.named_modules()}
-    assert not [fqn for fqn, scheme in found.items() if scheme and fqn not in linears(module) and fqn != "embed"]
+    found = {
+        fqn: getattr(child, "quantization_scheme", None) for fqn, child in module.named_modules()
+    }
+    assert not [
+        fqn
+        for fqn, scheme in found.items()
+        if scheme and fqn not in linears(module) and fqn != "embed"
+    ]
     return {fqn: kind_of(found[fqn]) for fqn in linears(module)}
 
 
 def read(value: Any, fqns: tuple[str, ...] = FQNS) -> dict[str, FormatName]:
     """{Linear: format} that our reader makes of a text, or of a value as JSON."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return get_reader("compressed-tensors").read(text).assign(ModelTree(fqns=fqns), quantized=FormatName.BF16)
+    return (
+        get_reader("compressed-tensors")
+        .read(text)
+        .assign(ModelTree(fqns=fqns), quantized=FormatName.BF16)
+    )
 
 
 GROUPS: dict[str, dict[str, Any]] = {
     "a class": {"config_groups": {"NVFP4": ["Linear"]}, "ignore": ["proj_out"]},
-    "a class that Linear derives from": {"config_groups": {"NVFP4": ["Module"], "FP8_DYNAMIC": ["Linear"]}},
+    "a class that Linear derives from": {
+        "config_groups": {"NVFP4": ["Module"], "FP8_DYNAMIC": ["Linear"]}
+    },
     "another class": {"config_groups": {"NVFP4": ["Embedding"]}},
     "open at its end": {"config_groups": {"NVFP4": ["re:blocks.1"]}},
     "open at both ends": {"config_groups": {"NVFP4": [r"re:.*blocks\.1\."]}},
-    "the whole name before regex before class": {"config_groups": {"FP8_DYNAMIC": ["Linear"], "MXFP8": ["re:.*proj_out"], "NVFP4": ["blocks.1.proj_out"]}},
-    "the same, groups the other way": {"config_groups": {"NVFP4": ["blocks.1.proj_out"], "MXFP8": ["re:.*proj_out"], "FP8_DYNAMIC": ["Linear"]}},
-    "two regexes: the first by alphabet": {"config_groups": {"NVFP4": ["re:.*proj_out"], "MXFP8": [r"re:.*blocks\.1\."]}},
-    "a target in two groups: the later": {"config_groups": {"NVFP4": ["re:.*proj_out"], "MXFP8": ["re:.*proj_out"]}},
-    "a group that quantizes nothing": {"config_groups": {"NVFP4": ["Linear"], "UNQUANTIZED": ["re:single"]}},
-    "ignore wins over a whole name": {"config_groups": {"NVFP4": ["blocks.1.to_q", "blocks.10.to_q"]}, "ignore": ["re:blocks.1.to"]},
+    "the whole name before regex before class": {
+        "config_groups": {
+            "FP8_DYNAMIC": ["Linear"],
+            "MXFP8": ["re:.*proj_out"],
+            "NVFP4": ["blocks.1.proj_out"],
+        }
+    },
+    "the same, groups the other way": {
+        "config_groups": {
+            "NVFP4": ["blocks.1.proj_out"],
+            "MXFP8": ["re:.*proj_out"],
+            "FP8_DYNAMIC": ["Linear"],
+        }
+    },
+    "two regexes: the first by alphabet": {
+        "config_groups": {"NVFP4": ["re:.*proj_out"], "MXFP8": [r"re:.*blocks\.1\."]}
+    },
+    "a target in two groups: the later": {
+        "config_groups": {"NVFP4": ["re:.*proj_out"], "MXFP8": ["re:.*proj_out"]}
+    },
+    "a group that quantizes nothing": {
+        "config_groups": {"NVFP4": ["Linear"], "UNQUANTIZED": ["re:single"]}
+    },
+    "ignore wins over a whole name": {
+        "config_groups": {"NVFP4": ["blocks.1.to_q", "blocks.10.to_q"]},
+        "ignore": ["re:blocks.1.to"],
+    },
     "ignore a class": {"config_groups": {"NVFP4": ["blocks.1.to_q"]}, "ignore": ["Linear"]},
-    "names that are none": {"config_groups": {"NVFP4": ["to_q", "blocks.1", "proj_out"]}, "ignore": ["blocks"]},
-}  # fmt: skip
+    "names that are none": {
+        "config_groups": {"NVFP4": ["to_q", "blocks.1", "proj_out"]},
+        "ignore": ["blocks"],
+    },
+}
 """Lists with targets that overlap, or that hit more or less than they seem to."""
 
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_reader_matches_as_the_library_does(name: str) -> None:
-    """For each Linear the library itself and our reader name the same format; a config that is a part of `config.json` is found there."""
+    """For each Linear the library itself and our reader name the same format; a config that is a
+    part of `config.json` is found there.
+    """
     expected = apply(with_embedding(), json.loads(json.dumps(GROUPS[name])))
     assert read(GROUPS[name]) == expected
-    assert read({"quantization_config": {"quant_method": "compressed-tensors", **GROUPS[name]}}) == expected
+    assert (
+        read({"quantization_config": {"quant_method": "compressed-tensors", **GROUPS[name]}})
+        == expected
+    )
 
 
 TARGETS = (
-    "Linear", "Module", "Embedding", "proj_out", "blocks.1", "blocks.1.to_q", "blocks.10.proj_out", "re:blocks.1", "re:.*to_q", "re:.*proj", "re:proj_out$",
-)  # fmt: skip
+    "Linear",
+    "Module",
+    "Embedding",
+    "proj_out",
+    "blocks.1",
+    "blocks.1.to_q",
+    "blocks.10.proj_out",
+    "re:blocks.1",
+    "re:.*to_q",
+    "re:.*proj",
+    "re:proj_out$",
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.dictionaries(st.sampled_from(["NVFP4", "MXFP8", "FP8_DYNAMIC", "UNQUANTIZED"]), st.lists(st.sampled_from(TARGETS), max_size=4)),
+    st.dictionaries(
+        st.sampled_from(["NVFP4", "MXFP8", "FP8_DYNAMIC", "UNQUANTIZED"]),
+        st.lists(st.sampled_from(TARGETS), max_size=4),
+    ),
     st.lists(st.sampled_from(TARGETS), max_size=2),
 )
-def test_reader_matches_as_the_library_does_on_any_groups(groups: dict[str, list[str]], ignore: list[str]) -> None:
+def test_reader_matches_as_the_library_does_on_any_groups(
+    groups: dict[str, list[str]], ignore: list[str]
+) -> None:
     """Whatever overlaps: our reader and the library give each Linear the same format."""
     config = {"config_groups": groups, "ignore": ignore}
     with torch.device("meta"):
@@ -107,19 +176,29 @@ def test_reader_matches_as_the_library_does_on_any_groups(groups: dict[str, list
 
 
 def test_the_overlaps_are_real() -> None:
-    """Of these lists the expected outcome is written out, so that the comparison above compares something."""
-    found = {name: {fqn for fqn, fmt in read(groups).items() if fmt is not FormatName.BF16} for name, groups in GROUPS.items()}
+    """Of these lists the expected outcome is written out, so that the comparison above compares
+    something.
+    """
+    found = {
+        name: {fqn for fqn, fmt in read(groups).items() if fmt is not FormatName.BF16}
+        for name, groups in GROUPS.items()
+    }
     block = {"blocks.1.to_q", "blocks.1.proj_out"}
     assert found["a class"] == set(FQNS) - {"proj_out"}
     assert found["open at its end"] == block | {"blocks.10.to_q", "blocks.10.proj_out"}
     assert found["open at both ends"] == block | {f"single_{fqn}" for fqn in block}
     assert found["names that are none"] == {"proj_out"}
     assert found["ignore wins over a whole name"] == {"blocks.10.to_q"}
-    assert read(GROUPS["the whole name before regex before class"])["blocks.1.proj_out"] is FormatName.NVFP4
-    assert read(GROUPS["two regexes: the first by alphabet"])["blocks.1.proj_out"] is FormatName.MXFP8
+    assert (
+        read(GROUPS["the whole name before regex before class"])["blocks.1.proj_out"]
+        is FormatName.NVFP4
+    )
+    assert (
+        read(GROUPS["two regexes: the first by alphabet"])["blocks.1.proj_out"] is FormatName.MXFP8
+    )
 
 
-# --- the exporter ----------------------------------------------------------------------------------------------------------------------
+# --- the exporter ---------------------------------------------------------------------------------
 
 
 def tiny_flux() -> nn.Module:
@@ -127,9 +206,16 @@ def tiny_flux() -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
     return FluxTransformer2DModel(
-        patch_size=1, in_channels=32, num_layers=11, num_single_layers=11, attention_head_dim=32, num_attention_heads=1,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(8, 12, 12),
-    )  # fmt: skip
+        patch_size=1,
+        in_channels=32,
+        num_layers=11,
+        num_single_layers=11,
+        attention_head_dim=32,
+        num_attention_heads=1,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(8, 12, 12),
+    )
 
 
 def tiny_ltx2() -> nn.Module:
@@ -137,10 +223,24 @@ def tiny_ltx2() -> nn.Module:
     from diffusers import LTX2VideoTransformer3DModel
 
     return LTX2VideoTransformer3DModel(
-        in_channels=32, out_channels=32, patch_size=1, patch_size_t=1, num_attention_heads=1, attention_head_dim=32, cross_attention_dim=32,
-        audio_in_channels=32, audio_out_channels=32, audio_num_attention_heads=1, audio_attention_head_dim=32, audio_cross_attention_dim=32,
-        num_layers=11, qk_norm="rms_norm_across_heads", caption_channels=32, rope_double_precision=False, rope_type="split",
-    )  # fmt: skip
+        in_channels=32,
+        out_channels=32,
+        patch_size=1,
+        patch_size_t=1,
+        num_attention_heads=1,
+        attention_head_dim=32,
+        cross_attention_dim=32,
+        audio_in_channels=32,
+        audio_out_channels=32,
+        audio_num_attention_heads=1,
+        audio_attention_head_dim=32,
+        audio_cross_attention_dim=32,
+        num_layers=11,
+        qk_norm="rms_norm_across_heads",
+        caption_channels=32,
+        rope_double_precision=False,
+        rope_type="split",
+    )
 
 
 def tiny_unet() -> nn.Module:
@@ -148,23 +248,42 @@ def tiny_unet() -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        block_out_channels=(32, 64), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8, cross_attention_dim=32, transformer_layers_per_block=(1, 2), sample_size=8, num_class_embeds=4,
-    )  # fmt: skip
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        transformer_layers_per_block=(1, 2),
+        sample_size=8,
+        num_class_embeds=4,
+    )
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"flux": tiny_flux, "ltx2": tiny_ltx2, "unet": tiny_unet, "namesakes": with_embedding}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "flux": tiny_flux,
+    "ltx2": tiny_ltx2,
+    "unet": tiny_unet,
+    "namesakes": with_embedding,
+}
 
 
 def scattered(fqns: list[str], *formats: str) -> Recipe:
-    """Formats drawn for each Linear; `proj_out` of the top and block 1 stay bf16, which their namesakes do not."""
+    """Formats drawn for each Linear; `proj_out` of the top and block 1 stay bf16, which their
+    namesakes do not.
+    """
     rng = random.Random(0)
-    chosen = [fqn for fqn in fqns if fqn not in ("proj_out", "audio_proj_out") and not fqn.startswith("transformer_blocks.1.")]
+    chosen = [
+        fqn
+        for fqn in fqns
+        if fqn not in ("proj_out", "audio_proj_out") and not fqn.startswith("transformer_blocks.1.")
+    ]
     return make_recipe(fqns, [fqn for fqn in chosen if rng.random() < 0.8], *formats)
 
 
 def config_of(text: str) -> dict[str, Any]:
-    """The library's config in an exported text; of a recipe, the groups and ignored names of its modifier."""
+    """The library's config in an exported text; of a recipe, the groups and ignored names of its
+    modifier.
+    """
     if text.startswith("{"):
         return json.loads(text)
     return yaml.safe_load(text)["default_stage"]["default_modifiers"]["QuantizationModifier"]
@@ -173,8 +292,12 @@ def config_of(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize("form", list(CompressedTensorsExporter.forms))
 @pytest.mark.parametrize("formats", [("nvfp4",), ("mxfp8", "nvfp4", "fp8")], ids="+".join)
 @pytest.mark.parametrize("model", MODELS)
-def test_real_library_quantizes_exactly_the_recipe(model: str, formats: tuple[str, ...], form: str) -> None:
-    """`apply_quantization_config` gives every Linear of the model the recipe's format, and touches no other module; our reader says the same."""
+def test_real_library_quantizes_exactly_the_recipe(
+    model: str, formats: tuple[str, ...], form: str
+) -> None:
+    """`apply_quantization_config` gives every Linear of the model the recipe's format, and touches
+    no other module; our reader says the same.
+    """
     with torch.device("meta"):
         net = MODELS[model]()
     recipe = scattered(linears(net), *formats)
@@ -186,7 +309,9 @@ def test_real_library_quantizes_exactly_the_recipe(model: str, formats: tuple[st
 
 
 def test_schemes_are_the_librarys_presets() -> None:
-    """The exported numbers are those of NVFP4, MXFP8 and FP8_DYNAMIC, and are stored as the library itself would store them."""
+    """The exported numbers are those of NVFP4, MXFP8 and FP8_DYNAMIC, and are stored as the library
+    itself would store them.
+    """
     from compressed_tensors.compressors.format import infer_module_format
 
     from sensitivity.consumers.exporters.compressed_tensors import STORED
@@ -198,13 +323,21 @@ def test_schemes_are_the_librarys_presets() -> None:
 
 
 def test_config_names_every_linear() -> None:
-    """Each Linear is a target or ignored, by its whole name; one format is the config's, several are mixed-precision."""
+    """Each Linear is a target or ignored, by its whole name; one format is the config's, several
+    are mixed-precision.
+    """
     recipe = make_recipe(FQNS, [fqn for fqn in FQNS if fqn.endswith("to_q")], "nvfp4")
     config = json.loads(CompressedTensorsExporter().export(recipe))
     assert config["format"] == "nvfp4-pack-quantized"
-    assert [*config["config_groups"]["group_nvfp4"]["targets"], *config["ignore"]] == [*_to_q(), *recipe.skip]
+    assert [*config["config_groups"]["group_nvfp4"]["targets"], *config["ignore"]] == [
+        *_to_q(),
+        *recipe.skip,
+    ]
     mixed = json.loads(CompressedTensorsExporter().export(make_recipe(FQNS, FQNS, "nvfp4", "fp8")))
-    assert (mixed["format"], mixed["config_groups"]["group_fp8"]["format"]) == ("mixed-precision", "float-quantized")
+    assert (mixed["format"], mixed["config_groups"]["group_fp8"]["format"]) == (
+        "mixed-precision",
+        "float-quantized",
+    )
     nothing = make_recipe(FQNS, [])
     for form in CompressedTensorsExporter.forms:
         assert read(CompressedTensorsExporter(form=form).export(nothing)) == nothing.layers
@@ -215,8 +348,12 @@ def _to_q() -> list[str]:
 
 
 def test_recipe_has_one_regex_a_role_and_says_what_it_needs() -> None:
-    """Indices are counted out between anchors, each with its reason; the header says versions, numbers and calibration."""
-    text = CompressedTensorsExporter(form="recipe").export(make_recipe(FQNS, [*_to_q(), "proj_out"], "nvfp4", "mxfp8"))
+    """Indices are counted out between anchors, each with its reason; the header says versions,
+    numbers and calibration.
+    """
+    text = CompressedTensorsExporter(form="recipe").export(
+        make_recipe(FQNS, [*_to_q(), "proj_out"], "nvfp4", "mxfp8")
+    )
     assert r"# to_q in single_blocks 0, 2, 4, 6, 8, 10 (6 Linears)" in text
     assert r"- 're:^blocks\.(?:[02468]|10)\.to_q$'" in text
     for words in (
@@ -244,21 +381,35 @@ def test_regexes_match_their_names_and_no_others() -> None:
 
 
 def test_two_denoisers_get_a_config_each() -> None:
-    """Where a recipe is for two, names in a config are those inside its component, and each holds for its own alone."""
-    fqns = [f"{part}.blocks.{n}.attn1.to_q" for part in ("transformer", "transformer_2") for n in (1, 10)]
+    """Where a recipe is for two, names in a config are those inside its component, and each holds
+    for its own alone.
+    """
+    fqns = [
+        f"{part}.blocks.{n}.attn1.to_q"
+        for part in ("transformer", "transformer_2")
+        for n in (1, 10)
+    ]
     components = {"transformer": "WanTransformer3DModel", "transformer_2": "WanTransformer3DModel"}
-    recipe = make_recipe(fqns, [fqns[0], fqns[3]], "nvfp4", component_class="WanTransformer3DModel", components=components)
+    recipe = make_recipe(
+        fqns,
+        [fqns[0], fqns[3]],
+        "nvfp4",
+        component_class="WanTransformer3DModel",
+        components=components,
+    )
     for form in CompressedTensorsExporter.forms:
         exporter = CompressedTensorsExporter(form=form)
         assert exporter.assign(exporter.export(recipe), recipe, fqns) == recipe.layers
     configs = json.loads(CompressedTensorsExporter().export(recipe))
-    assert {part: config["config_groups"]["group_nvfp4"]["targets"] for part, config in configs.items()} == {
+    assert {
+        part: config["config_groups"]["group_nvfp4"]["targets"] for part, config in configs.items()
+    } == {
         "transformer": ["blocks.1.attn1.to_q"],
         "transformer_2": ["blocks.10.attn1.to_q"],
     }
 
 
-# --- the reader ------------------------------------------------------------------------------------------------------------------------
+# --- the reader -----------------------------------------------------------------------------------
 
 RECIPE = """
 quant_stage:
@@ -281,24 +432,43 @@ quant_stage:
     ],
 )
 def test_recipes_with_schemes_by_name(modifier: str, groups: dict[str, Any]) -> None:
-    """A scheme by name, with targets or as {scheme: targets}, means the groups that the library makes of it; other modifiers are passed over."""
-    assert read(RECIPE % modifier) == apply(with_embedding(), {"config_groups": groups, "ignore": ["re:.*proj_out"]})
+    """A scheme by name, with targets or as {scheme: targets}, means the groups that the library
+    makes of it; other modifiers are passed over.
+    """
+    assert read(RECIPE % modifier) == apply(
+        with_embedding(), {"config_groups": groups, "ignore": ["re:.*proj_out"]}
+    )
 
 
 def test_fp8_of_other_granularity_is_said() -> None:
     """The preset FP8 has one scale a tensor, from calibration: read as fp8 with a note."""
-    listed = get_reader("compressed-tensors").read(json.dumps({"config_groups": {"FP8": ["Linear"]}}))
+    listed = get_reader("compressed-tensors").read(
+        json.dumps({"config_groups": {"FP8": ["Linear"]}})
+    )
     assert "one a tensor or block" in listed.notes[0]
     spelled = preset_name_to_scheme("FP8", ["Linear"]).model_dump(mode="json")
-    assert get_reader("compressed-tensors").read(json.dumps({"config_groups": {"a": spelled}})).notes == listed.notes
-    assert not get_reader("compressed-tensors").read(json.dumps({"config_groups": {"FP8_DYNAMIC": ["Linear"]}})).notes
+    assert (
+        get_reader("compressed-tensors").read(json.dumps({"config_groups": {"a": spelled}})).notes
+        == listed.notes
+    )
+    assert (
+        not get_reader("compressed-tensors")
+        .read(json.dumps({"config_groups": {"FP8_DYNAMIC": ["Linear"]}}))
+        .notes
+    )
 
 
 def test_hits_show_what_a_target_names() -> None:
     """Entries keep the words of the list and hit what they match, whatever others say."""
-    listed = get_reader("compressed-tensors").read(json.dumps(GROUPS["the whole name before regex before class"]))
+    listed = get_reader("compressed-tensors").read(
+        json.dumps(GROUPS["the whole name before regex before class"])
+    )
     hits = {entry.text: listed.hits(entry, ModelTree(fqns=FQNS)) for entry in listed.entries}
-    assert [entry.text for entry in listed.entries] == ["blocks.1.proj_out", "re:.*proj_out", "Linear"]
+    assert [entry.text for entry in listed.entries] == [
+        "blocks.1.proj_out",
+        "re:.*proj_out",
+        "Linear",
+    ]
     assert hits == {
         "blocks.1.proj_out": {"blocks.1.proj_out"},
         "re:.*proj_out": {fqn for fqn in FQNS if fqn.endswith("proj_out")},
@@ -313,19 +483,50 @@ def _args(preset: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"config_groups": {"a": _args("NVFP4A16")}}, "input_activations None; allowed are NVFP4, MXFP8 and FP8 for both"),
+        (
+            {"config_groups": {"a": _args("NVFP4A16")}},
+            "input_activations None; allowed are NVFP4, MXFP8 and FP8 for both",
+        ),
         ({"config_groups": {"a": _args("W8A8")}}, "allowed are NVFP4, MXFP8 and FP8 for both"),
-        ({"config_groups": {"a": {**_args("MXFP8"), "input_activations": _args("FP8_DYNAMIC")["input_activations"]}}}, "mxfp8 weights and fp8 token True"),
-        ({"config_groups": {"W4A16": ["Linear"]}}, "found the scheme 'W4A16'; allowed are UNQUANTIZED, NVFP4"),
-        ({"config_groups": {"NVFP4": ["Linear"]}, "scheme": "NVFP4"}, "found both config_groups and scheme"),
-        ({"config_groups": {"NVFP4": "Linear"}}, "allowed are targets, weights and input_activations"),
+        (
+            {
+                "config_groups": {
+                    "a": {
+                        **_args("MXFP8"),
+                        "input_activations": _args("FP8_DYNAMIC")["input_activations"],
+                    }
+                }
+            },
+            "mxfp8 weights and fp8 token True",
+        ),
+        (
+            {"config_groups": {"W4A16": ["Linear"]}},
+            "found the scheme 'W4A16'; allowed are UNQUANTIZED, NVFP4",
+        ),
+        (
+            {"config_groups": {"NVFP4": ["Linear"]}, "scheme": "NVFP4"},
+            "found both config_groups and scheme",
+        ),
+        (
+            {"config_groups": {"NVFP4": "Linear"}},
+            "allowed are targets, weights and input_activations",
+        ),
         ({"config_groups": {"NVFP4": [3]}}, "found the target '3'"),
         ({"config_groups": ["NVFP4"]}, "allowed is a mapping of groups"),
-        ({"config_groups": {"NVFP4": ["Linear"]}, "ignore": "proj_out"}, "found ignore 'proj_out'; allowed is a list"),
+        (
+            {"config_groups": {"NVFP4": ["Linear"]}, "ignore": "proj_out"},
+            "found ignore 'proj_out'; allowed is a list",
+        ),
         ({"config_groups": {"NVFP4": ["re:("]}}, r"found the regular expression '\('"),
-        ({"quant_method": "modelopt", "config_groups": {}}, "read it with that tool's reader, such as --as modelopt"),
+        (
+            {"quant_method": "modelopt", "config_groups": {}},
+            "read it with that tool's reader, such as --as modelopt",
+        ),
         ({"targets": ["Linear"]}, "without config_groups or scheme"),
-        (RECIPE % "{scheme: NVFP4}" + "    GPTQModifier: {scheme: MXFP8}", "found 2 modifiers that quantize"),
+        (
+            RECIPE % "{scheme: NVFP4}" + "    GPTQModifier: {scheme: MXFP8}",
+            "found 2 modifiers that quantize",
+        ),
         ("a: &a [1, 1]\nb: [*a, *a]", r"found an alias \(\*a\)"),
         ("a: 1\na: 2", "found a key twice"),
         ('{"config_groups": {}, "config_groups": {}}', "neither JSON nor YAML"),
@@ -334,9 +535,11 @@ def _args(preset: str) -> dict[str, Any]:
         ("embed\nproj_out", "found a str without config_groups"),
         ("x" * 2_000_001, "found a text of 2000001 characters"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
-    """Formats that are none of ours, malformed lists and hostile texts are refused with what was found and what is allowed."""
+    """Formats that are none of ours, malformed lists and hostile texts are refused with what was
+    found and what is allowed.
+    """
     with pytest.raises(PatternError, match=words):
         read(value)
 

@@ -1,4 +1,6 @@
-"""Exports of random recipes for real models: every text means the recipe by a second reading of the consumer's rule, or is refused with layers named."""
+"""Exports of random recipes for real models: every text means the recipe by a second reading of the
+consumer's rule, or is refused with layers named.
+"""
 
 import fnmatch
 import functools
@@ -35,12 +37,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "PixArtTransformer2DModel": {"num_layers": 11},
     "SanaTransformer2DModel": {"num_layers": 2},
     "UNet2DConditionModel": {
-        "block_out_channels": (32, 64, 128), "transformer_layers_per_block": (1, 2, 2), "cross_attention_dim": 64, "attention_head_dim": (5, 10, 20),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), "use_linear_projection": True,
+        "block_out_channels": (32, 64, 128),
+        "transformer_layers_per_block": (1, 2, 2),
+        "cross_attention_dim": 64,
+        "attention_head_dim": (5, 10, 20),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "use_linear_projection": True,
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     },
-}  # fmt: skip
-"""SDXL's UNet and the default configs with few blocks, some more than ten, so that `blocks.1` and `blocks.10` are there."""
+}
+"""SDXL's UNet and the default configs with few blocks, some more than ten, so that `blocks.1` and
+`blocks.10` are there.
+"""
 
 
 @functools.cache
@@ -57,16 +65,30 @@ def linears(name: str) -> tuple[str, ...]:
 
 @st.composite
 def recipes(draw: st.DrawFn, name: str, formats: int) -> Recipe:
-    """Skips single Linears, roles and blocks of one or two (equal) denoisers; up to `formats` quantized formats."""
+    """Skips single Linears, roles and blocks of one or two (equal) denoisers; up to `formats`
+    quantized formats.
+    """
     fqns = linears(name)
     several = draw(st.booleans())
-    everything = [f"{part}.{fqn}" for part in ("transformer", "transformer_2") for fqn in fqns] if several else list(fqns)
+    everything = (
+        [f"{part}.{fqn}" for part in ("transformer", "transformer_2") for fqn in fqns]
+        if several
+        else list(fqns)
+    )
     classes = dict.fromkeys(("transformer", "transformer_2"), name) if several else {}
     some = [draw(st.lists(st.sampled_from(everything), max_size=3)) for _ in range(3)]
     roles, blocks = {role_of(fqn) for fqn in some[0]}, {block_of(fqn) for fqn in some[1]}
-    skip = {fqn for fqn in everything if role_of(fqn) in roles or (block_of(fqn) or None) in blocks} ^ set(some[2])
+    skip = {
+        fqn for fqn in everything if role_of(fqn) in roles or (block_of(fqn) or None) in blocks
+    } ^ set(some[2])
     used = draw(st.permutations(["mxfp8", "nvfp4", "fp8"]))[: draw(st.integers(1, formats))]
-    return make_recipe(everything, [fqn for fqn in everything if fqn not in skip], *used, component_class=name, components=classes)
+    return make_recipe(
+        everything,
+        [fqn for fqn in everything if fqn not in skip],
+        *used,
+        component_class=name,
+        components=classes,
+    )
 
 
 def run(text: str) -> dict[str, Any]:
@@ -113,7 +135,11 @@ def read_filters(text: str, recipe: Recipe) -> Said:
     for component, name in pairs:
         names = [f"filter_fn{a}{b}" for a in ("", f"_{component}") for b in ("", f"_{name}")]
         (function,) = [exported[key] for key in names if key in exported]
-        chosen = {fqn for fqn, child in model(recipe.model.component_class).named_modules() if function(child, fqn)}
+        chosen = {
+            fqn
+            for fqn, child in model(recipe.model.component_class).named_modules()
+            if function(child, fqn)
+        }
         found.setdefault(name, set()).update(full(recipe, component, fqn) for fqn in chosen)
     return found
 
@@ -126,10 +152,14 @@ def read_config(text: str, recipe: Recipe) -> Said:
         keys = getattr(own.quant_type, "fqn_to_config", None)
         for fqn in linears(recipe.model.component_class):
             param = f"{fqn}.weight"
-            kept = any((key + "." in param) or (key == param) for key in own.modules_to_not_convert or [])
+            kept = any(
+                (key + "." in param) or (key == param) for key in own.modules_to_not_convert or []
+            )
             applied = None if kept else own.quant_type if keys is None else keys.get(fqn)
             if applied is not None:
-                found.setdefault(types[type(applied).__name__[:2]], set()).add(full(recipe, component, fqn))
+                found.setdefault(types[type(applied).__name__[:2]], set()).add(
+                    full(recipe, component, fqn)
+                )
     return found
 
 
@@ -139,8 +169,12 @@ def full(recipe: Recipe, component: str, fqn: str) -> str:
 
 FORMS: Mapping[Any, Callable[[str, Recipe], Said]] = {
     SkipListExporter(): lambda text, recipe: read_entries(text, recipe, str.__eq__),
-    SkipListExporter(form="globs"): lambda text, recipe: read_entries(text, recipe, fnmatch.fnmatchcase),
-    SkipListExporter(form="regex"): lambda text, recipe: read_entries(text, recipe, lambda fqn, entry: re.match(entry, fqn)),
+    SkipListExporter(form="globs"): lambda text, recipe: read_entries(
+        text, recipe, fnmatch.fnmatchcase
+    ),
+    SkipListExporter(form="regex"): lambda text, recipe: read_entries(
+        text, recipe, lambda fqn, entry: re.match(entry, fqn)
+    ),
     TorchaoExporter(): read_json,
     TorchaoExporter(form="filter-fn"): read_filters,
     DiffusersExporter(): read_config,
@@ -152,7 +186,9 @@ FORMS: Mapping[Any, Callable[[str, Recipe], Said]] = {
 def test_every_form_is_tested() -> None:
     """No form of these exporters is without a second reading."""
     assert {(type(e), e.form) for e in FORMS} == {
-        (cls, form) for cls in (SkipListExporter, TorchaoExporter, DiffusersExporter) for form in cls.forms
+        (cls, form)
+        for cls in (SkipListExporter, TorchaoExporter, DiffusersExporter)
+        for form in cls.forms
     }
 
 
@@ -160,18 +196,28 @@ def test_every_form_is_tested() -> None:
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_exports_mean_the_recipe_or_are_refused(name: str, data: st.DataObject) -> None:
-    """On random skip sets over the real module tree each form says exactly the recipe; what diffusers keeps in fp32 is refused by layer, the nearest recipe is not."""
+    """On random skip sets over the real module tree each form says exactly the recipe; what
+    diffusers keeps in fp32 is refused by layer, the nearest recipe is not.
+    """
     kept = getattr(diffusers, name)._keep_in_fp32_modules or ()
     for exporter, read in FORMS.items():
         recipe = data.draw(recipes(name, min(3, exporter.max_formats)))
-        impossible = [fqn for fqn, fmt in recipe.layers.items() if fmt != "bf16" and any(f"{part}." in f"{fqn}." for part in kept)]
+        impossible = [
+            fqn
+            for fqn, fmt in recipe.layers.items()
+            if fmt != "bf16" and any(f"{part}." in f"{fqn}." for part in kept)
+        ]
         if isinstance(exporter, DiffusersExporter) and impossible:
             with pytest.raises(RecipeError, match=re.escape(impossible[0])):
                 exporter.export(recipe)
             layers = exporter.nearest(recipe)
             assert {fqn for fqn in layers if layers[fqn] != recipe.layers[fqn]} == set(impossible)
             recipe = Recipe.from_mapping(
-                recipe.model_dump(mode="json") | {"layers": layers, "skip": [f for f in layers if layers[f] == "bf16"]}
+                recipe.model_dump(mode="json")
+                | {
+                    "layers": layers,
+                    "skip": [f for f in layers if layers[f] == "bf16"],
+                }
             )
         text = exporter.export(recipe)
         expected: Said = {}
@@ -185,7 +231,9 @@ def test_exports_mean_the_recipe_or_are_refused(name: str, data: st.DataObject) 
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_globs_and_their_expressions_hit_the_same(name: str, data: st.DataObject) -> None:
-    """Compressed globs hit exactly the selection, each as its regular expression the same names, and none is dead."""
+    """Compressed globs hit exactly the selection, each as its regular expression the same names,
+    and none is dead.
+    """
     fqns = linears(name)
     chosen = set(data.draw(st.lists(st.sampled_from(fqns))))
     roles = {role_of(fqn) for fqn in data.draw(st.lists(st.sampled_from(fqns), max_size=2))}
@@ -193,7 +241,9 @@ def test_globs_and_their_expressions_hit_the_same(name: str, data: st.DataObject
     patterns = [entry.pattern for entry in compress(chosen, fqns)]
     assert expand(patterns, fqns) == (chosen, ())
     for pattern in patterns:
-        assert [fqn for fqn in fqns if re.match(to_regex(pattern), fqn)] == [fqn for fqn in fqns if fnmatch.fnmatchcase(fqn, pattern)]
+        assert [fqn for fqn in fqns if re.match(to_regex(pattern), fqn)] == [
+            fqn for fqn in fqns if fnmatch.fnmatchcase(fqn, pattern)
+        ]
 
 
 @given(

@@ -1,7 +1,10 @@
-"""SGLang diffusion: its run-time names against its own classes, its two rules against its functions, and what is exported for it.
+"""SGLang diffusion: its run-time names against its own classes, its two rules against its
+functions, and what is exported for it.
 
-PATH and STAR were recorded by calling, one entry at a time, `is_layer_skipped` (`sglang/srt/layers/quantization/utils.py`) and `ModelOptQuantConfig.is_layer_excluded`
-(`sglang/multimodal_gen/runtime/layers/quantization/modelopt_quant.py`) of SGLang 0.5.23, taken out of the published wheel.
+PATH and STAR were recorded by calling, one entry at a time, `is_layer_skipped`
+(`sglang/srt/layers/quantization/utils.py`) and `ModelOptQuantConfig.is_layer_excluded`
+(`sglang/multimodal_gen/runtime/layers/quantization/modelopt_quant.py`) of SGLang 0.5.23, taken out
+of the published wheel.
 """
 
 import json
@@ -27,24 +30,57 @@ BLOCK = [
 BLOCK_1 = ["blocks.1.ffn.fc_in", "blocks.1.attn2.to_out"]
 PROJ_OUTS = ["proj_out", "single_transformer_blocks.0.proj_out"]
 TO_QS = [*BLOCK, "single_transformer_blocks.0.attn.to_q"]
-NAMES = [*BLOCK, *BLOCK_1, *PROJ_OUTS, "single_transformer_blocks.0.attn.to_q", "blocks.10.ffn.fc_in", "layers.0.attention.to_qkv", ""]
+NAMES = [
+    *BLOCK,
+    *BLOCK_1,
+    *PROJ_OUTS,
+    "single_transformer_blocks.0.attn.to_q",
+    "blocks.10.ffn.fc_in",
+    "layers.0.attention.to_qkv",
+    "",
+]
 PATH = {
-    "proj_out": PROJ_OUTS, "transformer_blocks.0": BLOCK, BLOCK[0]: BLOCK[:1], "blocks.1": BLOCK_1, "blocks.1.": BLOCK_1, "blocks.1.*": [], "blocks.1*": [],
-    "blocks.?.ffn.fc_in": [], "*proj_out": [], "to_q": TO_QS, "attn1": BLOCK[2:], "layers.0.attention.to_qkv": ["layers.0.attention.to_qkv"],
-    "layers.0.attention.to_q": [], "*": [],
-}  # fmt: skip
+    "proj_out": PROJ_OUTS,
+    "transformer_blocks.0": BLOCK,
+    BLOCK[0]: BLOCK[:1],
+    "blocks.1": BLOCK_1,
+    "blocks.1.": BLOCK_1,
+    "blocks.1.*": [],
+    "blocks.1*": [],
+    "blocks.?.ffn.fc_in": [],
+    "*proj_out": [],
+    "to_q": TO_QS,
+    "attn1": BLOCK[2:],
+    "layers.0.attention.to_qkv": ["layers.0.attention.to_qkv"],
+    "layers.0.attention.to_q": [],
+    "*": [],
+}
 STAR = {
-    "proj_out": ["proj_out"], "transformer_blocks.0": [], BLOCK[0]: BLOCK[:1], "blocks.1": [], "blocks.1.": [], "blocks.1.*": BLOCK_1,
-    "blocks.1*": [*BLOCK_1, "blocks.10.ffn.fc_in"], "blocks.?.ffn.fc_in": [], "blocks.[1].ffn.fc_in": [], "*proj_out": PROJ_OUTS, "*.to_q": TO_QS, "to_q": [],
-    "layers.0.attention.to_qkv": ["layers.0.attention.to_qkv"], "layers.0.attention.to_q": [], "*": NAMES,
-}  # fmt: skip
+    "proj_out": ["proj_out"],
+    "transformer_blocks.0": [],
+    BLOCK[0]: BLOCK[:1],
+    "blocks.1": [],
+    "blocks.1.": [],
+    "blocks.1.*": BLOCK_1,
+    "blocks.1*": [*BLOCK_1, "blocks.10.ffn.fc_in"],
+    "blocks.?.ffn.fc_in": [],
+    "blocks.[1].ffn.fc_in": [],
+    "*proj_out": PROJ_OUTS,
+    "*.to_q": TO_QS,
+    "to_q": [],
+    "layers.0.attention.to_qkv": ["layers.0.attention.to_qkv"],
+    "layers.0.attention.to_q": [],
+    "*": NAMES,
+}
 
 ARGUMENTS = SglangExporter(form="arguments")
 
 
 def checkpoint(*ignored: str) -> str:
     """A ModelOpt checkpoint's list."""
-    return json.dumps({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": ignored})
+    return json.dumps(
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": ignored}
+    )
 
 
 def arguments(*ignored: str) -> str:
@@ -52,56 +88,102 @@ def arguments(*ignored: str) -> str:
     return json.dumps({"quantization": "fp8", "quantization_ignored_layers": ignored})
 
 
-@pytest.mark.parametrize(("kind", "config", "rows"), models_of("sglang"), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "config", "rows"),
+    models_of("sglang"),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_names_are_those_of_its_classes(kind: str, config: dict[str, Any], rows: list[Any]) -> None:
-    """Every Linear that its class can quantize comes out of ours with the name and the size that it has there, and no other does."""
+    """Every Linear that its class can quantize comes out of ours with the name and the size that it
+    has there, and no other does.
+    """
     shapes = linears_of(kind, **config)
     summed: dict[tuple[str, int], int] = {}
-    for name, k, n in rows:  # Linears that share a name there are rows of their own; ours are added up
+    for (
+        name,
+        k,
+        n,
+    ) in rows:  # Linears that share a name there are rows of their own; ours are added up
         summed[name, k] = summed.get((name, k), 0) + n
-    assert groups(served_names("sglang", tree(kind, shapes)), shapes) == sorted([name, k, n] for (name, k), n in summed.items())
+    assert groups(served_names("sglang", tree(kind, shapes)), shapes) == sorted(
+        [name, k, n] for (name, k), n in summed.items()
+    )
 
 
 @pytest.mark.parametrize(("write", "rule"), [(checkpoint, STAR), (arguments, PATH)])
 def test_rules_are_those_of_sglang(write: Any, rule: dict[str, list[str]]) -> None:
     """`*` globs on whole names for checkpoints, parts between dots for the server's arguments."""
     listed = get_reader("sglang").read(write(*rule))
-    assert {entry.text: sorted(hits(entry.rule, entry.text, NAMES)) for entry in listed.entries} == {
-        key: sorted(value) for key, value in rule.items()
-    }
+    assert {
+        entry.text: sorted(hits(entry.rule, entry.text, NAMES)) for entry in listed.entries
+    } == {key: sorted(value) for key, value in rule.items()}
 
 
 def test_checkpoint_of_flux() -> None:
-    """The list has what stays bf16 of what SGLang can quantize; `transformer_blocks.0` lies inside `single_transformer_blocks.0`, and is not it."""
+    """The list has what stays bf16 of what SGLang can quantize; `transformer_blocks.0` lies inside
+    `single_transformer_blocks.0`, and is not it.
+    """
     fqns = linears_of("FluxTransformer2DModel", num_layers=2, num_single_layers=2)
     kept = ("transformer_blocks.0.attn", "single_transformer_blocks.1.proj_out")
     recipe = recipe_of(
         "FluxTransformer2DModel",
-        {fqn: "nvfp4" if ("attn." in fqn or ".proj_" in fqn) and not fqn.startswith(kept) else "bf16" for fqn in fqns},
+        {
+            fqn: (
+                "nvfp4"
+                if ("attn." in fqn or ".proj_" in fqn) and not fqn.startswith(kept)
+                else "bf16"
+            )
+            for fqn in fqns
+        },
     )
     value = json.loads(SglangExporter().export(recipe))
-    assert (value["quant_method"], value["quant_algo"], value["group_size"]) == ("modelopt", "NVFP4", 16)
+    assert (value["quant_method"], value["quant_algo"], value["group_size"]) == (
+        "modelopt",
+        "NVFP4",
+        16,
+    )
     assert sorted(value["ignore"]) == sorted(fqn for fqn in fqns if fqn.startswith(kept))
 
 
 def test_arguments_for_wan() -> None:
     """Self-attention loses its module's name there, cross-attention does not."""
     fqns = linears_of("WanTransformer3DModel")
-    kept = {"blocks.0.attn1.to_q", "blocks.0.attn1.to_out.0", "blocks.0.ffn.net.0.proj", "blocks.0.attn2.to_k"}
-    recipe = recipe_of("WanTransformer3DModel", {fqn: "bf16" if fqn in kept or "embedder" in fqn else "fp8" for fqn in fqns})
+    kept = {
+        "blocks.0.attn1.to_q",
+        "blocks.0.attn1.to_out.0",
+        "blocks.0.ffn.net.0.proj",
+        "blocks.0.attn2.to_k",
+    }
+    recipe = recipe_of(
+        "WanTransformer3DModel",
+        {fqn: "bf16" if fqn in kept or "embedder" in fqn else "fp8" for fqn in fqns},
+    )
     ignored = ["blocks.0.to_q", "blocks.0.to_out", "blocks.0.attn2.to_k", "blocks.0.ffn.fc_in"]
-    assert json.loads(ARGUMENTS.export(recipe)) == {"quantization": "fp8", "quantization_ignored_layers": ignored}
+    assert json.loads(ARGUMENTS.export(recipe)) == {
+        "quantization": "fp8",
+        "quantization_ignored_layers": ignored,
+    }
 
 
 def test_two_denoisers_have_a_list_each() -> None:
-    """Linears of Wan 2.2's two denoisers have the same names; each list is about one, and a denoiser that is not quantized has none."""
+    """Linears of Wan 2.2's two denoisers have the same names; each list is about one, and a
+    denoiser that is not quantized has none.
+    """
     names = linears_of("WanTransformer3DModel", num_layers=12)
     fqns = [f"{component}.{fqn}" for component in ("transformer", "transformer_2") for fqn in names]
-    recipe = two_wans({fqn: "fp8" if fqn.startswith("transformer_2.blocks.1.") else "bf16" for fqn in fqns})
+    recipe = two_wans(
+        {fqn: "fp8" if fqn.startswith("transformer_2.blocks.1.") else "bf16" for fqn in fqns}
+    )
     value = json.loads(ARGUMENTS.export(recipe))
     assert value["component_quantizations"] == {"transformer_2": "fp8"}
-    assert not [name for name in value["component_quantization_ignored_layers"]["transformer_2"] if name.startswith("blocks.1.")]
-    recipe = two_wans({fqn: "nvfp4" if fqn.startswith("transformer_2.blocks.1.") else "bf16" for fqn in fqns})
+    assert not [
+        name
+        for name in value["component_quantization_ignored_layers"]["transformer_2"]
+        if name.startswith("blocks.1.")
+    ]
+    recipe = two_wans(
+        {fqn: "nvfp4" if fqn.startswith("transformer_2.blocks.1.") else "bf16" for fqn in fqns}
+    )
     parts = json.loads(SglangExporter().export(recipe))
     assert parts["transformer"]["ignore"] == ["*"]
     assert len(parts["transformer_2"]["ignore"]) == 11 * 10 + 1
@@ -110,23 +192,45 @@ def test_two_denoisers_have_a_list_each() -> None:
 def test_linears_without_names_take_one_format() -> None:
     """LTX-2's Linears go by no name in SGLang: all of those that it can quantize are, or none."""
     fqns = linears_of("LTX2VideoTransformer3DModel")
-    can = {fqn for fqn in fqns if fqn.startswith("transformer_blocks.") or fqn.endswith(("proj_in", "proj_out"))}
-    recipe = recipe_of("LTX2VideoTransformer3DModel", {fqn: "nvfp4" if fqn in can else "bf16" for fqn in fqns})
+    can = {
+        fqn
+        for fqn in fqns
+        if fqn.startswith("transformer_blocks.") or fqn.endswith(("proj_in", "proj_out"))
+    }
+    recipe = recipe_of(
+        "LTX2VideoTransformer3DModel", {fqn: "nvfp4" if fqn in can else "bf16" for fqn in fqns}
+    )
     assert json.loads(SglangExporter().export(recipe))["ignore"] == []
-    less = with_formats(recipe, {**recipe.layers, "transformer_blocks.0.audio_attn1.to_q": FormatName.BF16})
+    less = with_formats(
+        recipe, {**recipe.layers, "transformer_blocks.0.audio_attn1.to_q": FormatName.BF16}
+    )
     with pytest.raises(
-        RecipeError, match=r"gives these 32 Linears one format: proj_in \(nvfp4\), transformer_blocks\.0\.audio_attn1\.to_q \(bf16\)"
+        RecipeError,
+        match=(
+            r"gives these 32 Linears one format: proj_in \(nvfp4\),"
+            r" transformer_blocks\.0\.audio_attn1\.to_q \(bf16\)"
+        ),
     ):
         SglangExporter().export(less)
     assert set(SglangExporter().nearest(less).values()) == {FormatName.BF16}
     listed = get_reader("sglang").read(arguments("transformer_blocks.0.attn1.to_q", "proj_out"))
-    assert not any(listed.hits(entry, tree("LTX2VideoTransformer3DModel", can)) for entry in listed.entries)
+    assert not any(
+        listed.hits(entry, tree("LTX2VideoTransformer3DModel", can)) for entry in listed.entries
+    )
 
 
 def test_z_image_wants_the_parts_of_its_fused_linear() -> None:
-    """The server's rule sees `w13` by the names of its parts, that of checkpoints by either; a part alone makes SGLang fail."""
+    """The server's rule sees `w13` by the names of its parts, that of checkpoints by either; a part
+    alone makes SGLang fail.
+    """
     fqns = linears_of("ZImageTransformer2DModel")
-    model, parts = tree("ZImageTransformer2DModel", fqns), {"layers.0.feed_forward.w1", "layers.0.feed_forward.w3"}
+    model, parts = (
+        tree("ZImageTransformer2DModel", fqns),
+        {
+            "layers.0.feed_forward.w1",
+            "layers.0.feed_forward.w3",
+        },
+    )
     for text, expected in (
         (arguments(*parts), parts),
         (arguments("layers.0.feed_forward.w13"), set()),
@@ -137,51 +241,109 @@ def test_z_image_wants_the_parts_of_its_fused_linear() -> None:
         assert {fqn for fqn in parts if formats[fqn] is FormatName.BF16} == expected
     for write in (arguments, checkpoint):
         with pytest.raises(
-            PatternError, match=r"layers\.0\.feed_forward\.w1 and layers\.0\.feed_forward\.w3; sglang runs them as one Linear and fails"
+            PatternError,
+            match=(
+                r"layers\.0\.feed_forward\.w1 and layers\.0\.feed_forward\.w3; sglang runs them as"
+                r" one Linear and fails"
+            ),
         ):
-            get_reader("sglang").read(write("layers.0.feed_forward.w1")).assign(model, quantized=FormatName.BF16)
-    recipe = recipe_of("ZImageTransformer2DModel", {fqn: "fp8" if fqn.startswith("layers.0.att") else "bf16" for fqn in fqns})
+            get_reader("sglang").read(write("layers.0.feed_forward.w1")).assign(
+                model, quantized=FormatName.BF16
+            )
+    recipe = recipe_of(
+        "ZImageTransformer2DModel",
+        {fqn: "fp8" if fqn.startswith("layers.0.att") else "bf16" for fqn in fqns},
+    )
     assert parts <= set(json.loads(ARGUMENTS.export(recipe))["quantization_ignored_layers"])
 
 
 def test_names_that_lose_their_block_are_refused() -> None:
-    """Cross-attention of Wan's image model is called `to_k` in every block, which the server's rule also finds in `blocks.0.to_k`."""
+    """Cross-attention of Wan's image model is called `to_k` in every block, which the server's rule
+    also finds in `blocks.0.to_k`.
+    """
     fqns = linears_of("WanTransformer3DModel", image_dim=28, added_kv_proj_dim=32)
-    recipe = recipe_of("WanTransformer3DModel", {fqn: "bf16" if "embedder" in fqn or fqn.endswith("attn2.to_k") else "fp8" for fqn in fqns})
-    with pytest.raises(RecipeError, match=r"parts of names, would keep 1 Linear\(s\) \(blocks\.0\.attn1\.to_k\) in bf16"):
+    recipe = recipe_of(
+        "WanTransformer3DModel",
+        {fqn: "bf16" if "embedder" in fqn or fqn.endswith("attn2.to_k") else "fp8" for fqn in fqns},
+    )
+    with pytest.raises(
+        RecipeError,
+        match=r"parts of names, would keep 1 Linear\(s\) \(blocks\.0\.attn1\.to_k\) in bf16",
+    ):
         ARGUMENTS.export(recipe)
     nearest = ARGUMENTS.nearest(recipe)
-    assert {fqn for fqn in fqns if nearest[fqn] is not recipe.layers[fqn]} == {"blocks.0.attn1.to_k"}
+    assert {fqn for fqn in fqns if nearest[fqn] is not recipe.layers[fqn]} == {
+        "blocks.0.attn1.to_k"
+    }
     ARGUMENTS.export(with_formats(recipe, nearest))
-    SglangExporter().export(with_formats(recipe, {fqn: "nvfp4" if name == "fp8" else "bf16" for fqn, name in recipe.layers.items()}))
+    SglangExporter().export(
+        with_formats(
+            recipe,
+            {fqn: "nvfp4" if name == "fp8" else "bf16" for fqn, name in recipe.layers.items()},
+        )
+    )
 
 
 @pytest.mark.parametrize(
-    ("exporter", "format"), [(SglangExporter(), "fp8"), (SglangExporter(), "mxfp8"), (ARGUMENTS, "nvfp4"), (ARGUMENTS, "mxfp8")]
+    ("exporter", "format"),
+    [
+        (SglangExporter(), "fp8"),
+        (SglangExporter(), "mxfp8"),
+        (ARGUMENTS, "nvfp4"),
+        (ARGUMENTS, "mxfp8"),
+    ],
 )
 def test_each_form_has_one_format(exporter: SglangExporter, format: str) -> None:
     """nvfp4 is for checkpoints, fp8 for the server; mxfp8 takes no list there."""
     with pytest.raises(RecipeError, match=f"it has no {format}"):
-        exporter.export(make_recipe(["blocks.0.ffn.net.2"], ["blocks.0.ffn.net.2"], format, component_class="WanTransformer3DModel"))
+        exporter.export(
+            make_recipe(
+                ["blocks.0.ffn.net.2"],
+                ["blocks.0.ffn.net.2"],
+                format,
+                component_class="WanTransformer3DModel",
+            )
+        )
 
 
 def test_hf_quant_config_is_read() -> None:
     """`exclude_modules` in `hf_quant_config.json` is the same list."""
-    text = json.dumps({"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["blocks.0.ffn*"]}})
-    formats = (
-        get_reader("sglang").read(text).assign(tree("WanTransformer3DModel", linears_of("WanTransformer3DModel")), quantized=FormatName.FP8)
+    text = json.dumps(
+        {"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["blocks.0.ffn*"]}}
     )
-    assert {fqn for fqn, name in formats.items() if name is FormatName.BF16 and fqn.startswith("blocks.")} == {
+    formats = (
+        get_reader("sglang")
+        .read(text)
+        .assign(
+            tree("WanTransformer3DModel", linears_of("WanTransformer3DModel")),
+            quantized=FormatName.FP8,
+        )
+    )
+    assert {
+        fqn
+        for fqn, name in formats.items()
+        if name is FormatName.BF16 and fqn.startswith("blocks.")
+    } == {
         "blocks.0.ffn.net.0.proj",
         "blocks.0.ffn.net.2",
     }
     assert formats["blocks.0.attn1.to_q"] is FormatName.NVFP4
 
 
-@pytest.mark.parametrize("text", [
-    "", "[]", "{}", '{"quant_algo": "INT4", "ignore": []}', '{"quant_algo": "NVFP4", "ignore": 3}', '{"quantization": "mxfp8", "quantization_ignored_layers": []}',
-    '{"component_quantization_ignored_layers": {"transformer": ["a"]}}', '{"component_quantizations": []}', '{"quantization": {"quant_algo": 1}}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"quant_algo": "INT4", "ignore": []}',
+        '{"quant_algo": "NVFP4", "ignore": 3}',
+        '{"quantization": "mxfp8", "quantization_ignored_layers": []}',
+        '{"component_quantization_ignored_layers": {"transformer": ["a"]}}',
+        '{"component_quantizations": []}',
+        '{"quantization": {"quant_algo": 1}}',
+    ],
+)
 def test_other_texts_are_refused(text: str) -> None:
     """What is no list of SGLang's, or one that it would refuse, is refused with words."""
     with pytest.raises(PatternError, match=r"found .*;"):

@@ -1,7 +1,9 @@
-"""vLLM-Omni: its run-time names against its own classes, its rule against vLLM's function, and what is exported for it.
+"""vLLM-Omni: its run-time names against its own classes, its rule against vLLM's function, and what
+is exported for it.
 
-RULE was recorded by calling `is_layer_skipped` of vLLM 0.30.0 (`model_executor/layers/quantization/utils/quant_utils.py`, taken out of the source package), one entry at
-a time, with the empty `fused_mapping` that vLLM-Omni 0.30.0 gives it.
+RULE was recorded by calling `is_layer_skipped` of vLLM 0.30.0
+(`model_executor/layers/quantization/utils/quant_utils.py`, taken out of the source package), one
+entry at a time, with the empty `fused_mapping` that vLLM-Omni 0.30.0 gives it.
 """
 
 import json
@@ -20,54 +22,100 @@ from support.recipes import make_recipe
 from support.served import groups, linears_of, models_of, recipe_of, tree, two_wans, with_formats
 
 NAMES = (
-    "proj_out", "single_transformer_blocks.0.proj_out", "transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_q", "blocks.1.ffn.net_2",
-    "blocks.10.ffn.net_2", "layers.0.attention.to_qkv",
-)  # fmt: skip
+    "proj_out",
+    "single_transformer_blocks.0.proj_out",
+    "transformer_blocks.0.attn.to_q",
+    "single_transformer_blocks.0.attn.to_q",
+    "blocks.1.ffn.net_2",
+    "blocks.10.ffn.net_2",
+    "layers.0.attention.to_qkv",
+)
 RULE = {
-    "proj_out": ["proj_out"], "transformer_blocks.0": [], "transformer_blocks.0.attn.to_q": ["transformer_blocks.0.attn.to_q"], "blocks.1": [], "blocks.1.*": [],
-    "*proj_out": [], "to_q": [], "layers.0.attention.to_qkv": ["layers.0.attention.to_qkv"], "layers.0.attention.to_q": [],
-}  # fmt: skip
+    "proj_out": ["proj_out"],
+    "transformer_blocks.0": [],
+    "transformer_blocks.0.attn.to_q": ["transformer_blocks.0.attn.to_q"],
+    "blocks.1": [],
+    "blocks.1.*": [],
+    "*proj_out": [],
+    "to_q": [],
+    "layers.0.attention.to_qkv": ["layers.0.attention.to_qkv"],
+    "layers.0.attention.to_q": [],
+}
 
 
-@pytest.mark.parametrize(("kind", "config", "rows"), models_of("vllm-omni"), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "config", "rows"),
+    models_of("vllm-omni"),
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_names_are_those_of_its_classes(kind: str, config: dict[str, Any], rows: list[Any]) -> None:
-    """Every Linear that its class can quantize comes out of ours with the name and the size that it has there, and no other does."""
+    """Every Linear that its class can quantize comes out of ours with the name and the size that it
+    has there, and no other does.
+    """
     shapes = linears_of(kind, **config)
     assert groups(served_names("vllm-omni", tree(kind, shapes)), shapes) == sorted(rows)
 
 
 def test_rule_is_that_of_vllm() -> None:
     """Entries are whole names, letter by letter."""
-    listed = get_reader("vllm-omni").read(json.dumps({"method": "fp8", "ignored_layers": list(RULE)}))
-    assert {entry.text: sorted(hits(entry.rule, entry.text, NAMES)) for entry in listed.entries} == {
-        key: sorted(value) for key, value in RULE.items()
-    }
+    listed = get_reader("vllm-omni").read(
+        json.dumps({"method": "fp8", "ignored_layers": list(RULE)})
+    )
+    assert {
+        entry.text: sorted(hits(entry.rule, entry.text, NAMES)) for entry in listed.entries
+    } == {key: sorted(value) for key, value in RULE.items()}
 
 
 def test_double_stream_blocks_of_flux_stay_bf16() -> None:
-    """vLLM-Omni quantizes FLUX.1's single-stream blocks only: a recipe for more is refused with names, and the nearest is not."""
+    """vLLM-Omni quantizes FLUX.1's single-stream blocks only: a recipe for more is refused with
+    names, and the nearest is not.
+    """
     fqns = linears_of("FluxTransformer2DModel")
-    recipe = recipe_of("FluxTransformer2DModel", {fqn: "bf16" if "embed" in fqn else "fp8" for fqn in fqns})
+    recipe = recipe_of(
+        "FluxTransformer2DModel", {fqn: "bf16" if "embed" in fqn else "fp8" for fqn in fqns}
+    )
     with pytest.raises(
-        RecipeError, match=r"always runs 17 Linear\(s\) \(transformer_blocks\.0\.norm1\.linear, .*in bf16, which the recipe quantizes"
+        RecipeError,
+        match=(
+            r"always runs 17 Linear\(s\) \(transformer_blocks\.0\.norm1\.linear, .*in bf16, which"
+            r" the recipe quantizes"
+        ),
     ):
         VllmOmniExporter().export(recipe)
     nearest = VllmOmniExporter().nearest(recipe)
     quantized = {fqn for fqn, name in nearest.items() if name is FormatName.FP8}
-    assert quantized == {f"single_transformer_blocks.0.{part}" for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out")}
+    assert quantized == {
+        f"single_transformer_blocks.0.{part}"
+        for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out")
+    }
     text = VllmOmniExporter().export(with_formats(recipe, nearest))
-    assert json.loads(text) == {"method": "fp8", "activation_scheme": "dynamic", "ignored_layers": []}
+    assert json.loads(text) == {
+        "method": "fp8",
+        "activation_scheme": "dynamic",
+        "ignored_layers": [],
+    }
 
 
 def test_fused_linears_take_one_format() -> None:
-    """q, k and v that disagree are refused with their names; the nearest has all of them in the finest."""
+    """q, k and v that disagree are refused with their names; the nearest has all of them in the
+    finest.
+    """
     fqns = linears_of("WanTransformer3DModel")
-    formats = {fqn: "fp8" if fqn.startswith("blocks.") else "bf16" for fqn in fqns} | {"blocks.0.attn1.to_k": "bf16"}
+    formats = {fqn: "fp8" if fqn.startswith("blocks.") else "bf16" for fqn in fqns} | {
+        "blocks.0.attn1.to_k": "bf16"
+    }
     recipe = recipe_of("WanTransformer3DModel", formats)
-    with pytest.raises(RecipeError, match=r"3 Linears one format: blocks\.0\.attn1\.to_q \(fp8\), blocks\.0\.attn1\.to_k \(bf16\)"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"3 Linears one format: blocks\.0\.attn1\.to_q \(fp8\), blocks\.0\.attn1\.to_k \(bf16\)"
+        ),
+    ):
         VllmOmniExporter().export(recipe)
     nearest = with_formats(recipe, VllmOmniExporter().nearest(recipe))
-    assert set(nearest.skip) - {fqn for fqn in fqns if not fqn.startswith("blocks.")} == {f"blocks.0.attn1.to_{part}" for part in "qkv"}
+    assert set(nearest.skip) - {fqn for fqn in fqns if not fqn.startswith("blocks.")} == {
+        f"blocks.0.attn1.to_{part}" for part in "qkv"
+    }
     assert json.loads(VllmOmniExporter().export(nearest))["ignored_layers"] == [
         "blocks.0.attn1.to_qkv"
     ]  # cross-attention and the rest are quantized
@@ -76,23 +124,36 @@ def test_fused_linears_take_one_format() -> None:
 def test_two_denoisers_have_a_list_each() -> None:
     """Wan 2.2's denoisers have Linears of the same names; each part of the config is about one."""
     fqns = [
-        f"{component}.{fqn}" for component in ("transformer", "transformer_2") for fqn in linears_of("WanTransformer3DModel", num_layers=12)
+        f"{component}.{fqn}"
+        for component in ("transformer", "transformer_2")
+        for fqn in linears_of("WanTransformer3DModel", num_layers=12)
     ]
     quantized = ("transformer.blocks.1.", "transformer_2.blocks.10.")
     recipe = two_wans({fqn: "fp8" if fqn.startswith(quantized) else "bf16" for fqn in fqns})
     value = json.loads(VllmOmniExporter().export(recipe))
     assert list(value) == ["transformer", "transformer_2"]
     for component, block in (("transformer", "1"), ("transformer_2", "10")):
-        left = {str(number) for number in range(12)} - {name.split(".")[1] for name in value[component]["ignored_layers"]}
+        left = {str(number) for number in range(12)} - {
+            name.split(".")[1] for name in value[component]["ignored_layers"]
+        }
         assert left == {block}
 
 
-@pytest.mark.parametrize(("pipeline", "named"), [("Flux2Pipeline", True), ("Flux2KleinPipeline", False)])
+@pytest.mark.parametrize(
+    ("pipeline", "named"), [("Flux2Pipeline", True), ("Flux2KleinPipeline", False)]
+)
 def test_flux2_names_its_component(pipeline: str, named: bool) -> None:
-    """A flat config would quantize FLUX.2 [dev]'s text encoder, too; [klein]'s pipeline knows no parts, and its single-stream blocks would be under none."""
+    """A flat config would quantize FLUX.2 [dev]'s text encoder, too; [klein]'s pipeline knows no
+    parts, and its single-stream blocks would be under none.
+    """
     kind = "Flux2Transformer2DModel"
     fqns = linears_of(kind)
-    quantized = [fqn for fqn in fqns if fqn.startswith("single_transformer_blocks.") and fqn.endswith(("to_out", "to_qkv_mlp_proj"))]
+    quantized = [
+        fqn
+        for fqn in fqns
+        if fqn.startswith("single_transformer_blocks.")
+        and fqn.endswith(("to_out", "to_qkv_mlp_proj"))
+    ]
     recipe = make_recipe(fqns, quantized, "fp8", component_class=kind, pipeline_class=pipeline)
     text = VllmOmniExporter().export(recipe)
     assert ("method" not in json.loads(text)) is named
@@ -103,20 +164,47 @@ def test_flux2_names_its_component(pipeline: str, named: bool) -> None:
 SINGLE, DOUBLE = "single_transformer_blocks.0.attn.to_out", "transformer_blocks.0.ff.linear_out"
 
 
-@pytest.mark.parametrize(("kind", "config", "quantized"), [
-    ("FluxTransformer2DModel", {"transformer": {"method": "fp8"}}, set()),
-    ("FluxTransformer2DModel", {"single": {"method": "fp8"}, "transformer": None}, {"single_transformer_blocks.0.proj_mlp"}),
-    ("FluxTransformer2DModel", {"default": {"method": "fp8"}, "vae": None}, {"single_transformer_blocks.0.proj_mlp"}),
-    ("Flux2Transformer2DModel", {"transformer": {"method": "fp8"}}, {SINGLE, DOUBLE}),
-    ("Flux2Transformer2DModel", {"trans": {"method": "fp8", "ignored_layers": [SINGLE]}, "transformer_2": None}, {DOUBLE}),
-    ("Flux2Transformer2DModel", {"default": {"method": "fp8"}, "transformer": None}, set()),
-    ("WanTransformer3DModel", {"transformer": "fp8", "vae": {"method": "fp8"}}, {"blocks.0.ffn.net.2"}),
-    ("WanTransformer3DModel", {"trans": {"method": "fp8"}, "blocks": {"method": "fp8"}}, set()),
-    ("ZImageTransformer2DModel", {"transformer": {"method": "fp8"}}, set()),
-    ("ZImageTransformer2DModel", {"layers": {"method": "fp8", "ignored_layers": ["layers.0.feed_forward.w2"]}}, {"layers.0.attention.to_q"}),
-])  # fmt: skip
-def test_which_part_of_a_config_a_linear_is_under(kind: str, config: dict[str, Any], quantized: set[str]) -> None:
-    """Wan's pipeline looks a part up by name, FLUX.2's by its beginning, and elsewhere parts are the beginnings of Linears' names; null is bf16."""
+@pytest.mark.parametrize(
+    ("kind", "config", "quantized"),
+    [
+        ("FluxTransformer2DModel", {"transformer": {"method": "fp8"}}, set()),
+        (
+            "FluxTransformer2DModel",
+            {"single": {"method": "fp8"}, "transformer": None},
+            {"single_transformer_blocks.0.proj_mlp"},
+        ),
+        (
+            "FluxTransformer2DModel",
+            {"default": {"method": "fp8"}, "vae": None},
+            {"single_transformer_blocks.0.proj_mlp"},
+        ),
+        ("Flux2Transformer2DModel", {"transformer": {"method": "fp8"}}, {SINGLE, DOUBLE}),
+        (
+            "Flux2Transformer2DModel",
+            {"trans": {"method": "fp8", "ignored_layers": [SINGLE]}, "transformer_2": None},
+            {DOUBLE},
+        ),
+        ("Flux2Transformer2DModel", {"default": {"method": "fp8"}, "transformer": None}, set()),
+        (
+            "WanTransformer3DModel",
+            {"transformer": "fp8", "vae": {"method": "fp8"}},
+            {"blocks.0.ffn.net.2"},
+        ),
+        ("WanTransformer3DModel", {"trans": {"method": "fp8"}, "blocks": {"method": "fp8"}}, set()),
+        ("ZImageTransformer2DModel", {"transformer": {"method": "fp8"}}, set()),
+        (
+            "ZImageTransformer2DModel",
+            {"layers": {"method": "fp8", "ignored_layers": ["layers.0.feed_forward.w2"]}},
+            {"layers.0.attention.to_q"},
+        ),
+    ],
+)
+def test_which_part_of_a_config_a_linear_is_under(
+    kind: str, config: dict[str, Any], quantized: set[str]
+) -> None:
+    """Wan's pipeline looks a part up by name, FLUX.2's by its beginning, and elsewhere parts are
+    the beginnings of Linears' names; null is bf16.
+    """
     asked = {
         "single_transformer_blocks.0.proj_mlp",
         SINGLE,
@@ -125,54 +213,102 @@ def test_which_part_of_a_config_a_linear_is_under(kind: str, config: dict[str, A
         "layers.0.attention.to_q",
         "layers.0.feed_forward.w2",
     }
-    found = get_reader("vllm-omni").read(json.dumps(config)).assign(tree(kind, linears_of(kind)), quantized=FormatName.NVFP4)
+    found = (
+        get_reader("vllm-omni")
+        .read(json.dumps(config))
+        .assign(tree(kind, linears_of(kind)), quantized=FormatName.NVFP4)
+    )
     assert {fqn for fqn in asked if found.get(fqn) is FormatName.FP8} == quantized
 
 
-@pytest.mark.parametrize(("formats", "kind", "words"), [
-    (("nvfp4",), "WanTransformer3DModel", "it has no nvfp4"),
-    (("mxfp8", "fp8"), "WanTransformer3DModel", "it has no mxfp8"),
-    (("fp8",), "SD3Transformer2DModel", "the names that it gives the Linears of SD3Transformer2DModel are not known here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("formats", "kind", "words"),
+    [
+        (("nvfp4",), "WanTransformer3DModel", "it has no nvfp4"),
+        (("mxfp8", "fp8"), "WanTransformer3DModel", "it has no mxfp8"),
+        (
+            ("fp8",),
+            "SD3Transformer2DModel",
+            "the names that it gives the Linears of SD3Transformer2DModel are not known here",
+        ),
+    ],
+)
 def test_what_it_lacks_is_refused(formats: tuple[str, ...], kind: str, words: str) -> None:
     """A format without kernels there, a class without known names."""
     with pytest.raises(RecipeError, match=words):
         VllmOmniExporter().export(
             make_recipe(
-                ["blocks.0.ffn.net.2", "blocks.1.ffn.net.2"], ["blocks.0.ffn.net.2", "blocks.1.ffn.net.2"], *formats, component_class=kind
+                ["blocks.0.ffn.net.2", "blocks.1.ffn.net.2"],
+                ["blocks.0.ffn.net.2", "blocks.1.ffn.net.2"],
+                *formats,
+                component_class=kind,
             )
         )
 
 
 def test_an_unknown_linear_is_refused() -> None:
     """A name that no table has is not guessed."""
-    with pytest.raises(RecipeError, match=r"the names that it gives 1 Linear\(s\) \(blocks\.0\.new\) are not known"):
-        VllmOmniExporter().export(make_recipe(["blocks.0.new"], ["blocks.0.new"], "fp8", component_class="WanTransformer3DModel"))
+    with pytest.raises(
+        RecipeError, match=r"the names that it gives 1 Linear\(s\) \(blocks\.0\.new\) are not known"
+    ):
+        VllmOmniExporter().export(
+            make_recipe(
+                ["blocks.0.new"], ["blocks.0.new"], "fp8", component_class="WanTransformer3DModel"
+            )
+        )
 
 
 def test_another_tree_is_refused() -> None:
     """A model with other Linears than the recipe is told apart."""
-    recipe = make_recipe(["blocks.0.ffn.net.2"], ["blocks.0.ffn.net.2"], "fp8", component_class="WanTransformer3DModel")
+    recipe = make_recipe(
+        ["blocks.0.ffn.net.2"],
+        ["blocks.0.ffn.net.2"],
+        "fp8",
+        component_class="WanTransformer3DModel",
+    )
     with pytest.raises(RecipeError, match=r"blocks\.1\.ffn\.net\.2 is not in the recipe"):
         VllmOmniExporter().verify(recipe, ["blocks.0.ffn.net.2", "blocks.1.ffn.net.2"])
 
 
 def test_lists_with_diffusers_names_do_nothing() -> None:
-    """`to_q`, `to_k` and `to_v` of a fused Linear, or a block's name, are dead; Linears that are never quantized may be listed to be safe."""
+    """`to_q`, `to_k` and `to_v` of a fused Linear, or a block's name, are dead; Linears that are
+    never quantized may be listed to be safe.
+    """
     names = ["blocks.0.attn1.to_q", "blocks.0", "proj_out", "blocks.0.ffn.net_2"]
     listed = get_reader("vllm-omni").read(json.dumps({"method": "fp8", "ignored_layers": names}))
     model = tree("WanTransformer3DModel", linears_of("WanTransformer3DModel"))
-    assert [sorted(listed.hits(entry, model)) for entry in listed.entries] == [[], [], ["proj_out"], ["blocks.0.ffn.net.2"]]
+    assert [sorted(listed.hits(entry, model)) for entry in listed.entries] == [
+        [],
+        [],
+        ["proj_out"],
+        ["blocks.0.ffn.net.2"],
+    ]
     formats = listed.assign(model, quantized=FormatName.NVFP4)
     assert formats["blocks.0.attn1.to_q"] is FormatName.FP8
-    assert {fqn for fqn, name in formats.items() if name is FormatName.BF16 and fqn.startswith("blocks.")} == {"blocks.0.ffn.net.2"}
+    assert {
+        fqn
+        for fqn, name in formats.items()
+        if name is FormatName.BF16 and fqn.startswith("blocks.")
+    } == {"blocks.0.ffn.net.2"}
 
 
-@pytest.mark.parametrize("text", [
-    "", "[]", "{}", '{"method": "magic", "ignored_layers": []}', '{"method": "fp8", "ignored_layers": "a"}', '{"method": "fp8", "ignored_layers": [1]}',
-    '{"method": "fp8", "ignored_layers": [""]}', '{"method": 3}', '{"transformer": "fp8"}',
-    '{"transformer": {"method": "fp8"}, "vae": {"ignored_layers": []}}', "{" * 99, '{"a": 1, "a": 2}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"method": "magic", "ignored_layers": []}',
+        '{"method": "fp8", "ignored_layers": "a"}',
+        '{"method": "fp8", "ignored_layers": [1]}',
+        '{"method": "fp8", "ignored_layers": [""]}',
+        '{"method": 3}',
+        '{"transformer": "fp8"}',
+        '{"transformer": {"method": "fp8"}, "vae": {"ignored_layers": []}}',
+        "{" * 99,
+        '{"a": 1, "a": 2}',
+    ],
+)
 def test_other_texts_are_refused(text: str) -> None:
     """What is no config is refused with words."""
     with pytest.raises(PatternError, match="allowed"):
@@ -184,4 +320,6 @@ def test_its_form_is_recognised() -> None:
     text = '{"method": "fp8", "ignored_layers": ["a"]}'
     assert guess_reader(text).name == "vllm-omni"
     with pytest.raises(PatternError, match="UNet2DConditionModel"):
-        get_reader("vllm-omni").read(text).assign(tree("UNet2DConditionModel", ["a"]), quantized=FormatName.FP8)
+        get_reader("vllm-omni").read(text).assign(
+            tree("UNet2DConditionModel", ["a"]), quantized=FormatName.FP8
+        )

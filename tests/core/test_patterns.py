@@ -1,4 +1,6 @@
-"""The pattern dialect: what matches, what is refused, and that compressed lists select exactly what they should."""
+"""The pattern dialect: what matches, what is refused, and that compressed lists select exactly what
+they should.
+"""
 
 import doctest
 import re
@@ -10,7 +12,14 @@ from hypothesis import strategies as st
 
 import sensitivity.core.patterns
 from sensitivity.core.pattern_cover import compress, index_globs
-from sensitivity.core.patterns import check_pattern, expand, format_indices, is_fqn, match, read_list
+from sensitivity.core.patterns import (
+    check_pattern,
+    expand,
+    format_indices,
+    is_fqn,
+    match,
+    read_list,
+)
 from sensitivity.errors import PatternError
 
 BLOCKS = 12
@@ -54,17 +63,42 @@ def test_sets_and_negated_sets() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["re:blocks.*", "blocks|x", "blocks.(1)", "a b", "a/b", "[", "a[]", "a[1", "a]", "a\nb", "^a", "a+", "é", "\\d"]
+    "bad",
+    [
+        "re:blocks.*",
+        "blocks|x",
+        "blocks.(1)",
+        "a b",
+        "a/b",
+        "[",
+        "a[]",
+        "a[1",
+        "a]",
+        "a\nb",
+        "^a",
+        "a+",
+        "é",
+        "\\d",
+    ],
 )
 def test_what_is_no_glob_is_refused(bad: str) -> None:
-    """Regular expressions, paths and open sets are errors, because matching nothing in silence is worse."""
-    with pytest.raises(PatternError, match=re.escape("it is a shell glob on the FQN, not a regular expression")):
+    """Regular expressions, paths and open sets are errors, because matching nothing in silence is
+    worse.
+    """
+    with pytest.raises(
+        PatternError, match=re.escape("it is a shell glob on the FQN, not a regular expression")
+    ):
         check_pattern(bad)
 
 
 def test_falling_ranges_and_lengths_are_refused() -> None:
     """A range that falls matches nothing, and a pattern has 1 to 512 characters."""
-    with pytest.raises(PatternError, match=re.escape("found the range 9-0 in 'b.[9-0]'; allowed are ranges that rise; write [0-9]")):
+    with pytest.raises(
+        PatternError,
+        match=re.escape(
+            "found the range 9-0 in 'b.[9-0]'; allowed are ranges that rise; write [0-9]"
+        ),
+    ):
         check_pattern("b.[9-0]")
     with pytest.raises(PatternError, match="found a pattern of 0 characters; allowed are 1 to 512"):
         check_pattern("")
@@ -73,9 +107,13 @@ def test_falling_ranges_and_lengths_are_refused() -> None:
 
 
 def test_fqns() -> None:
-    """FQNs are dotted words, hyphens among them (Z-Image's `all_x_embedder.2-1`); paths, blanks, newlines and empty segments are not."""
+    """FQNs are dotted words, hyphens among them (Z-Image's `all_x_embedder.2-1`); paths, blanks,
+    newlines and empty segments are not.
+    """
     assert all(map(is_fqn, [*UNIVERSE, "all_x_embedder.2-1"]))
-    assert expand(["all_x_embedder.2-1"], ["all_x_embedder.2-1", "all_x_embedder.1"]).matched == {"all_x_embedder.2-1"}
+    assert expand(["all_x_embedder.2-1"], ["all_x_embedder.2-1", "all_x_embedder.1"]).matched == {
+        "all_x_embedder.2-1"
+    }
     assert not any(map(is_fqn, ["", "a..b", ".a", "a.", "a/b", "../a", "a b", "a\n", "a" * 513]))
 
 
@@ -87,7 +125,9 @@ def test_expand_reports_dead_patterns() -> None:
 
 
 def test_read_list() -> None:
-    """A skip file has one entry a line; comments, blanks, repeats, CRLF and a byte order mark do not matter."""
+    """A skip file has one entry a line; comments, blanks, repeats, CRLF and a byte order mark do
+    not matter.
+    """
     text = "\ufeff# header: not an entry\r\n\r\nproj_out  # why\r\n  blocks.[0-1].*\r\nproj_out\r\n"
     assert read_list(text) == ("proj_out", "blocks.[0-1].*")
     with pytest.raises(PatternError, match="line 2: found the pattern 'a b'"):
@@ -124,19 +164,34 @@ def test_index_globs() -> None:
         (tuple(f for f in UNIVERSE if f.startswith("blocks.")), ["blocks.*"]),
         (tuple(f"blocks.{b}.attn.to_q" for b in range(BLOCKS)), ["blocks.*.attn.to_q"]),
         (tuple(f"blocks.{b}.attn.to_q" for b in range(4)), ["blocks.[0-3].attn.to_q"]),
-        (tuple(f"blocks.{b}.{r}" for b in (0, 1, 10, 11) for r in ROLES), ["blocks.[01].*", "blocks.1[01].*"]),
+        (
+            tuple(f"blocks.{b}.{r}" for b in (0, 1, 10, 11) for r in ROLES),
+            ["blocks.[01].*", "blocks.1[01].*"],
+        ),
         (tuple(f"blocks.{b}.norm1.linear" for b in (2, 3)), ["blocks.[23].norm1.linear"]),
-        (tuple(f"blocks.{b}.attn.{r}" for b in range(BLOCKS) for r in ("to_q", "to_k", "to_out.0")), ["blocks.*.attn.*"]),
-        (("x_embedder", "proj_out", *(f"single.{b}.proj_out" for b in range(3))), ["x_embedder", "single.*", "proj_out"]),
+        (
+            tuple(
+                f"blocks.{b}.attn.{r}" for b in range(BLOCKS) for r in ("to_q", "to_k", "to_out.0")
+            ),
+            ["blocks.*.attn.*"],
+        ),
+        (
+            ("x_embedder", "proj_out", *(f"single.{b}.proj_out" for b in range(3))),
+            ["x_embedder", "single.*", "proj_out"],
+        ),
     ],
 )
 def test_compress_finds_the_readable_form(selected: tuple[str, ...], expected: list[str]) -> None:
-    """Whole models, containers, roles and index sets become one glob each; a lone Linear stays exact."""
+    """Whole models, containers, roles and index sets become one glob each; a lone Linear stays
+    exact.
+    """
     assert _patterns(selected) == expected
 
 
 def test_compress_never_catches_a_neighbour() -> None:
-    """`*` crosses dots, so a role glob that would catch a deeper Linear of the same tail is not used."""
+    """`*` crosses dots, so a role glob that would catch a deeper Linear of the same tail is not
+    used.
+    """
     universe = ["b.0.q", "b.1.q", "b.0.x.q", "b.1.x.q"]
     found = [entry.pattern for entry in compress(["b.0.q", "b.1.q"], universe)]
     assert "b.*.q" not in found
@@ -151,7 +206,9 @@ def test_compress_gives_reasons_in_words() -> None:
 
 def test_compress_refuses_strangers() -> None:
     """A selected name outside the universe, or a universe of paths, is an error."""
-    with pytest.raises(PatternError, match=re.escape("found 1 selected FQN(s) outside the universe, first 'nope'")):
+    with pytest.raises(
+        PatternError, match=re.escape("found 1 selected FQN(s) outside the universe, first 'nope'")
+    ):
         compress(["nope"], UNIVERSE)
     with pytest.raises(PatternError, match="found 'a/b' in the universe"):
         compress([], ["a/b"])
@@ -160,7 +217,9 @@ def test_compress_refuses_strangers() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.sampled_from(UNIVERSE)))
 def test_compress_is_exact(selected: set[str]) -> None:
-    """For any selection the patterns match exactly it, none is dead, and there are never more of them than names."""
+    """For any selection the patterns match exactly it, none is dead, and there are never more of
+    them than names.
+    """
     found = _patterns(selected)
     matched, dead = expand(found, UNIVERSE)
     assert matched == selected
@@ -170,7 +229,12 @@ def test_compress_is_exact(selected: set[str]) -> None:
 
 def test_compress_is_fast_at_the_size_of_ltx2() -> None:
     """1,400 FQNs with half of them selected without order take less than a second."""
-    universe = [f"transformer_blocks.{b}.{r}{i}.proj" for b in range(50) for r in ("attn", "ff") for i in range(14)]
+    universe = [
+        f"transformer_blocks.{b}.{r}{i}.proj"
+        for b in range(50)
+        for r in ("attn", "ff")
+        for i in range(14)
+    ]
     selected = [fqn for place, fqn in enumerate(universe) if (place * 7919) % 13 < 6]
     start = time.perf_counter()
     found = [entry.pattern for entry in compress(selected, universe)]

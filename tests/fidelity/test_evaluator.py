@@ -1,4 +1,6 @@
-"""Distances follow LPIPS's definition and order distortions; scores are means with honest intervals; references survive damage."""
+"""Distances follow LPIPS's definition and order distortions; scores are means with honest
+intervals; references survive damage.
+"""
 
 import hashlib
 import io
@@ -35,10 +37,18 @@ def pictures_of(count: int, size: int = 64, *, seed: int) -> Tensor:
 def random_trunk(path: Path) -> Path:
     """A file with the shapes of AlexNet's convolutions and random numbers, in bf16."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {"0": (64, 3, 11, 11), "3": (192, 64, 5, 5), "6": (384, 192, 3, 3), "8": (256, 384, 3, 3), "10": (256, 256, 3, 3)}
+    shapes = {
+        "0": (64, 3, 11, 11),
+        "3": (192, 64, 5, 5),
+        "6": (384, 192, 3, 3),
+        "8": (256, 384, 3, 3),
+        "10": (256, 256, 3, 3),
+    }
     tensors = {}
     for name, shape in shapes.items():
-        tensors[f"{name}.weight"] = (torch.randn(shape, generator=generator) * (2 / np.prod(shape[1:])) ** 0.5).bfloat16()
+        tensors[f"{name}.weight"] = (
+            torch.randn(shape, generator=generator) * (2 / np.prod(shape[1:])) ** 0.5
+        ).bfloat16()
         tensors[f"{name}.bias"] = (torch.randn(shape[0], generator=generator) * 0.1).bfloat16()
     save_file(tensors, path)
     return path
@@ -51,7 +61,9 @@ def tiny() -> LpipsDistance:
 
 
 def lpips_by_definition(trunk: Path, a: Tensor, b: Tensor) -> np.ndarray:
-    """Equation 1 of Zhang et al. 2018 with w = 1, in float64: scaled input, the five ReLU outputs of AlexNet, unit-normalised over channels."""
+    """Equation 1 of Zhang et al. 2018 with w = 1, in float64: scaled input, the five ReLU outputs
+    of AlexNet, unit-normalised over channels.
+    """
     w = {name: value.double() for name, value in load_file(trunk).items()}
     plan = {
         "0": (4, 2, False),
@@ -62,19 +74,27 @@ def lpips_by_definition(trunk: Path, a: Tensor, b: Tensor) -> np.ndarray:
     }  # stride, padding, pooled before
     total = np.zeros(len(a))
     x, y = (
-        (p.double() - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+        (p.double() - torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
+        / torch.tensor([0.458, 0.448, 0.450])[:, None, None]
         for p in (a, b)
     )
     for name, (stride, padding, pooled) in plan.items():
         x, y = (max_pool2d(v, 3, 2) if pooled else v for v in (x, y))
-        x, y = (conv2d(v, w[f"{name}.weight"], w[f"{name}.bias"], stride=stride, padding=padding).clamp(min=0) for v in (x, y))
+        x, y = (
+            conv2d(v, w[f"{name}.weight"], w[f"{name}.bias"], stride=stride, padding=padding).clamp(
+                min=0
+            )
+            for v in (x, y)
+        )
         u, v = (f.numpy() / np.sqrt((f.numpy() ** 2).sum(1, keepdims=True) + 1e-30) for f in (x, y))
         total += ((u - v) ** 2).sum(1).mean((1, 2))
     return total
 
 
 def test_tiny_is_lpips_by_definition(tmp_path: Path) -> None:
-    """On random pictures and a random trunk the distance is the paper's formula; batches of any size give the same."""
+    """On random pictures and a random trunk the distance is the paper's formula; batches of any
+    size give the same.
+    """
     trunk = random_trunk(tmp_path / "trunk.safetensors")
     a, b = pictures_of(19, seed=1), pictures_of(19, seed=2)
     found = LpipsDistance("tiny", weights=trunk, device="cpu")(a, b)
@@ -84,7 +104,9 @@ def test_tiny_is_lpips_by_definition(tmp_path: Path) -> None:
 
 
 def test_shipped_trunk_is_lpips_by_definition(tiny: LpipsDistance) -> None:
-    """The trunk that ships has the keys and shapes of AlexNet's convolutions, and gives the formula's value, also for pictures that are no square."""
+    """The trunk that ships has the keys and shapes of AlexNet's convolutions, and gives the
+    formula's value, also for pictures that are no square.
+    """
     a, b = pictures_of(2, 128, seed=1)[..., :96], pictures_of(2, 128, seed=2)[..., :96]
     np.testing.assert_allclose(tiny(a, b).numpy(), lpips_by_definition(TRUNK, a, b), rtol=1e-4)
 
@@ -99,7 +121,9 @@ def test_a_distance_is_zero_for_equal_pictures_and_symmetric(tiny: LpipsDistance
 
 @pytest.fixture(scope="session")
 def scenes() -> tuple[Tensor, Callable[[float], Tensor]]:
-    """Sixteen drawn scenes of one or more objects, and the same scenes with the first object moved to the right."""
+    """Sixteen drawn scenes of one or more objects, and the same scenes with the first object moved
+    to the right.
+    """
     sys.path.insert(0, str(TRAINING))
     try:
         from scenes import draw, sample_scenes  # type: ignore[import-not-found]
@@ -117,7 +141,9 @@ def jpeg(pictures: Tensor, quality: float) -> Tensor:
     decoded = []
     for picture in pictures:
         data = io.BytesIO()
-        Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()).save(data, "JPEG", quality=int(quality))
+        Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()).save(
+            data, "JPEG", quality=int(quality)
+        )
         decoded.append(torch.from_numpy(np.array(Image.open(data))).permute(2, 0, 1) / 127.5 - 1)
     return torch.stack(decoded)
 
@@ -127,7 +153,9 @@ def blurred(pictures: Tensor, sigma: float) -> Tensor:
 
 
 def noisy(pictures: Tensor, sd: float) -> Tensor:
-    return (pictures + sd * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(9))).clamp(-1, 1)
+    return (
+        pictures + sd * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(9))
+    ).clamp(-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +168,24 @@ def noisy(pictures: Tensor, sd: float) -> Tensor:
     ],
 )
 def test_tiny_orders_distortions(
-    tiny: LpipsDistance, scenes: tuple[Tensor, Callable[[float], Tensor]], distortion: str, strengths: tuple[float, ...]
+    tiny: LpipsDistance,
+    scenes: tuple[Tensor, Callable[[float], Tensor]],
+    distortion: str,
+    strengths: tuple[float, ...],
 ) -> None:
-    """The mean distance over sixteen scenes grows at every step of JPEG compression, blur, noise and the shift of one object, from 0."""
+    """The mean distance over sixteen scenes grows at every step of JPEG compression, blur, noise
+    and the shift of one object, from 0.
+    """
     clean, moved = scenes
     distort = {
-        "jpeg": lambda s: jpeg(clean, s), "blur": lambda s: blurred(clean, s), "noise": lambda s: noisy(clean, s), "shift": moved,
-    }[distortion]  # fmt: skip
-    means = [float(tiny(clean, clean).mean())] + [float(tiny(distort(strength), clean).mean()) for strength in strengths]
+        "jpeg": lambda s: jpeg(clean, s),
+        "blur": lambda s: blurred(clean, s),
+        "noise": lambda s: noisy(clean, s),
+        "shift": moved,
+    }[distortion]
+    means = [float(tiny(clean, clean).mean())] + [
+        float(tiny(distort(strength), clean).mean()) for strength in strengths
+    ]
     assert means[0] == 0
     assert all(weaker < stronger for weaker, stronger in itertools.pairwise(means)), means
 
@@ -160,7 +198,9 @@ def test_key_is_the_trunk_itself(tmp_path: Path) -> None:
     assert LpipsDistance("tiny", weights=TRUNK, device="cpu").key != key
 
 
-@pytest.mark.parametrize("damage", ["missing", "text", "truncated", "other keys", "other shapes", "a folder"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "text", "truncated", "other keys", "other shapes", "a folder"]
+)
 def test_a_tiny_trunk_that_is_no_trunk_is_refused(tmp_path: Path, damage: str) -> None:
     """Whatever is wrong with the trunk's file, the message names it and says how to have it again."""
     path = tmp_path / "trunk.safetensors"
@@ -192,9 +232,15 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("net", "model"), [("alex", "alexnet"), ("vgg", "vgg16"), ("squeeze", "squeezenet1_1")])
-def test_missing_published_weights_say_how_to_get_them(torch_home: Path, net: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without weights and network the message has the file, the folder where it belongs and the command that gets it; stdout stays free for JSON."""
+@pytest.mark.parametrize(
+    ("net", "model"), [("alex", "alexnet"), ("vgg", "vgg16"), ("squeeze", "squeezenet1_1")]
+)
+def test_missing_published_weights_say_how_to_get_them(
+    torch_home: Path, net: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without weights and network the message has the file, the folder where it belongs and the
+    command that gets it; stdout stays free for JSON.
+    """
     with pytest.raises(MissingWeightsError, match=rf"{model}\(weights='DEFAULT'\)") as caught:
         LpipsDistance(net, weights=None, device="cpu")
     assert str(torch_home) in str(caught.value)
@@ -213,7 +259,9 @@ def test_damaged_published_weights_say_so(torch_home: Path) -> None:
 
 
 def test_published_weights_are_found_in_torch_home(torch_home: Path) -> None:
-    """A checkpoint in TORCH_HOME is enough: no network is asked, and equal pictures are at distance 0."""
+    """A checkpoint in TORCH_HOME is enough: no network is asked, and equal pictures are at distance
+    0.
+    """
     torch.save(squeezenet1_1(weights=None).state_dict(), torch_home / "squeezenet1_1-b8a52dc0.pth")
     distance = LpipsDistance("squeeze", weights=None, device="cpu")
     a, b = pictures_of(2, seed=1), pictures_of(2, seed=2)
@@ -235,23 +283,31 @@ def test_score_is_the_mean_with_its_values() -> None:
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_picture_without_distance_is_an_error(broken: float) -> None:
     """NaN or inf never enters a mean; the first such prompt is named."""
-    with pytest.raises(MeasurementError, match=r"2 of 3 pictures have no finite distance \(prompt 1 first\)"):
+    with pytest.raises(
+        MeasurementError, match=r"2 of 3 pictures have no finite distance \(prompt 1 first\)"
+    ):
         score_of(torch.tensor([0.1, broken, broken]), net="tiny", noise_floor=None)
 
 
 def test_interval_is_the_bootstrap_of_the_mean() -> None:
-    """For many values it is near mean +- 1.96 standard errors; for equal values it is a point; it is the same every time."""
+    """For many values it is near mean +- 1.96 standard errors; for equal values it is a point; it
+    is the same every time.
+    """
     values = tuple(np.random.default_rng(0).normal(1.0, 0.2, size=400).tolist())
     error = np.std(values) / 20
     found = bootstrap_interval(values)
-    assert found == pytest.approx((np.mean(values) - 1.96 * error, np.mean(values) + 1.96 * error), abs=0.15 * error)
+    assert found == pytest.approx(
+        (np.mean(values) - 1.96 * error, np.mean(values) + 1.96 * error), abs=0.15 * error
+    )
     assert found == bootstrap_interval(values)
     assert bootstrap_interval((0.25, 0.25, 0.25)) == (0.25, 0.25)
     assert bootstrap_interval((0.25,)) == (0.25, 0.25)
 
 
 def test_interval_of_two_values_spans_them() -> None:
-    """With two prompts every resampled mean is one of them or their middle, each end with probability 1/4."""
+    """With two prompts every resampled mean is one of them or their middle, each end with
+    probability 1/4.
+    """
     assert bootstrap_interval((0.0, 1.0)) == (0.0, 1.0)
 
 
@@ -275,7 +331,9 @@ def cached(folder: Path) -> Path:
 
 
 def test_references_are_drawn_once(tmp_path: Path) -> None:
-    """The second time, and in another cache on the same folder, the same pictures come from the disk; key order does not matter."""
+    """The second time, and in another cache on the same folder, the same pictures come from the
+    disk; key order does not matter.
+    """
     drawing = Drawing()
     first, from_disk = ReferenceCache(tmp_path / "new" / "folder").get(KEY, draw=drawing)
     assert not from_disk
@@ -287,9 +345,13 @@ def test_references_are_drawn_once(tmp_path: Path) -> None:
     assert drawing.count == 1
 
 
-@pytest.mark.parametrize("change", [{"steps": 9}, {"prompts": ["ü", "a"]}, {"device": "cpu"}, {"batch_size": "2"}])
+@pytest.mark.parametrize(
+    "change", [{"steps": 9}, {"prompts": ["ü", "a"]}, {"device": "cpu"}, {"batch_size": "2"}]
+)
 def test_a_changed_key_draws_again(tmp_path: Path, change: dict[str, object]) -> None:
-    """Whatever differs in the key, even an order or a type, has pictures of its own, and the old ones stay."""
+    """Whatever differs in the key, even an order or a type, has pictures of its own, and the old
+    ones stay.
+    """
     old, new = Drawing(0), Drawing(1)
     cache = ReferenceCache(tmp_path)
     cache.get(KEY, draw=old)
@@ -299,8 +361,12 @@ def test_a_changed_key_draws_again(tmp_path: Path, change: dict[str, object]) ->
     assert cache.get(KEY, draw=old)[1]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "text", "other key", "a folder"])
-def test_damaged_references_are_noticed_and_drawn_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["truncated", "emptied", "flipped", "text", "other key", "a folder"]
+)
+def test_damaged_references_are_noticed_and_drawn_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
     """A file that was cut, changed or swapped is reported, drawn again and replaced by a good one."""
     cache, drawing = ReferenceCache(tmp_path), Drawing()
     cache.get(KEY, draw=drawing)
@@ -315,7 +381,9 @@ def test_damaged_references_are_noticed_and_drawn_again(tmp_path: Path, caplog: 
         cached(tmp_path).rename(path)
     else:
         flipped = good[:-5] + bytes([good[-5] ^ 1]) + good[-4:]
-        path.write_bytes({"truncated": good[:-1], "emptied": b"", "flipped": flipped, "text": b"hello"}[damage])
+        path.write_bytes(
+            {"truncated": good[:-1], "emptied": b"", "flipped": flipped, "text": b"hello"}[damage]
+        )
     with caplog.at_level(logging.WARNING):
         media, from_disk = cache.get(KEY, draw=drawing)
     assert "drawn again" in caplog.text
@@ -328,7 +396,9 @@ def test_damaged_references_are_noticed_and_drawn_again(tmp_path: Path, caplog: 
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
-    """Whichever bit of the header, and of samples of the data, is flipped: the pictures are right, read or drawn again, and nothing raises."""
+    """Whichever bit of the header, and of samples of the data, is flipped: the pictures are right,
+    read or drawn again, and nothing raises.
+    """
     cache, drawing = ReferenceCache(tmp_path), Drawing()
     cache.get(KEY, draw=drawing)
     path = cached(tmp_path)
@@ -344,10 +414,16 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["under a file", "in /proc", "a file"])
-def test_an_unwritable_folder_costs_time_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str) -> None:
+def test_an_unwritable_folder_costs_time_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
     """References that cannot be kept are drawn each time, with a warning."""
     (tmp_path / "file").write_text("")
-    folder = {"under a file": tmp_path / "file" / "x" / "y", "in /proc": Path("/proc/references"), "a file": tmp_path / "file"}[where]
+    folder = {
+        "under a file": tmp_path / "file" / "x" / "y",
+        "in /proc": Path("/proc/references"),
+        "a file": tmp_path / "file",
+    }[where]
     drawing = Drawing()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -1,4 +1,6 @@
-"""Clips with sound: drawn, kept, compared frame by frame, and searched so that the sound is never quantized for free."""
+"""Clips with sound: drawn, kept, compared frame by frame, and searched so that the sound is never
+quantized for free.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +16,13 @@ from torch import Tensor
 
 from sensitivity.cli.render.winner import front_table, winner_lines
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import ConstraintError, MeasurementError, PipelineError, SpecError, UserError
+from sensitivity.errors import (
+    ConstraintError,
+    MeasurementError,
+    PipelineError,
+    SpecError,
+    UserError,
+)
 from sensitivity.fidelity.comparison import Comparison
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.frames import frame_distances, motion_difference
@@ -58,13 +66,20 @@ Make = Callable[..., Evaluator]
 
 @pytest.fixture
 def make(loaded: LoadedPipeline, tmp_path: Path) -> Iterator[Make]:
-    """Gives an Evaluator whose study says other things, as `make(fidelity={"frame_stride": 2})`; all share one cache of references."""
+    """Gives an Evaluator whose study says other things, as `make(fidelity={"frame_stride": 2})`;
+    all share one cache of references.
+    """
     made: list[Evaluator] = []
 
     def build(**sections: dict[str, Any]) -> Evaluator:
         for old in made:
             old.close()
-        made.append(Evaluator(replace(loaded, spec=changed(loaded.spec, **sections)), cache_folder=tmp_path / "references"))
+        made.append(
+            Evaluator(
+                replace(loaded, spec=changed(loaded.spec, **sections)),
+                cache_folder=tmp_path / "references",
+            )
+        )
         return made[-1]
 
     yield build
@@ -74,7 +89,9 @@ def make(loaded: LoadedPipeline, tmp_path: Path) -> Iterator[Make]:
 def changed(spec: StudySpec, **sections: dict[str, Any]) -> StudySpec:
     """The study with other values in some of its sections."""
     data = spec.model_dump()
-    return StudySpec.model_validate(data | {name: data[name] | values for name, values in sections.items()})
+    return StudySpec.model_validate(
+        data | {name: data[name] | values for name, values in sections.items()}
+    )
 
 
 def all_linears(evaluator: Evaluator) -> dict[str, FormatName]:
@@ -83,16 +100,25 @@ def all_linears(evaluator: Evaluator) -> dict[str, FormatName]:
 
 def clips(seed: int, *, count: int = 2, frames: int = 5) -> Media:
     """Random clips of 64 x 64."""
-    return Media.of_clips(torch.rand(count, frames, 3, 64, 64, generator=torch.Generator().manual_seed(seed)))
+    return Media.of_clips(
+        torch.rand(count, frames, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+    )
 
 
-# --- what is drawn ---------------------------------------------------------------------------------------------------------------------
+# --- what is drawn --------------------------------------------------------------------------------
 
 
 def test_a_pipeline_of_clips_with_sound_is_drawn(loaded: LoadedPipeline) -> None:
-    """Frames are those that the pipeline gives, in [-1, 1] when they are looked at; the sound comes with the rate of the vocoder."""
+    """Frames are those that the pipeline gives, in [-1, 1] when they are looked at; the sound comes
+    with the rate of the vocoder.
+    """
     media = Painter(loaded).draw(["a red ring"], [3], batch_size=1)
-    plain = loaded.pipe(prompt=["a red ring"], **loaded.spec.settings, output_type="pt", generator=[torch.Generator().manual_seed(3)])
+    plain = loaded.pipe(
+        prompt=["a red ring"],
+        **loaded.spec.settings,
+        output_type="pt",
+        generator=[torch.Generator().manual_seed(3)],
+    )
     assert media.is_video
     assert media.pictures.shape == (1, 9, 3, 64, 64)
     assert torch.equal(media.frames(0, [0, 8]), plain.frames[0, [0, 8]].float() * 2 - 1)
@@ -106,9 +132,13 @@ def test_a_pipeline_of_clips_with_sound_is_drawn(loaded: LoadedPipeline) -> None
 
 
 def test_a_clip_does_not_depend_on_the_batch(loaded: LoadedPipeline) -> None:
-    """Three clips drawn one by one, two at a time or all at once are the same clips with the same sound."""
+    """Three clips drawn one by one, two at a time or all at once are the same clips with the same
+    sound.
+    """
     texts, seeds = ["a red ring", "a dog barks", "a star"], [0, 1, 2]
-    alone, pairs, together = (Painter(loaded).draw(texts, seeds, batch_size=size) for size in (1, 2, 3))
+    alone, pairs, together = (
+        Painter(loaded).draw(texts, seeds, batch_size=size) for size in (1, 2, 3)
+    )
     for other in (pairs, together):
         torch.testing.assert_close(other.pictures, alone.pictures, atol=2e-3, rtol=0)
         torch.testing.assert_close(other.sound, alone.sound, atol=2e-3, rtol=0)
@@ -116,7 +146,9 @@ def test_a_clip_does_not_depend_on_the_batch(loaded: LoadedPipeline) -> None:
 
 
 def test_frames_lose_nothing_of_bf16() -> None:
-    """Half precision holds every bf16 value from 0 to 1 to within its smallest step, and NaN; a clip that has one is found, and so is a blank one."""
+    """Half precision holds every bf16 value from 0 to 1 to within its smallest step, and NaN; a
+    clip that has one is found, and so is a blank one.
+    """
     values = torch.arange(0, 0x3F81, dtype=torch.int16).view(torch.bfloat16)  # all of them, 0 to 1
     frames = torch.zeros(1, 1, 3, 1, len(values), dtype=torch.bfloat16)
     frames[0, 0, 0, 0] = values
@@ -130,7 +162,10 @@ def test_frames_lose_nothing_of_bf16() -> None:
     assert media.is_finite().tolist() == [True, False, True]
     assert media.is_blank().tolist() == [False, False, True]
     inf = torch.full((3, 1, 4), torch.inf)
-    assert Media.of_clips(torch.rand(3, 2, 3, 8, 8), sound=inf, sample_rate=8000).is_finite().tolist() == [False] * 3
+    assert (
+        Media.of_clips(torch.rand(3, 2, 3, 8, 8), sound=inf, sample_rate=8000).is_finite().tolist()
+        == [False] * 3
+    )
 
 
 def test_clips_of_different_lengths_are_refused() -> None:
@@ -143,8 +178,14 @@ def test_clips_of_different_lengths_are_refused() -> None:
     ("output", "message"),
     [
         (SimpleNamespace(images=[1]), r"returns a list, no pictures"),
-        (SimpleNamespace(frames=torch.zeros(1, 3, 8, 8)), r"returns a Tensor of shape \(1, 3, 8, 8\), no pictures"),
-        (SimpleNamespace(audios=torch.zeros(1, 8)), r"returns a SimpleNamespace, no pictures; allowed are pipelines of pictures or videos"),
+        (
+            SimpleNamespace(frames=torch.zeros(1, 3, 8, 8)),
+            r"returns a Tensor of shape \(1, 3, 8, 8\), no pictures",
+        ),
+        (
+            SimpleNamespace(audios=torch.zeros(1, 8)),
+            r"returns a SimpleNamespace, no pictures; allowed are pipelines of pictures or videos",
+        ),
     ],
 )
 def test_what_is_neither_pictures_nor_clips_is_refused(
@@ -152,24 +193,39 @@ def test_what_is_neither_pictures_nor_clips_is_refused(
 ) -> None:
     """The message names what came instead."""
     monkeypatch.setattr(type(loaded.pipe), "__call__", lambda _self, **_settings: output)
-    painter = Painter(replace(loaded, spec=changed(loaded.spec).model_copy(update={"settings": {}}), text=None))
+    painter = Painter(
+        replace(loaded, spec=changed(loaded.spec).model_copy(update={"settings": {}}), text=None)
+    )
     with pytest.raises(PipelineError, match=message):
         painter.draw(["a"], [0], batch_size=1)
 
 
 def test_the_rate_of_a_sound_is_looked_up() -> None:
-    """The vocoder says it before the audio VAE; where nobody does, the message names where it is looked for."""
+    """The vocoder says it before the audio VAE; where nobody does, the message names where it is
+    looked for.
+    """
     vae = SimpleNamespace(config=SimpleNamespace(sample_rate=16000))
     assert sample_rate_of(SimpleNamespace(audio_vae=vae)) == 16000
     assert (
-        sample_rate_of(SimpleNamespace(audio_vae=vae, vocoder=SimpleNamespace(config=SimpleNamespace(output_sampling_rate=48000)))) == 48000
+        sample_rate_of(
+            SimpleNamespace(
+                audio_vae=vae,
+                vocoder=SimpleNamespace(config=SimpleNamespace(output_sampling_rate=48000)),
+            )
+        )
+        == 48000
     )
-    with pytest.raises(PipelineError, match=r"at which rate; allowed is a vocoder or audio_vae .* output_sampling_rate"):
+    with pytest.raises(
+        PipelineError,
+        match=r"at which rate; allowed is a vocoder or audio_vae .* output_sampling_rate",
+    ):
         sample_rate_of(SimpleNamespace(vae=vae))
 
 
 def test_clips_with_sound_come_back_from_the_disk(tmp_path: Path) -> None:
-    """Frames, sound and rate are read back to the last bit; a change in the sound or its rate is noticed like one in the pictures."""
+    """Frames, sound and rate are read back to the last bit; a change in the sound or its rate is
+    noticed like one in the pictures.
+    """
     media = replace(clips(1), sound=torch.rand(2, 2, 100) - 0.5, sample_rate=8000)
     cache = ReferenceCache(tmp_path)
     cache.get({"a": 1}, draw=lambda: media)
@@ -186,7 +242,7 @@ def test_clips_with_sound_come_back_from_the_disk(tmp_path: Path) -> None:
         assert not cache.get({"a": 1}, draw=lambda: media)[1]
 
 
-# --- how it is compared ----------------------------------------------------------------------------------------------------------------
+# --- how it is compared ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -194,20 +250,35 @@ def tiny() -> LpipsDistance:
     return LpipsDistance("tiny", weights=TRUNK, device="cpu")
 
 
-def test_frames_in_chunks_are_frames_all_at_once(tiny: LpipsDistance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LPIPS of each frame, and motion, are the same whether one, three or all frames are on the device together."""
+def test_frames_in_chunks_are_frames_all_at_once(
+    tiny: LpipsDistance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LPIPS of each frame, and motion, are the same whether one, three or all frames are on the
+    device together.
+    """
     a, b = clips(1, frames=7), clips(2, frames=7)
     direct = torch.stack([tiny(a.frames(i, range(7)), b.frames(i, range(7))) for i in range(2)])
     for frames in (1, 3, 7):
         monkeypatch.setattr(media_module, "PIXELS_AT_ONCE", frames * 64 * 64)
-        torch.testing.assert_close(frame_distances(tiny, a, b, stride=1), direct, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            frame_distances(tiny, a, b, stride=1), direct, rtol=1e-4, atol=1e-6
+        )
         motion = motion_difference(tiny, a, b, stride=1)
-        steps = [[tiny(x.frames(i, range(6)), x.frames(i, range(1, 7))) for x in (a, b)] for i in range(2)]
-        torch.testing.assert_close(motion, torch.stack([(p - q).abs().mean() for p, q in steps]), rtol=1e-3, atol=1e-6)
+        steps = [
+            [tiny(x.frames(i, range(6)), x.frames(i, range(1, 7))) for x in (a, b)]
+            for i in range(2)
+        ]
+        torch.testing.assert_close(
+            motion, torch.stack([(p - q).abs().mean() for p, q in steps]), rtol=1e-3, atol=1e-6
+        )
 
 
-def test_no_more_pixels_than_allowed_are_compared_at_once(tiny: LpipsDistance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a clip, the distance sees a few frames at a time; pictures larger than the allowance come one by one."""
+def test_no_more_pixels_than_allowed_are_compared_at_once(
+    tiny: LpipsDistance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a clip, the distance sees a few frames at a time; pictures larger than the
+    allowance come one by one.
+    """
     seen: list[int] = []
     monkeypatch.setattr(media_module, "PIXELS_AT_ONCE", 2 * 64 * 64)
     frame_distances(lambda x, y: seen.append(len(x)) or tiny(x, y), clips(1), clips(2), stride=1)
@@ -221,8 +292,12 @@ def test_a_stride_looks_at_every_so_manieth_frame(tiny: LpipsDistance) -> None:
     a, b = clips(1), clips(2)
     other = replace(a, pictures=a.pictures.clone())
     other.pictures[:, 1::2] = 0.5
-    assert torch.equal(frame_distances(tiny, other, b, stride=2), frame_distances(tiny, a, b, stride=1)[:, ::2])
-    assert not torch.equal(frame_distances(tiny, other, b, stride=1), frame_distances(tiny, a, b, stride=1))
+    assert torch.equal(
+        frame_distances(tiny, other, b, stride=2), frame_distances(tiny, a, b, stride=1)[:, ::2]
+    )
+    assert not torch.equal(
+        frame_distances(tiny, other, b, stride=1), frame_distances(tiny, a, b, stride=1)
+    )
 
 
 class Brightness(Distance):
@@ -240,20 +315,37 @@ def grey(*levels: float) -> Media:
 
 
 def test_motion_is_how_differently_clips_change() -> None:
-    """Clips at any distance that change alike are at 0; one that flickers is as far as its steps differ, with any stride."""
-    steady, ramp, flicker = grey(0.5, 0.5, 0.5, 0.5), grey(0.0, 0.125, 0.25, 0.375), grey(0.5, 0.25, 0.5, 0.25)
+    """Clips at any distance that change alike are at 0; one that flickers is as far as its steps
+    differ, with any stride.
+    """
+    steady, ramp, flicker = (
+        grey(0.5, 0.5, 0.5, 0.5),
+        grey(0.0, 0.125, 0.25, 0.375),
+        grey(0.5, 0.25, 0.5, 0.25),
+    )
     distance = Brightness()
-    assert motion_difference(distance, ramp, grey(0.5, 0.625, 0.75, 0.875), stride=1).tolist() == [0.0]
-    assert motion_difference(distance, flicker, steady, stride=1).tolist() == [pytest.approx(0.5)]  # 0.25 in [0, 1] is 0.5 in [-1, 1]
+    assert motion_difference(distance, ramp, grey(0.5, 0.625, 0.75, 0.875), stride=1).tolist() == [
+        0.0
+    ]
+    assert motion_difference(distance, flicker, steady, stride=1).tolist() == [
+        pytest.approx(0.5)
+    ]  # 0.25 in [0, 1] is 0.5 in [-1, 1]
     assert motion_difference(distance, flicker, ramp, stride=2).tolist() == [pytest.approx(0.25)]
-    assert frame_distances(distance, flicker, steady, stride=1).mean() == pytest.approx(0.25)  # blind to the order
+    assert frame_distances(distance, flicker, steady, stride=1).mean() == pytest.approx(
+        0.25
+    )  # blind to the order
     assert motion_difference(distance, grey(0.5), grey(0.1), stride=1).tolist() == [0.0]
 
 
 def test_a_clip_that_is_black_or_not_a_number_fails() -> None:
-    """A blank clip is an error where bf16's is not blank, NaN in one frame or in the sound one of its own; blank like its reference is no error."""
+    """A blank clip is an error where bf16's is not blank, NaN in one frame or in the sound one of
+    its own; blank like its reference is no error.
+    """
     comparison = Comparison(distance=Brightness(), device="cpu", stride=1)
-    good, black = clips(1), replace(clips(1), pictures=torch.zeros(2, 5, 3, 64, 64, dtype=torch.float16))
+    good, black = (
+        clips(1),
+        replace(clips(1), pictures=torch.zeros(2, 5, 3, 64, 64, dtype=torch.float16)),
+    )
     with pytest.raises(MeasurementError, match=r"2 of 2 clips are blank \(prompt 0 first\)"):
         comparison.lpips(black, good)
     assert comparison.lpips(black, black)[0].tolist() == [0.0, 0.0]
@@ -265,7 +357,9 @@ def test_a_clip_that_is_black_or_not_a_number_fails() -> None:
 
 
 def test_a_score_of_clips_has_frames_and_sound(make: Make) -> None:
-    """LPIPS of a clip is the mean over its frames; damage adds the weighed sound; held-out clips have detail and motion as well."""
+    """LPIPS of a clip is the mean over its frames; damage adds the weighed sound; held-out clips
+    have detail and motion as well.
+    """
     evaluator = make()
     score = evaluator.score(all_linears(evaluator), "held_out")
     assert [len(row) for row in score.per_frame] == [9, 9]
@@ -278,7 +372,9 @@ def test_a_score_of_clips_has_frames_and_sound(make: Make) -> None:
         assert min(measure.per_prompt) > 0
         assert measure.noise_floor is not None
         assert measure.noise_floor < measure.mean
-    assert score.damages == pytest.approx([a + 0.5 * b for a, b in zip(score.per_prompt, score.audio.per_prompt, strict=True)])
+    assert score.damages == pytest.approx(
+        [a + 0.5 * b for a, b in zip(score.per_prompt, score.audio.per_prompt, strict=True)]
+    )
     assert score.damage == pytest.approx(sum(score.damages) / 2)
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
     searched = evaluator.score(all_linears(evaluator), "search")
@@ -290,11 +386,15 @@ def test_bf16_is_at_zero_of_everything(make: Make) -> None:
     """Nothing quantized is bf16: LPIPS, sound, motion and detail are 0."""
     score = make().score({}, "held_out")
     assert score.damages == (0.0, 0.0)
-    assert [m.mean for m in (score.audio, score.motion, score.detail_db) if m is not None] == [0.0] * 3
+    assert [m.mean for m in (score.audio, score.motion, score.detail_db) if m is not None] == [
+        0.0
+    ] * 3
 
 
 def test_a_stride_has_scores_of_its_own(make: Make) -> None:
-    """References stay, since all frames are drawn; scores have another key and the rows of every other frame."""
+    """References stay, since all frames are drawn; scores have another key and the rows of every
+    other frame.
+    """
     plain, other = make(), make(fidelity={"frame_stride": 2})
     assert other.key("search") == plain.key("search")
     assert other.evaluation_key("search") != plain.evaluation_key("search")
@@ -306,15 +406,20 @@ def test_a_looker_sees_damage(make: Make) -> None:
     evaluator = make(search={"chunk": 1})
     full = evaluator.score(all_linears(evaluator), "search")
     seen: list[tuple[float, ...]] = []
-    evaluator.score(all_linears(evaluator), "search", keep_going=lambda values: seen.append(values) or True)
+    evaluator.score(
+        all_linears(evaluator), "search", keep_going=lambda values: seen.append(values) or True
+    )
     assert seen[-1] == pytest.approx(full.damages[:2], rel=1e-4)
 
 
-# --- sound is never quantized for free --------------------------------------------------------------------------------------------------
+# --- sound is never quantized for free ------------------------------------------------------------
 
 
 def test_frames_are_blind_to_sound_and_damage_is_not(make: Make) -> None:
-    """In a run of one step the last Linear of the sound cannot change a picture: LPIPS is 0 and damage is not."""
+    """In a run of one step the last Linear of the sound cannot change a picture:
+
+    LPIPS is 0 and damage is not.
+    """
     evaluator = make(settings={"num_inference_steps": 1})
     score = evaluator.score({"audio_proj_out": FormatName.NVFP4}, "search")
     assert score.mean == 0
@@ -323,10 +428,16 @@ def test_frames_are_blind_to_sound_and_damage_is_not(make: Make) -> None:
 
 @pytest.mark.parametrize("estimator", ["gradient", "output"])
 def test_calibration_hears_the_sound(make: Make, tmp_path: Path, estimator: str) -> None:
-    """The last Linear of the sound, which frames do not show, has the error of its format (0.13 for normal operands), not none."""
+    """The last Linear of the sound, which frames do not show, has the error of its format (0.13 for
+    normal operands), not none.
+    """
     evaluator = make(pricing={"stands_for": 1})
     candidates = make_candidates(
-        evaluator.profile(), evaluator.spec, formats=(FormatName.NVFP4,), latency=latency_model(evaluator.spec, None), granularity="layer"
+        evaluator.profile(),
+        evaluator.spec,
+        formats=(FormatName.NVFP4,),
+        latency=latency_model(evaluator.spec, None),
+        granularity="layer",
     )
     with Store.open(tmp_path / "study.db") as store:
         errors = calibrate(evaluator, candidates, store, estimator=estimator)
@@ -337,27 +448,46 @@ def test_calibration_hears_the_sound(make: Make, tmp_path: Path, estimator: str)
 
 
 def test_a_preview_of_sound_is_refused(make: Make, tmp_path: Path) -> None:
-    """The pipeline steps a second scheduler for the sound, which a preview does not follow: the message names the other estimators."""
+    """The pipeline steps a second scheduler for the sound, which a preview does not follow: the
+    message names the other estimators.
+    """
     evaluator = make()
     candidates = make_candidates(
-        evaluator.profile(), evaluator.spec, formats=(FormatName.NVFP4,), latency=latency_model(evaluator.spec, None)
+        evaluator.profile(),
+        evaluator.spec,
+        formats=(FormatName.NVFP4,),
+        latency=latency_model(evaluator.spec, None),
     )
     with (
         Store.open(tmp_path / "study.db") as store,
-        pytest.raises(UserError, match=r"LTX2Pipeline steps a scheduler of its own for sound; .* output, gradient"),
+        pytest.raises(
+            UserError,
+            match=r"LTX2Pipeline steps a scheduler of its own for sound; .* output, gradient",
+        ),
     ):
         calibrate(evaluator, candidates, store, estimator="preview")
 
 
-def scored(*, lpips: float = 0.1, sound: float = 0.4, weight: float = 0.5, bound: float | None = None) -> Score:
+def scored(
+    *, lpips: float = 0.1, sound: float = 0.4, weight: float = 0.5, bound: float | None = None
+) -> Score:
     audio = Measure(per_prompt=(sound, sound), noise_floor=None)
     return Score(
-        net="tiny", mean=lpips, ci95=(lpips, lpips), per_prompt=(lpips, lpips), noise_floor=None, audio=audio, audio_weight=weight, max_audio_distance=bound
-    )  # fmt: skip
+        net="tiny",
+        mean=lpips,
+        ci95=(lpips, lpips),
+        per_prompt=(lpips, lpips),
+        noise_floor=None,
+        audio=audio,
+        audio_weight=weight,
+        max_audio_distance=bound,
+    )
 
 
 def test_sound_beyond_its_bound_is_not_allowed_and_costs_more() -> None:
-    """Damage is LPIPS + weight x sound; beyond the bound a score is not allowed, and what a proposer learns grows with the excess."""
+    """Damage is LPIPS + weight x sound; beyond the bound a score is not allowed, and what a
+    proposer learns grows with the excess.
+    """
     assert scored().damage == pytest.approx(0.3)
     assert scored(bound=0.4).is_allowed
     assert not scored(bound=0.399).is_allowed
@@ -385,25 +515,47 @@ def test_a_bound_on_sound_needs_sound(make: Make, monkeypatch: pytest.MonkeyPatc
     evaluator = make(fidelity={"max_audio_distance": 0.5})
     monkeypatch.setattr(Painter, "draw", lambda *_, **__: clips(1, count=3))
     with pytest.raises(
-        SpecError, match=r"`fidelity\.max_audio_distance` is 0\.5, and the LTX2Pipeline makes no sound; .* take the line out"
+        SpecError,
+        match=(
+            r"`fidelity\.max_audio_distance` is 0\.5, and the LTX2Pipeline makes no sound; .* take"
+            r" the line out"
+        ),
     ):
         evaluator.score({}, "search")
 
 
-def heard(index: int, sound: float, held_out: float, *, lpips: float | None = None) -> tuple[ScoredTrial, Score]:
-    """A trial of index + 1 seconds, the faster the more LPIPS, and its held-out score; sound may be at 0.4."""
+def heard(
+    index: int, sound: float, held_out: float, *, lpips: float | None = None
+) -> tuple[ScoredTrial, Score]:
+    """A trial of index + 1 seconds, the faster the more LPIPS, and its held-out score; sound may be
+    at 0.4.
+    """
     lpips = 0.5 - 0.1 * index if lpips is None else lpips
     score = scored(lpips=lpips, sound=sound, weight=0.0, bound=0.4)
-    trial = ScoredTrial(index=index, choice=(index,), label="", latency_s=index + 1.0, score=score, seconds=0.0)
+    trial = ScoredTrial(
+        index=index, choice=(index,), label="", latency_s=index + 1.0, score=score, seconds=0.0
+    )
     return trial, scored(lpips=lpips, sound=held_out, weight=0.0, bound=0.4)
 
 
-@pytest.mark.parametrize("constraints", [Constraints(max_lpips=1.0), Constraints(min_speedup=0.1), Constraints()])
+@pytest.mark.parametrize(
+    "constraints", [Constraints(max_lpips=1.0), Constraints(min_speedup=0.1), Constraints()]
+)
 def test_what_breaks_the_bound_on_sound_is_not_named(constraints: Constraints) -> None:
-    """On the search prompts it is not on the front; on the held-out ones it is passed over for a slower one that keeps to the bound."""
-    rows = [heard(0, 0.9, 0.9), heard(1, 0.1, 0.9), heard(2, 0.1, 0.9), heard(3, 0.1, 0.9), heard(4, 0.1, 0.1)]
+    """On the search prompts it is not on the front; on the held-out ones it is passed over for a
+    slower one that keeps to the bound.
+    """
+    rows = [
+        heard(0, 0.9, 0.9),
+        heard(1, 0.1, 0.9),
+        heard(2, 0.1, 0.9),
+        heard(3, 0.1, 0.9),
+        heard(4, 0.1, 0.1),
+    ]
     trials = [trial for trial, _ in rows]
-    naming = name_winner(trials, constraints=constraints, bf16_s=5.0, score=lambda trial: rows[trial.index][1])
+    naming = name_winner(
+        trials, constraints=constraints, bf16_s=5.0, score=lambda trial: rows[trial.index][1]
+    )
     assert [t.index for t in front_of(trials)] == [1, 2, 3, 4]
     assert naming.chosen == trials[4]
 
@@ -413,26 +565,46 @@ def test_where_every_sound_breaks_the_bound_the_message_says_how_near_they_come(
     rows = [heard(0, 0.9, 0.9), heard(1, 0.7, 0.9)]
     with pytest.raises(
         ConstraintError,
-        match=r"none of the 2 skip-lists is within 0\.4 of bf16's, the nearest is at 0\.7000; .* raise it in the study TOML",
+        match=(
+            r"none of the 2 skip-lists is within 0\.4 of bf16's, the nearest is at 0\.7000; .*"
+            r" raise it in the study TOML"
+        ),
     ):
-        name_winner([trial for trial, _ in rows], constraints=Constraints(), bf16_s=5.0, score=lambda trial: rows[trial.index][1])
+        name_winner(
+            [trial for trial, _ in rows],
+            constraints=Constraints(),
+            bf16_s=5.0,
+            score=lambda trial: rows[trial.index][1],
+        )
     rows = [heard(0, 0.1, 0.9), heard(1, 0.1, 0.7)]
-    naming = name_winner([trial for trial, _ in rows], constraints=Constraints(), bf16_s=5.0, score=lambda trial: rows[trial.index][1])
+    naming = name_winner(
+        [trial for trial, _ in rows],
+        constraints=Constraints(),
+        bf16_s=5.0,
+        score=lambda trial: rows[trial.index][1],
+    )
     assert naming.chosen is None
-    assert "on the held-out prompts the sound of none of the 2 skip-lists is within 0.4" in describe_unmet(naming, bf16_s=5.0)
+    assert (
+        "on the held-out prompts the sound of none of the 2 skip-lists is within 0.4"
+        in describe_unmet(naming, bf16_s=5.0)
+    )
 
 
-# --- the whole job ----------------------------------------------------------------------------------------------------------------------
+# --- the whole job --------------------------------------------------------------------------------
 
 
 def search(study: StudySpec, folder: Path, *, budget: int) -> SearchOutcome:
-    request = SearchRequest(budget=budget, storage=folder / "study.db", cache_folder=folder / "references")
+    request = SearchRequest(
+        budget=budget, storage=folder / "study.db", cache_folder=folder / "references"
+    )
     return find_recipe(study, request)
 
 
 @pytest.mark.parametrize("save", [save_ltx2, save_wan])
 def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Path], Path]) -> None:
-    """Three trials end in a recipe that is read back equal, says what was measured on the clips, and verifies to the same numbers."""
+    """Three trials end in a recipe that is read back equal, says what was measured on the clips,
+    and verifies to the same numbers.
+    """
     study = load_spec(save(tmp_path / "clips"))
     outcome = search(study, tmp_path, budget=3)
     recipe = outcome.recipe
@@ -444,11 +616,16 @@ def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Pa
     assert said.frames is not None
     assert said.motion is not None
     assert said.detail_db is not None
-    assert [sum(row) / len(row) for row in said.frames.lpips] == pytest.approx(said.lpips.per_prompt, rel=1e-5, abs=1e-9)
+    assert [sum(row) / len(row) for row in said.frames.lpips] == pytest.approx(
+        said.lpips.per_prompt, rel=1e-5, abs=1e-9
+    )
     assert (said.audio is not None) == has_sound
     data = json.loads(recipe.to_json())
     assert (
-        Recipe.from_mapping({**data, "fidelity": {"lpips": data["fidelity"]["lpips"]}}).fidelity.detail_db is None
+        Recipe.from_mapping(
+            {**data, "fidelity": {"lpips": data["fidelity"]["lpips"]}}
+        ).fidelity.detail_db
+        is None
     )  # an earlier version's
     wrong = {"detail_db": data["fidelity"]["detail_db"] | {"mean": 99.0}}
     with pytest.raises(UserError, match=r"detail_db.*per_prompt averages"):
@@ -465,8 +642,12 @@ def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Pa
     assert "dB" in winner_lines(outcome)[0]
 
 
-def test_a_bound_on_sound_is_kept_and_draws_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What breaks the bound is neither on the front nor named, and scores that are known are judged again instead of drawn."""
+def test_a_bound_on_sound_is_kept_and_draws_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What breaks the bound is neither on the front nor named, and scores that are known are judged
+    again instead of drawn.
+    """
     study = load_spec(save_ltx2(tmp_path / "clips"))
     free = search(study, tmp_path, budget=4)
     heard = {t.choice: t.score.audio.mean for t in free.result.trials if t.score.audio is not None}
@@ -475,12 +656,20 @@ def test_a_bound_on_sound_is_kept_and_draws_nothing_again(tmp_path: Path, monkey
     bounded = changed(study, fidelity={"max_audio_distance": bound})
     drawn: list[object] = []
     real = Evaluator.draw
-    monkeypatch.setattr(Evaluator, "draw", lambda self, formats, split, **rest: drawn.append(split) or real(self, formats, split, **rest))
+    monkeypatch.setattr(
+        Evaluator,
+        "draw",
+        lambda self, formats, split, **rest: (
+            drawn.append(split) or real(self, formats, split, **rest)
+        ),
+    )
     outcome = search(bounded, tmp_path, budget=3)
     assert outcome.result.study != free.result.study
     assert drawn == []
     beyond = [t for t in outcome.result.trials if not t.score.is_allowed]
-    assert {t.choice for t in beyond} == {t.choice for t in outcome.result.trials if heard[t.choice] > bound}
+    assert {t.choice for t in beyond} == {
+        t.choice for t in outcome.result.trials if heard[t.choice] > bound
+    }
     assert beyond
     assert not {t.index for t in beyond} & {t.index for t in outcome.front}
     assert outcome.recipe is not None
@@ -489,14 +678,20 @@ def test_a_bound_on_sound_is_kept_and_draws_nothing_again(tmp_path: Path, monkey
     assert outcome.recipe.fidelity.audio.max_distance == bound
 
 
-def test_black_clips_are_a_failed_trial_and_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_black_clips_are_a_failed_trial_and_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A skip-list that draws black is recorded with its reason; the others are scored."""
     study = load_spec(save_ltx2(tmp_path / "clips"))
     real = Evaluator.draw
 
     def draw(self: Evaluator, formats: Any, split: Any, **rest: Any) -> Media:
         media = real(self, formats, split, **rest)
-        return replace(media, pictures=torch.zeros_like(media.pictures)) if all(f is FormatName.NVFP4 for f in formats.values()) else media
+        return (
+            replace(media, pictures=torch.zeros_like(media.pictures))
+            if all(f is FormatName.NVFP4 for f in formats.values())
+            else media
+        )
 
     monkeypatch.setattr(Evaluator, "draw", draw)
     outcome = search(study, tmp_path, budget=3)

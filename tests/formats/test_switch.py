@@ -1,4 +1,6 @@
-"""Flipping skip-lists in place is exact: any order of them leaves what a fresh model would compute, and bf16 comes back to the bit."""
+"""Flipping skip-lists in place is exact: any order of them leaves what a fresh model would compute,
+and bf16 comes back to the bit.
+"""
 
 import copy
 import itertools
@@ -17,7 +19,9 @@ BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, F
 
 
 class FourLinearsOneShared(nn.Module):
-    """Three Linears 64 -> 64, one of them under two names, and an output 64 -> 8 that no block format takes."""
+    """Three Linears 64 -> 64, one of them under two names, and an output 64 -> 8 that no block
+    format takes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,11 +68,20 @@ def test_bf16_is_the_plain_model_to_the_bit(model: nn.Module, x: Tensor) -> None
 
 
 @pytest.mark.parametrize("fmt", [MXFP8, NVFP4, FP8])
-def test_a_format_computes_the_quantized_product(model: nn.Module, x: Tensor, fmt: FormatName) -> None:
-    """A switched Linear gives the product of its quantized operands, plus its bias, rounded once to bf16."""
-    a, w = get_format(fmt).quantize_activation(x.view(-1, 64)), get_format(fmt).quantize_weight(model.first.weight)
+def test_a_format_computes_the_quantized_product(
+    model: nn.Module, x: Tensor, fmt: FormatName
+) -> None:
+    """A switched Linear gives the product of its quantized operands, plus its bias, rounded once to
+    bf16.
+    """
+    a, w = (
+        get_format(fmt).quantize_activation(x.view(-1, 64)),
+        get_format(fmt).quantize_weight(model.first.weight),
+    )
     scale_a, scale_w = (1.0 if s is None else s.double() for s in (a.scale, w.scale))
-    exact = (a.values.double() * scale_a) @ (w.values.double() * scale_w).T + model.first.bias.double()
+    exact = (a.values.double() * scale_a) @ (
+        w.values.double() * scale_w
+    ).T + model.first.bias.double()
     with Switch(model) as switch:
         switch.set({"first": fmt})
         found = model.first(x)
@@ -79,11 +92,18 @@ def test_a_format_computes_the_quantized_product(model: nn.Module, x: Tensor, fm
 
 
 def test_any_order_of_skip_lists_is_a_fresh_model(model: nn.Module, x: Tensor) -> None:
-    """After any sequence of skip-lists and formats each output has the bits of a model that was freshly quantized so."""
+    """After any sequence of skip-lists and formats each output has the bits of a model that was
+    freshly quantized so.
+    """
     plain = model(x)
-    every = [dict(zip(FREE, choice, strict=True)) for choice in itertools.product((BF16, MXFP8, NVFP4, FP8), repeat=3)]
+    every = [
+        dict(zip(FREE, choice, strict=True))
+        for choice in itertools.product((BF16, MXFP8, NVFP4, FP8), repeat=3)
+    ]
     expected = [fresh_output(model, x, formats) for formats in every]
-    assert len({tuple(out.flatten().tolist()) for out in expected}) == len(every)  # each skip-list has an output of its own
+    assert len({tuple(out.flatten().tolist()) for out in expected}) == len(
+        every
+    )  # each skip-list has an output of its own
     order = [*range(len(every)), *range(len(every))]
     random.Random(0).shuffle(order)
     with Switch(model) as switch:
@@ -104,8 +124,13 @@ def test_what_is_not_named_becomes_bf16(model: nn.Module, x: Tensor) -> None:
 
 
 def test_linears_stay_the_same_objects(model: nn.Module) -> None:
-    """Modules, parameters, names and hooks are those of before, while it is open and after it is closed; classes come back."""
-    modules, parameters = dict(model.named_modules(remove_duplicate=False)), dict(model.named_parameters(remove_duplicate=False))
+    """Modules, parameters, names and hooks are those of before, while it is open and after it is
+    closed; classes come back.
+    """
+    modules, parameters = (
+        dict(model.named_modules(remove_duplicate=False)),
+        dict(model.named_parameters(remove_duplicate=False)),
+    )
     values = {name: p.clone() for name, p in parameters.items()}
     calls: list[str] = []
     model.first.register_forward_hook(lambda *_: calls.append("hook"))
@@ -114,8 +139,12 @@ def test_linears_stay_the_same_objects(model: nn.Module) -> None:
     model.first(torch.ones(1, 64, dtype=torch.bfloat16))
     for close in (lambda: None, switch.close):
         close()
-        assert {n: id(m) for n, m in model.named_modules(remove_duplicate=False)} == {n: id(m) for n, m in modules.items()}
-        assert {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)} == {n: id(p) for n, p in parameters.items()}
+        assert {n: id(m) for n, m in model.named_modules(remove_duplicate=False)} == {
+            n: id(m) for n, m in modules.items()
+        }
+        assert {n: id(p) for n, p in model.named_parameters(remove_duplicate=False)} == {
+            n: id(p) for n, p in parameters.items()
+        }
         assert all(torch.equal(p, values[n]) for n, p in parameters.items())
     assert calls == ["hook"]
     assert all(type(getattr(model, name)) is nn.Linear for name in (*FREE, "last"))
@@ -136,13 +165,23 @@ def test_a_shared_linear_is_one_linear(model: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"last": NVFP4}, r"1 Linears are refused by their format, the first is last: N = 8 is not a multiple of 16.*leave them in bf16"),
+        (
+            {"last": NVFP4},
+            (
+                r"1 Linears are refused by their format, the first is last: N = 8 is not a multiple"
+                r" of 16.*leave them in bf16"
+            ),
+        ),
         ({"secnod": NVFP4}, "'secnod' is none of the 4 plain Linears"),
         ({"secnod": BF16}, "'secnod' is none of the 4 plain Linears"),
     ],
 )
-def test_a_refused_skip_list_changes_nothing(model: nn.Module, x: Tensor, wrong: dict[str, FormatName], message: str) -> None:
-    """A shape that a format does not take, or an unknown FQN, raises, and the formats set before stay."""
+def test_a_refused_skip_list_changes_nothing(
+    model: nn.Module, x: Tensor, wrong: dict[str, FormatName], message: str
+) -> None:
+    """A shape that a format does not take, or an unknown FQN, raises, and the formats set before
+    stay.
+    """
     expected = fresh_output(model, x, {"first": MXFP8})
     with Switch(model) as switch:
         switch.set({"first": MXFP8})
@@ -152,12 +191,19 @@ def test_a_refused_skip_list_changes_nothing(model: nn.Module, x: Tensor, wrong:
 
 
 @pytest.mark.parametrize(("fmt", "rows"), [(FP8, slice(3, 4)), (NVFP4, slice(None))])
-def test_a_weight_that_quantizes_to_nan_is_refused(model: nn.Module, x: Tensor, fmt: FormatName, rows: slice) -> None:
-    """An all-zero row in fp8, an all-zero weight in nvfp4: torchao divides by zero, so the Linear is refused and nothing changes."""
+def test_a_weight_that_quantizes_to_nan_is_refused(
+    model: nn.Module, x: Tensor, fmt: FormatName, rows: slice
+) -> None:
+    """An all-zero row in fp8, an all-zero weight in nvfp4: torchao divides by zero, so the Linear
+    is refused and nothing changes.
+    """
     model.second.weight[rows] = 0
     plain = model(x)
     with Switch(model) as switch:
-        with pytest.raises(FormatError, match=rf"second cannot be {fmt}: .*all-zero row or tensor; leave this Linear in bf16"):
+        with pytest.raises(
+            FormatError,
+            match=rf"second cannot be {fmt}: .*all-zero row or tensor; leave this Linear in bf16",
+        ):
             switch.set({"first": fmt, "second": fmt})
         assert torch.equal(model(x), plain)
         switch.set({"second": MXFP8})
@@ -214,7 +260,9 @@ def test_a_model_can_be_switched_again(model: nn.Module, x: Tensor) -> None:
 
 
 def test_subclasses_of_linear_stay_bf16() -> None:
-    """A Linear of another class may be named in bf16, as a profile names it, and is refused in a format: its forward is its own."""
+    """A Linear of another class may be named in bf16, as a profile names it, and is refused in a
+    format: its forward is its own.
+    """
     attention = nn.MultiheadAttention(64, 4).bfloat16()
     assert type(attention.out_proj) is not nn.Linear
     kind = type(attention.out_proj)
@@ -226,12 +274,16 @@ def test_subclasses_of_linear_stay_bf16() -> None:
 
 
 def test_unfit_names_zero_rows_and_subclasses() -> None:
-    """Linears that quantize to NaN, and subclasses with a forward of their own, are named with a reason before anything is searched."""
+    """Linears that quantize to NaN, and subclasses with a forward of their own, are named with a
+    reason before anything is searched.
+    """
 
     class Scaled(nn.Linear):
         """A Linear that does something else."""
 
-    net = nn.ModuleDict({"fine": nn.Linear(32, 32), "zero": nn.Linear(32, 32), "own": Scaled(32, 32)}).bfloat16()
+    net = nn.ModuleDict(
+        {"fine": nn.Linear(32, 32), "zero": nn.Linear(32, 32), "own": Scaled(32, 32)}
+    ).bfloat16()
     with torch.no_grad():
         net["zero"].weight[3] = 0
     with Switch(net) as switch:
@@ -270,7 +322,9 @@ def compiled_graphs() -> int:
 
 
 def test_one_compiled_graph_serves_all_skip_lists(x: Tensor) -> None:
-    """Blocks that are compiled once compute every skip-list as the eager model does, and no change of formats compiles anything again."""
+    """Blocks that are compiled once compute every skip-list as the eager model does, and no change
+    of formats compiles anything again.
+    """
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     torch.manual_seed(0)
@@ -295,7 +349,9 @@ def test_one_compiled_graph_serves_all_skip_lists(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 64 * 64 * 2 + 8, None])
-def test_weights_that_are_not_kept_are_quantized_again(model: nn.Module, x: Tensor, room: int | None) -> None:
+def test_weights_that_are_not_kept_are_quantized_again(
+    model: nn.Module, x: Tensor, room: int | None
+) -> None:
     """Whatever room quantized weights have, outputs are the same to the bit."""
     formats = dict.fromkeys(FREE, NVFP4)
     wanted = fresh_output(model, x, formats)

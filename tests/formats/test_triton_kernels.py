@@ -1,4 +1,8 @@
-"""The GPU's quantizers give torchao's numbers bit for bit. Here in Triton's interpreter, which runs the same kernels on the CPU; `tests/gpu` runs them on a GPU."""
+"""The GPU's quantizers give torchao's numbers bit for bit.
+
+Here in Triton's interpreter, which runs the same kernels on the CPU; `tests/gpu` runs them on a
+GPU.
+"""
 
 import os
 import subprocess
@@ -56,8 +60,16 @@ print("all the same")
 
 
 def test_quantizers_are_torchaos_to_the_bit() -> None:
-    """Values and scales of all three formats, ties, tiny and large numbers, zeros, NaN and inf, and the epilogue."""
+    """Values and scales of all three formats, ties, tiny and large numbers, zeros, NaN and inf, and
+    the epilogue.
+    """
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CHECK], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHECK],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.strip() == "all the same", done.stderr[-2000:]

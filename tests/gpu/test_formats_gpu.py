@@ -1,9 +1,11 @@
-"""On a CUDA device: emulation is exact there too, and agrees with native FP8 where the device has it.
+"""On a CUDA device: emulation is exact there too, and agrees with native FP8 where the device has
+it.
 
-The interval is that of `tests/test_formats.py`, with the unit roundoff of tensor cores: they align the addends of one instruction and cut
-off instead of rounding, which u = 2^-22 covers. Hopper's FP8 tensor cores keep about 14 bits of the running sum of one instruction (32
-products along K); with fast accumulation that sum is never promoted to fp32. So native FP8 is held to K / 32 steps of 2^-13 of sum
-|a||b|, and what it really does is printed, in bf16 ulps.
+The interval is that of `tests/test_formats.py`, with the unit roundoff of tensor cores: they align
+the addends of one instruction and cut off instead of rounding, which u = 2^-22 covers. Hopper's FP8
+tensor cores keep about 14 bits of the running sum of one instruction (32 products along K); with
+fast accumulation that sum is never promoted to fp32. So native FP8 is held to K / 32 steps of 2^-13
+of sum |a||b|, and what it really does is printed, in bf16 ulps.
 
     python -m pytest tests/gpu -m gpu -s
 """
@@ -29,10 +31,19 @@ from sensitivity.formats.emulation import emulated_linear
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 QUANTIZED = ["mxfp8", "nvfp4", "fp8"]
-SHAPES = [(1, 3072, 768), (3, 192, 96), (17, 960, 192), (256, 768, 3072), (2304, 3072, 1024)]  # M, K, N
+SHAPES = [
+    (1, 3072, 768),
+    (3, 192, 96),
+    (17, 960, 192),
+    (256, 768, 3072),
+    (2304, 3072, 1024),
+]  # M, K, N
 
 
 @pytest.fixture(autouse=True)
@@ -52,17 +63,25 @@ def needs_native(name: str) -> None:
 
 
 def round_bf16(v: Tensor) -> Tensor:
-    """float64 to the nearest bf16, ties to even, in one rounding (via float32 there would be two); stays float64."""
+    """float64 to the nearest bf16, ties to even, in one rounding (via float32 there would be two);
+    stays float64.
+    """
     fraction, exponent = torch.frexp(v)
     return torch.ldexp((fraction * 256).round(), exponent - 8)
 
 
-def exact_product(x: QuantizedOperand, w: QuantizedOperand, bias: Tensor | None, fmt: Format) -> tuple[Tensor, Tensor]:
-    """float64 output of the quantized operands, and the sum of magnitudes that fp32 errors are relative to; (rows, N) each."""
+def exact_product(
+    x: QuantizedOperand, w: QuantizedOperand, bias: Tensor | None, fmt: Format
+) -> tuple[Tensor, Tensor]:
+    """float64 output of the quantized operands, and the sum of magnitudes that fp32 errors are
+    relative to; (rows, N) each.
+    """
     a, b = x.values.double(), w.values.double()
     scales = torch.ones((), device=a.device).double()
     if x.scale is not None and w.scale is not None:
-        scales = x.scale.double() * (w.scale.double() if fmt.name is FormatName.NVFP4 else w.scale.double().t())
+        scales = x.scale.double() * (
+            w.scale.double() if fmt.name is FormatName.NVFP4 else w.scale.double().t()
+        )
     offset = torch.zeros(b.shape[0], device=a.device).double() if bias is None else bias.double()
     return a @ b.t() * scales + offset, a.abs() @ b.abs().t() * scales + offset.abs()
 
@@ -75,8 +94,10 @@ def assert_one_rounding(found: Tensor, exact: Tensor, error: Tensor) -> None:
 
 
 def ulps(found: Tensor, exact: Tensor) -> float:
-    """Largest |found - exact| in bf16 units of the last place; 0.5 is one perfect rounding. Over outputs not smaller than their rms:
-    others cancel."""
+    """Largest |found - exact| in bf16 units of the last place; 0.5 is one perfect rounding.
+
+    Over outputs not smaller than their rms: others cancel.
+    """
     large = exact.abs() >= exact.square().mean().sqrt()
     _, exponent = torch.frexp(exact[large])
     deviation = (found.double().view(exact.shape) - exact).abs()[large]
@@ -92,11 +113,24 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_output_is_one_rounding_of_the_quantized_product(
-    request: pytest.FixtureRequest, name: str, compiled: bool, with_bias: bool, m: int, k: int, n: int
+    request: pytest.FixtureRequest,
+    name: str,
+    compiled: bool,
+    with_bias: bool,
+    m: int,
+    k: int,
+    n: int,
 ) -> None:
     """Rule 1 on this device, eager and compiled to one graph."""
     if compiled and name != "mxfp8":
-        request.applymarker(pytest.mark.xfail(reason="compiled emulation gives other codes than eager (LOG.md); the search runs eager"))
+        request.applymarker(
+            pytest.mark.xfail(
+                reason=(
+                    "compiled emulation gives other codes than eager (LOG.md); the search runs"
+                    " eager"
+                )
+            )
+        )
     if compiled and (m, k, n) not in SHAPES[1:3]:
         pytest.skip("two shapes are enough to compile")
     fmt, x, bias = get_format(name), normal(m, k) * 3, normal(n, seed=2) if with_bias else None
@@ -114,8 +148,9 @@ def test_output_is_one_rounding_of_the_quantized_product(
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_quantized_values_are_torchaos_and_the_cpus(name: str) -> None:
-    """On this device values and scales are those of torchao's tensor classes, and on MXFP8 those of the CPU (NVFP4's and FP8's scales may
-    differ by an ulp)."""
+    """On this device values and scales are those of torchao's tensor classes, and on MXFP8 those of
+    the CPU (NVFP4's and FP8's scales may differ by an ulp).
+    """
     x = torch.randn(64, 192, generator=torch.Generator().manual_seed(5)).bfloat16()
     x[3] *= 2.0**-12
     fmt, on_gpu = get_format(name), x.cuda()
@@ -129,7 +164,9 @@ def test_quantized_values_are_torchaos_and_the_cpus(name: str) -> None:
         return
     assert found.scale is not None
     if name == "nvfp4":
-        q = NVFP4Tensor.to_nvfp4(on_gpu, per_tensor_scale=per_tensor_amax_to_scale(torch.max(torch.abs(on_gpu))))
+        q = NVFP4Tensor.to_nvfp4(
+            on_gpu, per_tensor_scale=per_tensor_amax_to_scale(torch.max(torch.abs(on_gpu)))
+        )
         assert_same(found.scale, q.per_tensor_scale)
         q.per_tensor_scale = None
         assert_same(found.values, q.dequantize(torch.float32))
@@ -158,21 +195,29 @@ def test_nan_reaches_the_output(name: str) -> None:
 @pytest.mark.parametrize("lead", [(1,), (17,), (256,), (2, 9)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_mxfp8_agrees_with_torchao_emulation(with_bias: bool, lead: tuple[int, ...]) -> None:
-    """torchao's EMULATED MX Linear and ours lie in one interval; how many are bit-equal is printed (the order of sums, and split-K in
-    bf16, are cuBLAS's)."""
+    """torchao's EMULATED MX Linear and ours lie in one interval; how many are bit-equal is printed
+    (the order of sums, and split-K in bf16, are cuBLAS's).
+    """
     linear = nn.Linear(768, 192, bias=with_bias, dtype=torch.bfloat16, device="cuda")
     fmt, x = get_format("mxfp8"), normal(*lead, 768)
     weight = fmt.quantize_weight(linear.weight)
     found = emulated_linear(x, weight, linear.bias, fmt)
-    exact, magnitude = exact_product(fmt.quantize_activation(x.view(-1, 768)), weight, linear.bias, fmt)
-    quantize_(linear, MXDynamicActivationMXWeightConfig(kernel_preference=KernelPreference.EMULATED))
+    exact, magnitude = exact_product(
+        fmt.quantize_activation(x.view(-1, 768)), weight, linear.bias, fmt
+    )
+    quantize_(
+        linear, MXDynamicActivationMXWeightConfig(kernel_preference=KernelPreference.EMULATED)
+    )
     before = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     try:
         expected = linear(x)
     finally:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = before
-    print(f"\nmxfp8 {lead} bias={with_bias}: {(found == expected).float().mean().item():.6%} bit-equal to torchao EMULATED")
+    print(
+        f"\nmxfp8 {lead} bias={with_bias}: {(found == expected).float().mean().item():.6%}"
+        " bit-equal to torchao EMULATED"
+    )
     error = 772 * 2.0**-22 * magnitude
     assert_one_rounding(found, exact, error)
     assert_one_rounding(expected, exact, error)
@@ -181,10 +226,15 @@ def test_mxfp8_agrees_with_torchao_emulation(with_bias: bool, lead: tuple[int, .
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
 @pytest.mark.parametrize("fast_accum", [True, False], ids=["fast_accum", "no_fast_accum"])
 def test_native_fp8_agrees_with_emulation(fast_accum: bool, m: int, k: int, n: int) -> None:
-    """Native row-wise FP8 has the same codes and scales, and its output lies within what its accumulator's bits allow of the exact
-    product."""
+    """Native row-wise FP8 has the same codes and scales, and its output lies within what its
+    accumulator's bits allow of the exact product.
+    """
     needs_native("fp8")
-    fmt, linear, x = get_format("fp8"), nn.Linear(k, n, dtype=torch.bfloat16, device="cuda"), normal(m, k)
+    fmt, linear, x = (
+        get_format("fp8"),
+        nn.Linear(k, n, dtype=torch.bfloat16, device="cuda"),
+        normal(m, k),
+    )
     weight, bias = fmt.quantize_weight(linear.weight), linear.bias
     rows = fmt.quantize_activation(x)
     config = fmt.native_config()
@@ -197,8 +247,14 @@ def test_native_fp8_agrees_with_emulation(fast_accum: bool, m: int, k: int, n: i
     native, emulated = linear(x), emulated_linear(x, weight, bias, fmt)
     equal = (native == emulated).float().mean().item()
     relative = ((native.double() - exact).abs() / magnitude).max().log2().item()
-    print(f"\nfp8 M={m} K={k} N={n} fast_accum={fast_accum}: native {ulps(native, exact):.3g} ulp from exact,")
-    print(f"    emulated {ulps(emulated, exact):.3g} ulp; {equal:.4%} bit-equal; max |native - exact| / sum |a||b| = 2^{relative:.1f}")
+    print(
+        f"\nfp8 M={m} K={k} N={n} fast_accum={fast_accum}: native {ulps(native, exact):.3g} ulp"
+        " from exact,"
+    )
+    print(
+        f"    emulated {ulps(emulated, exact):.3g} ulp; {equal:.4%} bit-equal; max |native - exact|"
+        f" / sum |a||b| = 2^{relative:.1f}"
+    )
     assert_one_rounding(emulated, exact, (k + 4) * 2.0**-22 * magnitude)
     assert_one_rounding(native, exact, max(k / 32, 1) * 2.0**-13 * magnitude)
 
@@ -212,9 +268,13 @@ def replace_fast_accum(mm_config: object, fast_accum: bool) -> object:
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_quantize_native_runs_and_touches_only_what_is_named(name: str) -> None:
-    """Layer 1 of twelve is quantized (not 10, not 11), its output is close to the emulated one, and other layers keep their parameters."""
+    """Layer 1 of twelve is quantized (not 10, not 11), its output is close to the emulated one, and
+    other layers keep their parameters.
+    """
     needs_native(name)
-    model = nn.Sequential(*(nn.Linear(768, 768, dtype=torch.bfloat16, device="cuda") for _ in range(12)))
+    model = nn.Sequential(
+        *(nn.Linear(768, 768, dtype=torch.bfloat16, device="cuda") for _ in range(12))
+    )
     fmt, x = get_format(name), normal(256, 768)
     weight = fmt.quantize_weight(model[1].weight)
     expected = emulated_linear(x, weight, model[1].bias, fmt)

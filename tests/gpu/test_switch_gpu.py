@@ -1,4 +1,7 @@
-"""On a CUDA device: Triton's quantizers are torchao's, FP8 runs as torchao runs it, and one compiled graph serves all skip-lists.
+"""On a CUDA device:
+
+Triton's quantizers are torchao's, FP8 runs as torchao runs it, and one compiled graph serves all
+skip-lists.
 
 python -m pytest tests/gpu/test_switch_gpu.py -m gpu -s
 """
@@ -20,7 +23,10 @@ from sensitivity.formats.registry import get_format
 from sensitivity.formats.switch import Switch
 from sensitivity.models.compiled_regions import CompiledRegions, compiled_graphs
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 CUDA = torch.device("cuda")
 
@@ -38,7 +44,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("name", ["mxfp8", "nvfp4", "fp8"])
 @pytest.mark.parametrize("shape", [(1, 3072), (17, 960), (4608, 3072)])
 def test_fast_quantizers_are_torchaos(name: str, shape: tuple[int, int]) -> None:
-    """On a GPU values and scales have the bits that the CPU has (torch's eager division by a constant on CUDA is off by an ulp now and then)."""
+    """On a GPU values and scales have the bits that the CPU has (torch's eager division by a
+    constant on CUDA is off by an ulp now and then).
+    """
     x = normal(*shape) * 3
     x[0] *= 2.0**-12
     x[-1, :32] = 0
@@ -63,23 +71,48 @@ def test_hardware_fp8_is_what_torchao_computes(rows: int) -> None:
 
 
 def test_one_graph_serves_all_skip_lists() -> None:
-    """Compiled by inductor, a FLUX denoiser changes its skip-list without compiling, and stays within bf16's rounding of the eager one."""
+    """Compiled by inductor, a FLUX denoiser changes its skip-list without compiling, and stays
+    within bf16's rounding of the eager one.
+    """
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=128, num_attention_heads=2,
-        joint_attention_dim=128, pooled_projection_dim=128, guidance_embeds=True,
-    ).to(CUDA, torch.bfloat16).eval().requires_grad_(False)  # fmt: skip
+    model = (
+        FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=128,
+            num_attention_heads=2,
+            joint_attention_dim=128,
+            pooled_projection_dim=128,
+            guidance_embeds=True,
+        )
+        .to(CUDA, torch.bfloat16)
+        .eval()
+        .requires_grad_(False)
+    )
     ids = torch.zeros(64, 3, device=CUDA)
     ids[:, 1], ids[:, 2] = torch.arange(64, device=CUDA) // 8, torch.arange(64, device=CUDA) % 8
     call = {
-        "hidden_states": normal(1, 64, 64), "encoder_hidden_states": normal(1, 32, 128), "pooled_projections": normal(1, 128),
-        "timestep": torch.full((1,), 0.5, device=CUDA).bfloat16(), "guidance": torch.full((1,), 3.5, device=CUDA), "img_ids": ids,
-        "txt_ids": torch.zeros(32, 3, device=CUDA), "return_dict": False,
-    }  # fmt: skip
+        "hidden_states": normal(1, 64, 64),
+        "encoder_hidden_states": normal(1, 32, 128),
+        "pooled_projections": normal(1, 128),
+        "timestep": torch.full((1,), 0.5, device=CUDA).bfloat16(),
+        "guidance": torch.full((1,), 3.5, device=CUDA),
+        "img_ids": ids,
+        "txt_ids": torch.zeros(32, 3, device=CUDA),
+        "return_dict": False,
+    }
     with Switch(model) as switch:
         rng, unfit = random.Random(0), switch.unfit()
-        lists = [{}, *({f: rng.choice(list(FormatName)) for f in switch.linears if f not in unfit} for _ in range(4))]
+        lists = [
+            {},
+            *(
+                {f: rng.choice(list(FormatName)) for f in switch.linears if f not in unfit}
+                for _ in range(4)
+            ),
+        ]
         lists = [{f: n for f, n in one.items() if not switch.refusals({f: n})} for one in lists]
         regions, counts = CompiledRegions(model), []
         for one in lists:

@@ -1,6 +1,8 @@
-"""A denoiser is timed with its formats as it is served, and everything that was touched is as before afterwards.
+"""A denoiser is timed with its formats as it is served, and everything that was touched is as
+before afterwards.
 
-On a CPU, with a tiny FLUX: torch traces the blocks (backend "eager"), nothing is optimised, and the numbers mean nothing.
+On a CPU, with a tiny FLUX: torch traces the blocks (backend "eager"), nothing is optimised, and the
+numbers mean nothing.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,12 @@ from torch._dynamo.testing import CompileCounter
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, MeasurementError, UserError
 from sensitivity.latency import end_to_end
-from sensitivity.latency.end_to_end import materialize, measure_calls, measure_pipeline, weight_bytes
+from sensitivity.latency.end_to_end import (
+    materialize,
+    measure_calls,
+    measure_pipeline,
+    weight_bytes,
+)
 from sensitivity.models.compiled_regions import (
     check_recompile_limit,
     compile_denoiser,
@@ -37,9 +44,17 @@ def flux(double: int = 2, single: int = 3) -> FluxTransformer2DModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = FluxTransformer2DModel(
-            patch_size=1, in_channels=16, num_layers=double, num_single_layers=single, attention_head_dim=32, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(8, 12, 12),
-        )  # fmt: skip
+            patch_size=1,
+            in_channels=16,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=32,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=True,
+            axes_dims_rope=(8, 12, 12),
+        )
     return made.bfloat16().eval()
 
 
@@ -57,10 +72,15 @@ class Call:
             return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
 
         self.kwargs = {
-            "hidden_states": meta(1, self.tokens, 16), "encoder_hidden_states": meta(1, 8, 32), "pooled_projections": meta(1, 32),
-            "timestep": torch.ones(1, dtype=torch.bfloat16), "guidance": torch.ones(1, dtype=torch.bfloat16),
-            "img_ids": torch.arange(3 * self.tokens).reshape(self.tokens, 3).float(), "txt_ids": torch.zeros(8, 3), "return_dict": False,
-        }  # fmt: skip
+            "hidden_states": meta(1, self.tokens, 16),
+            "encoder_hidden_states": meta(1, 8, 32),
+            "pooled_projections": meta(1, 32),
+            "timestep": torch.ones(1, dtype=torch.bfloat16),
+            "guidance": torch.ones(1, dtype=torch.bfloat16),
+            "img_ids": torch.arange(3 * self.tokens).reshape(self.tokens, 3).float(),
+            "txt_ids": torch.zeros(8, 3),
+            "return_dict": False,
+        }
 
 
 class Numbered(nn.Module):
@@ -88,21 +108,33 @@ class Plain:
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_denoiser_is_timed_call_by_call(mode: Any) -> None:
-    """Each distinct call has its raw seconds and count; each class of blocks is compiled once a call, not once a block."""
+    """Each distinct call has its raw seconds and count; each class of blocks is compiled once a
+    call, not once a block.
+    """
     graphs = CompileCounter()
     short, long = measure_calls(
-        flux, [Call(16, 4), Call(24, 1)], formats={}, compile_mode=mode, device="cpu", repetitions=3, backend=graphs
-    )  # fmt: skip
+        flux,
+        [Call(16, 4), Call(24, 1)],
+        formats={},
+        compile_mode=mode,
+        device="cpu",
+        repetitions=3,
+        backend=graphs,
+    )
     assert (short.calls, long.calls) == (4, 1)
     for timing in (short, long):
         assert len(timing.seconds) == 3
         assert min(timing.seconds) > 0
         assert timing.run_s == timing.median_s * timing.calls
-        assert timing.compiled == "repeated blocks (FluxTransformerBlock, FluxSingleTransformerBlock)"
+        assert (
+            timing.compiled == "repeated blocks (FluxTransformerBlock, FluxSingleTransformerBlock)"
+        )
         assert timing.compile_mode == mode
         assert timing.weight_bytes == 2 * sum(p.numel() for p in flux().parameters())
         assert timing.to_json()["seconds"] == list(timing.seconds)
-    assert 2 * 2 <= graphs.frame_count <= 2 * 3  # the first single block of a call sees other strides
+    assert (
+        2 * 2 <= graphs.frame_count <= 2 * 3
+    )  # the first single block of a call sees other strides
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
@@ -162,23 +194,47 @@ def test_what_is_compiled_is_said() -> None:
     assert len(regions_of(flux())[1]) == 5
     for make in (Numbered, lambda: nn.Sequential(nn.Linear(8, 8))):
         for mode in ("default", "reduce-overhead"):
-            (timing,) = measure_calls(make, [Plain()], formats={}, compile_mode=mode, device="cpu", repetitions=1, backend="eager")  # type: ignore[arg-type]
+            (timing,) = measure_calls(
+                make,
+                [Plain()],
+                formats={},
+                compile_mode=mode,
+                device="cpu",
+                repetitions=1,
+                backend="eager",
+            )  # type: ignore[arg-type]
             assert timing.compiled == regions_of(make())[0]
 
 
 def test_block_patterns_are_counted_by_class() -> None:
-    """Blocks of a class with the same formats at the same places are one pattern; what is outside blocks counts nowhere."""
+    """Blocks of a class with the same formats at the same places are one pattern; what is outside
+    blocks counts nowhere.
+    """
     formats = {
-        "transformer_blocks.0.attn.to_q": FP8, "single_transformer_blocks.0.proj_mlp": FP8, "single_transformer_blocks.1.proj_mlp": NVFP4,
-        "single_transformer_blocks.2.proj_mlp": FP8, "proj_out": FP8, "transformer_blocks.1.attn.to_k": BF16,
-    }  # fmt: skip
-    assert count_block_patterns(flux(), {}) == {"FluxTransformerBlock": 1, "FluxSingleTransformerBlock": 1}
-    assert count_block_patterns(flux(), formats) == {"FluxTransformerBlock": 2, "FluxSingleTransformerBlock": 2}
+        "transformer_blocks.0.attn.to_q": FP8,
+        "single_transformer_blocks.0.proj_mlp": FP8,
+        "single_transformer_blocks.1.proj_mlp": NVFP4,
+        "single_transformer_blocks.2.proj_mlp": FP8,
+        "proj_out": FP8,
+        "transformer_blocks.1.attn.to_k": BF16,
+    }
+    assert count_block_patterns(flux(), {}) == {
+        "FluxTransformerBlock": 1,
+        "FluxSingleTransformerBlock": 1,
+    }
+    assert count_block_patterns(flux(), formats) == {
+        "FluxTransformerBlock": 2,
+        "FluxSingleTransformerBlock": 2,
+    }
 
 
 def test_stacks_and_classes_are_counted_apart() -> None:
-    """Two stacks of one class are two stacks of one pattern each, and graphs of both patterns for the class; a recipe counts the first, the limit the second."""
-    both = nn.ModuleDict({name: nn.ModuleList([nn.Sequential(nn.Linear(8, 8))]) for name in ("first", "second")})
+    """Two stacks of one class are two stacks of one pattern each, and graphs of both patterns for
+    the class; a recipe counts the first, the limit the second.
+    """
+    both = nn.ModuleDict(
+        {name: nn.ModuleList([nn.Sequential(nn.Linear(8, 8))]) for name in ("first", "second")}
+    )
     formats = {"first.0.0": FP8, "second.0.0": BF16}
     assert count_stack_patterns(formats) == {"first": 1, "second": 1}
     assert count_block_patterns(both, formats) == {"Sequential": 2}
@@ -187,7 +243,11 @@ def test_stacks_and_classes_are_counted_apart() -> None:
 def test_too_many_patterns_are_refused_before_compiling() -> None:
     """The message has the number found, the limit, and the next step; a higher limit passes."""
     with pytest.raises(
-        UserError, match=r"9 distinct format patterns among the blocks of B; allowed are 8, .*--recompile-limit 10 .*--granularity group"
+        UserError,
+        match=(
+            r"9 distinct format patterns among the blocks of B; allowed are 8, .*--recompile-limit"
+            r" 10 .*--granularity group"
+        ),
     ):
         check_recompile_limit({"A": 2, "B": 9}, 8)
     check_recompile_limit({"A": 8}, 8)
@@ -195,13 +255,26 @@ def test_too_many_patterns_are_refused_before_compiling() -> None:
     check_recompile_limit({"A": default_recompile_limit()})
     formats = {"transformer_blocks.0.attn.to_q": FP8}
     graphs = CompileCounter()
-    with pytest.raises(UserError, match="2 distinct format patterns among the blocks of FluxTransformerBlock; allowed are 1"):
-        measure_calls(flux, [Call()], formats=formats, compile_mode="default", device="cpu", recompile_limit=1, backend=graphs)
+    with pytest.raises(
+        UserError,
+        match="2 distinct format patterns among the blocks of FluxTransformerBlock; allowed are 1",
+    ):
+        measure_calls(
+            flux,
+            [Call()],
+            formats=formats,
+            compile_mode="default",
+            device="cpu",
+            recompile_limit=1,
+            backend=graphs,
+        )
     assert graphs.frame_count == 0
 
 
 def test_torchs_own_refusal_is_said_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where more graphs are needed than patterns, the limit and the next step are named, and a higher limit works."""
+    """Where more graphs are needed than patterns, the limit and the next step are named, and a
+    higher limit works.
+    """
     monkeypatch.setattr(end_to_end, "check_recompile_limit", lambda *_: None)
 
     def uneven() -> nn.Module:
@@ -211,20 +284,40 @@ def test_torchs_own_refusal_is_said_in_the_same_words(monkeypatch: pytest.Monkey
                 setattr(getattr(block.attn, name), "bias", None)  # noqa: B010 - another structure is another graph
         return made
 
-    run: dict[str, Any] = {"formats": {}, "compile_mode": "default", "device": "cpu", "repetitions": 1, "backend": "eager"}
-    with pytest.raises(UserError, match=r"needs more graphs than its format patterns; allowed are 2, .*--recompile-limit 4"):
+    run: dict[str, Any] = {
+        "formats": {},
+        "compile_mode": "default",
+        "device": "cpu",
+        "repetitions": 1,
+        "backend": "eager",
+    }
+    with pytest.raises(
+        UserError,
+        match=r"needs more graphs than its format patterns; allowed are 2, .*--recompile-limit 4",
+    ):
         measure_calls(uneven, [Call()], recompile_limit=2, **run)
     assert measure_calls(uneven, [Call()], recompile_limit=3, **run)
 
 
 def test_a_device_without_the_format_is_refused() -> None:
     """Native formats are not emulated: a CPU raises, and says why."""
-    with pytest.raises(FormatError, match=r"proj_out cannot be quantized natively: fp8 runs natively on CUDA"):
-        measure_calls(flux, [Call()], formats={"proj_out": FP8}, compile_mode="default", device="cpu", backend="eager")
+    with pytest.raises(
+        FormatError, match=r"proj_out cannot be quantized natively: fp8 runs natively on CUDA"
+    ):
+        measure_calls(
+            flux,
+            [Call()],
+            formats={"proj_out": FP8},
+            compile_mode="default",
+            device="cpu",
+            backend="eager",
+        )
 
 
 def test_failures_are_errors_of_ours_and_leave_nothing_behind() -> None:
-    """Out of memory and other errors of the denoiser become MeasurementErrors; settings, hooks and compiled blocks are gone."""
+    """Out of memory and other errors of the denoiser become MeasurementErrors; settings, hooks and
+    compiled blocks are gone.
+    """
     made: list[nn.Module] = []
     before = torch._dynamo.config.get_config_copy()
 
@@ -243,8 +336,14 @@ def test_failures_are_errors_of_ours_and_leave_nothing_behind() -> None:
     ):
         with pytest.raises(MeasurementError, match=words):
             measure_calls(
-                failing(error), [Plain()], formats={}, compile_mode="reduce-overhead", device="cpu", recompile_limit=33, backend="eager"
-            )  # fmt: skip
+                failing(error),
+                [Plain()],
+                formats={},
+                compile_mode="reduce-overhead",
+                device="cpu",
+                recompile_limit=33,
+                backend="eager",
+            )
     assert torch._dynamo.config.get_config_copy() == before
     assert torch.is_grad_enabled()
     for module in made:
@@ -253,7 +352,9 @@ def test_failures_are_errors_of_ours_and_leave_nothing_behind() -> None:
 
 
 def test_a_whole_pipeline_call_is_timed() -> None:
-    """Seconds of the call as the caller makes it, with the denoiser compiled inside and eager again afterwards."""
+    """Seconds of the call as the caller makes it, with the denoiser compiled inside and eager again
+    afterwards.
+    """
     denoiser, kwargs, seen = flux(), materialize(Call().kwargs, CPU), []
 
     def run() -> None:
@@ -261,14 +362,25 @@ def test_a_whole_pipeline_call_is_timed() -> None:
         denoiser(**kwargs)
         denoiser(**kwargs)
 
-    timing = measure_pipeline(run, denoiser, formats={}, compile_mode="default", device="cpu", warmups=1, repetitions=2, backend="eager")
+    timing = measure_pipeline(
+        run,
+        denoiser,
+        formats={},
+        compile_mode="default",
+        device="cpu",
+        warmups=1,
+        repetitions=2,
+        backend="eager",
+    )
     assert len(timing.seconds) == 2
     assert seen == [True] * 4
     assert all(child._compiled_call_impl is None for child in denoiser.modules())
 
 
 def test_real_tensors_keep_their_values_and_meta_tensors_get_some() -> None:
-    """Ids and masks stay what they are; meta tensors become random in their own shape and dtype, the same each time; other values pass."""
+    """Ids and masks stay what they are; meta tensors become random in their own shape and dtype,
+    the same each time; other values pass.
+    """
     ids, mask = torch.arange(6).float(), torch.tensor([True, False])
     tree = {
         "ids": ids,
@@ -288,14 +400,18 @@ def test_real_tensors_keep_their_values_and_meta_tensors_get_some() -> None:
 
 
 def test_weight_bytes_count_storage_once_and_inside_wrappers() -> None:
-    """Tied weights count once, buffers count, and a quantized weight counts its codes and scales instead of its logical size."""
+    """Tied weights count once, buffers count, and a quantized weight counts its codes and scales
+    instead of its logical size.
+    """
     from torchao.prototype.mx_formats.mx_tensor import MXTensor
 
     tied = nn.ModuleList([nn.Linear(64, 64, bias=False, dtype=torch.bfloat16) for _ in range(2)])
     tied[1].weight = tied[0].weight
     tied.register_buffer("table", torch.zeros(10))
     assert weight_bytes(tied) == 2 * 64 * 64 + 40
-    tied[0].weight = nn.Parameter(MXTensor.to_mx(tied[0].weight.detach(), torch.float8_e4m3fn, 32), requires_grad=False)
+    tied[0].weight = nn.Parameter(
+        MXTensor.to_mx(tied[0].weight.detach(), torch.float8_e4m3fn, 32), requires_grad=False
+    )
     tied[1].weight = tied[0].weight
     assert weight_bytes(tied) == 64 * 64 + 64 * 64 // 32 + 40
     assert weight_bytes(flux().to("meta")) == weight_bytes(flux())

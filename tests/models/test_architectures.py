@@ -1,4 +1,6 @@
-"""Folders that plain diffusers saved, of many architectures: each is searched without a study, and what its recipe does to the plain pipeline is what was scored."""
+"""Folders that plain diffusers saved, of many architectures: each is searched without a study, and
+what its recipe does to the plain pipeline is what was scored.
+"""
 
 import json
 import subprocess
@@ -39,14 +41,29 @@ from sensitivity.workflows.verify import verify_recipe
 from support.whole_pipelines import save_whole
 
 SERVED = {kind for table in TABLES.values() for kind in table}
-ARCHITECTURES = ("flux", "flux2", "qwen", "ltx2", "wan", "sd3", "pixart", "sana", "sdxl", "zimage", "chroma", "mochi")
+ARCHITECTURES = (
+    "flux",
+    "flux2",
+    "qwen",
+    "ltx2",
+    "wan",
+    "sd3",
+    "pixart",
+    "sana",
+    "sdxl",
+    "zimage",
+    "chroma",
+    "mochi",
+)
 WITHOUT_REPEATED_BLOCKS = ("sd3", "pixart", "sana", "mochi")
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A folder, the study that was derived from it, what its search found, its cache of references, and what it drew with which formats."""
+    """A folder, the study that was derived from it, what its search found, its cache of references,
+    and what it drew with which formats.
+    """
 
     name: str
     folder: Path
@@ -74,14 +91,23 @@ class Searched:
 
 
 def derived(folder: Path, settings: dict[str, Any]) -> StudySpec:
-    """What `--model FOLDER` means, at a small size and two steps, priced as if each dimension were 64 times as large."""
+    """What `--model FOLDER` means, at a small size and two steps, priced as if each dimension were
+    64 times as large.
+    """
     spec = derive_study(with_prompts(with_net(resolve_spec(str(folder)), "tiny"), PROMPTS))
     pricing = spec.pricing.model_copy(update={"stands_for": 64})
-    return spec.model_copy(update={"settings": spec.settings | settings | {"num_inference_steps": 2}, "pricing": pricing})
+    return spec.model_copy(
+        update={
+            "settings": spec.settings | settings | {"num_inference_steps": 2},
+            "pricing": pricing,
+        }
+    )
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def searched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
+def searched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Searched]:
     """A search of three trials; the fastest skip-list is named, so that the recipe quantizes."""
     root = tmp_path_factory.mktemp(request.param)
     spec = derived(root / "pipeline", save_whole(request.param, root / "pipeline"))
@@ -98,27 +124,51 @@ def searched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         patch.setattr(Evaluator, "draw", draw)
         patch.setenv("XDG_CACHE_HOME", str(root / "user"))
         formats = (FormatName.MXFP8, FormatName.NVFP4)
-        asked = SearchRequest(formats=formats, budget=3, max_lpips=100.0, storage=root / "study.db", cache_folder=root / "cache")
+        asked = SearchRequest(
+            formats=formats,
+            budget=3,
+            max_lpips=100.0,
+            storage=root / "study.db",
+            cache_folder=root / "cache",
+        )
         outcome = find_recipe(spec, asked)
         yield Searched(request.param, root / "pipeline", spec, outcome, root / "cache", drawn)
 
 
 def draw_plainly(pipe: Any, spec: StudySpec) -> Media:
-    """The held-out prompts as a user of diffusers draws them: `search.batch_size` together, a generator for each."""
+    """The held-out prompts as a user of diffusers draws them:
+
+    `search.batch_size` together, a generator for each.
+    """
     parts, size = [], spec.search.batch_size
     for start in range(0, len(PROMPTS.held_out), size):
         texts = list(PROMPTS.held_out[start : start + size])
-        generators = [torch.Generator().manual_seed(PROMPTS.held_out_seed + start + i) for i in range(len(texts))]
-        negative = {"negative_prompt": [spec.settings["negative_prompt"]] * len(texts)} if "negative_prompt" in spec.settings else {}
+        generators = [
+            torch.Generator().manual_seed(PROMPTS.held_out_seed + start + i)
+            for i in range(len(texts))
+        ]
+        negative = (
+            {"negative_prompt": [spec.settings["negative_prompt"]] * len(texts)}
+            if "negative_prompt" in spec.settings
+            else {}
+        )
         with torch.no_grad():
-            output = pipe(prompt=texts, **(spec.settings | negative), generator=generators, output_type="pt")
+            output = pipe(
+                prompt=texts, **(spec.settings | negative), generator=generators, output_type="pt"
+            )
         clips = getattr(output, "frames", None)
-        parts.append(Media(pictures=output.images.float() * 2 - 1) if clips is None else Media.of_clips(clips))
+        parts.append(
+            Media(pictures=output.images.float() * 2 - 1)
+            if clips is None
+            else Media.of_clips(clips)
+        )
     return Media.joined(parts)
 
 
 def test_a_search_ends_in_a_recipe(searched: Searched, tmp_path: Path) -> None:
-    """Three trials make a recipe that is read back equal, names every Linear once, quantizes some, and has a reason for those that no group holds."""
+    """Three trials make a recipe that is read back equal, names every Linear once, quantizes some,
+    and has a reason for those that no group holds.
+    """
     recipe, candidates = searched.recipe, searched.outcome.prepared.candidates
     assert len(searched.outcome.result.trials) == 3
     assert load_recipe(recipe.save(tmp_path / "recipe.json")) == recipe
@@ -131,7 +181,9 @@ def test_a_search_ends_in_a_recipe(searched: Searched, tmp_path: Path) -> None:
 
 
 def test_what_is_applied_draws_what_was_scored(searched: Searched) -> None:
-    """A plain pipeline draws the cached references bit by bit; with the recipe applied it draws, bit by bit, what the search scored."""
+    """A plain pipeline draws the cached references bit by bit; with the recipe applied it draws,
+    bit by bit, what the search scored.
+    """
     pipe, spec, recipe = searched.plain(), searched.spec, searched.recipe
     before = draw_plainly(pipe, spec)
     kept = [load_file(path)["pictures"] for path in searched.cache.iterdir()]
@@ -147,17 +199,25 @@ def test_what_is_applied_draws_what_was_scored(searched: Searched) -> None:
 
 def test_verify_says_the_same(searched: Searched) -> None:
     """Loaded anew and drawn again, the held-out prompts have the recipe's LPIPS to the last bit."""
-    assert verify_recipe(searched.recipe, searched.spec, device="cpu").per_prompt == searched.recipe.fidelity.lpips.per_prompt
+    assert (
+        verify_recipe(searched.recipe, searched.spec, device="cpu").per_prompt
+        == searched.recipe.fidelity.lpips.per_prompt
+    )
 
 
 @pytest.mark.parametrize("consumer", EXPORTERS)
 def test_every_export_means_the_recipe(searched: Searched, consumer: str) -> None:
-    """Each consumer, by its own rule, would give the plain pipeline's Linears the recipe's formats; what it cannot express it refuses, and then takes the nearest."""
+    """Each consumer, by its own rule, would give the plain pipeline's Linears the recipe's formats;
+    what it cannot express it refuses, and then takes the nearest.
+    """
     exporter, recipe = get_exporter(consumer), searched.recipe
     if exporter.obstacles(recipe):
         with pytest.raises(RecipeError, match="cannot express"):
             exporter.export(recipe)
-        if type(searched.plain().components[searched.spec.model.component]).__name__ not in SERVED and consumer in TABLES:
+        if (
+            type(searched.plain().components[searched.spec.model.component]).__name__ not in SERVED
+            and consumer in TABLES
+        ):
             with pytest.raises(RecipeError, match="use another exporter"):
                 exporter.nearest(recipe)
             return
@@ -169,32 +229,45 @@ def test_every_export_means_the_recipe(searched: Searched, consumer: str) -> Non
 
 
 def test_two_batch_sizes_draw_alike(searched: Searched) -> None:
-    """Drawn one by one and two together, bf16's pictures differ by far less than the mildest quantization changes them; the recipe states by how much."""
+    """Drawn one by one and two together, bf16's pictures differ by far less than the mildest
+    quantization changes them; the recipe states by how much.
+    """
     painter = Painter(load_pipeline(searched.spec, device="cpu"))
     alone, together = (painter.draw(PROMPTS.search, [0, 1], batch_size=size) for size in (1, 2))
     floor = float(searched.outcome.prepared.evaluator.comparison.lpips(alone, together)[0].mean())
-    assert floor < 0.2 * min(trial.score.mean for trial in searched.outcome.result.trials if any(trial.choice))
-    assert searched.recipe.fidelity.lpips.noise_floor == (None if searched.spec.search.batch_size == 1 else floor)
+    assert floor < 0.2 * min(
+        trial.score.mean for trial in searched.outcome.result.trials if any(trial.choice)
+    )
+    assert searched.recipe.fidelity.lpips.noise_floor == (
+        None if searched.spec.search.batch_size == 1 else floor
+    )
 
 
 def test_blocks_that_diffusers_does_not_list_are_found(searched: Searched) -> None:
-    """Some of these denoisers have no `_repeated_blocks`; their groups are depth bands of numbered blocks all the same."""
+    """Some of these denoisers have no `_repeated_blocks`; their groups are depth bands of numbered
+    blocks all the same.
+    """
     denoiser = getattr(searched.plain(), searched.spec.model.component)
     assert (not denoiser._repeated_blocks) == (searched.name in WITHOUT_REPEATED_BLOCKS)
     assert searched.recipe.block_patterns
     assert any("[0" in group.name for group in searched.outcome.prepared.candidates.groups)
 
 
-# --- through the real command line ------------------------------------------------------------------------------------------------------
+# --- through the real command line ----------------------------------------------------------------
 
 
 def test_a_folder_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`search --model FOLDER` in a process of its own, then `verify` and `export`: SDXL in FP8, whose empty negative prompt is all zeros.
+    """`search --model FOLDER` in a process of its own, then `verify` and `export`:
 
-    torchao divides by zero where a row of an FP8 operand is zero, so the layers that read that prompt give NaN: they are named, and the search does without them.
+    SDXL in FP8, whose empty negative prompt is all zeros.
+
+    torchao divides by zero where a row of an FP8 operand is zero, so the layers that read that
+    prompt give NaN: they are named, and the search does without them.
     """
     save_whole("sdxl", tmp_path / "pipeline")
-    (tmp_path / "mine.toml").write_text(f"search = {json.dumps(PROMPTS.search)}\nheld_out = {json.dumps(PROMPTS.held_out)}\n")
+    (tmp_path / "mine.toml").write_text(
+        f"search = {json.dumps(PROMPTS.search)}\nheld_out = {json.dumps(PROMPTS.held_out)}\n"
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     small = ["--set", "height=64", "--set", "width=64", "--steps", "2"]
@@ -215,13 +288,25 @@ def test_a_folder_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monkey
         "sdxl.toml",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "sensitivity.cli", *search, *small, *of], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "sensitivity.cli", *search, *small, *of],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "stay out of the search: down_blocks.attentions.transformer_blocks.attn2.to_k+to_v[1.0.0-1.0.1] in fp8" in done.stdout
+    assert (
+        "stay out of the search:"
+        " down_blocks.attentions.transformer_blocks.attn2.to_k+to_v[1.0.0-1.0.1] in fp8"
+        in done.stdout
+    )
     recipe = load_recipe("r.json")
     assert recipe.search.trials == 3
-    assert {fqn for fqn in recipe.layers if ".attn2.to_k" in fqn or ".attn2.to_v" in fqn} <= set(recipe.skip)
+    assert {fqn for fqn in recipe.layers if ".attn2.to_k" in fqn or ".attn2.to_v" in fqn} <= set(
+        recipe.skip
+    )
     exported = CliRunner().invoke(app, ["export", "r.json", "--to", "skip-list"])
     assert exported.exit_code == 0, exported.output
-    assert [line for line in exported.stdout.splitlines() if not line.startswith("#")] == list(recipe.skip)
+    assert [line for line in exported.stdout.splitlines() if not line.startswith("#")] == list(
+        recipe.skip
+    )

@@ -1,4 +1,6 @@
-"""Regions that are compiled for a while: outside they run eagerly, and coming back compiles nothing again."""
+"""Regions that are compiled for a while: outside they run eagerly, and coming back compiles nothing
+again.
+"""
 
 import torch
 import torch._dynamo.config
@@ -32,7 +34,9 @@ class Blocks(nn.Module):
 
 
 def test_regions_are_compiled_while_open_only() -> None:
-    """Outside the context the model is the eager one; inside it is compiled, one graph for alike blocks and a shape, and never again."""
+    """Outside the context the model is the eager one; inside it is compiled, one graph for alike
+    blocks and a shape, and never again.
+    """
     torch._dynamo.reset()
     model, x = Blocks().eval().requires_grad_(False), torch.randn(3, 8)
     eager = model(x)

@@ -1,4 +1,6 @@
-"""Text is encoded once a prompt, whatever the pipeline does around its encoders, and what a prompt is to the denoiser does not depend on the batch."""
+"""Text is encoded once a prompt, whatever the pipeline does around its encoders, and what a prompt
+is to the denoiser does not depend on the batch.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.table, self.rows = nn.Embedding(16, 8), 0
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False) -> BaseModelOutputWithPast:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False
+    ) -> BaseModelOutputWithPast:
         """input_ids, attention_mask: (B, L)."""
         self.rows += len(input_ids)
         x = self.table(input_ids) * attention_mask[..., None]
         x = x + x.sum(1, keepdim=True)
         cache: Any = object()
         return BaseModelOutputWithPast(
-            last_hidden_state=x, hidden_states=(x / 2, x) if output_hidden_states else None, past_key_values=cache
+            last_hidden_state=x,
+            hidden_states=(x / 2, x) if output_hidden_states else None,
+            past_key_values=cache,
         )
 
 
@@ -50,7 +56,9 @@ class Denoiser(nn.Module):
 
 
 class Pipeline:
-    """Pads to the longest prompt of the batch, guides with an empty prompt in the same call, and works in place on what it gets."""
+    """Pads to the longest prompt of the batch, guides with an empty prompt in the same call, and
+    works in place on what it gets.
+    """
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -58,7 +66,9 @@ class Pipeline:
         self.asked: list[Any] = []
 
     def __call__(self, prompts: list[str]) -> Tensor:
-        ids = [[WORDS[word] for word in text.split()] or [1] for text in [""] * len(prompts) + prompts]
+        ids = [
+            [WORDS[word] for word in text.split()] or [1] for text in [""] * len(prompts) + prompts
+        ]
         width = max(map(len, ids))
         padded = torch.tensor([row + [0] * (width - len(row)) for row in ids])
         mask = (padded > 0).long()
@@ -81,7 +91,9 @@ def pipe() -> Pipeline:
 
 
 def test_a_prompt_is_encoded_once_and_is_the_same_in_every_batch(pipe: Pipeline) -> None:
-    """After learning two prompts nothing is encoded again; in a padded batch each has, where its mask is, the bits that it has alone, and zeros beside."""
+    """After learning two prompts nothing is encoded again; in a padded batch each has, where its
+    mask is, the bits that it has alone, and zeros beside.
+    """
     plain = Pipeline()
     memory = remembering(pipe)
     for text in ("red ring", "a blue star"):
@@ -94,7 +106,13 @@ def test_a_prompt_is_encoded_once_and_is_the_same_in_every_batch(pipe: Pipeline)
     pipe(["a blue star", "red ring", "red ring"])
     plain(["red ring"]), plain(["a blue star"])
     assert pipe.encoder.rows == 4
-    (text, mask), alone = pipe.denoiser.seen[0], {"ring": plain.denoiser.seen[0][0], "star": plain.denoiser.seen[1][0]}
+    (text, mask), alone = (
+        pipe.denoiser.seen[0],
+        {
+            "ring": plain.denoiser.seen[0][0],
+            "star": plain.denoiser.seen[1][0],
+        },
+    )
     assert mask.sum(1).tolist() == [1, 1, 1, 3, 2, 2]
     assert torch.equal(text[3], alone["star"][1])
     for row in (4, 5):
@@ -104,7 +122,9 @@ def test_a_prompt_is_encoded_once_and_is_the_same_in_every_batch(pipe: Pipeline)
 
 
 def test_answers_are_of_the_encoders_own_kind(pipe: Pipeline) -> None:
-    """What is said again has the class and the fields of what was said first, without caches; its host memory is counted, shared tensors once."""
+    """What is said again has the class and the fields of what was said first, without caches; its
+    host memory is counted, shared tensors once.
+    """
     memory = remembering(pipe)
     memory.learn("red ring", lambda: pipe(["red ring"]))
     pipe(["red ring"])
@@ -126,7 +146,9 @@ def test_what_the_pipeline_changes_in_place_is_not_remembered(pipe: Pipeline) ->
 
 
 def test_an_unknown_prompt_is_encoded_as_ever(pipe: Pipeline) -> None:
-    """A batch with a prompt that was not learnt runs the encoder, and gives what it gives without a memory."""
+    """A batch with a prompt that was not learnt runs the encoder, and gives what it gives without a
+    memory.
+    """
     plain = Pipeline()
     remembering(pipe).learn("red ring", lambda: pipe(["red ring"]))
     for one in (pipe, plain):
@@ -166,7 +188,9 @@ class Wandering(Pipeline):
 
 @pytest.mark.parametrize("kind", [Noisy, Peeking, Wandering])
 def test_the_memory_steps_aside_where_it_does_not_see_everything(kind: type[Pipeline]) -> None:
-    """Where the second run of the first prompt is not the first one, the encoder runs in every call, as without a memory."""
+    """Where the second run of the first prompt is not the first one, the encoder runs in every
+    call, as without a memory.
+    """
     pipe = kind()
     memory = remembering(pipe)
     memory.learn("red ring", lambda: pipe(["red ring"]))
@@ -187,20 +211,30 @@ class Connected(Pipeline):
 
     def __call__(self, prompts: list[str]) -> Tensor:
         ids = torch.tensor([[WORDS[word] for word in text.split()] for text in prompts])
-        text = self.connector(self.encoder(ids, attention_mask=torch.ones_like(ids)).last_hidden_state)
+        text = self.connector(
+            self.encoder(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        )
         return self.denoiser(torch.zeros(len(text)), text, ids)
 
 
 def test_what_is_given_embeddings_runs_in_every_call() -> None:
-    """Only calls with token ids are remembered; a component that is given embeddings is named as passed."""
+    """Only calls with token ids are remembered; a component that is given embeddings is named as
+    passed.
+    """
     pipe = Connected()
-    memory = TextMemory({"encoder": pipe.encoder, "connector": pipe.connector}, denoisers=[pipe.denoiser], device="cpu")
+    memory = TextMemory(
+        {"encoder": pipe.encoder, "connector": pipe.connector},
+        denoisers=[pipe.denoiser],
+        device="cpu",
+    )
     memory.learn("red ring", lambda: pipe(["red ring"]))
     assert (memory.works, memory.answered, memory.passed) == (True, {"encoder"}, {"connector"})
 
 
 def test_an_error_of_the_pipeline_is_the_pipelines(pipe: Pipeline) -> None:
-    """What the pipeline raises while a prompt is learnt comes out as it is, and the memory goes on as before."""
+    """What the pipeline raises while a prompt is learnt comes out as it is, and the memory goes on
+    as before.
+    """
     memory = remembering(pipe)
     with pytest.raises(KeyError, match="cube"):
         memory.learn("red cube", lambda: pipe(["red cube"]))
@@ -230,16 +264,27 @@ def first_call(pipe: Any, component: str, call: dict[str, Any]) -> dict[str, Any
 
 
 TEXT = {
-    "qwen": ["encoder_hidden_states"], "sdxl": ["encoder_hidden_states", "added_cond_kwargs"], "hunyuan": ["encoder_hidden_states", "pooled_projections"],
-    "lumina2": ["encoder_hidden_states"], "zimage": ["2"],
-}  # fmt: skip
-"""{toy: what its denoiser is told of the text}; qwen, lumina2 and zimage pad to the longest prompt, or not at all."""
+    "qwen": ["encoder_hidden_states"],
+    "sdxl": ["encoder_hidden_states", "added_cond_kwargs"],
+    "hunyuan": ["encoder_hidden_states", "pooled_projections"],
+    "lumina2": ["encoder_hidden_states"],
+    "zimage": ["2"],
+}
+"""{toy: what its denoiser is told of the text}; qwen, lumina2 and zimage pad to the longest prompt,
+or not at all.
+"""
 
 
 @pytest.mark.parametrize("name", list(TEXT))
-def test_real_pipelines_give_each_prompt_the_same_text_in_every_batch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With prompts of different lengths, a batch's text is that of the prompts alone, padded; alone it is that of a pipeline without a memory, bit for bit."""
-    monkeypatch.setattr(StandInTokenizer, "_length", lambda self, text: self.dropped_tokens + 2 + len(str(text)) % 7)
+def test_real_pipelines_give_each_prompt_the_same_text_in_every_batch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With prompts of different lengths, a batch's text is that of the prompts alone, padded; alone
+    it is that of a pipeline without a memory, bit for bit.
+    """
+    monkeypatch.setattr(
+        StandInTokenizer, "_length", lambda self, text: self.dropped_tokens + 2 + len(str(text)) % 7
+    )
     spec = with_random_weights(save_toy(name, tmp_path, steps=1))
     prompts, component = ["a cat", "an elephant"], spec.model.component
     plain = load_pipeline(spec, device="cpu", resident=True)
@@ -247,7 +292,9 @@ def test_real_pipelines_give_each_prompt_the_same_text_in_every_batch(name: str,
     loaded.remember(prompts)
     assert loaded.text is not None
     assert loaded.text.works
-    both = first_call(loaded.pipe, component, text_call(spec, loaded.pipe, prompts[0]) | {"prompt": prompts})
+    both = first_call(
+        loaded.pipe, component, text_call(spec, loaded.pipe, prompts[0]) | {"prompt": prompts}
+    )
     for i, prompt in enumerate(prompts):
         alone = first_call(plain.pipe, component, text_call(spec, plain.pipe, prompt))
         again = first_call(loaded.pipe, component, text_call(spec, loaded.pipe, prompt))
@@ -257,7 +304,9 @@ def test_real_pipelines_give_each_prompt_the_same_text_in_every_batch(name: str,
 
 
 def assert_same_rows(alone: Any, again: Any, both: Any, i: int) -> None:
-    """`again` is `alone`, one row for each of a prompt's guided halves; rows i and 2 + i of `both`, a batch of two prompts, are these and their padding."""
+    """`again` is `alone`, one row for each of a prompt's guided halves; rows i and 2 + i of `both`,
+    a batch of two prompts, are these and their padding.
+    """
     if isinstance(alone, dict):
         for key in alone:
             assert_same_rows(alone[key], again[key], both[key], i)

@@ -1,4 +1,6 @@
-"""Recipes of other versions and of other people: old files are read, later fields are kept, what is hostile is refused in words and at once."""
+"""Recipes of other versions and of other people: old files are read, later fields are kept, what is
+hostile is refused in words and at once.
+"""
 
 import copy
 import json
@@ -17,7 +19,9 @@ from sensitivity.recipes.recipe import Recipe, load_recipe
 
 DATA = Path(__file__).parents[1] / "data"
 FIRST, LATER = DATA / "recipe-1.0-first.json", DATA / "recipe-1.9-later.json"
-"""As the first version wrote them; as a later minor version may, with a field that is unknown today at every level."""
+"""As the first version wrote them; as a later minor version may, with a field that is unknown today
+at every level.
+"""
 
 SECONDS = 1.0
 """Of this process that refusing a file may take."""
@@ -33,18 +37,33 @@ def first() -> dict[str, Any]:
 
 def unverified(**changes: Any) -> dict[str, Any]:
     """A recipe of which no picture was drawn."""
-    return {**first(), "fidelity": None, "notice": "priced by shapes; no picture was drawn", "front": [], **changes}
+    return {
+        **first(),
+        "fidelity": None,
+        "notice": "priced by shapes; no picture was drawn",
+        "front": [],
+        **changes,
+    }
 
 
-# --- versions --------------------------------------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 
 
 def test_the_first_files_are_read() -> None:
     """Fields that came later have defaults that say: not known, not measured, one alone."""
     recipe = load_recipe(FIRST)
     assert recipe.fidelity is not None
-    assert (recipe.choice, recipe.notice, recipe.caveat, recipe.is_unverified) == (None, None, "", False)
-    assert (recipe.latency.stands_for, recipe.fidelity.lpips.simultaneous, recipe.search.stopped) == (1, 1, 0)
+    assert (recipe.choice, recipe.notice, recipe.caveat, recipe.is_unverified) == (
+        None,
+        None,
+        "",
+        False,
+    )
+    assert (
+        recipe.latency.stands_for,
+        recipe.fidelity.lpips.simultaneous,
+        recipe.search.stopped,
+    ) == (1, 1, 0)
     assert recipe.model.classes == {"transformer": "TwoBlockNet"}
     saved = json.loads(recipe.to_json())
     assert contains(saved, first())
@@ -53,14 +72,20 @@ def test_the_first_files_are_read() -> None:
 def contains(whole: Any, part: Any) -> bool:
     """Whether all of `part` is in `whole`, at every level."""
     if isinstance(part, dict):
-        return isinstance(whole, dict) and all(key in whole and contains(whole[key], value) for key, value in part.items())
+        return isinstance(whole, dict) and all(
+            key in whole and contains(whole[key], value) for key, value in part.items()
+        )
     if isinstance(part, list):
-        return isinstance(whole, list) and len(whole) == len(part) and all(map(contains, whole, part))
+        return (
+            isinstance(whole, list) and len(whole) == len(part) and all(map(contains, whole, part))
+        )
     return bool(whole == part)
 
 
 def test_a_later_minor_is_read_and_keeps_its_fields(tmp_path: Path) -> None:
-    """What this version does not know is there again, unchanged, after load and save, at every level; so is the version."""
+    """What this version does not know is there again, unchanged, after load and save, at every
+    level; so is the version.
+    """
     recipe = load_recipe(LATER)
     saved = recipe.save(tmp_path / "again.json")
     assert json.loads(saved.read_text()) == json.loads(LATER.read_text())
@@ -70,25 +95,33 @@ def test_a_later_minor_is_read_and_keeps_its_fields(tmp_path: Path) -> None:
 def test_another_major_is_refused() -> None:
     """Whatever else is in the file."""
     for version in ("2.0", "0.9", "11.0"):
-        with pytest.raises(RecipeError, match=rf"found schema_version '{version}'; allowed are 1\.x; update"):
+        with pytest.raises(
+            RecipeError, match=rf"found schema_version '{version}'; allowed are 1\.x; update"
+        ):
             Recipe.from_mapping({**first(), "schema_version": version})
 
 
 def test_what_a_later_minor_must_not_do_says_to_update() -> None:
-    """A word that this version does not know is refused, and the message says which version wrote it; a file of this version gets no such hint."""
+    """A word that this version does not know is refused, and the message says which version wrote
+    it; a file of this version gets no such hint.
+    """
     later = {**first(), "schema_version": "1.9"} | {"layers": first()["layers"] | {"head": "int3"}}
-    with pytest.raises(RecipeError, match=r"layers\.head: .*its schema_version is 1\.9, this reads 1\.0: update"):
+    with pytest.raises(
+        RecipeError, match=r"layers\.head: .*its schema_version is 1\.9, this reads 1\.0: update"
+    ):
         Recipe.from_mapping(later)
     with pytest.raises(RecipeError) as caught:
         Recipe.from_mapping({**later, "schema_version": "1.0"})
     assert "update" not in str(caught.value)
 
 
-# --- unverified ------------------------------------------------------------------------------------------------------------------------
+# --- unverified -----------------------------------------------------------------------------------
 
 
 def test_a_recipe_without_pictures_says_so(tmp_path: Path) -> None:
-    """Null fidelity makes a recipe unverified; its notice stands in one printable line, and survives a round trip."""
+    """Null fidelity makes a recipe unverified; its notice stands in one printable line, and
+    survives a round trip.
+    """
     recipe = Recipe.from_mapping(unverified(notice="two\nlines\x1b[31m"))
     assert recipe.is_unverified
     assert recipe.caveat == "UNVERIFIED: two lines [31m"
@@ -105,7 +138,9 @@ def test_a_recipe_without_pictures_says_so(tmp_path: Path) -> None:
         ({"verified": {"split": "held_out"}}, "found fidelity null and verified filled"),
     ],
 )
-def test_an_unlabelled_recipe_without_pictures_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_an_unlabelled_recipe_without_pictures_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
     """No LPIPS and no word about it is no recipe, and nothing is verified without pictures."""
     with pytest.raises(RecipeError, match=message):
         Recipe.from_mapping(unverified(**changes))
@@ -120,7 +155,9 @@ def test_fidelity_may_be_null_but_not_missing() -> None:
 
 
 def test_the_schema_knows_the_rule() -> None:
-    """JSON Schema alone tells an unverified recipe with its notice from one without; its id and title carry the version."""
+    """JSON Schema alone tells an unverified recipe with its notice from one without; its id and
+    title carry the version.
+    """
     import jsonschema
 
     from sensitivity.recipes.recipe import recipe_json_schema
@@ -139,11 +176,13 @@ def test_the_schema_knows_the_rule() -> None:
     assert schema["title"].endswith(" 1.0")
 
 
-# --- hostile files ---------------------------------------------------------------------------------------------------------------------
+# --- hostile files --------------------------------------------------------------------------------
 
 
 def refuse(path: Path, message: str) -> None:
-    """Loading is refused within the time, with the path in front, and no more text than a screen holds."""
+    """Loading is refused within the time, with the path in front, and no more text than a screen
+    holds.
+    """
     began = time.process_time()
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(path)
@@ -176,34 +215,67 @@ def within(path: str, value: Any) -> Callable[[], dict[str, Any]]:
 
 
 HOSTILE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
-    "20,001 layers": (changed(layers=many(20_001), skip=list(many(20_001)), patterns=[]), "at most 20000 items"),
-    "a hundred thousand members": (changed(front=[0] * 90_000), r"found 90000 wrong field\(s\), first front\.0"),
+    "20,001 layers": (
+        changed(layers=many(20_001), skip=list(many(20_001)), patterns=[]),
+        "at most 20000 items",
+    ),
+    "a hundred thousand members": (
+        changed(front=[0] * 90_000),
+        r"found 90000 wrong field\(s\), first front\.0",
+    ),
     "empty members": (changed(front=[{}] * 45_000), r"wrong field\(s\), first front\.0\.name"),
-    "wrong formats": (changed(layers={f"a{i}": 0 for i in range(90_000)}), r"found \d+ wrong field\(s\), first layers\.a0"),
+    "wrong formats": (
+        changed(layers={f"a{i}": 0 for i in range(90_000)}),
+        r"found \d+ wrong field\(s\), first layers\.a0",
+    ),
     "a key of a megabyte": (within("layers/" + "a" * 2**20, 0), "layers.aaa"),
     "a key of control characters": (within("layers/a\x1b[2J\n", 0), r"layers\.a\\x1b\[2J\\n: "),
     "a version of a megabyte": (changed(schema_version="9" * 2**20), "found schema_version '999"),
-    "an entry of a megabyte": (changed(skip=["\x1b" * 2**20]), r"differs from the bf16 layers in 3 \('\\x1b"),
-    "a class of a megabyte": (within("model/component_class", "A" * 2**20), "model.component_class: String should have at most 256"),
+    "an entry of a megabyte": (
+        changed(skip=["\x1b" * 2**20]),
+        r"differs from the bf16 layers in 3 \('\\x1b",
+    ),
+    "a class of a megabyte": (
+        within("model/component_class", "A" * 2**20),
+        "model.component_class: String should have at most 256",
+    ),
     "a path as a name": (changed(name="../../etc/passwd"), "name: String should match pattern"),
     "a backslash in a name": (changed(name="a\\b"), "name: String should match pattern"),
     "a hidden name": (changed(name=".bashrc"), "name: String should match pattern"),
     "a newline in a name": (changed(name="a\n# proj_out"), "name: String should match pattern"),
-    "a name that turns the text around": (changed(name="a\u202etxt.exe"), "name: String should match pattern"),
+    "a name that turns the text around": (
+        changed(name="a\u202etxt.exe"),
+        "name: String should match pattern",
+    ),
     "a name that steers a terminal": (changed(name="a\x9b2J"), "name: String should match pattern"),
-    "a path as an FQN": (changed(layers={"/etc/passwd": "bf16"}, skip=["/etc/passwd"], patterns=[]), "found the layer '/etc/passwd'"),
-    "a component that is code": (within("model/component", "os.system('x')"), "model.component: String should match pattern"),
+    "a path as an FQN": (
+        changed(layers={"/etc/passwd": "bf16"}, skip=["/etc/passwd"], patterns=[]),
+        "found the layer '/etc/passwd'",
+    ),
+    "a component that is code": (
+        within("model/component", "os.system('x')"),
+        "model.component: String should match pattern",
+    ),
     "stars that backtrack": (
-        changed(layers=LONG, skip=list(LONG), patterns=[{"pattern": "*a" * 250 + "*?", "reason": ""}] * 1000),
+        changed(
+            layers=LONG,
+            skip=list(LONG),
+            patterns=[{"pattern": "*a" * 250 + "*?", "reason": ""}] * 1000,
+        ),
         r"found 1000 patterns for 2000 layers, \d+ characters to compare; allowed are 250000000",
     ),
-    "a regular expression": (changed(patterns=[{"pattern": "(a+)+$", "reason": ""}]), "it is a shell glob on the FQN, not a regular expression"),
-}  # fmt: skip
+    "a regular expression": (
+        changed(patterns=[{"pattern": "(a+)+$", "reason": ""}]),
+        "it is a shell glob on the FQN, not a regular expression",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_values_are_refused_at_once(kind: str, tmp_path: Path) -> None:
-    """Size, names and patterns that would cost time, or harm where they are shown or used as a path."""
+    """Size, names and patterns that would cost time, or harm where they are shown or used as a
+    path.
+    """
     make, message = HOSTILE[kind]
     path = tmp_path / "r.json"
     path.write_text(json.dumps(make(), separators=(",", ":")))
@@ -220,7 +292,10 @@ def test_hostile_values_are_refused_at_once(kind: str, tmp_path: Path) -> None:
         (b'"1.0"', "found a str at the top"),
         (b"null", "found a NoneType at the top"),
         (b"\xff\xfe\x00", "found bytes that are not UTF-8 at position 0"),
-        (b'{"schema_version": "1.0", "schema_version": "2.0"}', "found the key 'schema_version' twice"),
+        (
+            b'{"schema_version": "1.0", "schema_version": "2.0"}',
+            "found the key 'schema_version' twice",
+        ),
         (b'{"latency": NaN}', "found NaN"),
         (b'{"latency": -Infinity}', "found -Infinity"),
         (b'{"latency": 1e999}', "found the number 1e999"),
@@ -238,10 +313,17 @@ def test_hostile_texts_are_refused_at_once(data: bytes, message: str, tmp_path: 
 
 
 def test_the_largest_honest_recipe_is_read(tmp_path: Path) -> None:
-    """20,000 layers with a pattern for each ten thousand take about as long as reading the file does."""
+    """20,000 layers with a pattern for each ten thousand take about as long as reading the file
+    does.
+    """
     layers = many(20_000)
     recipe = Recipe.from_mapping(
-        {**first(), "layers": layers, "skip": list(layers), "patterns": [{"pattern": "b.*.c", "reason": "all"}] * 2}
+        {
+            **first(),
+            "layers": layers,
+            "skip": list(layers),
+            "patterns": [{"pattern": "b.*.c", "reason": "all"}] * 2,
+        }
     )
     path = recipe.save(tmp_path / "r.json")
     began = time.process_time()
@@ -250,7 +332,9 @@ def test_the_largest_honest_recipe_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
-    """A folder, a pipe that nobody writes to, a device without end, a link to itself, a path that is none, and nothing at all."""
+    """A folder, a pipe that nobody writes to, a device without end, a link to itself, a path that
+    is none, and nothing at all.
+    """
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "link.json").symlink_to(tmp_path / "link.json")
     (tmp_path / "to-pipe.json").symlink_to(tmp_path / "pipe.json")
@@ -264,12 +348,35 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None
     refuse(tmp_path / "a\0b", "null byte")
 
 
-# --- fuzzing ---------------------------------------------------------------------------------------------------------------------------
+# --- fuzzing --------------------------------------------------------------------------------------
 
-WORDS = st.sampled_from(["bf16", "nvfp4", "1.0", "1.9", "2.0", "", "a", "blocks.0.up", "*", "/", "\x00", "predicted", "\ud800", "é"])
+WORDS = st.sampled_from(
+    [
+        "bf16",
+        "nvfp4",
+        "1.0",
+        "1.9",
+        "2.0",
+        "",
+        "a",
+        "blocks.0.up",
+        "*",
+        "/",
+        "\x00",
+        "predicted",
+        "\ud800",
+        "é",
+    ]
+)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=8)
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3), max_leaves=8)
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+FUZZ = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def read_or_refused(path: Path, data: bytes) -> None:

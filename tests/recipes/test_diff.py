@@ -1,4 +1,6 @@
-"""Two recipes of one model: which Linears differ, what that costs and gains, and when two LPIPS compare; other models are refused."""
+"""Two recipes of one model: which Linears differ, what that costs and gains, and when two LPIPS
+compare; other models are refused.
+"""
 
 import json
 from pathlib import Path
@@ -49,7 +51,9 @@ def pricer(run: ShapeRun) -> Pricer:
 def first(run: ShapeRun, pricer: Pricer) -> Recipe:
     """Every Linear of a block in nvfp4."""
     formats = {x.fqn: FormatName.NVFP4 for x in run.table.linears if x.block}
-    return priced_recipe(pricer.price("first", formats), run, SPEC, name="first", notice="for a test")
+    return priced_recipe(
+        pricer.price("first", formats), run, SPEC, name="first", notice="for a test"
+    )
 
 
 def changed(recipe: Recipe, formats: dict[str, str], **fields: Any) -> Recipe:
@@ -60,42 +64,67 @@ def changed(recipe: Recipe, formats: dict[str, str], **fields: Any) -> Recipe:
     return Recipe.from_mapping(data)
 
 
-def verified(recipe: Recipe, lpips: dict[str, Any], settings: dict[str, Any] | None = None, **fields: Any) -> Recipe:
+def verified(
+    recipe: Recipe, lpips: dict[str, Any], settings: dict[str, Any] | None = None, **fields: Any
+) -> Recipe:
     """The recipe as if its pictures had been compared."""
-    return changed(recipe, {}, notice=None, fidelity={"lpips": LPIPS | lpips, "pictures": {"settings": settings or {}}}, **fields)
+    return changed(
+        recipe,
+        {},
+        notice=None,
+        fidelity={"lpips": LPIPS | lpips, "pictures": {"settings": settings or {}}},
+        **fields,
+    )
 
 
 @pytest.fixture(scope="module")
 def second(first: Recipe) -> Recipe:
-    """ff.net.2 of blocks 0 and 2 in mxfp8, all of single block 5 and to_q of double block 1 in bf16."""
+    """ff.net.2 of blocks 0 and 2 in mxfp8, all of single block 5 and to_q of double block 1 in
+    bf16.
+    """
     bf16 = {
-        fqn: "bf16" for fqn in first.layers if block_of(fqn) == "single_transformer_blocks.5" or fqn == "transformer_blocks.1.attn.to_q"
+        fqn: "bf16"
+        for fqn in first.layers
+        if block_of(fqn) == "single_transformer_blocks.5" or fqn == "transformer_blocks.1.attn.to_q"
     }
-    return changed(first, bf16 | {f"transformer_blocks.{i}.ff.net.2": "mxfp8" for i in (0, 2)}, name="second")
+    return changed(
+        first, bf16 | {f"transformer_blocks.{i}.ff.net.2": "mxfp8" for i in (0, 2)}, name="second"
+    )
 
 
 def test_groups_are_roles_with_their_blocks(first: Recipe, second: Recipe, pricer: Pricer) -> None:
-    """One group a role and pair of formats, with runs of blocks in words, and every Linear that differs in exactly one of them."""
+    """One group a role and pair of formats, with runs of blocks in words, and every Linear that
+    differs in exactly one of them.
+    """
     found = compare_recipes(first, second, pricer=pricer)
     groups = {(c.role, c.a.value, c.b.value): c.blocks for c in found.changes}
     assert groups["transformer_blocks.ff.net.2", "nvfp4", "mxfp8"] == "0, 2"
     assert groups["transformer_blocks.attn.to_q", "nvfp4", "bf16"] == "1"
-    assert {blocks for (role, _, _), blocks in groups.items() if role.startswith("single_")} == {"5"}
+    assert {blocks for (role, _, _), blocks in groups.items() if role.startswith("single_")} == {
+        "5"
+    }
     differing = [fqn for fqn in first.layers if first.layers[fqn] != second.layers[fqn]]
     assert sorted(fqn for c in found.changes for fqn in c.fqns) == sorted(differing)
     assert all(role_of(fqn) == c.role for c in found.changes for fqn in c.fqns)
 
 
 def test_groups_add_up_to_the_total(first: Recipe, second: Recipe, pricer: Pricer) -> None:
-    """What the groups save is the difference of two lists priced on their own; the other way round all signs turn."""
-    found, back = compare_recipes(first, second, pricer=pricer), compare_recipes(second, first, pricer=pricer)
+    """What the groups save is the difference of two lists priced on their own; the other way round
+    all signs turn.
+    """
+    found, back = (
+        compare_recipes(first, second, pricer=pricer),
+        compare_recipes(second, first, pricer=pricer),
+    )
     a_s, b_s = (pricer.price("", recipe.layers).estimate.quantized_s for recipe in (first, second))
     assert found.priced is not None
     assert (found.priced.a_s, found.priced.b_s) == (a_s, b_s)
     saved = {(c.role, c.a, c.b): c.saved_s or 0.0 for c in found.changes}
     assert sum(saved.values()) == pytest.approx(a_s - b_s)
     assert {(c.role, c.b, c.a): -(c.saved_s or 0.0) for c in back.changes} == pytest.approx(saved)
-    assert saved["transformer_blocks.ff.net.2", FormatName.NVFP4, FormatName.MXFP8] < 0  # a finer format of a large Linear costs time
+    assert (
+        saved["transformer_blocks.ff.net.2", FormatName.NVFP4, FormatName.MXFP8] < 0
+    )  # a finer format of a large Linear costs time
 
 
 def test_identical_recipes_say_so(first: Recipe, pricer: Pricer) -> None:
@@ -127,7 +156,11 @@ def test_other_models_are_refused(first: Recipe) -> None:
     """Another class, and the same class with another Linear, are named."""
     other = changed(first, {}, model=first.model.model_dump() | {"component_class": "OtherModel"})
     with pytest.raises(
-        RecipeMismatchError, match=r"recipes of other models: transformer \(FluxTransformer2DModel\) and transformer \(OtherModel\)"
+        RecipeMismatchError,
+        match=(
+            r"recipes of other models: transformer \(FluxTransformer2DModel\) and transformer"
+            r" \(OtherModel\)"
+        ),
     ):
         compare_recipes(first, other)
     with pytest.raises(RecipeMismatchError, match=r"differ in 1 Linears, the first is more\.0"):
@@ -144,8 +177,12 @@ def test_other_models_are_refused(first: Recipe) -> None:
         ({}, {"model": {"revision": "other"}}, "weights tiny-flux of no stated revision"),
     ],
 )
-def test_lpips_that_do_not_compare(first: Recipe, lpips: dict[str, Any], fields: dict[str, Any], reason: str) -> None:
-    """Another net, other prompts, seeds, settings or weights: the reason is said and no difference is given."""
+def test_lpips_that_do_not_compare(
+    first: Recipe, lpips: dict[str, Any], fields: dict[str, Any], reason: str
+) -> None:
+    """Another net, other prompts, seeds, settings or weights: the reason is said and no difference
+    is given.
+    """
     fields = dict(fields)
     if "model" in fields:
         fields["model"] = first.model.model_dump() | fields["model"]
@@ -156,7 +193,9 @@ def test_lpips_that_do_not_compare(first: Recipe, lpips: dict[str, Any], fields:
 
 
 def test_lpips_that_compare_do_so_prompt_by_prompt(first: Recipe, second: Recipe) -> None:
-    """The mean of the differences and its interval; one that is better on every prompt by the same amount is better for sure."""
+    """The mean of the differences and its interval; one that is better on every prompt by the same
+    amount is better for sure.
+    """
     better = verified(second, {"per_prompt": [0.05, 0.25], "mean": 0.15, "ci95": [0.05, 0.25]})
     found = compare_recipes(verified(first, {}), better)
     assert found.incomparable == ()
@@ -173,11 +212,19 @@ def test_unverified_recipes_have_no_lpips_to_compare(first: Recipe, second: Reci
 
 
 def test_places_on_the_front(first: Recipe) -> None:
-    """A recipe that two members of its front outrun is number three; one without a front has no place."""
+    """A recipe that two members of its front outrun is number three; one without a front has no
+    place.
+    """
     own = first.latency.model_dump()
     members = [(0.5, 1), (0.9, 2), (1.0, 3), (2.0, 4)]
     front = [
-        {"name": str(n), "lpips": 0.1, "latency": own | {"quantized_s": own["quantized_s"] * times, "speedup": own["speedup"] / times}}
+        {
+            "name": str(n),
+            "lpips": 0.1,
+            "latency": (
+                own | {"quantized_s": own["quantized_s"] * times, "speedup": own["speedup"] / times}
+            ),
+        }
         for times, n in members
     ]
     found = compare_recipes(changed(first, {}, front=front), first)
@@ -186,20 +233,43 @@ def test_places_on_the_front(first: Recipe) -> None:
 
 
 def test_blocks_in_words() -> None:
-    """Runs where blocks are counted once, whole indices where blocks are in blocks, nothing outside of blocks."""
+    """Runs where blocks are counted once, whole indices where blocks are in blocks, nothing outside
+    of blocks.
+    """
     assert blocks_in_words(f"blocks.{i}.ff" for i in (0, 1, 2, 10, 1)) == "0-2, 10"
-    assert blocks_in_words(["down_blocks.1.attentions.0.to_q", "down_blocks.1.attentions.1.to_q"]) == "1.0, 1.1"
+    assert (
+        blocks_in_words(["down_blocks.1.attentions.0.to_q", "down_blocks.1.attentions.1.to_q"])
+        == "1.0, 1.1"
+    )
     assert blocks_in_words(["proj_out"]) == ""
 
 
 def test_the_study_of_a_recipe_is_one_of_the_package_or_none(first: Recipe) -> None:
-    """Its own name, or that of a search of it; never a path, a longer name, or a study of another model."""
+    """Its own name, or that of a search of it; never a path, a longer name, or a study of another
+    model.
+    """
     from sensitivity.errors import UnknownModelError
 
-    for study in ("tiny-flux", "tiny-flux-nvfp4-b200-0123abcd", "tiny-flux-nvfp4+mxfp8-rtx-5090-0123abcd"):
-        assert study_of(changed(first, {}, search=first.search.model_dump() | {"study": study})).name == "tiny-flux"
-    for study in ("../../studies/tiny-flux.toml", "tiny-flux-larger", "tiny-flux-larger-nvfp4-b200-0123abcd", "flux1-dev", "org/name", ""):
-        with pytest.raises(UnknownModelError, match=r"which does not come with the package.*pass --model"):
+    for study in (
+        "tiny-flux",
+        "tiny-flux-nvfp4-b200-0123abcd",
+        "tiny-flux-nvfp4+mxfp8-rtx-5090-0123abcd",
+    ):
+        assert (
+            study_of(changed(first, {}, search=first.search.model_dump() | {"study": study})).name
+            == "tiny-flux"
+        )
+    for study in (
+        "../../studies/tiny-flux.toml",
+        "tiny-flux-larger",
+        "tiny-flux-larger-nvfp4-b200-0123abcd",
+        "flux1-dev",
+        "org/name",
+        "",
+    ):
+        with pytest.raises(
+            UnknownModelError, match=r"which does not come with the package.*pass --model"
+        ):
             study_of(changed(first, {}, search=first.search.model_dump() | {"study": study}))
 
 
@@ -210,17 +280,23 @@ def test_prices_are_those_of_the_recipes_batch(first: Recipe) -> None:
 
 
 def test_texts_of_a_file_do_not_steer_the_terminal(first: Recipe, second: Recipe) -> None:
-    """Escape sequences and marks of direction in a model's id, a net or a target are shown as spaces."""
+    """Escape sequences and marks of direction in a model's id, a net or a target are shown as
+    spaces.
+    """
     evil = "x\x1b]0;title\x07\x1b[2J\u202e\x9b5m"
     data = verified(first, LPIPS | {"net": evil}).model_dump(mode="json")
     data["model"] |= {"id": evil, "revision": evil}
     data["latency"]["target"] = evil
-    text = shown(compare_recipes(Recipe.from_mapping(data), verified(second, LPIPS), unpriced="for a test"))
+    text = shown(
+        compare_recipes(Recipe.from_mapping(data), verified(second, LPIPS), unpriced="for a test")
+    )
     assert "x ]0;title" in text
     assert [char for char in text if not char.isprintable() and char != "\n"] == []
 
 
-def test_the_command_does_not_write_over_a_recipe(first: Recipe, second: Recipe, tmp_path: Path) -> None:
+def test_the_command_does_not_write_over_a_recipe(
+    first: Recipe, second: Recipe, tmp_path: Path
+) -> None:
     """JSON over one of the two is refused; the same recipe twice is none of that."""
     a, b = first.save(tmp_path / "a.json"), second.save(tmp_path / "b.json")
     before = a.read_bytes(), b.read_bytes()
@@ -233,14 +309,22 @@ def test_the_command_does_not_write_over_a_recipe(first: Recipe, second: Recipe,
 
 
 def test_the_command(first: Recipe, second: Recipe, tmp_path: Path) -> None:
-    """Exit code 0 for recipes that differ, JSON with groups, seconds and totals that agree; a study that is unknown is said, not guessed."""
+    """Exit code 0 for recipes that differ, JSON with groups, seconds and totals that agree; a study
+    that is unknown is said, not guessed.
+    """
     a, b = first.save(tmp_path / "a.json"), second.save(tmp_path / "b.json")
     result = CliRunner().invoke(app, ["diff", str(a), str(b), "--json", "-"])
     assert result.exit_code == 0
     data = json.loads(result.stdout)
-    assert sum(c["saved_s"] for c in data["changes"]) == pytest.approx(data["latency"]["a_s"] - data["latency"]["b_s"])
+    assert sum(c["saved_s"] for c in data["changes"]) == pytest.approx(
+        data["latency"]["a_s"] - data["latency"]["b_s"]
+    )
     assert data["a"]["notice"] == "for a test"
-    strange = changed(first, {}, search=first.search.model_dump() | {"study": "mine"}).save(tmp_path / "c.json")
+    strange = changed(first, {}, search=first.search.model_dump() | {"study": "mine"}).save(
+        tmp_path / "c.json"
+    )
     result = CliRunner().invoke(app, ["diff", str(strange), str(b)])
     assert result.exit_code == 0
-    assert "not priced: the recipe 'first' is of the study 'mine'" in " ".join(result.stdout.split())
+    assert "not priced: the recipe 'first' is of the study 'mine'" in " ".join(
+        result.stdout.split()
+    )

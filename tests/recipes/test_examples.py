@@ -1,4 +1,6 @@
-"""The shipped recipes: each claim of an example holds when it is priced again, and the index says what the files say."""
+"""The shipped recipes: each claim of an example holds when it is priced again, and the index says
+what the files say.
+"""
 
 import re
 from functools import cache
@@ -22,7 +24,10 @@ from sensitivity.spec.loading import resolve_spec
 from make_examples import EXAMPLES, SENSITIVE, beat_published, index, is_sensitive, sensitive_roles
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-SHIPPED = {path.stem.removesuffix("-nvfp4-b200-unverified"): path for path in FOLDER.glob("*-unverified.json")}
+SHIPPED = {
+    path.stem.removesuffix("-nvfp4-b200-unverified"): path
+    for path in FOLDER.glob("*-unverified.json")
+}
 
 
 @cache
@@ -32,13 +37,17 @@ def run_of(name: str) -> ShapeRun:
 
 
 def test_what_ships() -> None:
-    """FLUX.1-dev and LTX-2 have an example; QwenImage's published list quantizes nothing that loses, and skips nothing but what is sensitive or loses."""
+    """FLUX.1-dev and LTX-2 have an example; QwenImage's published list quantizes nothing that
+    loses, and skips nothing but what is sensitive or loses.
+    """
     assert set(SHIPPED) == {"flux1-dev", "ltx2"} < set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_claims_of_an_example_hold(name: str) -> None:
-    """Priced again, it is faster than the published list; sensitive roles and Linears that it quantizes are some of that list's; its file says these numbers."""
+    """Priced again, it is faster than the published list; sensitive roles and Linears that it
+    quantizes are some of that list's; its file says these numbers.
+    """
     recipe, spec, run = load_recipe(SHIPPED[name]), resolve_spec(name), run_of(name)
     pricer, theirs = Pricer.of(spec, run), published_list(run.table, spec.published[0])
     ours_s = pricer.price("ours", recipe.layers).estimate.quantized_s
@@ -46,11 +55,16 @@ def test_the_claims_of_an_example_hold(name: str) -> None:
     assert ours_s < published.estimate.quantized_s
     quantized = {fqn for fqn, fmt in recipe.layers.items() if fmt is not FormatName.BF16}
     assert quantized < theirs
-    assert {fqn for fqn in quantized if is_sensitive(fqn)} < {fqn for fqn in theirs if is_sensitive(fqn)}
+    assert {fqn for fqn in quantized if is_sensitive(fqn)} < {
+        fqn for fqn in theirs if is_sensitive(fqn)
+    }
     ours, others = sensitive_roles(recipe.layers), sensitive_roles(published.formats)
     assert ours <= others
     said = recipe.model_extra or {}
-    assert (said["sensitive_roles"], said["against"]["sensitive_roles"]) == (sorted(ours), sorted(others))
+    assert (said["sensitive_roles"], said["against"]["sensitive_roles"]) == (
+        sorted(ours),
+        sorted(others),
+    )
     assert said["against"]["quantized_linears"] == len(theirs)
     assert recipe.latency.quantized_s == pytest.approx(ours_s, rel=1e-6)
     assert said["against"]["quantized_s"] == pytest.approx(published.estimate.quantized_s, rel=1e-6)
@@ -68,13 +82,17 @@ def test_an_example_is_labelled(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_an_example_keeps_what_servers_fuse_together(name: str) -> None:
-    """q, k and v of a self attention have one format, and so have k and v of a cross attention; every consumer that has the format and the names takes it."""
+    """q, k and v of a self attention have one format, and so have k and v of a cross attention;
+    every consumer that has the format and the names takes it.
+    """
     recipe, spec = load_recipe(SHIPPED[name]), resolve_spec(name)
     families: dict[tuple[str, str], set[FormatName]] = {}
     for fqn, fmt in recipe.layers.items():
         role = role_of(fqn)
         crossing = role.endswith("attn2.to_q") or re.search(r"_to_\w+_attn\.to_q$", role)
-        families.setdefault((block_of(fqn), role if crossing else fused_role(role, spec.search.fused)), set()).add(fmt)
+        families.setdefault(
+            (block_of(fqn), role if crossing else fused_role(role, spec.search.fused)), set()
+        ).add(fmt)
     assert {len(formats) for formats in families.values()} == {1}
     for consumer in ("torchao", "diffusers", "modelopt", "compressed-tensors", "comfyui"):
         for form in EXPORTERS[consumer].forms:
@@ -82,11 +100,19 @@ def test_an_example_keeps_what_servers_fuse_together(name: str) -> None:
 
 
 def test_qwen_image_has_none() -> None:
-    """Each Linear of the published list gains, and what is outside of it loses or is sensitive: there is nothing to drop and nothing to add."""
+    """Each Linear of the published list gains, and what is outside of it loses or is sensitive:
+    there is nothing to drop and nothing to add.
+    """
     spec, run = resolve_spec("qwen-image"), run_of("qwen-image")
     theirs = published_list(run.table, spec.published[0])
-    takes = [x.fqn for x in run.table.linears if get_format("nvfp4").refusal(k=x.k, n=x.n, dtype=torch.bfloat16) is None]
-    costs = Pricer.of(spec, run).price("all", dict.fromkeys(takes, FormatName.NVFP4)).estimate.linears
+    takes = [
+        x.fqn
+        for x in run.table.linears
+        if get_format("nvfp4").refusal(k=x.k, n=x.n, dtype=torch.bfloat16) is None
+    ]
+    costs = (
+        Pricer.of(spec, run).price("all", dict.fromkeys(takes, FormatName.NVFP4)).estimate.linears
+    )
     gaining = {cost.fqn for cost in costs if cost.quantized_us < cost.bf16_us}
     assert theirs <= gaining
     assert all(map(is_sensitive, gaining - theirs))
@@ -94,32 +120,67 @@ def test_qwen_image_has_none() -> None:
 
 
 def test_what_is_sensitive() -> None:
-    """What is outside of blocks, norms and modulation, and what reads or writes the text; not the main projections that are called alike."""
+    """What is outside of blocks, norms and modulation, and what reads or writes the text; not the
+    main projections that are called alike.
+    """
     named = {
         True: [
-            "proj_out", "x_embedder", "time_embed.linear", "transformer_blocks.3.norm1_context.linear", "single_transformer_blocks.0.norm.linear",
-            "transformer_blocks.1.img_mod.1", "transformer_blocks.1.attn.add_q_proj", "transformer_blocks.1.attn.to_add_out", "blocks.2.attn2.to_k",
-            "transformer_blocks.1.ff_context.net.2", "transformer_blocks.1.txt_mlp.net.2", "transformer_blocks.1.audio_attn2.to_v",
+            "proj_out",
+            "x_embedder",
+            "time_embed.linear",
+            "transformer_blocks.3.norm1_context.linear",
+            "single_transformer_blocks.0.norm.linear",
+            "transformer_blocks.1.img_mod.1",
+            "transformer_blocks.1.attn.add_q_proj",
+            "transformer_blocks.1.attn.to_add_out",
+            "blocks.2.attn2.to_k",
+            "transformer_blocks.1.ff_context.net.2",
+            "transformer_blocks.1.txt_mlp.net.2",
+            "transformer_blocks.1.audio_attn2.to_v",
         ],
-        False: ["single_transformer_blocks.0.proj_out", "transformer_blocks.1.attn.to_q", "transformer_blocks.1.img_mlp.net.2", "blocks.2.attn2.to_q"],
-    }  # fmt: skip
-    assert {wanted: [fqn for fqn in fqns if is_sensitive(fqn) is wanted] for wanted, fqns in named.items()} == named
-    roles = {role_of(fqn) for name in EXAMPLES for fqn in (x.fqn for x in run_of(name).table.linears)}
+        False: [
+            "single_transformer_blocks.0.proj_out",
+            "transformer_blocks.1.attn.to_q",
+            "transformer_blocks.1.img_mlp.net.2",
+            "blocks.2.attn2.to_q",
+        ],
+    }
+    assert {
+        wanted: [fqn for fqn in fqns if is_sensitive(fqn) is wanted]
+        for wanted, fqns in named.items()
+    } == named
+    roles = {
+        role_of(fqn) for name in EXAMPLES for fqn in (x.fqn for x in run_of(name).table.linears)
+    }
     dead = {entry.pattern for entry in SENSITIVE if not match(entry.pattern, roles)}
     assert dead == {"*adaln*"}, "a name that other models have"
 
 
 def test_the_index_is_that_of_the_files() -> None:
     """`recipes/README.md` is what the command writes."""
-    assert (FOLDER / "README.md").read_text() == index(FOLDER), "run python -m sensitivity.examples recipes"
+    assert (FOLDER / "README.md").read_text() == index(FOLDER), (
+        "run python -m sensitivity.examples recipes"
+    )
 
 
 def test_the_index_shows_measured_recipes_too(tmp_path: Path) -> None:
     """LPIPS where pictures were compared, and nothing that could break the table."""
     data = load_recipe(next(iter(SHIPPED.values()))).model_dump(mode="json")
-    lpips = {"mean": 0.25, "ci95": [0.2, 0.3], "net": "alex", "noise_floor": None, "prompts": ["a"], "seeds": [1], "per_prompt": [0.25]}
+    lpips = {
+        "mean": 0.25,
+        "ci95": [0.2, 0.3],
+        "net": "alex",
+        "noise_floor": None,
+        "prompts": ["a"],
+        "seeds": [1],
+        "per_prompt": [0.25],
+    }
     del data["against"], data["sensitive_roles"]
-    data |= {"fidelity": {"lpips": lpips}, "notice": None, "model": data["model"] | {"id": "a|b\nc"}}
+    data |= {
+        "fidelity": {"lpips": lpips},
+        "notice": None,
+        "model": data["model"] | {"id": "a|b\nc"},
+    }
     (tmp_path / "mine").mkdir()
     Recipe.from_mapping(data).save(tmp_path / "mine" / "r.json")
     row = index(tmp_path).splitlines()[-1]

@@ -1,4 +1,6 @@
-"""Recipes: what is refused on reading, what survives a round trip, how they are written, and what `apply` does to a model."""
+"""Recipes: what is refused on reading, what survives a round trip, how they are written, and what
+`apply` does to a model.
+"""
 
 import copy
 import json
@@ -28,7 +30,9 @@ class TwoBlockNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.ModuleDict({"up": nn.Linear(32, 64), "down": nn.Linear(64, 32)}) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"up": nn.Linear(32, 64), "down": nn.Linear(64, 32)}) for _ in range(2)
+        )
         self.head = nn.Linear(32, 32, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -38,20 +42,38 @@ class TwoBlockNet(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]
 
 
-LAYERS = {"blocks.0.up": "mxfp8", "blocks.0.down": "bf16", "blocks.1.up": "mxfp8", "blocks.1.down": "bf16", "head": "mxfp8"}
+LAYERS = {
+    "blocks.0.up": "mxfp8",
+    "blocks.0.down": "bf16",
+    "blocks.1.up": "mxfp8",
+    "blocks.1.down": "bf16",
+    "head": "mxfp8",
+}
 
 
 def make_data(**changes: Any) -> dict[str, Any]:
     """A recipe as parsed JSON, with top-level fields replaced."""
     latency = {
-        "bf16_s": 3.0, "quantized_s": 2.0, "speedup": 1.5, "source": "predicted", "target": "b200", "batch_size": 1, "compile_mode": None, "stands_for": 1,
-    }  # fmt: skip
+        "bf16_s": 3.0,
+        "quantized_s": 2.0,
+        "speedup": 1.5,
+        "source": "predicted",
+        "target": "b200",
+        "batch_size": 1,
+        "compile_mode": None,
+        "stands_for": 1,
+    }
     data: dict[str, Any] = {
         "schema_version": "1.0",
         "name": "toy-mxfp8-b200",
         "model": {
-            "id": "toy", "revision": None, "pipeline_class": "ToyPipeline", "component": "transformer",
-            "component_class": "TwoBlockNet", "components": {}, "weights": "pretrained",
+            "id": "toy",
+            "revision": None,
+            "pipeline_class": "ToyPipeline",
+            "component": "transformer",
+            "component_class": "TwoBlockNet",
+            "components": {},
+            "weights": "pretrained",
         },
         "layers": dict(LAYERS),
         "skip": ["blocks.0.down", "blocks.1.down"],
@@ -59,23 +81,42 @@ def make_data(**changes: Any) -> dict[str, Any]:
         "latency": latency,
         "fidelity": {
             "lpips": {
-                "mean": 0.15, "ci95": [0.1, 0.2], "net": "tiny", "noise_floor": 0.01, "prompts": ["a", "b"], "seeds": [1, 2],
-                "per_prompt": [0.1, 0.2], "simultaneous": 1,
+                "mean": 0.15,
+                "ci95": [0.1, 0.2],
+                "net": "tiny",
+                "noise_floor": 0.01,
+                "prompts": ["a", "b"],
+                "seeds": [1, 2],
+                "per_prompt": [0.1, 0.2],
+                "simultaneous": 1,
             },
             "frames": {"stride": 2, "lpips": [[0.1, 0.1], [0.1, 0.3]]},
             "motion": {"mean": 0.0, "noise_floor": None, "per_prompt": [0.0, 0.0]},
             "detail_db": {"mean": 0.3, "noise_floor": 0.1, "per_prompt": [0.2, 0.4]},
-            "audio": {"mean": 0.5, "noise_floor": 0.2, "per_prompt": [0.5, 0.5], "weight": 0.5, "max_distance": None},
+            "audio": {
+                "mean": 0.5,
+                "noise_floor": 0.2,
+                "per_prompt": [0.5, 0.5],
+                "weight": 0.5,
+                "max_distance": None,
+            },
         },
         "notice": None,
         "memory": {"bf16_bytes": 1000, "quantized_bytes": 600, "source": "predicted"},
         "block_patterns": {"ModuleDict": 1},
-        "search": {"study": "toy", "budget": 50, "trials": 40, "stopped": 3, "sampler": "sweep", "seed": 0},
+        "search": {
+            "study": "toy",
+            "budget": 50,
+            "trials": 40,
+            "stopped": 3,
+            "sampler": "sweep",
+            "seed": 0,
+        },
         "choice": None,
         "verified": None,
         "environment": {"torch": "2.15", "gpu": None},
         "front": [{"name": "t7", "latency": dict(latency), "lpips": 0.15, "audio": 0.4}],
-    }  # fmt: skip
+    }
     return {**data, **changes}
 
 
@@ -95,11 +136,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return data
 
 
-# --- records ---------------------------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 def test_round_trip_keeps_everything(tmp_path: Path) -> None:
-    """Loading what was saved gives an equal recipe, fields of a later version at every level included."""
+    """Loading what was saved gives an equal recipe, fields of a later version at every level
+    included.
+    """
     data = make_data(schema_version="1.7", later={"a": [1, 2.5, "é", None, True]})
     data["latency"]["std_s"] = 0.01
     data["fidelity"]["smell"] = {"ppm": 0.2}
@@ -120,7 +163,9 @@ def test_floats_survive_exactly(tmp_path: Path) -> None:
 
 
 def test_recipes_from_before_the_choice_was_kept_are_read() -> None:
-    """Without `choice` and `simultaneous` a recipe is read: nothing is known of the choice, and its interval is that of one skip-list."""
+    """Without `choice` and `simultaneous` a recipe is read: nothing is known of the choice, and its
+    interval is that of one skip-list.
+    """
     data = make_data()
     del data["choice"], data["fidelity"]["lpips"]["simultaneous"]
     recipe = Recipe.from_mapping(data)
@@ -165,7 +210,11 @@ def test_skip_is_exactly_the_bf16_layers(skip: list[str], named: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("latency.speedup", 1.5001, r"latency: found speedup 1\.5001; bf16_s / quantized_s is 1\.5"),
+        (
+            "latency.speedup",
+            1.5001,
+            r"latency: found speedup 1\.5001; bf16_s / quantized_s is 1\.5",
+        ),
         ("latency.quantized_s", 0, "latency.quantized_s: Input should be greater than 0"),
         ("latency.bf16_s", "3.0", "latency.bf16_s: Input should be a valid number"),
         ("latency.bf16_s", True, "latency.bf16_s"),
@@ -192,9 +241,17 @@ def test_skip_is_exactly_the_bf16_layers(skip: list[str], named: str) -> None:
         ("fidelity.lpips.per_prompt", [1e308, 1e308], "per_prompt averages inf"),
         ("patterns", [{"pattern": "a", "reason": ""}] * 1001, "at most 1000 items"),
         ("patterns", [{"pattern": "nothing.*", "reason": ""}], "which matches no layer"),
-        ("patterns", [{"pattern": "*", "reason": ""}], r"matches quantized layers: 3 \(blocks.0.up, blocks.1.up, head\)"),
+        (
+            "patterns",
+            [{"pattern": "*", "reason": ""}],
+            r"matches quantized layers: 3 \(blocks.0.up, blocks.1.up, head\)",
+        ),
         ("patterns", [{"pattern": "re:x", "reason": ""}], "not a regular expression"),
-        ("front", [{"name": "a", "latency": {}, "lpips": 0}], r"front\.0\.latency\.bf16_s: Field required"),
+        (
+            "front",
+            [{"name": "a", "latency": {}, "lpips": 0}],
+            r"front\.0\.latency\.bf16_s: Field required",
+        ),
     ],
 )
 def test_wrong_fields_are_named(path: str, value: Any, message: str) -> None:
@@ -203,7 +260,9 @@ def test_wrong_fields_are_named(path: str, value: Any, message: str) -> None:
         Recipe.from_mapping(changed(path, value))
 
 
-@pytest.mark.parametrize("fqn", ["../etc/passwd", "a/b", "a\nb", "a b", "", "a..b", "a.", "a" * 600, "re:.*", "a*"])
+@pytest.mark.parametrize(
+    "fqn", ["../etc/passwd", "a/b", "a\nb", "a b", "", "a..b", "a.", "a" * 600, "re:.*", "a*"]
+)
 def test_insane_layer_names_are_refused(fqn: str) -> None:
     """Names that no module can have never reach a matcher, a file or a comment."""
     with pytest.raises(RecipeError, match="layers: found the layer"):
@@ -212,20 +271,28 @@ def test_insane_layer_names_are_refused(fqn: str) -> None:
 
 def test_missing_fields_are_counted() -> None:
     """An empty object is told how much it lacks."""
-    with pytest.raises(RecipeError, match=r"found 10 wrong field\(s\), first name: Field required; model: Field required"):
+    with pytest.raises(
+        RecipeError,
+        match=r"found 10 wrong field\(s\), first name: Field required; model: Field required",
+    ):
         Recipe.from_mapping({})
 
 
 def test_patterns_of_compress_are_accepted() -> None:
     """The records that `compress` returns go in as they are."""
-    assert make_recipe(patterns=compress(make_recipe().skip, LAYERS)).patterns[0].pattern == "blocks.*.down"
+    assert (
+        make_recipe(patterns=compress(make_recipe().skip, LAYERS)).patterns[0].pattern
+        == "blocks.*.down"
+    )
 
 
-# --- files -----------------------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def _with(raw: str) -> bytes:
-    return (make_recipe().to_json().rstrip()[:-1] + f', "extra": {raw}}}').encode("utf-8", "surrogatepass")
+    return (make_recipe().to_json().rstrip()[:-1] + f', "extra": {raw}}}').encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +318,9 @@ def _with(raw: str) -> bytes:
     ],
     ids=range(17),
 )
-def test_files_that_are_not_strict_json_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
+def test_files_that_are_not_strict_json_are_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     """What two readers could read differently is an error that starts with the path."""
     path = tmp_path / "r.json"
     path.write_bytes(data)
@@ -262,14 +331,22 @@ def test_files_that_are_not_strict_json_are_refused(tmp_path: Path, data: bytes,
 
 def test_unreadable_files_are_user_errors(tmp_path: Path) -> None:
     """A missing file and a folder are told with the path and the next step."""
-    with pytest.raises(RecipeError, match=r"nope\.json: found No such file or directory; a recipe is a readable JSON file; name one from"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"nope\.json: found No such file or directory; a recipe is a readable JSON file; name"
+            r" one from"
+        ),
+    ):
         load_recipe(tmp_path / "nope.json")
     with pytest.raises(RecipeError, match="found a folder; allowed is a regular file"):
         load_recipe(tmp_path)
 
 
 def test_save_replaces_whole_files_and_follows_links(tmp_path: Path) -> None:
-    """A save over an old file or a link leaves one complete file with the user's usual rights, and nothing else."""
+    """A save over an old file or a link leaves one complete file with the user's usual rights, and
+    nothing else.
+    """
     real, link = tmp_path / "real.json", tmp_path / "link.json"
     real.write_text("old")
     link.symlink_to(real)
@@ -283,8 +360,16 @@ def test_save_replaces_whole_files_and_follows_links(tmp_path: Path) -> None:
 
 
 def test_save_where_it_cannot(tmp_path: Path) -> None:
-    """A missing folder, a folder in the file's place and a device are refused with the folder and the next step."""
-    with pytest.raises(OutputError, match=f"cannot write 'r.json' in the folder {tmp_path}/no: No such file.*create it, or name another"):
+    """A missing folder, a folder in the file's place and a device are refused with the folder and
+    the next step.
+    """
+    with pytest.raises(
+        OutputError,
+        match=(
+            f"cannot write 'r.json' in the folder {tmp_path}/no: No such file.*create it, or name"
+            " another"
+        ),
+    ):
         make_recipe().save(tmp_path / "no" / "r.json")
     with pytest.raises(OutputError, match="is not a regular file"):
         make_recipe().save(tmp_path)
@@ -295,8 +380,12 @@ def test_save_where_it_cannot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    """When the disk fails before or at the rename, the old file stands and no temporary file remains."""
+def test_failed_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """When the disk fails before or at the rename, the old file stands and no temporary file
+    remains.
+    """
     path = tmp_path / "r.json"
     path.write_text("old")
 
@@ -332,13 +421,17 @@ def test_save_refuses_what_load_would(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_committed_schema_is_current() -> None:
-    """`recipe.schema.json` equals what the code says; regenerate it as the module's docstring tells."""
+    """`recipe.schema.json` equals what the code says; regenerate it as the module's docstring
+    tells.
+    """
     committed = json.loads(Path(recipe_module.__file__).with_name("recipe.schema.json").read_text())
     assert committed == recipe_json_schema()
 
 
 def test_schema_judges_like_the_models() -> None:
-    """A saved recipe is valid under the JSON Schema, and one with a wrong word or a missing field is not."""
+    """A saved recipe is valid under the JSON Schema, and one with a wrong word or a missing field
+    is not.
+    """
     schema = recipe_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -356,12 +449,20 @@ def test_schema_judges_like_the_models() -> None:
 
 def test_importing_loads_no_torch() -> None:
     """Reading recipes and naming exporters must be possible in a fast command line."""
-    code = "import sys, sensitivity.recipe, sensitivity.patterns, sensitivity.exporters as e; e.get_exporter('torchao'); "
+    code = (
+        "import sys, sensitivity.recipe, sensitivity.patterns, sensitivity.exporters as e;"
+        " e.get_exporter('torchao'); "
+    )
     code += "print(sorted(m for m in ('torch', 'torchao', 'diffusers') if m in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-# --- apply -----------------------------------------------------------------------------------------------------------------------------
+# --- apply ----------------------------------------------------------------------------------------
 
 
 def _net() -> TwoBlockNet:
@@ -370,12 +471,18 @@ def _net() -> TwoBlockNet:
 
 
 def _plain(net: nn.Module) -> set[str]:
-    return {fqn for fqn, m in net.named_modules() if isinstance(m, nn.Linear) and type(m.weight.data) is torch.Tensor}
+    return {
+        fqn
+        for fqn, m in net.named_modules()
+        if isinstance(m, nn.Linear) and type(m.weight.data) is torch.Tensor
+    }
 
 
 @pytest.fixture
 def blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every device pass as one that has MXFP8: torchao quantizes weights on the CPU too, it only cannot multiply them."""
+    """Let every device pass as one that has MXFP8: torchao quantizes weights on the CPU too, it
+    only cannot multiply them.
+    """
     from sensitivity.formats.registry import get_format
 
     monkeypatch.setattr(type(get_format("mxfp8")), "native_refusal", lambda _self, _device: None)
@@ -385,9 +492,13 @@ def blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("emulate", [None, False])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_native_apply_quantizes_exactly_the_recipe(emulate: bool | None, wrapped: bool) -> None:
-    """The pipeline's component, or the bare module, gets the recipe's formats and nothing else, and the report says so."""
+    """The pipeline's component, or the bare module, gets the recipe's formats and nothing else, and
+    the report says so.
+    """
     net = _net()
-    report = make_recipe().apply(types.SimpleNamespace(transformer=net) if wrapped else net, emulate=emulate)
+    report = make_recipe().apply(
+        types.SimpleNamespace(transformer=net) if wrapped else net, emulate=emulate
+    )
     assert _plain(net) == {"blocks.0.down", "blocks.1.down"}
     assert report.mode == "native"
     assert report.layers == LAYERS
@@ -400,12 +511,17 @@ def test_a_recipe_is_applied_once() -> None:
     """Weights that are already quantized are refused."""
     net = _net()
     make_recipe().apply(net)
-    with pytest.raises(RecipeMismatchError, match=r"found weights that are no plain tensors in 3 \(blocks.0.up, .*load the model again"):
+    with pytest.raises(
+        RecipeMismatchError,
+        match=r"found weights that are no plain tensors in 3 \(blocks.0.up, .*load the model again",
+    ):
         make_recipe().apply(net)
 
 
 def test_without_hardware_nothing_is_emulated_in_silence() -> None:
-    """On a CPU the native path is refused before anything changes, and the message names the way out."""
+    """On a CPU the native path is refused before anything changes, and the message names the way
+    out.
+    """
     net = _net()
     for emulate in (None, False):
         with pytest.raises(RecipeError, match=r"found no native mxfp8 on cpu: .*pass emulate=True"):
@@ -433,7 +549,9 @@ def test_emulation_goes_through_the_switch(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_emulation_computes_the_quantized_product() -> None:
-    """With the real switch, outputs equal those of a net whose chosen Linears compute by the format's own emulation."""
+    """With the real switch, outputs equal those of a net whose chosen Linears compute by the
+    format's own emulation.
+    """
     pytest.importorskip("sensitivity.switch")
     from sensitivity.formats.emulation import emulated_linear
     from sensitivity.formats.registry import get_format
@@ -459,13 +577,18 @@ def test_emulation_computes_the_quantized_product() -> None:
 
 def test_other_class_is_refused() -> None:
     """The component's class name must be the recipe's."""
-    with pytest.raises(RecipeMismatchError, match="found a Linear; the recipe 'toy-mxfp8-b200' is for TwoBlockNet"):
+    with pytest.raises(
+        RecipeMismatchError, match="found a Linear; the recipe 'toy-mxfp8-b200' is for TwoBlockNet"
+    ):
         make_recipe().apply(nn.Linear(2, 2))
 
 
 def test_pipeline_without_the_component_is_refused() -> None:
     """A pipeline must have the module that the recipe names."""
-    with pytest.raises(RecipeMismatchError, match="found a SimpleNamespace without a module named 'transformer'; allowed is a pipeline"):
+    with pytest.raises(
+        RecipeMismatchError,
+        match="found a SimpleNamespace without a module named 'transformer'; allowed is a pipeline",
+    ):
         make_recipe().apply(types.SimpleNamespace(unet=_net()))
 
 
@@ -474,7 +597,10 @@ def test_missing_and_extra_linears_are_listed() -> None:
     net = _net()
     net.head = nn.Identity()  # type: ignore[assignment]
     net.more = nn.ModuleList(nn.Linear(32, 32) for _ in range(12))
-    with pytest.raises(RecipeMismatchError, match=r"missing in the model 1 \(head\), extra 12 \(more.0, .*more.9 and 2 more\); .*again"):
+    with pytest.raises(
+        RecipeMismatchError,
+        match=r"missing in the model 1 \(head\), extra 12 \(more.0, .*more.9 and 2 more\); .*again",
+    ):
         make_recipe().apply(net, emulate=True)
 
 
@@ -482,9 +608,14 @@ def test_refused_shapes_and_dtypes_raise() -> None:
     """A layer that its format cannot take stops everything, with the format's reason."""
     net = _net()
     net.head = nn.Linear(33, 32).bfloat16()
-    with pytest.raises(RecipeMismatchError, match=r"found Linears that their format refuses: 1 \(head in mxfp8: .*33"):
+    with pytest.raises(
+        RecipeMismatchError,
+        match=r"found Linears that their format refuses: 1 \(head in mxfp8: .*33",
+    ):
         make_recipe().apply(net, emulate=True)
-    with pytest.raises(RecipeMismatchError, match=r"format refuses: 3 .*float32.*load the model in bf16"):
+    with pytest.raises(
+        RecipeMismatchError, match=r"format refuses: 3 .*float32.*load the model in bf16"
+    ):
         make_recipe().apply(TwoBlockNet(), emulate=True)
 
 
@@ -494,7 +625,10 @@ def test_layers_left_unquantized_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
     import sensitivity.formats.native
 
     monkeypatch.setattr(sensitivity.native, "quantize_native", lambda _module, _formats: None)
-    with pytest.raises(RecipeError, match=r"found Linears that stayed in bf16: 3 \(blocks.0.up, blocks.1.up, head\)"):
+    with pytest.raises(
+        RecipeError,
+        match=r"found Linears that stayed in bf16: 3 \(blocks.0.up, blocks.1.up, head\)",
+    ):
         make_recipe().apply(_net())
 
 

@@ -1,4 +1,6 @@
-"""Choices keep to the number of graphs that torch compiles, at little more damage than without the limit."""
+"""Choices keep to the number of graphs that torch compiles, at little more damage than without the
+limit.
+"""
 
 import itertools
 
@@ -12,16 +14,26 @@ from sensitivity.search.proposers import KnapsackProposer, Observation
 
 
 def layers(blocks: int, roles: int, *, seed: int = 0) -> Candidates:
-    """One group a Linear: `blocks` blocks of `roles` roles and one Linear outside; the last block lacks the last role."""
+    """One group a Linear:
+
+    `blocks` blocks of `roles` roles and one Linear outside; the last block lacks the last role.
+    """
     rng = np.random.default_rng(seed)
-    fqns = [f"blocks.{b}.r{r}" for b in range(blocks) for r in range(roles) if (b, r) != (blocks - 1, roles - 1)] + ["out"]
+    fqns = [
+        f"blocks.{b}.r{r}"
+        for b in range(blocks)
+        for r in range(roles)
+        if (b, r) != (blocks - 1, roles - 1)
+    ] + ["out"]
     groups = tuple(
         Group(
-            name=f"blocks.{fqn.split('.')[2]}[{fqn.split('.')[1]}]" if "." in fqn else fqn, fqns=(fqn,), members=((), (fqn,)),
+            name=f"blocks.{fqn.split('.')[2]}[{fqn.split('.')[1]}]" if "." in fqn else fqn,
+            fqns=(fqn,),
+            members=((), (fqn,)),
             gains_s=(0.0, float(rng.lognormal(0, 0.5))),
         )
         for fqn in fqns
-    )  # fmt: skip
+    )
     return Candidates(
         formats=(FormatName.BF16, FormatName.NVFP4),
         groups=groups,
@@ -34,7 +46,10 @@ def layers(blocks: int, roles: int, *, seed: int = 0) -> Candidates:
 
 
 def test_patterns_are_counted_by_stack() -> None:
-    """3 blocks of 2 roles, the last without the second: (1, 1), (1, 0), (1, -) are two patterns, since what is not there is bf16."""
+    """3 blocks of 2 roles, the last without the second:
+
+    (1, 1), (1, 0), (1, -) are two patterns, since what is not there is bf16.
+    """
     candidates = layers(3, 2)
     patterns = BlockPatterns(candidates, limit=2)
     assert patterns.count((1, 1, 1, 0, 1, 1)) == {"blocks": 2}
@@ -51,19 +66,27 @@ def test_reduce_keeps_to_the_limit_and_saves_enough(share: float, limit: int) ->
     gains = np.array([group.gains_s for group in candidates.groups])
     damage = np.array([[0.0, rng.lognormal(0, 1)] for _ in candidates.groups])
     patterns, wanted = BlockPatterns(candidates, limit=limit), share * gains.sum()
-    choice = tuple(int(o) for o in patterns.reduce(damage, gains, np.ones(gains.shape, dtype=bool), wanted))
+    choice = tuple(
+        int(o) for o in patterns.reduce(damage, gains, np.ones(gains.shape, dtype=bool), wanted)
+    )
     assert patterns.fits(choice)
     if limit > 1 or share < 0.8:
         assert gains[np.arange(len(gains)), choice].sum() >= wanted * (1 - 1e-9)
 
 
 def test_reduce_is_near_the_best_of_all() -> None:
-    """6 blocks of 2 roles with 2 patterns allowed: at most half more than the least damage that any allowed choice has."""
+    """6 blocks of 2 roles with 2 patterns allowed: at most half more than the least damage that any
+    allowed choice has.
+    """
     candidates = layers(6, 2, seed=3)
     rng = np.random.default_rng(4)
     gains = np.array([group.gains_s for group in candidates.groups])
     damage = np.array([[0.0, rng.lognormal(0, 1)] for _ in candidates.groups])
-    patterns, wanted, rows = BlockPatterns(candidates, limit=2), 0.5 * gains.sum(), np.arange(len(gains))
+    patterns, wanted, rows = (
+        BlockPatterns(candidates, limit=2),
+        0.5 * gains.sum(),
+        np.arange(len(gains)),
+    )
     best = min(
         damage[rows, choice].sum()
         for choice in itertools.product((0, 1), repeat=len(gains))

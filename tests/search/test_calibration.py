@@ -1,4 +1,6 @@
-"""Layer sensitivities by leave-one-in are what a direct computation gives, are kept as they are made, and leave nothing behind."""
+"""Layer sensitivities by leave-one-in are what a direct computation gives, are kept as they are
+made, and leave nothing behind.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -39,7 +41,10 @@ def candidates(evaluator: Evaluator) -> Candidates:
     """Four groups of the tiny pipeline, in two formats."""
     table = stand_for(evaluator.profile(), ShapeScale(factor=16))
     made = make_candidates(
-        table, evaluator.spec, formats=(FormatName.MXFP8, FormatName.NVFP4), latency=PredictedLatency(get_device("b200"))
+        table,
+        evaluator.spec,
+        formats=(FormatName.MXFP8, FormatName.NVFP4),
+        latency=PredictedLatency(get_device("b200")),
     )
     return dataclasses.replace(made, groups=made.groups[::7][:4])
 
@@ -49,20 +54,31 @@ def counting(denoiser: nn.Module) -> Iterator[list[Any]]:
     """The (args, kwargs, output) of each call of the denoiser inside."""
     calls: list[Any] = []
     handle = denoiser.register_forward_hook(
-        lambda _m, args, kwargs, out: calls.append((args, dict(kwargs), out[0].clone())), with_kwargs=True
+        lambda _m, args, kwargs, out: calls.append((args, dict(kwargs), out[0].clone())),
+        with_kwargs=True,
     )
     yield calls
     handle.remove()
 
 
-def test_errors_are_those_of_a_direct_computation(evaluator: Evaluator, candidates: Candidates, store: Store, tiny_study: Path) -> None:
-    """Each error is the relative RMSE of the output with only that group quantized, on the two recorded steps of a bf16 run."""
+def test_errors_are_those_of_a_direct_computation(
+    evaluator: Evaluator, candidates: Candidates, store: Store, tiny_study: Path
+) -> None:
+    """Each error is the relative RMSE of the output with only that group quantized, on the two
+    recorded steps of a bf16 run.
+    """
     found = calibrate(evaluator, candidates, store)
-    other = load_pipeline(load_spec(tiny_study), device="cpu")  # its own weights, plain diffusers calls
+    other = load_pipeline(
+        load_spec(tiny_study), device="cpu"
+    )  # its own weights, plain diffusers calls
     texts = list(other.spec.prompts.search)
     with counting(other.denoiser) as calls, torch.no_grad():
         settings = {**other.spec.settings, "output_type": "latent"}
-        other.pipe(prompt=texts, generator=[torch.Generator().manual_seed(seed) for seed in range(len(texts))], **settings)
+        other.pipe(
+            prompt=texts,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(len(texts))],
+            **settings,
+        )
     assert len(calls) == 2
     expected = {}
     with Switch(other.denoiser) as switch, torch.no_grad():
@@ -72,7 +88,9 @@ def test_errors_are_those_of_a_direct_computation(evaluator: Evaluator, candidat
                 errors = []
                 for args, kwargs, clean in calls:
                     out: Tensor = other.denoiser(*args, **kwargs)[0]
-                    errors.append(float((out.double() - clean.double()).norm() / clean.double().norm()))
+                    errors.append(
+                        float((out.double() - clean.double()).norm() / clean.double().norm())
+                    )
                 expected[g, option] = sum(errors) / len(errors)
     assert found.keys() == expected.keys()
     assert len(found) == 8
@@ -82,20 +100,41 @@ def test_errors_are_those_of_a_direct_computation(evaluator: Evaluator, candidat
     assert all(found[g, 1] < found[g, 2] for g in range(4))  # eight bits hurt less than four
 
 
-def test_a_known_calibration_asks_the_denoiser_nothing(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
-    """The first time each job costs one call a state, beside the recording; the second time everything comes from the store."""
+def test_a_known_calibration_asks_the_denoiser_nothing(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
+    """The first time each job costs one call a state, beside the recording; the second time
+    everything comes from the store.
+    """
     progress: list[tuple[int, int]] = []
     with counting(evaluator.loaded.denoiser) as calls:
-        first = calibrate(evaluator, candidates, store, progress=lambda done, total: progress.append((done, total)))
+        first = calibrate(
+            evaluator,
+            candidates,
+            store,
+            progress=lambda done, total: progress.append((done, total)),
+        )
         assert len(calls) == 2 + 8 * 2  # two steps recorded; eight jobs on two states
         assert progress == [(i, 8) for i in range(1, 9)]
-        assert calibrate(evaluator, candidates, store, progress=lambda done, total: progress.append((done, total))) == first
+        assert (
+            calibrate(
+                evaluator,
+                candidates,
+                store,
+                progress=lambda done, total: progress.append((done, total)),
+            )
+            == first
+        )
         assert len(calls) == 18
     assert len(progress) == 8
 
 
-def test_an_interrupted_calibration_goes_on(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
-    """What was measured before an interruption is kept; the rest is measured, and the result is the same."""
+def test_an_interrupted_calibration_goes_on(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
+    """What was measured before an interruption is kept; the rest is measured, and the result is the
+    same.
+    """
 
     def stop(done: int, _total: int) -> None:
         if done == 5:
@@ -111,15 +150,21 @@ def test_an_interrupted_calibration_goes_on(evaluator: Evaluator, candidates: Ca
         assert calibrate(evaluator, candidates, empty) == resumed
 
 
-def test_another_number_of_states_is_another_calibration(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
+def test_another_number_of_states_is_another_calibration(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
     """Errors on fewer states or prompts are not taken for those on more."""
     with counting(evaluator.loaded.denoiser) as calls:
         two = calibrate(evaluator, candidates, store)
         before = len(calls)
         one = calibrate(evaluator, candidates, store, states=1)
         assert len(calls) == before + 2 + 8
-        assert calibrate(evaluator, candidates, store, states=5) == two  # there are only two steps to record
-        assert calibrate(evaluator, candidates, store, prompts=5, states=1) == calibrate(evaluator, candidates, store, prompts=3, states=1)
+        assert (
+            calibrate(evaluator, candidates, store, states=5) == two
+        )  # there are only two steps to record
+        assert calibrate(evaluator, candidates, store, prompts=5, states=1) == calibrate(
+            evaluator, candidates, store, prompts=3, states=1
+        )
         assert len(calls) == before + 10
     assert one != two
 
@@ -129,11 +174,16 @@ def test_nothing_is_left_behind(evaluator: Evaluator, candidates: Candidates, st
     before = evaluator.paint({}, "search")
     calibrate(evaluator, candidates, store)
     assert not evaluator.loaded.denoiser._forward_hooks
-    assert all(type(linear) is SwitchableLinear and linear._active is None for linear in evaluator.switch.linears.values())
+    assert all(
+        type(linear) is SwitchableLinear and linear._active is None
+        for linear in evaluator.switch.linears.values()
+    )
     assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3), before)
 
 
-def test_a_bf16_run_that_is_nan_is_an_error(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
+def test_a_bf16_run_that_is_nan_is_an_error(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
     """Nothing can be measured against NaN; nothing is stored, and no hook stays."""
     evaluator.loaded.denoiser.proj_out.bias.fill_(float("nan"))
     with pytest.raises(MeasurementError, match="bf16 denoiser gave NaN or inf"):
@@ -164,7 +214,9 @@ def test_a_pipeline_without_denoiser_calls_is_an_error(
         calibrate(evaluator, candidates, store)
 
 
-def test_a_denoiser_without_tensor_is_an_error(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
+def test_a_denoiser_without_tensor_is_an_error(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
     """An output whose first item is no tensor is named instead of failing inside."""
     handle = evaluator.loaded.denoiser.register_forward_hook(lambda *_: ("no picture",))
     with pytest.raises(MeasurementError, match="no tensor"):
@@ -175,14 +227,20 @@ def test_a_denoiser_without_tensor_is_an_error(evaluator: Evaluator, candidates:
 def test_a_group_that_gives_nan_is_the_worst_not_the_end(
     evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An output that is NaN in one format, as zeros give in nvfp4, has a finite error above all others, kept like them."""
+    """An output that is NaN in one format, as zeros give in nvfp4, has a finite error above all
+    others, kept like them.
+    """
     real = output.first_tensor
     bad = candidates.groups[1].members[2][0]
 
     def broken(found: Any) -> Tensor:
         tensor = real(found)
         active = evaluator.switch.linears[bad]._active
-        return tensor * float("nan") if active is not None and active[0].name is FormatName.NVFP4 else tensor
+        return (
+            tensor * float("nan")
+            if active is not None and active[0].name is FormatName.NVFP4
+            else tensor
+        )
 
     monkeypatch.setattr(output, "first_tensor", broken)
     found = calibrate(evaluator, candidates, store)

@@ -1,4 +1,6 @@
-"""The belief about damages is Bayesian linear regression, follows the trials where errors mislead, and changes its mind only when it should."""
+"""The belief about damages is Bayesian linear regression, follows the trials where errors mislead,
+and changes its mind only when it should.
+"""
 
 import dataclasses
 
@@ -36,7 +38,15 @@ class World:
         return np.ones(len(self.damages))
 
 
-def world(items: int, trials: int, *, seed: int = 0, power: float = 1.5, noise: float = 0.0, spread: float = 1.0) -> World:
+def world(
+    items: int,
+    trials: int,
+    *,
+    seed: int = 0,
+    power: float = 1.5,
+    noise: float = 0.0,
+    spread: float = 1.0,
+) -> World:
     """The first trial has everything, the others each item with a chance of their own."""
     rng = np.random.default_rng(seed)
     features = (rng.random((trials, items)) < rng.uniform(0.2, 0.8, (trials, 1))).astype(np.float64)
@@ -56,9 +66,16 @@ def only(monkeypatch: pytest.MonkeyPatch, hypothesis: Hypothesis) -> None:
     monkeypatch.setattr(damage, "DEFAULT", hypothesis)
 
 
-def textbook(hypothesis: Hypothesis, seen: World, kin: Array | None, shares: Array | None = None) -> tuple[Array, Array]:
-    """Mean (D,) and covariance (D, D) by Bishop's 3.50 and 3.51: S = (S0^-1 + X' N^-1 X)^-1, m = S (S0^-1 m0 + X' N^-1 t)."""
-    weights = seen.errors ** (hypothesis.power * hypothesis.trust) if hypothesis.trust else seen.sizes
+def textbook(
+    hypothesis: Hypothesis, seen: World, kin: Array | None, shares: Array | None = None
+) -> tuple[Array, Array]:
+    """Mean (D,) and covariance (D, D) by Bishop's 3.50 and 3.51:
+
+    S = (S0^-1 + X' N^-1 X)^-1, m = S (S0^-1 m0 + X' N^-1 t).
+    """
+    weights = (
+        seen.errors ** (hypothesis.power * hypothesis.trust) if hypothesis.trust else seen.sizes
+    )
     target, sums = seen.lpips**hypothesis.power, seen.features @ weights
     prior = weights * np.exp((sums * np.log(target / sums)).sum() / sums.sum())
     deviation = hypothesis.spread * prior + 1e-3 * prior.mean()
@@ -68,11 +85,15 @@ def textbook(hypothesis: Hypothesis, seen: World, kin: Array | None, shares: Arr
     precision = np.diag((np.ones(len(target)) if shares is None else shares) / noise**2)
     before = np.linalg.inv(deviation[:, None] * shape * deviation)
     covariance = np.linalg.inv(before + seen.features.T @ precision @ seen.features)
-    return np.asarray(covariance @ (before @ prior + seen.features.T @ precision @ target)), np.asarray(covariance)
+    return np.asarray(
+        covariance @ (before @ prior + seen.features.T @ precision @ target)
+    ), np.asarray(covariance)
 
 
 def miss(belief: Belief, truth: World) -> float:
-    """How far predictions of trials that were not seen are off: root of the mean square, relative to their mean."""
+    """How far predictions of trials that were not seen are off: root of the mean square, relative
+    to their mean.
+    """
     unseen = world(len(truth.damages), 60, seed=77).features
     wanted = (unseen @ truth.damages) ** (1 / truth.power)
     return float(np.sqrt(np.mean((belief.lpips(unseen) - wanted) ** 2)) / wanted.mean())
@@ -80,9 +101,16 @@ def miss(belief: Belief, truth: World) -> float:
 
 @pytest.mark.parametrize("trials", [1, 7, 40])
 @pytest.mark.parametrize("with_kin", [False, True])
-@pytest.mark.parametrize("hypothesis", [Hypothesis(spread=0.4), Hypothesis(1.0, 0.5, 0.4, 0.2), Hypothesis(2.0, 0.0, 0.4, 0.6)])
-def test_posterior_is_textbook_regression(monkeypatch: pytest.MonkeyPatch, hypothesis: Hypothesis, with_kin: bool, trials: int) -> None:
-    """The means are those of the D x D form, with fewer trials than items and with more, with kin and without; shares divide the noise."""
+@pytest.mark.parametrize(
+    "hypothesis",
+    [Hypothesis(spread=0.4), Hypothesis(1.0, 0.5, 0.4, 0.2), Hypothesis(2.0, 0.0, 0.4, 0.6)],
+)
+def test_posterior_is_textbook_regression(
+    monkeypatch: pytest.MonkeyPatch, hypothesis: Hypothesis, with_kin: bool, trials: int
+) -> None:
+    """The means are those of the D x D form, with fewer trials than items and with more, with kin
+    and without; shares divide the noise.
+    """
     only(monkeypatch, hypothesis)
     seen, kin = world(12, trials, noise=0.1), kin_of(12) if with_kin else None
     shares = np.random.default_rng(1).uniform(0.2, 1.0, trials)
@@ -90,13 +118,19 @@ def test_posterior_is_textbook_regression(monkeypatch: pytest.MonkeyPatch, hypot
     mean, _ = textbook(hypothesis, seen, kin, shares)
     np.testing.assert_allclose(belief.mean, np.maximum(mean, LEAST * belief.prior), rtol=1e-8)
     assert (mean > LEAST * belief.prior).mean() > 0.7  # the floor hides little
-    np.testing.assert_allclose(belief.lpips(seen.features), (seen.features @ belief.mean) ** (1 / hypothesis.power))
+    np.testing.assert_allclose(
+        belief.lpips(seen.features), (seen.features @ belief.mean) ** (1 / hypothesis.power)
+    )
 
 
 @pytest.mark.parametrize("with_kin", [False, True])
 @pytest.mark.parametrize("trials", [0, 6, 30])
-def test_samples_have_the_posteriors_mean_and_covariance(monkeypatch: pytest.MonkeyPatch, with_kin: bool, trials: int) -> None:
-    """10,000 draws under a narrow prior, where the floor cuts nothing: means within 5 standard errors, covariances within 6."""
+def test_samples_have_the_posteriors_mean_and_covariance(
+    monkeypatch: pytest.MonkeyPatch, with_kin: bool, trials: int
+) -> None:
+    """10,000 draws under a narrow prior, where the floor cuts nothing: means within 5 standard
+    errors, covariances within 6.
+    """
     hypothesis, draws = Hypothesis(spread=0.15), 10_000
     only(monkeypatch, hypothesis)
     seen, kin = world(5, trials, spread=0.2, noise=0.05), kin_of(5) if with_kin else None
@@ -106,19 +140,28 @@ def test_samples_have_the_posteriors_mean_and_covariance(monkeypatch: pytest.Mon
     else:
         deviation = hypothesis.spread * belief.prior + 1e-3 * belief.prior.mean()
         mean = belief.prior
-        covariance = np.outer(deviation, deviation) * (np.eye(5) if kin is None else OWN * np.eye(5) + kin @ kin.T)
+        covariance = np.outer(deviation, deviation) * (
+            np.eye(5) if kin is None else OWN * np.eye(5) + kin @ kin.T
+        )
     rng = np.random.default_rng(0)
     samples = np.array([belief.sample(rng) for _ in range(draws)])
     assert (samples > LEAST * belief.prior).all()
     variance = np.diag(covariance)
     assert (np.abs(samples.mean(0) - mean) < 5 * np.sqrt(variance / draws)).all()
-    assert (np.abs(np.cov(samples.T) - covariance) < 6 * np.sqrt((np.outer(variance, variance) + covariance**2) / draws)).all()
+    assert (
+        np.abs(np.cov(samples.T) - covariance)
+        < 6 * np.sqrt((np.outer(variance, variance) + covariance**2) / draws)
+    ).all()
 
 
 def test_samples_and_means_stay_above_nothing() -> None:
-    """However surprising the trials, a damage is believed and drawn to be at least a small part of what was expected of it."""
+    """However surprising the trials, a damage is believed and drawn to be at least a small part of
+    what was expected of it.
+    """
     seen = world(8, 20)
-    belief = believe(seen.features, seen.lpips * np.linspace(0.2, 3, 20), seen.errors[::-1], seen.sizes)
+    belief = believe(
+        seen.features, seen.lpips * np.linspace(0.2, 3, 20), seen.errors[::-1], seen.sizes
+    )
     rng = np.random.default_rng(0)
     assert all(
         (damages >= LEAST * belief.prior).all() and (damages > 0).all()
@@ -129,7 +172,9 @@ def test_samples_and_means_stay_above_nothing() -> None:
 def test_samples_depend_on_the_generator_alone() -> None:
     """Equal generators draw equal damages, from beliefs that were made anew."""
     seen = world(9, 12)
-    first, again = (believe(seen.features, seen.lpips, seen.errors, seen.sizes, kin_of(9)) for _ in range(2))
+    first, again = (
+        believe(seen.features, seen.lpips, seen.errors, seen.sizes, kin_of(9)) for _ in range(2)
+    )
     drawn = first.sample(np.random.default_rng(4))
     np.testing.assert_array_equal(drawn, again.sample(np.random.default_rng(4)))
     assert (drawn != first.sample(np.random.default_rng(5))).any()
@@ -138,11 +183,17 @@ def test_samples_depend_on_the_generator_alone() -> None:
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_trials_teach_an_additive_truth(power: float, calibrated: bool) -> None:
-    """Errors off by a factor of 2, or none: predictions get better with trials, and come within a few percent of the truth."""
+    """Errors off by a factor of 2, or none: predictions get better with trials, and come within a
+    few percent of the truth.
+    """
     truth = world(20, 120, power=power)
     errors = truth.errors * np.random.default_rng(3).lognormal(0, 0.7, 20) if calibrated else None
     misses = [
-        miss(believe(truth.features[:count], truth.lpips[:count], errors, truth.sizes, kin_of(20)), truth) for count in (1, 12, 40, 120)
+        miss(
+            believe(truth.features[:count], truth.lpips[:count], errors, truth.sizes, kin_of(20)),
+            truth,
+        )
+        for count in (1, 12, 40, 120)
     ]
     assert misses[3] < misses[2] < min(misses[:2])
     assert misses[3] < 0.06 < misses[0]
@@ -158,24 +209,40 @@ def test_trials_teach_single_damages() -> None:
 
 
 def test_good_errors_are_trusted() -> None:
-    """Errors within 20 % of the truth are trusted at half at least, in full after enough trials, and with a few trials predict better than no errors do."""
+    """Errors within 20 % of the truth are trusted at half at least, in full after enough trials,
+    and with a few trials predict better than no errors do.
+    """
     truth = world(30, 10, noise=0.1)
     errors = truth.errors * np.random.default_rng(2).lognormal(0, 0.2, 30)
-    told, untold = (believe(truth.features, truth.lpips, given, truth.sizes, kin_of(30)) for given in (errors, None))
+    told, untold = (
+        believe(truth.features, truth.lpips, given, truth.sizes, kin_of(30))
+        for given in (errors, None)
+    )
     assert told.hypothesis.trust >= 0.5
     many = world(30, 60, noise=0.1)
-    assert believe(many.features, many.lpips, many.errors, many.sizes, kin_of(30)).hypothesis.trust == 1.0
+    assert (
+        believe(many.features, many.lpips, many.errors, many.sizes, kin_of(30)).hypothesis.trust
+        == 1.0
+    )
     assert miss(told, truth) < miss(untold, truth)
 
 
 @pytest.mark.parametrize("misled", ["permuted", "inverse"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_misleading_errors_lose_their_trust(misled: str, seed: int) -> None:
-    """Errors of other items, or large ones where damages are small: trials lower the trust, and predict better than the errors do alone."""
+    """Errors of other items, or large ones where damages are small: trials lower the trust, and
+    predict better than the errors do alone.
+    """
     truth = world(24, 48, seed=seed, spread=1.2, noise=0.1)
-    errors = truth.errors[np.random.default_rng(seed).permutation(24)] if misled == "permuted" else 1 / truth.errors
+    errors = (
+        truth.errors[np.random.default_rng(seed).permutation(24)]
+        if misled == "permuted"
+        else 1 / truth.errors
+    )
     belief = believe(truth.features, truth.lpips, errors, truth.sizes, kin_of(24))
-    alone = believe(truth.features[:1], truth.lpips[:1], errors, truth.sizes, kin_of(24))  # one trial gives the errors their unit
+    alone = believe(
+        truth.features[:1], truth.lpips[:1], errors, truth.sizes, kin_of(24)
+    )  # one trial gives the errors their unit
     assert alone.hypothesis.trust == 0.5
     assert belief.hypothesis.trust <= (0.0 if misled == "inverse" else 0.5)
     assert miss(belief, truth) < 0.7 * miss(alone, truth)
@@ -184,13 +251,17 @@ def test_misleading_errors_lose_their_trust(misled: str, seed: int) -> None:
 @pytest.mark.parametrize("unit", [1e-6, 1e3])
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_units_of_lpips_do_not_matter(unit: float, calibrated: bool) -> None:
-    """Another perceptual score, a constant times as large, has the same hypothesis and the same predictions times that; so have errors."""
+    """Another perceptual score, a constant times as large, has the same hypothesis and the same
+    predictions times that; so have errors.
+    """
     seen = world(15, 30, noise=0.2)
     errors = seen.errors if calibrated else None
     plain = believe(seen.features, seen.lpips, errors, seen.sizes, kin_of(15))
     scaled = believe(seen.features, seen.lpips * unit, errors, seen.sizes, kin_of(15))
     assert scaled.hypothesis == plain.hypothesis
-    np.testing.assert_allclose(scaled.lpips(seen.features), unit * plain.lpips(seen.features), rtol=1e-8)
+    np.testing.assert_allclose(
+        scaled.lpips(seen.features), unit * plain.lpips(seen.features), rtol=1e-8
+    )
     drawn = plain.sample(np.random.default_rng(0)), scaled.sample(np.random.default_rng(0))
     np.testing.assert_allclose(drawn[1], drawn[0] * unit**plain.hypothesis.power, rtol=1e-6)
     if errors is not None:
@@ -207,7 +278,9 @@ def test_stopped_trials_weigh_less(monkeypatch: pytest.MonkeyPatch) -> None:
     lpips[-1] *= 2
     last = seen.features[-1:]
     predicted = [
-        believe(seen.features, lpips, seen.errors, seen.sizes, shares=np.array([*[1.0] * 8, share])).lpips(last)[0]
+        believe(
+            seen.features, lpips, seen.errors, seen.sizes, shares=np.array([*[1.0] * 8, share])
+        ).lpips(last)[0]
         for share in (1.0, 0.5, 0.1, 1e-6)
     ]
     assert predicted == sorted(predicted, reverse=True)
@@ -217,13 +290,17 @@ def test_stopped_trials_weigh_less(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_hypothesis_is_that_of_the_last_refit() -> None:
-    """Between refits further trials, whatever they score, leave the hypothesis as the refit's own trials chose it; refits do change it."""
+    """Between refits further trials, whatever they score, leave the hypothesis as the refit's own
+    trials chose it; refits do change it.
+    """
     truth = world(16, 70, noise=0.3, power=2.0)
     rng = np.random.default_rng(0)
     errors = truth.errors[rng.permutation(16)]
 
     def chosen(count: int, lpips: Array) -> Hypothesis:
-        return believe(truth.features[:count], lpips[:count], errors, truth.sizes, kin_of(16)).hypothesis
+        return believe(
+            truth.features[:count], lpips[:count], errors, truth.sizes, kin_of(16)
+        ).hypothesis
 
     found = [chosen(count, truth.lpips) for count in range(71)]
     for count, hypothesis in enumerate(found):
@@ -235,7 +312,9 @@ def test_the_hypothesis_is_that_of_the_last_refit() -> None:
 
 
 def test_the_hypothesis_has_the_largest_evidence() -> None:
-    """The grid's point with the largest log N(t; X m0, N + X S0 X') + log |dt / dLPIPS| + preference, densities written out in full."""
+    """The grid's point with the largest log N(t; X m0, N + X S0 X') + log |dt / dLPIPS| +
+    preference, densities written out in full.
+    """
     seen = world(9, 8, noise=0.3, power=2.0)
     kin = kin_of(9)
 
@@ -248,10 +327,16 @@ def test_the_hypothesis_has_the_largest_evidence() -> None:
         noise = h.noise * h.power / 1.5 * expected + damage.FLOOR * expected.max()
         covariance = np.diag(noise**2) + loads @ (OWN * np.eye(9) + kin @ kin.T) @ loads.T
         wrong = target - expected
-        normal = -0.5 * (wrong @ np.linalg.inv(covariance) @ wrong + np.linalg.slogdet(2 * np.pi * covariance)[1])
-        return float(normal + np.log(h.power * seen.lpips ** (h.power - 1)).sum() + h.log_preference)
+        normal = -0.5 * (
+            wrong @ np.linalg.inv(covariance) @ wrong + np.linalg.slogdet(2 * np.pi * covariance)[1]
+        )
+        return float(
+            normal + np.log(h.power * seen.lpips ** (h.power - 1)).sum() + h.log_preference
+        )
 
-    assert believe(seen.features, seen.lpips, seen.errors, seen.sizes, kin).hypothesis == max(GRID, key=density)
+    assert believe(seen.features, seen.lpips, seen.errors, seen.sizes, kin).hypothesis == max(
+        GRID, key=density
+    )
 
 
 def test_without_trials_damages_lie_between_errors_and_sizes() -> None:
@@ -262,11 +347,15 @@ def test_without_trials_damages_lie_between_errors_and_sizes() -> None:
     between = np.sqrt(seen.errors**1.5 * sizes)
     np.testing.assert_allclose(belief.mean, between / between.sum())
     np.testing.assert_allclose(belief.lpips(np.eye(7)), belief.mean ** (1 / 1.5))
-    np.testing.assert_allclose(believe(seen.features, seen.lpips, None, sizes, kin_of(7)).mean, sizes / sizes.sum())
+    np.testing.assert_allclose(
+        believe(seen.features, seen.lpips, None, sizes, kin_of(7)).mean, sizes / sizes.sum()
+    )
 
 
 def test_one_trial_of_everything_gives_the_unit() -> None:
-    """The prior explains the LPIPS of all quantized, so that its damages keep the prior's proportions."""
+    """The prior explains the LPIPS of all quantized, so that its damages keep the prior's
+    proportions.
+    """
     seen = world(7, 1)
     belief = believe(seen.features, np.array([0.25]), seen.errors, seen.sizes, kin_of(7))
     np.testing.assert_allclose(belief.lpips(seen.features), 0.25)
@@ -275,7 +364,9 @@ def test_one_trial_of_everything_gives_the_unit() -> None:
 
 
 def test_an_error_of_zero_is_a_small_damage_and_not_none() -> None:
-    """A group whose calibrated error is 0 still takes part: trials can raise its damage above the others'."""
+    """A group whose calibrated error is 0 still takes part: trials can raise its damage above the
+    others'.
+    """
     truth = world(4, 64, spread=0.1)
     errors = np.array([0.0, *truth.errors[1:]])
     before = believe(np.zeros((0, 4)), np.zeros(0), errors, truth.sizes)
@@ -287,21 +378,34 @@ def test_an_error_of_zero_is_a_small_damage_and_not_none() -> None:
 
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_what_says_nothing_is_not_heard(calibrated: bool) -> None:
-    """A trial with nothing quantized, and one with score 0, change neither hypothesis nor damages, wherever they stand."""
+    """A trial with nothing quantized, and one with score 0, change neither hypothesis nor damages,
+    wherever they stand.
+    """
     seen = world(8, 9, noise=0.2)
     errors = seen.errors if calibrated else None
-    plain = believe(seen.features, seen.lpips, errors, seen.sizes, kin_of(8), shares=np.linspace(0.5, 1, 9))
-    features = np.insert(seen.features, [0, 4, 9], np.stack([np.zeros(8), np.ones(8), np.zeros(8)]), axis=0)
-    lpips, shares = np.insert(seen.lpips, [0, 4, 9], [0.0, 0.0, 0.3]), np.insert(np.linspace(0.5, 1, 9), [0, 4, 9], 1.0)
+    plain = believe(
+        seen.features, seen.lpips, errors, seen.sizes, kin_of(8), shares=np.linspace(0.5, 1, 9)
+    )
+    features = np.insert(
+        seen.features, [0, 4, 9], np.stack([np.zeros(8), np.ones(8), np.zeros(8)]), axis=0
+    )
+    lpips, shares = (
+        np.insert(seen.lpips, [0, 4, 9], [0.0, 0.0, 0.3]),
+        np.insert(np.linspace(0.5, 1, 9), [0, 4, 9], 1.0),
+    )
     heard = believe(features, lpips, errors, seen.sizes, kin_of(8), shares=shares)
     assert heard.hypothesis == plain.hypothesis
     np.testing.assert_array_equal(heard.mean, plain.mean)
     nothing = believe(np.zeros((2, 8)), np.array([0.0, 0.3]), errors, seen.sizes)
-    np.testing.assert_array_equal(nothing.mean, believe(np.zeros((0, 8)), np.zeros(0), errors, seen.sizes).mean)
+    np.testing.assert_array_equal(
+        nothing.mean, believe(np.zeros((0, 8)), np.zeros(0), errors, seen.sizes).mean
+    )
 
 
 def test_kin_learn_from_each_other() -> None:
-    """A role that does more damage than its errors say is believed worse in bands that no trial had; other roles and no kin are not."""
+    """A role that does more damage than its errors say is believed worse in bands that no trial
+    had; other roles and no kin are not.
+    """
     roles = ["a", "a", "a", "b", "b", "b"]
     features = np.array([[1.0, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0]])
     lpips = np.array([0.4, 0.25, 0.05])
@@ -313,10 +417,13 @@ def test_kin_learn_from_each_other() -> None:
 
 
 def test_kinship_shares_are_whole() -> None:
-    """Each item's own, role's and format's parts sum to a variance of 1; items correlate by what they share."""
+    """Each item's own, role's and format's parts sum to a variance of 1; items correlate by what
+    they share.
+    """
     kin = kinship(["a", "a", "b"], ["fp8", "nvfp4", "fp8"])
     np.testing.assert_allclose(
-        OWN * np.eye(3) + kin @ kin.T, [[1.0, damage.ROLE, damage.FORMAT], [damage.ROLE, 1.0, 0.0], [damage.FORMAT, 0.0, 1.0]]
+        OWN * np.eye(3) + kin @ kin.T,
+        [[1.0, damage.ROLE, damage.FORMAT], [damage.ROLE, 1.0, 0.0], [damage.FORMAT, 0.0, 1.0]],
     )
 
 

@@ -1,4 +1,6 @@
-"""The cheaper estimators are what direct computations give: local errors by hand, gradients on linear toys, previews by diffusers' own formulas."""
+"""The cheaper estimators are what direct computations give: local errors by hand, gradients on
+linear toys, previews by diffusers' own formulas.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -44,7 +46,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def candidates(evaluator: Evaluator) -> Candidates:
     """Four groups of the tiny pipeline, one of them q, k and v of a block, in two formats."""
     table = stand_for(evaluator.profile(), ShapeScale(factor=16))
-    made = make_candidates(table, evaluator.spec, formats=(MXFP8, NVFP4), latency=PredictedLatency(get_device("b200")))
+    made = make_candidates(
+        table, evaluator.spec, formats=(MXFP8, NVFP4), latency=PredictedLatency(get_device("b200"))
+    )
     fused = next(group for group in made.groups if len(group.fqns) == 3)
     return dataclasses.replace(made, groups=(fused, *made.groups[::12][:3]))
 
@@ -64,7 +68,9 @@ def run_plainly(other: LoadedPipeline, **settings: Any) -> Any:
 
 
 class TwoLinearsThenRound(nn.Module):
-    """y = B(A(x)): a linear map 64 -> 64 -> 32 of each picture, in bf16; A's output error e reaches the output as B e, without a remainder."""
+    """y = B(A(x)): a linear map 64 -> 64 -> 32 of each picture, in bf16; A's output error e reaches
+    the output as B e, without a remainder.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,12 +93,20 @@ def jobs(*fqns: str, formats: tuple[FormatName, ...] = (MXFP8, NVFP4)) -> list[J
 def test_local_errors_are_those_of_each_linear_by_hand(
     evaluator: Evaluator, candidates: Candidates, store: Store, other: LoadedPipeline
 ) -> None:
-    """A Linear's error is the norm of its output's change over that of its output; groups add squares over Linears, states average them."""
+    """A Linear's error is the norm of its output's change over that of its output; groups add
+    squares over Linears, states average them.
+    """
     found = calibrate(evaluator, candidates, store, estimator="local")
-    linears = {fqn: child for fqn, child in other.denoiser.named_modules() if isinstance(child, nn.Linear)}
+    linears = {
+        fqn: child for fqn, child in other.denoiser.named_modules() if isinstance(child, nn.Linear)
+    }
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for fqn, linear in linears.items():
-        linear.register_forward_hook(lambda _m, args, out, fqn=fqn: seen.setdefault(fqn, []).append((args[0].clone(), out.clone())))
+        linear.register_forward_hook(
+            lambda _m, args, out, fqn=fqn: seen.setdefault(fqn, []).append(
+                (args[0].clone(), out.clone())
+            )
+        )
     run_plainly(other, output_type="latent")
     for g, group in enumerate(candidates.groups):
         for option, name in ((1, MXFP8), (2, NVFP4)):
@@ -101,14 +115,22 @@ def test_local_errors_are_those_of_each_linear_by_hand(
                 linear, fmt = linears[fqn], get_format(name)
                 assert len(seen[fqn]) == 2
                 for x, y in seen[fqn]:
-                    quantized = emulated_linear(x, fmt.quantize_weight(linear.weight), linear.bias, fmt)
-                    squares += float((quantized.double() - y.double()).norm() / y.double().norm()) ** 2 / 2
+                    quantized = emulated_linear(
+                        x, fmt.quantize_weight(linear.weight), linear.bias, fmt
+                    )
+                    squares += (
+                        float((quantized.double() - y.double()).norm() / y.double().norm()) ** 2 / 2
+                    )
             assert found[g, option] == pytest.approx(squares**0.5, rel=2e-3)
     assert len(found) == 8
 
 
-def test_local_and_gradient_cost_one_pass_a_state(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
-    """Both call the denoiser twice to record and once for each of two states, for all groups and formats; known ones call nothing."""
+def test_local_and_gradient_cost_one_pass_a_state(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
+    """Both call the denoiser twice to record and once for each of two states, for all groups and
+    formats; known ones call nothing.
+    """
     calls: list[int] = []
     evaluator.loaded.denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
     for estimator in ("local", "gradient"):
@@ -121,7 +143,9 @@ def test_local_and_gradient_cost_one_pass_a_state(evaluator: Evaluator, candidat
 
 
 def test_a_gradient_meets_the_error_at_the_output_of_a_linear_map() -> None:
-    """For y = B A x the contraction with a vector of signs r is <r, B e> exactly, picture by picture, and e itself at the last Linear."""
+    """For y = B A x the contraction with a vector of signs r is <r, B e> exactly, picture by
+    picture, and e itself at the last Linear.
+    """
     torch.manual_seed(0)
     model, x = TwoLinearsThenRound(), torch.randn(5, 64).bfloat16()
     state = state_of(model, x, index=3)
@@ -131,12 +155,18 @@ def test_a_gradient_meets_the_error_at_the_output_of_a_linear_map() -> None:
     for name in (MXFP8, NVFP4):
         at_a = local_error(model.a, x, model.a(x), name) @ model.b.weight.float().T  # (5, 32)
         at_b = local_error(model.b, model.a(x), model.b(model.a(x)), name)
-        assert sums["a", name] == [pytest.approx(float((signs * at_a).sum(1).square().sum()), rel=0.05)]
-        assert sums["b", name] == [pytest.approx(float((signs * at_b).sum(1).square().sum()), rel=0.05)]
+        assert sums["a", name] == [
+            pytest.approx(float((signs * at_a).sum(1).square().sum()), rel=0.05)
+        ]
+        assert sums["b", name] == [
+            pytest.approx(float((signs * at_b).sum(1).square().sum()), rel=0.05)
+        ]
 
 
 def test_gradients_estimate_leave_one_in_on_a_linear_map() -> None:
-    """Over many pictures the root of the contractions' mean square is the output's change when the Linear really is quantized."""
+    """Over many pictures the root of the contractions' mean square is the output's change when the
+    Linear really is quantized.
+    """
     torch.manual_seed(1)
     model, x = TwoLinearsThenRound(), torch.randn(4000, 64).bfloat16()
     state = state_of(model, x)
@@ -146,11 +176,15 @@ def test_gradients_estimate_leave_one_in_on_a_linear_map() -> None:
             for name in (MXFP8, NVFP4):
                 switch.set({fqn: name})
                 change = (model(x)[0].double() - state.output.double()).norm()
-                assert sums[fqn, name][0] ** 0.5 == pytest.approx(float(change), rel=0.08)  # sqrt(2 / 4000) / 2 = 1.1 %, and bf16 rounding
+                assert sums[fqn, name][0] ** 0.5 == pytest.approx(
+                    float(change), rel=0.08
+                )  # sqrt(2 / 4000) / 2 = 1.1 %, and bf16 rounding
 
 
 def test_pictures_do_not_share_a_gradient_sample() -> None:
-    """Contractions are squared picture by picture: two equal pictures give twice one picture's sum where their signs are equal."""
+    """Contractions are squared picture by picture: two equal pictures give twice one picture's sum
+    where their signs are equal.
+    """
     torch.manual_seed(2)
     model, x = TwoLinearsThenRound(), torch.randn(1, 7, 64).bfloat16()
     with Switch(model) as switch:
@@ -159,17 +193,28 @@ def test_pictures_do_not_share_a_gradient_sample() -> None:
         signs = torch.randint(0, 2, (1, 7, 32), generator=torch.Generator().manual_seed(0))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "randint", lambda *_args, **_kwargs: torch.cat([signs, signs]))
-            two = gradient.contract(model, switch.linears, state_of(model, whole), jobs("a", formats=(MXFP8,)))
+            two = gradient.contract(
+                model, switch.linears, state_of(model, whole), jobs("a", formats=(MXFP8,))
+            )
     assert two["a", MXFP8][0] == pytest.approx(2 * one["a", MXFP8][0], rel=0.02)
 
 
-def test_checkpointing_changes_no_gradient_and_is_turned_off(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_changes_no_gradient_and_is_turned_off(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A denoiser that can checkpoint does so inside only, and gives the same sums as without."""
     denoiser: Any = evaluator.loaded.denoiser
     state = record_states(evaluator, states=1, prompts=2)[0]
-    fqns = ("norm_out.linear", "transformer_blocks.1.attn.to_q", "single_transformer_blocks.0.proj_out", "proj_out")
+    fqns = (
+        "norm_out.linear",
+        "transformer_blocks.1.attn.to_q",
+        "single_transformer_blocks.0.proj_out",
+        "proj_out",
+    )
     seen: list[bool] = []
-    handle = denoiser.register_forward_pre_hook(lambda *_: seen.append(denoiser.is_gradient_checkpointing))
+    handle = denoiser.register_forward_pre_hook(
+        lambda *_: seen.append(denoiser.is_gradient_checkpointing)
+    )
     kept = gradient.contract(denoiser, evaluator.switch.linears, state, jobs(*fqns))
     assert not denoiser.is_gradient_checkpointing
     monkeypatch.setattr(denoiser, "enable_gradient_checkpointing", lambda: None)
@@ -179,11 +224,16 @@ def test_checkpointing_changes_no_gradient_and_is_turned_off(evaluator: Evaluato
     assert kept == plain
     assert all(value[0] > 0 for value in plain.values())
     assert not any(linear._forward_hooks for linear in evaluator.switch.linears.values())
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in denoiser.parameters())
+    assert all(
+        parameter.grad is None and not parameter.requires_grad
+        for parameter in denoiser.parameters()
+    )
 
 
 def test_a_denoiser_without_gradients_is_refused() -> None:
-    """Where a forward turns gradients off, no Linear is called harmless: the message names one and the estimator that works."""
+    """Where a forward turns gradients off, no Linear is called harmless: the message names one and
+    the estimator that works.
+    """
 
     class NoGradients(TwoLinearsThenRound):
         @torch.no_grad()
@@ -196,7 +246,10 @@ def test_a_denoiser_without_gradients_is_refused() -> None:
 
     x = torch.randn(2, 64).bfloat16()
     for model, words in ((NoGradients(), "a is called where"), (Detached(), "no gradient reaches")):
-        with Switch(model) as switch, pytest.raises(MeasurementError, match=words + ".* --estimator output"):
+        with (
+            Switch(model) as switch,
+            pytest.raises(MeasurementError, match=words + ".* --estimator output"),
+        ):
             gradient.contract(model, switch.linears, state_of(model, x), jobs("a", "b"))
         assert not model.a._forward_hooks
 
@@ -204,10 +257,14 @@ def test_a_denoiser_without_gradients_is_refused() -> None:
 def test_a_preview_is_the_clean_picture_by_diffusers_own_formulas(
     evaluator: Evaluator, candidates: Candidates, store: Store, other: LoadedPipeline
 ) -> None:
-    """x0 = x - sigma v with v from the quantized denoiser, unpacked and decoded as FluxPipeline does, compared by LPIPS, averaged over two steps."""
+    """x0 = x - sigma v with v from the quantized denoiser, unpacked and decoded as FluxPipeline
+    does, compared by LPIPS, averaged over two steps.
+    """
     found = calibrate(evaluator, candidates, store, estimator="preview")
     calls: list[dict[str, Any]] = []
-    handle = other.denoiser.register_forward_hook(lambda _m, _a, kwargs, _o: calls.append(kwargs), with_kwargs=True)
+    handle = other.denoiser.register_forward_hook(
+        lambda _m, _a, kwargs, _o: calls.append(kwargs), with_kwargs=True
+    )
     run_plainly(other, output_type="latent")
     handle.remove()
     sigmas, group = other.pipe.scheduler.sigmas, candidates.groups[0]
@@ -217,11 +274,19 @@ def test_a_preview_is_the_clean_picture_by_diffusers_own_formulas(
             pictures = []
             for formats in ({}, dict.fromkeys(group.members[2], NVFP4)):
                 switch.set(formats)
-                x0 = (kwargs["hidden_states"].float() - sigma * other.denoiser(**kwargs)[0].float()).bfloat16()
+                x0 = (
+                    kwargs["hidden_states"].float() - sigma * other.denoiser(**kwargs)[0].float()
+                ).bfloat16()
                 latents = other.pipe._unpack_latents(x0, 64, 64, other.pipe.vae_scale_factor)
-                latents = latents / other.pipe.vae.config.scaling_factor + other.pipe.vae.config.shift_factor
+                latents = (
+                    latents / other.pipe.vae.config.scaling_factor
+                    + other.pipe.vae.config.shift_factor
+                )
                 decoded = other.pipe.vae.decode(latents, return_dict=False)[0]
-                pictures.append(other.pipe.image_processor.postprocess(decoded, output_type="pt").float() * 2 - 1)
+                pictures.append(
+                    other.pipe.image_processor.postprocess(decoded, output_type="pt").float() * 2
+                    - 1
+                )
             expected += float(evaluator.distance(pictures[1], pictures[0]).mean()) / 2
     assert len(calls) == 2
     assert expected > 0
@@ -229,28 +294,43 @@ def test_a_preview_is_the_clean_picture_by_diffusers_own_formulas(
 
 
 def test_the_last_preview_is_the_picture(evaluator: Evaluator) -> None:
-    """At the last step the predicted clean picture is what the run draws; at the first it is not. Nothing of the replay stays."""
+    """At the last step the predicted clean picture is what the run draws; at the first it is not.
+
+    Nothing of the replay stays.
+    """
     denoiser, scheduler = evaluator.loaded.denoiser, evaluator.loaded.pipe.scheduler
     drawn = evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3)
     replay = Replay(evaluator, 3)
     assert replay.steps == 2
-    assert float((replay.preview(1).pictures - drawn).abs().mean()) < 0.005  # the scheduler rounds sigma v to bf16
+    assert (
+        float((replay.preview(1).pictures - drawn).abs().mean()) < 0.005
+    )  # the scheduler rounds sigma v to bf16
     assert float((replay.preview(0).pictures - drawn).abs().mean()) > 0.02
     assert "forward" not in vars(denoiser)
     assert "step" not in vars(scheduler)
     assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3), drawn)
 
 
-def test_a_preview_of_another_scheduler_is_refused(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
-    """Where x0 = x - sigma v does not hold, the message names the scheduler, the one that is needed, and the other estimators."""
+def test_a_preview_of_another_scheduler_is_refused(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
+    """Where x0 = x - sigma v does not hold, the message names the scheduler, the one that is
+    needed, and the other estimators.
+    """
     evaluator.loaded.pipe.scheduler = DDIMScheduler()
     with pytest.raises(
-        UserError, match=r"FlowMatchEulerDiscreteScheduler, and the FluxPipeline has DDIMScheduler; allowed .* output, gradient"
+        UserError,
+        match=(
+            r"FlowMatchEulerDiscreteScheduler, and the FluxPipeline has DDIMScheduler; allowed .*"
+            r" output, gradient"
+        ),
     ):
         calibrate(evaluator, candidates, store, estimator="preview")
 
 
-def test_an_unknown_estimator_is_refused(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
+def test_an_unknown_estimator_is_refused(
+    evaluator: Evaluator, candidates: Candidates, store: Store
+) -> None:
     """The message names the estimators."""
     with pytest.raises(UserError, match="'best'; allowed are output, preview, gradient, local"):
         calibrate(evaluator, candidates, store, estimator="best")
@@ -258,7 +338,11 @@ def test_an_unknown_estimator_is_refused(evaluator: Evaluator, candidates: Candi
 
 @pytest.mark.parametrize("estimator", ["local", "gradient"])
 def test_an_error_that_is_nan_is_the_worst(
-    evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch, estimator: str
+    evaluator: Evaluator,
+    candidates: Candidates,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    estimator: str,
 ) -> None:
     """A Linear whose quantized output is NaN in one format has a finite error above all others."""
     real = local_error
@@ -274,7 +358,9 @@ def test_an_error_that_is_nan_is_the_worst(
 
 
 def test_states_are_spread_over_the_first_half() -> None:
-    """Of 8 calls two are the 1st and 3rd, four the first four; where there are fewer calls than states some come twice."""
+    """Of 8 calls two are the 1st and 3rd, four the first four; where there are fewer calls than
+    states some come twice.
+    """
     assert pick_calls(8, 2) == [0, 2]
     assert pick_calls(8, 4) == [0, 1, 2, 3]
     assert pick_calls(50, 3) == [0, 8, 16]

@@ -1,4 +1,6 @@
-"""Kept studies: which are listed, which is picked, and what is said where none or several are meant."""
+"""Kept studies: which are listed, which is picked, and what is said where none or several are
+meant.
+"""
 
 from pathlib import Path
 
@@ -15,9 +17,18 @@ from sensitivity.search.store import Store
 DATABASE = Path("runs.db")
 
 
-def study(name: str, *, seed: int = 0, finished: int = 8, settings: bool = True, sampler: SamplerName = SamplerName.KNAPSACK) -> KeptStudy:
+def study(
+    name: str,
+    *,
+    seed: int = 0,
+    finished: int = 8,
+    settings: bool = True,
+    sampler: SamplerName = SamplerName.KNAPSACK,
+) -> KeptStudy:
     """A study of a budget of 8 that searched nvfp4 for b200."""
-    made = SearchSettings(formats=(FormatName.NVFP4,), target="b200", budget=8, seed=seed, sampler=sampler)
+    made = SearchSettings(
+        formats=(FormatName.NVFP4,), target="b200", budget=8, seed=seed, sampler=sampler
+    )
     return KeptStudy(name=name, settings=made if settings else None, finished=finished)
 
 
@@ -32,7 +43,13 @@ def test_the_only_study_is_the_one() -> None:
     assert pick([one], Wanted()) == one
     assert pick([one, study("m-nvfp4-b200-2", seed=1)], Wanted(seed=0)) == one
     assert pick([one, study("m-nvfp4-b200-2", seed=1)], Wanted(name="m-nvfp4-b200-1")) == one
-    assert pick([one, study("m-nvfp4-b200-2", sampler=SamplerName("random"))], Wanted(sampler=SamplerName.KNAPSACK)) == one
+    assert (
+        pick(
+            [one, study("m-nvfp4-b200-2", sampler=SamplerName("random"))],
+            Wanted(sampler=SamplerName.KNAPSACK),
+        )
+        == one
+    )
 
 
 def test_several_are_listed_with_trials_and_settings() -> None:
@@ -53,17 +70,26 @@ def test_several_are_listed_with_trials_and_settings() -> None:
 
 
 def test_a_study_that_is_not_there_is_said_with_those_that_are() -> None:
-    """Settings that no study has are repeated, with what the database holds; an empty database says to search."""
-    with pytest.raises(StoreError, match=r"no study of m in runs\.db has --study x --seed 7; it holds\n  m-a: 8 of 8 trials"):
+    """Settings that no study has are repeated, with what the database holds; an empty database says
+    to search.
+    """
+    with pytest.raises(
+        StoreError,
+        match=r"no study of m in runs\.db has --study x --seed 7; it holds\n  m-a: 8 of 8 trials",
+    ):
         pick([study("m-a")], Wanted(name="x", seed=7))
-    with pytest.raises(StoreError, match=r"holds no study of m; run `sensitivity search --model m`"):
+    with pytest.raises(
+        StoreError, match=r"holds no study of m; run `sensitivity search --model m`"
+    ):
         pick([], Wanted())
     with pytest.raises(StoreError, match="has no finished trial"):
         pick([study("m-a", finished=0)], Wanted())
 
 
 def test_studies_without_settings_may_be_any() -> None:
-    """An earlier version's study is picked where it is alone, with what is given and a search's defaults as its settings."""
+    """An earlier version's study is picked where it is alone, with what is given and a search's
+    defaults as its settings.
+    """
     old = study("m-nvfp4-b200-0", settings=False)
     assert pick([old], Wanted(seed=3)) == old
     assert "settings not kept" in old.describe()
@@ -72,15 +98,28 @@ def test_studies_without_settings_may_be_any() -> None:
 
 
 def test_a_database_lists_its_studies_of_one_model(tmp_path: Path) -> None:
-    """Studies of other models, even with a longer name, and finished trials are told apart; settings come back as they were."""
+    """Studies of other models, even with a longer name, and finished trials are told apart;
+    settings come back as they were.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with Store.open(tmp_path / "s.db") as store:
         for name, kept in (
             ("tiny-nvfp4-b200-0123abcd", None),
             ("tiny-flux-nvfp4-b200-0123abcd", None),
-            ("tiny-mxfp8+nvfp4-b200-00000000", {"model": "tiny", "formats": ["mxfp8", "nvfp4"], "target": "b200", "budget": 5, "seed": 2, "sampler": "tpe",
-                                                 "granularity": "layer", "calibrated": False}),
-        ):  # fmt: skip
+            (
+                "tiny-mxfp8+nvfp4-b200-00000000",
+                {
+                    "model": "tiny",
+                    "formats": ["mxfp8", "nvfp4"],
+                    "target": "b200",
+                    "budget": 5,
+                    "seed": 2,
+                    "sampler": "tpe",
+                    "granularity": "layer",
+                    "calibrated": False,
+                },
+            ),
+        ):
             made = optuna.create_study(storage=store.url, study_name=name)
             made.set_user_attr("sensitivity", 1)
             if kept is not None:
@@ -92,5 +131,11 @@ def test_a_database_lists_its_studies_of_one_model(tmp_path: Path) -> None:
     assert [s.finished for s in found] == [0, 1]
     assert found[0].settings is None
     assert found[1].settings == SearchSettings(
-        formats=(FormatName.MXFP8, FormatName.NVFP4), target="b200", budget=5, seed=2, sampler=SamplerName("tpe"), granularity="layer", calibrated=False
-    )  # fmt: skip
+        formats=(FormatName.MXFP8, FormatName.NVFP4),
+        target="b200",
+        budget=5,
+        seed=2,
+        sampler=SamplerName("tpe"),
+        granularity="layer",
+        calibrated=False,
+    )

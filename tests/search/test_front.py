@@ -7,7 +7,15 @@ import re
 import pytest
 
 from sensitivity.errors import ConstraintError, UserError
-from sensitivity.search.front import Constraints, Point, check_constraints, choose, hypervolume, knee, pareto_front
+from sensitivity.search.front import (
+    Constraints,
+    Point,
+    check_constraints,
+    choose,
+    hypervolume,
+    knee,
+    pareto_front,
+)
 
 
 def random_points(seed: int, count: int, side: int = 6) -> list[Point]:
@@ -21,9 +29,15 @@ def dominates(a: Point, b: Point) -> bool:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_front_is_what_nothing_dominates(seed: int) -> None:
-    """On random points with many ties: each index is not dominated, each value appears once, by its first index, fastest first."""
+    """On random points with many ties: each index is not dominated, each value appears once, by its
+    first index, fastest first.
+    """
     points = random_points(seed, 1 + seed % 12)
-    free = [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points) and p not in points[:i]]
+    free = [
+        i
+        for i, p in enumerate(points)
+        if not any(dominates(q, p) for q in points) and p not in points[:i]
+    ]
     assert pareto_front(points) == sorted(free, key=lambda i: points[i])
 
 
@@ -35,7 +49,9 @@ def test_front_of_nothing_is_empty() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_hypervolume_counts_dominated_cells(seed: int) -> None:
-    """On whole numbers the area is the number of unit cells that some point dominates; points beyond the reference add nothing."""
+    """On whole numbers the area is the number of unit cells that some point dominates; points
+    beyond the reference add nothing.
+    """
     points, reference = random_points(seed, 1 + seed % 8, side=9), (7.0, 8.0)
     cells = itertools.product(range(int(reference[0])), range(int(reference[1])))
     count = sum(any(p[0] <= x and p[1] <= y for p in points) for x, y in cells)
@@ -65,23 +81,31 @@ def test_knee_without_a_bend_is_in_the_faster_half(front: list[Point], index: in
 
 @pytest.mark.parametrize("seed", range(30))
 def test_choice_by_constraint_is_brute_force(seed: int) -> None:
-    """A bound on LPIPS takes the fastest, bounds on time alone the best LPIPS, of all points that meet every bound, not only of the front."""
+    """A bound on LPIPS takes the fastest, bounds on time alone the best LPIPS, of all points that
+    meet every bound, not only of the front.
+    """
     points, bf16_s = random_points(seed, 10), 6.0
-    for lpips, speedup, seconds in itertools.product((None, 2.0, 4.0), (None, 1.5, 3.0), (None, 2.0, 5.0)):
+    for lpips, speedup, seconds in itertools.product(
+        (None, 2.0, 4.0), (None, 1.5, 3.0), (None, 2.0, 5.0)
+    ):
         asked = Constraints(max_lpips=lpips, min_speedup=speedup, max_seconds=seconds)
         if asked == Constraints():
             continue
         allowed = [
             p
             for p in points
-            if (lpips is None or p[1] <= lpips) and (speedup is None or bf16_s / p[0] >= speedup) and (seconds is None or p[0] <= seconds)
+            if (lpips is None or p[1] <= lpips)
+            and (speedup is None or bf16_s / p[0] >= speedup)
+            and (seconds is None or p[0] <= seconds)
         ]
         if not allowed:
             with pytest.raises(ConstraintError, match="no scored skip-list has"):
                 choose(points, bf16_s=bf16_s, constraints=asked)
             continue
         by_time, by_lpips = min(allowed), min((lpips, seconds) for seconds, lpips in allowed)
-        assert points[choose(points, bf16_s=bf16_s, constraints=asked)] == (by_time if lpips is not None else by_lpips[::-1])
+        assert points[choose(points, bf16_s=bf16_s, constraints=asked)] == (
+            by_time if lpips is not None else by_lpips[::-1]
+        )
 
 
 def test_choice_without_constraint_is_the_knee_of_the_front() -> None:
@@ -97,21 +121,36 @@ def test_choice_without_constraint_is_the_knee_of_the_front() -> None:
         (Constraints(max_lpips=0.1), "fastest", ("LPIPS <= 0.1",)),
         (Constraints(min_speedup=1.2), "least LPIPS", ("speedup >= 1.2",)),
         (Constraints(max_seconds=0.5), "least LPIPS", ("seconds a run <= 0.5 s",)),
-        (Constraints(min_speedup=1.2, max_seconds=0.5), "least LPIPS", ("speedup >= 1.2", "seconds a run <= 0.5 s")),
-        (Constraints(max_lpips=0.1, max_seconds=0.5), "fastest", ("LPIPS <= 0.1", "seconds a run <= 0.5 s")),
+        (
+            Constraints(min_speedup=1.2, max_seconds=0.5),
+            "least LPIPS",
+            ("speedup >= 1.2", "seconds a run <= 0.5 s"),
+        ),
+        (
+            Constraints(max_lpips=0.1, max_seconds=0.5),
+            "fastest",
+            ("LPIPS <= 0.1", "seconds a run <= 0.5 s"),
+        ),
     ],
 )
-def test_every_combination_of_constraints_has_a_rule(asked: Constraints, rule: str, words: tuple[str, ...]) -> None:
+def test_every_combination_of_constraints_has_a_rule(
+    asked: Constraints, rule: str, words: tuple[str, ...]
+) -> None:
     """What is taken of those that meet the bounds, and the bounds in words."""
     assert (asked.rule, asked.words) == (rule, words)
 
 
 def test_an_unmet_constraint_says_how_near_the_front_comes() -> None:
-    """The message has what was asked, both ends of the front in speedup, seconds and LPIPS, and the next step."""
+    """The message has what was asked, both ends of the front in speedup, seconds and LPIPS, and the
+    next step.
+    """
     points = [(1.0, 0.4), (2.0, 0.1)]
     with pytest.raises(
         ConstraintError,
-        match=r"LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x \(1 s a run\) at LPIPS 0\.4000 to 1\.000x \(2 s a run\) at LPIPS 0\.1000: relax",
+        match=(
+            r"LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x \(1 s a run\) at LPIPS"
+            r" 0\.4000 to 1\.000x \(2 s a run\) at LPIPS 0\.1000: relax"
+        ),
     ):
         choose(points, bf16_s=2.0, constraints=Constraints(max_lpips=0.01, min_speedup=3.0))
 
@@ -119,9 +158,17 @@ def test_an_unmet_constraint_says_how_near_the_front_comes() -> None:
 def test_two_bounds_that_are_only_met_apart_are_said_with_what_the_time_allows() -> None:
     """Where LPIPS and time cannot both be kept, the least LPIPS in that time is in the message."""
     with pytest.raises(
-        ConstraintError, match=r"seconds a run <= 1\.5 s; .* fast enough comes down to 2\.000x \(1 s a run\) at LPIPS 0\.4000: relax"
+        ConstraintError,
+        match=(
+            r"seconds a run <= 1\.5 s; .* fast enough comes down to 2\.000x \(1 s a run\) at LPIPS"
+            r" 0\.4000: relax"
+        ),
     ):
-        choose([(1.0, 0.4), (2.0, 0.1)], bf16_s=2.0, constraints=Constraints(max_lpips=0.2, max_seconds=1.5))
+        choose(
+            [(1.0, 0.4), (2.0, 0.1)],
+            bf16_s=2.0,
+            constraints=Constraints(max_lpips=0.2, max_seconds=1.5),
+        )
 
 
 def test_a_bound_that_is_met_exactly_is_met() -> None:

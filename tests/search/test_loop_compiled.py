@@ -1,4 +1,6 @@
-"""A search whose denoiser is compiled: one set of graphs serves every trial, which the trials' own record says, and scores are those of eager runs."""
+"""A search whose denoiser is compiled: one set of graphs serves every trial, which the trials' own
+record says, and scores are those of eager runs.
+"""
 
 import functools
 from pathlib import Path
@@ -16,27 +18,44 @@ from sensitivity.workflows.requests import SearchRequest
 FORMATS = (FormatName.MXFP8, FormatName.NVFP4)
 
 
-def test_no_trial_compiles_anything(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """References and noise floor compile; after them no trial does, whatever its formats, and scores are the eager search's to the bit."""
+def test_no_trial_compiles_anything(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References and noise floor compile; after them no trial does, whatever its formats, and
+    scores are the eager search's to the bit.
+    """
     torch._dynamo.reset()
-    monkeypatch.setattr("sensitivity.fidelity.evaluator.CompiledRegions", functools.partial(CompiledRegions, backend="aot_eager"))
+    monkeypatch.setattr(
+        "sensitivity.fidelity.evaluator.CompiledRegions",
+        functools.partial(CompiledRegions, backend="aot_eager"),
+    )
     before, outcomes = compiled_graphs(), {}
     for compiled in (False, True):
         request = SearchRequest(
-            formats=FORMATS, budget=6, storage=tmp_path / f"{compiled}.db", cache_folder=tmp_path / "cache", compiled=compiled
+            formats=FORMATS,
+            budget=6,
+            storage=tmp_path / f"{compiled}.db",
+            cache_folder=tmp_path / "cache",
+            compiled=compiled,
         )
         outcomes[compiled] = find_recipe(load_spec(tiny_study), request)
         assert (compiled_graphs() > before) is compiled
     eager, graphs = outcomes[False].result, outcomes[True].result
     assert [t.score.per_prompt for t in graphs.trials] == [t.score.per_prompt for t in eager.trials]
     assert len({t.choice for t in graphs.trials}) == 6
-    kept = optuna.load_study(study_name=graphs.study, storage=f"sqlite:///{tmp_path / 'True.db'}").trials
+    kept = optuna.load_study(
+        study_name=graphs.study, storage=f"sqlite:///{tmp_path / 'True.db'}"
+    ).trials
     assert [t.user_attrs["compiled_graphs"] for t in kept] == [0] * 6
     assert eager.study != graphs.study  # pictures of a compiled denoiser are other pictures
 
 
-def test_a_failure_gives_memory_back(tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory in one trial: its reason is kept, no quantized weight is held any more when the next begins, and the search goes on."""
+def test_a_failure_gives_memory_back(
+    tiny_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory in one trial: its reason is kept, no quantized weight is held any more when the
+    next begins, and the search goes on.
+    """
     held: list[int] = []
 
     def fails_once(self: object, *args: object, **more: object) -> object:
@@ -50,7 +69,13 @@ def test_a_failure_gives_memory_back(tiny_study: Path, tmp_path: Path, monkeypat
 
     plain = Evaluator.score
     monkeypatch.setattr(Evaluator, "score", fails_once)
-    request = SearchRequest(formats=FORMATS, budget=4, calibrated=False, storage=tmp_path / "x.db", cache_folder=tmp_path / "cache")
+    request = SearchRequest(
+        formats=FORMATS,
+        budget=4,
+        calibrated=False,
+        storage=tmp_path / "x.db",
+        cache_folder=tmp_path / "cache",
+    )
     outcome = find_recipe(load_spec(tiny_study), request)
     assert outcome.result.failed == 1
     assert len(outcome.result.trials) == 4

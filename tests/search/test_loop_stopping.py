@@ -1,4 +1,6 @@
-"""Trials that are stopped early, in a search: what ends, what counts, what never comes back, and that a search goes on as if it had not been interrupted."""
+"""Trials that are stopped early, in a search: what ends, what counts, what never comes back, and
+that a search goes on as if it had not been interrupted.
+"""
 
 import hashlib
 import io
@@ -22,7 +24,13 @@ from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.finished import list_studies
-from sensitivity.search.loop import SearchResult, SearchSettings, read_search, run_search, study_name
+from sensitivity.search.loop import (
+    SearchResult,
+    SearchSettings,
+    read_search,
+    run_search,
+    study_name,
+)
 from sensitivity.search.proposers import STOCK, KnapsackProposer, Observation, SamplerName
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial
@@ -49,23 +57,39 @@ def luck(*what: object) -> float:
 
 
 class Toy:
-    """Stands for drawing: LPIPS is about the share of quantized Linears, up to nine times as much for a choice that is unlucky, and asks after each chunk.
+    """Stands for drawing:
+
+    LPIPS is about the share of quantized Linears, up to nine times as much for a choice that is
+    unlucky, and asks after each chunk.
 
     `asked` are the quantized Linears of each call, `drawn` its pictures; `before(call)` may raise.
     """
 
-    def __init__(self, before: Callable[[int], object] = lambda _call: None, chunk: int = CHUNK) -> None:
+    def __init__(
+        self, before: Callable[[int], object] = lambda _call: None, chunk: int = CHUNK
+    ) -> None:
         self.before, self.chunk = before, chunk
         self.asked: list[tuple[str, ...]] = []
         self.drawn: list[int] = []
 
-    def __call__(self, formats: Mapping[str, FormatName], _split: str, *, after_batch: Any = None, keep_going: Any = None) -> Any:  # noqa: ARG002 - the contract
-        quantized = tuple(sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16))
+    def __call__(
+        self,
+        formats: Mapping[str, FormatName],
+        _split: str,
+        *,
+        after_batch: Any = None,
+        keep_going: Any = None,
+    ) -> Any:  # noqa: ARG002 - the contract
+        quantized = tuple(
+            sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16)
+        )
         self.asked.append(quantized)
         self.before(len(self.asked))
         share = len(quantized) / len(formats)
         level = share * (1 + 8 * luck(quantized))
-        values = tuple(level * size * (0.9 + 0.2 * luck(quantized, i)) for i, size in enumerate(PROFILE))
+        values = tuple(
+            level * size * (0.9 + 0.2 * luck(quantized, i)) for i, size in enumerate(PROFILE)
+        )
         for seen in range(self.chunk, PROMPTS, self.chunk):
             if keep_going is not None and not keep_going(values[:seen]):
                 self.drawn.append(seen)
@@ -80,41 +104,62 @@ def chunked(tiny_study: Path) -> StudySpec:
     """The tiny study with 8 search prompts, drawn 3 at a time."""
     data = load_spec(tiny_study).model_dump()
     prompts = data["prompts"] | {"search": [f"a ring and {i} stars" for i in range(PROMPTS)]}
-    return StudySpec.model_validate(data | {"prompts": prompts, "search": data["search"] | {"batch_size": PROMPTS, "chunk": CHUNK}})
+    return StudySpec.model_validate(
+        data
+        | {
+            "prompts": prompts,
+            "search": data["search"] | {"batch_size": PROMPTS, "chunk": CHUNK},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
 def prepared(chunked: StudySpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     """Evaluator and candidates of that study."""
     folder = tmp_path_factory.mktemp("stopping")
-    made = prepare(chunked, SearchRequest(storage=folder / "none.db", cache_folder=folder / "references"))
+    made = prepare(
+        chunked, SearchRequest(storage=folder / "none.db", cache_folder=folder / "references")
+    )
     yield made
     made.evaluator.close()
 
 
 def settings_of(sampler: SamplerName = SamplerName.KNAPSACK, *, budget: int = 20) -> SearchSettings:
     """A search for nvfp4 without calibration."""
-    return SearchSettings(formats=NVFP4, target="b200", budget=budget, sampler=sampler, calibrated=False)
+    return SearchSettings(
+        formats=NVFP4, target="b200", budget=budget, sampler=sampler, calibrated=False
+    )
 
 
 @pytest.fixture
-def search(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SearchResult]:
+def search(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., SearchResult]:
     """Runs a search in which a `Toy` stands for drawing, in a database of its own."""
 
     def run(
-        toy: Toy, *, budget: int = 20, sampler: SamplerName = SamplerName.KNAPSACK, candidates: Candidates | None = None, **more: Any
+        toy: Toy,
+        *,
+        budget: int = 20,
+        sampler: SamplerName = SamplerName.KNAPSACK,
+        candidates: Candidates | None = None,
+        **more: Any,
     ) -> SearchResult:
         monkeypatch.setattr(prepared.evaluator, "score", toy)
         with Store.open(tmp_path / "toy.db") as store:
             settings = settings_of(sampler, budget=budget)
-            return run_search(prepared.evaluator, candidates or prepared.candidates, store, settings, **more)
+            return run_search(
+                prepared.evaluator, candidates or prepared.candidates, store, settings, **more
+            )
 
     return run
 
 
 def essence(result: SearchResult) -> list[tuple[Any, ...]]:
     """All that must not depend on interruptions, by index."""
-    rows: list[tuple[Any, ...]] = [(t.index, t.choice, t.label, t.latency_s, t.score) for t in result.trials]
+    rows: list[tuple[Any, ...]] = [
+        (t.index, t.choice, t.label, t.latency_s, t.score) for t in result.trials
+    ]
     rows += [(t.index, t.choice, t.label, t.latency_s, t.stop) for t in result.stopped]
     return sorted(rows, key=lambda row: row[0])
 
@@ -125,8 +170,12 @@ def states_of(database: Path) -> list[str]:
         return [row[0] for row in connection.execute("SELECT state FROM trials ORDER BY number")]
 
 
-def test_dominated_trials_stop_count_and_stay_off_the_front(search: Any, prepared: Prepared, tmp_path: Path) -> None:
-    """Trials that a finished one dominates end after a chunk, fill the budget with the others, and name a rival that is as fast with less LPIPS."""
+def test_dominated_trials_stop_count_and_stay_off_the_front(
+    search: Any, prepared: Prepared, tmp_path: Path
+) -> None:
+    """Trials that a finished one dominates end after a chunk, fill the budget with the others, and
+    name a rival that is as fast with less LPIPS.
+    """
     toy = Toy()
     result = search(toy, sampler=SamplerName("random"))
     assert result.stopped
@@ -147,12 +196,22 @@ def test_dominated_trials_stop_count_and_stay_off_the_front(search: Any, prepare
     assert states_of(tmp_path / "toy.db").count("PRUNED") == len(result.stopped)
 
 
-@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), SamplerName("nsga2"), SamplerName("random")])
-def test_a_stopped_choice_is_never_tried_again(search: Any, prepared: Prepared, sampler: SamplerName) -> None:
-    """On three groups each sampler tries each of the eight choices once, stopped or not, and ends when there is no other."""
+@pytest.mark.parametrize(
+    "sampler", [SamplerName("knapsack"), SamplerName("nsga2"), SamplerName("random")]
+)
+def test_a_stopped_choice_is_never_tried_again(
+    search: Any, prepared: Prepared, sampler: SamplerName
+) -> None:
+    """On three groups each sampler tries each of the eight choices once, stopped or not, and ends
+    when there is no other.
+    """
     whole = prepared.candidates
     best = sorted(range(len(whole.groups)), key=lambda i: -whole.groups[i].gains_s[1])[:3]
-    some = replace(whole, groups=tuple(whole.groups[i] for i in best), rule_of_thumb=tuple(whole.rule_of_thumb[i] for i in best))
+    some = replace(
+        whole,
+        groups=tuple(whole.groups[i] for i in best),
+        rule_of_thumb=tuple(whole.rule_of_thumb[i] for i in best),
+    )
     toy = Toy()
     result = search(toy, budget=50, sampler=sampler, candidates=some)
     assert len(toy.asked) == len(set(toy.asked)) == result.tried == 8
@@ -161,8 +220,12 @@ def test_a_stopped_choice_is_never_tried_again(search: Any, prepared: Prepared, 
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_killed_search_goes_on_as_if_it_had_not_been(search: Any, tmp_path: Path, sampler: SamplerName) -> None:
-    """Cut by a smaller budget, by a process that dies within a trial and by Ctrl-C, a search gives the trials and the stops of one in one piece."""
+def test_a_killed_search_goes_on_as_if_it_had_not_been(
+    search: Any, tmp_path: Path, sampler: SamplerName
+) -> None:
+    """Cut by a smaller budget, by a process that dies within a trial and by Ctrl-C, a search gives
+    the trials and the stops of one in one piece.
+    """
     whole = search(Toy(), budget=13, sampler=sampler)
     assert len(whole.stopped) >= 2
     (tmp_path / "toy.db").unlink()
@@ -186,11 +249,19 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(search: Any, tmp_path: Pa
     assert essence(search(Toy(), budget=13, sampler=sampler)) == essence(whole)
 
 
-def test_a_study_without_chunks_never_stops(search: Any, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `search.chunk` no trial is looked at, even where a batch holds fewer pictures than there are prompts, and the study's name has no rule in it."""
+def test_a_study_without_chunks_never_stops(
+    search: Any, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `search.chunk` no trial is looked at, even where a batch holds fewer pictures than
+    there are prompts, and the study's name has no rule in it.
+    """
     spec, names = prepared.evaluator.spec, []
     for section in ({"chunk": None}, {"chunk": None, "batch_size": CHUNK}, {"chunk": PROMPTS}):
-        monkeypatch.setattr(prepared.evaluator, "spec", spec.model_copy(update={"search": spec.search.model_copy(update=section)}))
+        monkeypatch.setattr(
+            prepared.evaluator,
+            "spec",
+            spec.model_copy(update={"search": spec.search.model_copy(update=section)}),
+        )
         names.append(study_name(prepared.evaluator, prepared.candidates, settings_of()))
         monkeypatch.setattr("sensitivity.search.loop.ALPHA", 0.01)
         assert study_name(prepared.evaluator, prepared.candidates, settings_of()) == names[-1]
@@ -201,7 +272,9 @@ def test_a_study_without_chunks_never_stops(search: Any, prepared: Prepared, mon
     assert names[0] == names[2] != names[1]
 
 
-def test_the_rules_alpha_is_part_of_the_studys_name(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rules_alpha_is_part_of_the_studys_name(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another alpha stops other trials, so it makes another study."""
     name = study_name(prepared.evaluator, prepared.candidates, settings_of())
     monkeypatch.setattr("sensitivity.search.loop.ALPHA", 0.01)
@@ -216,7 +289,9 @@ def test_baselines_are_never_stopped(search: Any, prepared: Prepared) -> None:
             score = super().__call__(formats, split, **more)
             if self.asked[-1] != thumb or isinstance(score, PartialScore):
                 return score
-            return replace(score, mean=50 * score.mean, per_prompt=tuple(50 * v for v in score.per_prompt))
+            return replace(
+                score, mean=50 * score.mean, per_prompt=tuple(50 * v for v in score.per_prompt)
+            )
 
     formats = prepared.candidates.decode(prepared.candidates.rule_of_thumb)
     thumb = tuple(sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16))
@@ -227,32 +302,48 @@ def test_baselines_are_never_stopped(search: Any, prepared: Prepared) -> None:
 
 
 def test_a_score_that_is_known_completes(search: Any, prepared: Prepared, tmp_path: Path) -> None:
-    """A choice that stopped in one study and has a full score in the store is a scored trial in the next, and no picture is drawn for it."""
+    """A choice that stopped in one study and has a full score in the store is a scored trial in the
+    next, and no picture is drawn for it.
+    """
     first = search(Toy(), sampler=SamplerName("random"))
     stopped = first.stopped[0]
     formats = prepared.candidates.decode(stopped.choice)
     (tmp_path / "toy.db").unlink()
     with Store.open(tmp_path / "toy.db") as store:
         score = Toy()(formats, "search")
-        store.save_score(prepared.evaluator.evaluation_key("search"), assignment_key(formats), score, seconds=1.0)
+        store.save_score(
+            prepared.evaluator.evaluation_key("search"), assignment_key(formats), score, seconds=1.0
+        )
     toy = Toy()
     again = search(toy, sampler=SamplerName("random"))
     trial = next(t for t in again.trials if t.choice == stopped.choice)
     assert (trial.index, trial.score) == (stopped.index, score)
-    assert tuple(sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16)) not in toy.asked
+    assert (
+        tuple(sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16))
+        not in toy.asked
+    )
 
 
-def test_nothing_of_a_stopped_trial_is_kept_as_a_score(search: Any, prepared: Prepared, tmp_path: Path) -> None:
+def test_nothing_of_a_stopped_trial_is_kept_as_a_score(
+    search: Any, prepared: Prepared, tmp_path: Path
+) -> None:
     """The store has one score for each finished trial and none for a stopped one."""
     result = search(Toy(), sampler=SamplerName("random"))
     key = prepared.evaluator.evaluation_key("search")
     with Store.open(tmp_path / "toy.db") as store:
-        kept = [store.find_score(key, assignment_key(prepared.candidates.decode(t.choice))) for t in (*result.trials, *result.stopped)]
+        kept = [
+            store.find_score(key, assignment_key(prepared.candidates.decode(t.choice)))
+            for t in (*result.trials, *result.stopped)
+        ]
     assert kept == [t.score for t in result.trials] + [None] * len(result.stopped)
 
 
-def test_the_proposer_sees_estimates_with_their_share(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each proposal is made from all trials before it in order: a finished one with its mean, a stopped one with its estimate and its share of the prompts."""
+def test_the_proposer_sees_estimates_with_their_share(
+    search: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each proposal is made from all trials before it in order: a finished one with its mean, a
+    stopped one with its estimate and its share of the prompts.
+    """
     seen: list[list[Observation]] = []
     plain = KnapsackProposer.next_choice
 
@@ -262,11 +353,15 @@ def test_the_proposer_sees_estimates_with_their_share(search: Any, monkeypatch: 
 
     monkeypatch.setattr(KnapsackProposer, "next_choice", next_choice)
     result = search(Toy())
-    tried: list[ScoredTrial | StoppedTrial] = sorted((*result.trials, *result.stopped), key=lambda t: t.index)
+    tried: list[ScoredTrial | StoppedTrial] = sorted(
+        (*result.trials, *result.stopped), key=lambda t: t.index
+    )
     expected = [
-        Observation(choice=t.choice, lpips=t.stop.estimate, share=t.stop.prompts / PROMPTS)
-        if isinstance(t, StoppedTrial)
-        else Observation(choice=t.choice, lpips=t.score.mean)
+        (
+            Observation(choice=t.choice, lpips=t.stop.estimate, share=t.stop.prompts / PROMPTS)
+            if isinstance(t, StoppedTrial)
+            else Observation(choice=t.choice, lpips=t.score.mean)
+        )
         for t in tried
     ]
     assert result.stopped
@@ -274,7 +369,9 @@ def test_the_proposer_sees_estimates_with_their_share(search: Any, monkeypatch: 
 
 
 def test_a_stopped_trial_breaks_a_row_of_failures(search: Any) -> None:
-    """Two failures, a stop and two more are no three in a row: the search goes on, here and when it is continued, and none of them is tried again."""
+    """Two failures, a stop and two more are no three in a row: the search goes on, here and when it
+    is continued, and none of them is tried again.
+    """
 
     def fail(call: int) -> None:
         if call in (4, 5, 7, 8):
@@ -286,12 +383,19 @@ def test_a_stopped_trial_breaks_a_row_of_failures(search: Any) -> None:
         def __call__(self, formats: Any, split: str, *, keep_going: Any = None, **more: Any) -> Any:
             bad = len(self.asked) + 1 in (6, 9)
             return super().__call__(
-                formats, split, keep_going=(lambda values: keep_going([1e3 * v for v in values])) if bad else keep_going, **more
+                formats,
+                split,
+                keep_going=(
+                    (lambda values: keep_going([1e3 * v for v in values])) if bad else keep_going
+                ),
+                **more,
             )
 
     events: list[str] = []
     noted = SearchEvents(
-        failed=lambda *_: events.append("failed"), scored=lambda _t: events.append("scored"), stopped=lambda _t: events.append("stopped")
+        failed=lambda *_: events.append("failed"),
+        scored=lambda _t: events.append("scored"),
+        stopped=lambda _t: events.append("stopped"),
     )
     toy = Hopeless(fail)
     assert search(toy, budget=5, events=noted).failed == 4
@@ -302,14 +406,22 @@ def test_a_stopped_trial_breaks_a_row_of_failures(search: Any) -> None:
     assert len(asked) == len(set(asked)) == result.tried + 4 == 14
 
 
-def test_recipe_screen_and_selection_say_what_was_stopped(chunked: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the library: no held-out picture for a stopped choice, `search.stopped` in the recipe, a line a stop, and `select` gives the same recipe."""
+def test_recipe_screen_and_selection_say_what_was_stopped(
+    chunked: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the library: no held-out picture for a stopped choice, `search.stopped` in the
+    recipe, a line a stop, and `select` gives the same recipe.
+    """
     toys = {"search": Toy(), "held_out": Toy(chunk=PROMPTS)}
 
     def score(self: Evaluator, formats: Any, split: str, **more: Any) -> Any:
         full = toys[split](formats, split, **more)
         return (
-            replace(full, per_prompt=full.per_prompt[: len(self.prompts(split)[0])], mean=sum(full.per_prompt[:3]) / 3)
+            replace(
+                full,
+                per_prompt=full.per_prompt[: len(self.prompts(split)[0])],
+                mean=sum(full.per_prompt[:3]) / 3,
+            )
             if split == "held_out"
             else full
         )
@@ -319,14 +431,20 @@ def test_recipe_screen_and_selection_say_what_was_stopped(chunked: StudySpec, tm
     console = Console(file=out, width=400)
     more = {"storage": tmp_path / "s.db", "cache_folder": tmp_path / "references"}
     with SearchProgress(console, budget=16) as progress:
-        outcome = find_recipe(chunked, SearchRequest(budget=16, calibrated=False, **more), events=progress.events)  # type: ignore[arg-type]
+        outcome = find_recipe(
+            chunked, SearchRequest(budget=16, calibrated=False, **more), events=progress.events
+        )  # type: ignore[arg-type]
     result, recipe = outcome.result, outcome.recipe
     assert recipe is not None
     assert result.stopped
     assert (recipe.search.trials, recipe.search.stopped) == (16, len(result.stopped))
     assert json.loads(recipe.to_json())["search"]["stopped"] == len(result.stopped)
     stopped = [
-        tuple(fqn for fqn, name in sorted(outcome.prepared.candidates.decode(t.choice).items()) if name is not FormatName.BF16)
+        tuple(
+            fqn
+            for fqn, name in sorted(outcome.prepared.candidates.decode(t.choice).items())
+            if name is not FormatName.BF16
+        )
         for t in result.stopped
     ]
     assert not set(stopped) & set(toys["held_out"].asked)
@@ -335,7 +453,10 @@ def test_recipe_screen_and_selection_say_what_was_stopped(chunked: StudySpec, tm
         line = rf"trial {t.index + 1}/16: \d\.\d+x, stopped after {t.stop.prompts} prompts: {why}"
         assert re.search(line, out.getvalue()), out.getvalue()
     console.print(front_table(outcome))
-    assert f"among {len(result.trials)} trials and {len(result.stopped)} stopped early" in out.getvalue()
+    assert (
+        f"among {len(result.trials)} trials and {len(result.stopped)} stopped early"
+        in out.getvalue()
+    )
     said: list[str] = []
     selected = select_recipe(chunked, SelectRequest(**more), say=said.append)  # type: ignore[arg-type]
     assert selected.recipe == recipe
@@ -343,6 +464,8 @@ def test_recipe_screen_and_selection_say_what_was_stopped(chunked: StudySpec, tm
     assert any(f"{len(result.stopped)} more stopped early" in text for text in said)
     with Store.open(tmp_path / "s.db") as store:
         (study,) = list_studies(store, chunked.name)
-        assert essence(read_search(store, study.name, outcome.prepared.candidates)) == essence(result)
+        assert essence(read_search(store, study.name, outcome.prepared.candidates)) == essence(
+            result
+        )
     assert (study.finished, study.stopped) == (len(result.trials), len(result.stopped))
     assert f"{study.name}: 16 of 16 trials" in study.describe()

@@ -1,4 +1,7 @@
-"""The knapsack sampler inside studies that are not ours: Optuna's own test suites, and what those do not ask."""
+"""The knapsack sampler inside studies that are not ours:
+
+Optuna's own test suites, and what those do not ask.
+"""
 
 from collections.abc import Callable
 
@@ -6,7 +9,11 @@ import numpy as np
 import optuna
 import pytest
 from optuna.samplers import BaseSampler
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.search.candidates import Candidates, Choice, Group
@@ -20,15 +27,22 @@ def candidates_of(groups: int, *, seed: int = 0, options: int = 2) -> Candidates
     rng = np.random.default_rng(seed)
     made = tuple(
         Group(
-            name=f"x[{g}]", fqns=(f"x.{g}",), gains_s=(0.0, *(float(v) for v in rng.lognormal(0, 1, options))),
+            name=f"x[{g}]",
+            fqns=(f"x.{g}",),
+            gains_s=(0.0, *(float(v) for v in rng.lognormal(0, 1, options))),
             members=((), *((f"x.{g}",) if g or o + 1 < options else () for o in range(options))),
         )
         for g in range(groups)
-    )  # fmt: skip
+    )
     return Candidates(
-        formats=(FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4)[: options + 1], groups=made, fixed={}, refused={},
-        fqns=tuple(f"x.{g}" for g in range(groups)), rule_of_thumb=(1,) * groups, bf16_s=10.0 * groups,
-    )  # fmt: skip
+        formats=(FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4)[: options + 1],
+        groups=made,
+        fixed={},
+        refused={},
+        fqns=tuple(f"x.{g}" for g in range(groups)),
+        rule_of_thumb=(1,) * groups,
+        bf16_s=10.0 * groups,
+    )
 
 
 @pytest.fixture
@@ -37,7 +51,9 @@ def sampler() -> Callable[[], BaseSampler]:
 
 
 class TestBasic(BasicSamplerTestCase):
-    """Optuna's suite: every kind of parameter, conditional and dynamic spaces, partially fixed, NaN values."""
+    """Optuna's suite: every kind of parameter, conditional and dynamic spaces, partially fixed, NaN
+    values.
+    """
 
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
@@ -60,7 +76,9 @@ class TestMultiObjective(MultiObjectiveSamplerTestCase):
         return lambda: KnapsackSampler(candidates_of(5), seed=1)
 
 
-def play(sampler: KnapsackSampler, trials: int, *, study: optuna.Study | None = None) -> tuple[optuna.Study, list[Choice]]:
+def play(
+    sampler: KnapsackSampler, trials: int, *, study: optuna.Study | None = None
+) -> tuple[optuna.Study, list[Choice]]:
     """A study of an additive world: each quantized group costs its index."""
     study = study or optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.sampler = sampler
@@ -69,7 +87,10 @@ def play(sampler: KnapsackSampler, trials: int, *, study: optuna.Study | None = 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         choice = sampler.suggest(trial)
         choices.append(choice)
-        return sampler.candidates.latency_s(choice), float(sum(g + 1 for g, option in enumerate(choice) if option)) ** 0.5
+        return (
+            sampler.candidates.latency_s(choice),
+            float(sum(g + 1 for g, option in enumerate(choice) if option)) ** 0.5,
+        )
 
     study.optimize(objective, n_trials=trials)
     return study, choices
@@ -92,7 +113,9 @@ def test_only_options_that_a_group_takes_are_proposed() -> None:
 
 def test_given_choices_come_first() -> None:
     candidates = candidates_of(4)
-    sampler = KnapsackSampler(candidates, seed=0, first=[candidates.none_quantized, candidates.rule_of_thumb])
+    sampler = KnapsackSampler(
+        candidates, seed=0, first=[candidates.none_quantized, candidates.rule_of_thumb]
+    )
     _, choices = play(sampler, 3)
     assert choices[:2] == [candidates.none_quantized, candidates.rule_of_thumb]
     assert choices[2] not in choices[:2]
@@ -108,7 +131,9 @@ def test_a_study_that_goes_on_is_the_study_that_never_stopped() -> None:
 
 
 def test_running_trials_are_not_proposed_again() -> None:
-    """Two trials asked before either is told differ: parallel workers do not score one skip-list twice."""
+    """Two trials asked before either is told differ: parallel workers do not score one skip-list
+    twice.
+    """
     sampler = KnapsackSampler(candidates_of(8), seed=0, first=[(0,) * 8])
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     asked = [sampler.suggest(study.ask()) for _ in range(4)]

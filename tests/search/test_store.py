@@ -1,4 +1,6 @@
-"""What was measured is kept exactly and once, and whatever else lies at the database's path is refused with a next step."""
+"""What was measured is kept exactly and once, and whatever else lies at the database's path is
+refused with a next step.
+"""
 
 import multiprocessing
 import os
@@ -16,7 +18,13 @@ from sensitivity.errors import OutputError, StoreError
 from sensitivity.fidelity.score import Score
 from sensitivity.search.store import Store, assignment_key
 
-SCORE = Score(net="tiny", mean=0.1 + 0.2, ci95=(1e-17, 2 / 3), per_prompt=(0.1, 0.2, 5e-324), noise_floor=1 / 3)
+SCORE = Score(
+    net="tiny",
+    mean=0.1 + 0.2,
+    ci95=(1e-17, 2 / 3),
+    per_prompt=(0.1, 0.2, 5e-324),
+    noise_floor=1 / 3,
+)
 OTHER = Score(net="alex", mean=1.0, ci95=(0.5, 1.5), per_prompt=(1.0,), noise_floor=None)
 
 
@@ -43,7 +51,9 @@ def test_a_score_is_never_changed(tmp_path: Path) -> None:
 
 
 def test_sensitivities_read_back_by_calibration(tmp_path: Path) -> None:
-    """Errors come back for their own calibration only, the first written of each, in a store opened later too."""
+    """Errors come back for their own calibration only, the first written of each, in a store opened
+    later too.
+    """
     path = tmp_path / "study.db"
     with Store.open(path) as store:
         store.save_sensitivity("one", "a", 0.1)
@@ -61,7 +71,13 @@ def test_assignment_key_says_what_is_quantized() -> None:
     nvfp4, mxfp8, bf16 = FormatName.NVFP4, FormatName.MXFP8, FormatName.BF16
     key = assignment_key({"a": nvfp4, "b": mxfp8})
     assert key == assignment_key({"b": mxfp8, "c": bf16, "a": nvfp4})
-    others = [{}, {"a": nvfp4}, {"a": nvfp4, "b": nvfp4}, {"a": mxfp8, "b": nvfp4}, {"a": nvfp4, "b": mxfp8, "c": nvfp4}]
+    others = [
+        {},
+        {"a": nvfp4},
+        {"a": nvfp4, "b": nvfp4},
+        {"a": mxfp8, "b": nvfp4},
+        {"a": nvfp4, "b": mxfp8, "c": nvfp4},
+    ]
     assert len({key, *map(assignment_key, others)}) == 6
 
 
@@ -69,10 +85,14 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     """A text file at the path is not overwritten."""
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n" * 200)
-    with pytest.raises(StoreError, match=r"notes\.txt is no database of sensitivity .*pass another --storage"):
+    with pytest.raises(
+        StoreError, match=r"notes\.txt is no database of sensitivity .*pass another --storage"
+    ):
         Store.open(path)
     assert path.read_text() == "my notes\n" * 200
-    with pytest.raises(StoreError, match="no database"):  # refused for what it is, not as one that is in use
+    with pytest.raises(
+        StoreError, match="no database"
+    ):  # refused for what it is, not as one that is in use
         Store.open(path)
 
 
@@ -82,10 +102,14 @@ def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("create table bookmarks (url text)")
     connection.close()
-    with pytest.raises(StoreError, match=r"bookmarks.* which sensitivity did not make.*pass another --storage"):
+    with pytest.raises(
+        StoreError, match=r"bookmarks.* which sensitivity did not make.*pass another --storage"
+    ):
         Store.open(path)
     with sqlite3.connect(path) as connection:
-        assert [row[0] for row in connection.execute("select name from sqlite_master")] == ["bookmarks"]
+        assert [row[0] for row in connection.execute("select name from sqlite_master")] == [
+            "bookmarks"
+        ]
     connection.close()
 
 
@@ -96,7 +120,9 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("update sensitivity_meta set value = '7' where key = 'schema'")
     connection.close()
-    with pytest.raises(StoreError, match="has schema 7; this version of sensitivity reads schema 1"):
+    with pytest.raises(
+        StoreError, match="has schema 7; this version of sensitivity reads schema 1"
+    ):
         Store.open(path)
 
 
@@ -109,9 +135,13 @@ def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
         assert store.find_sensitivities("one") == {"a": 0.1}
 
 
-@pytest.mark.parametrize("name", ["with space.db", "100%.db", "what?.db", "a#b.db", "ü.db", "a%20b.db"])
+@pytest.mark.parametrize(
+    "name", ["with space.db", "100%.db", "what?.db", "a#b.db", "ü.db", "a%20b.db"]
+)
 def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
-    """The database lies where --storage says, whatever signs are in its name, and Optuna's URL means the same file."""
+    """The database lies where --storage says, whatever signs are in its name, and Optuna's URL
+    means the same file.
+    """
     from sqlalchemy import make_url
 
     with Store.open(tmp_path / name) as store:
@@ -127,15 +157,21 @@ def hold(path: Path, ready: Connection) -> None:
 
 
 def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
-    """While one process has the database another is told so without waiting; when the first is killed the database is free."""
+    """While one process has the database another is told so without waiting; when the first is
+    killed the database is free.
+    """
     path = tmp_path / "study.db"
     here, there = multiprocessing.Pipe()
-    holder = multiprocessing.get_context("fork").Process(target=hold, args=(path, there), daemon=True)
+    holder = multiprocessing.get_context("fork").Process(
+        target=hold, args=(path, there), daemon=True
+    )
     holder.start()
     assert here.poll(30)
     assert here.recv() is True
     begun = time.monotonic()
-    with pytest.raises(StoreError, match=r"study\.db is in use by another search.*pass another --storage"):
+    with pytest.raises(
+        StoreError, match=r"study\.db is in use by another search.*pass another --storage"
+    ):
         Store.open(path)
     assert time.monotonic() - begun < 5
     assert holder.pid is not None
@@ -153,7 +189,10 @@ def test_a_second_store_in_one_process_is_refused(tmp_path: Path) -> None:
     Store.open(path).close()
 
 
-@pytest.mark.parametrize("where", ["file/study.db", "file/deeper/study.db", "folder", "/proc/study.db", "/proc/deeper/study.db"])
+@pytest.mark.parametrize(
+    "where",
+    ["file/study.db", "file/deeper/study.db", "folder", "/proc/study.db", "/proc/deeper/study.db"],
+)
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, where: str) -> None:
     """A path under a file, a folder itself and a read-only file system are the user's to change."""
     (tmp_path / "file").write_text("")
@@ -168,8 +207,18 @@ def test_a_full_disk_says_so_and_keeps_what_was_written(tmp_path: Path) -> None:
     with Store.open(path) as store:
         store.save_sensitivity("one", "a", 0.1)
         store.engine.dispose()
-        event.listen(store.engine, "connect", lambda connection, _: connection.execute("pragma max_page_count = 1"))
-        big = Score(net="tiny", mean=0.0, ci95=(0.0, 0.0), per_prompt=(0.1234567,) * 10_000, noise_floor=None)
+        event.listen(
+            store.engine,
+            "connect",
+            lambda connection, _: connection.execute("pragma max_page_count = 1"),
+        )
+        big = Score(
+            net="tiny",
+            mean=0.0,
+            ci95=(0.0, 0.0),
+            per_prompt=(0.1234567,) * 10_000,
+            noise_floor=None,
+        )
         with pytest.raises(OutputError, match=r"full.*free some and run the same command"):
             store.save_score("e", "a", big, seconds=1.0)
         assert store.find_score("e", "a") is None
@@ -192,5 +241,7 @@ def test_a_damaged_database_says_so(tmp_path: Path, intact_pages: int) -> None:
             store.find_score("e", "a")
             store.find_sensitivities("one")
 
-    with pytest.raises(StoreError, match=r"no database of sensitivity .*pass another --storage, or remove the file"):
+    with pytest.raises(
+        StoreError, match=r"no database of sensitivity .*pass another --storage, or remove the file"
+    ):
         read()

@@ -1,4 +1,6 @@
-"""Naming: which skip-lists are asked for a held-out score, when held-out prompts overrule the first choice, and how often the stated interval is right."""
+"""Naming: which skip-lists are asked for a held-out score, when held-out prompts overrule the first
+choice, and how often the stated interval is right.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +13,17 @@ from sensitivity.fidelity.score import Score
 from sensitivity.search.front import Constraints
 from sensitivity.search.intervals import simultaneous_intervals
 from sensitivity.search.trials import ScoredTrial
-from sensitivity.search.winner import FURTHER, NEAR, Naming, compare, describe_unmet, name_winner, near_choice, plan_scores, trials_beside
+from sensitivity.search.winner import (
+    FURTHER,
+    NEAR,
+    Naming,
+    compare,
+    describe_unmet,
+    name_winner,
+    near_choice,
+    plan_scores,
+    trials_beside,
+)
 
 BF16_S = 10.0
 WAVE = np.array([0.75, 1.25] * 5)  # prompts: mean 1, and half of them other than the rest
@@ -19,22 +31,39 @@ WAVE = np.array([0.75, 1.25] * 5)  # prompts: mean 1, and half of them other tha
 
 def score_of_values(values: Sequence[float]) -> Score:
     """A score of these LPIPS, one a prompt."""
-    return Score(net="tiny", mean=float(np.mean(values)), ci95=(0.0, 0.0), per_prompt=tuple(float(v) for v in values), noise_floor=None)
+    return Score(
+        net="tiny",
+        mean=float(np.mean(values)),
+        ci95=(0.0, 0.0),
+        per_prompt=tuple(float(v) for v in values),
+        noise_floor=None,
+    )
 
 
 def trial(index: int, seconds: float, values: Sequence[float], label: str = "") -> ScoredTrial:
     """A finished trial with these LPIPS on the search prompts."""
-    return ScoredTrial(index=index, choice=(index,), label=label, latency_s=seconds, score=score_of_values(values), seconds=0.0)
+    return ScoredTrial(
+        index=index,
+        choice=(index,),
+        label=label,
+        latency_s=seconds,
+        score=score_of_values(values),
+        seconds=0.0,
+    )
 
 
 def line(lpips: Sequence[float], noise: float = 0.0) -> list[ScoredTrial]:
-    """A front of 1, 2, 3 ... seconds with these mean LPIPS over ten prompts; `noise` is how far neighbours differ from one another prompt by prompt."""
+    """A front of 1, 2, 3 ... seconds with these mean LPIPS over ten prompts; `noise` is how far
+    neighbours differ from one another prompt by prompt.
+    """
     tilt = noise * np.array([1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 1.5, -1.5, 0.5, -0.5])
     return [trial(i, i + 1.0, mean * WAVE + np.roll(tilt, i)) for i, mean in enumerate(lpips)]
 
 
 class Asked:
-    """Gives held-out scores by trial index, a constant LPIPS a trial or a list, and remembers who was asked."""
+    """Gives held-out scores by trial index, a constant LPIPS a trial or a list, and remembers who
+    was asked.
+    """
 
     def __init__(self, values: dict[int, float | Sequence[float]]) -> None:
         self.values, self.asked = values, []  # type: ignore[var-annotated]
@@ -47,7 +76,9 @@ class Asked:
         return score_of_values([value] * 12 if isinstance(value, int | float) else value)
 
 
-def named(trials: Sequence[ScoredTrial], held: Callable[[ScoredTrial], Score | None], **bounds: float) -> Naming:
+def named(
+    trials: Sequence[ScoredTrial], held: Callable[[ScoredTrial], Score | None], **bounds: float
+) -> Naming:
     """`name_winner` with bounds as keywords."""
     return name_winner(trials, constraints=Constraints(**bounds), bf16_s=BF16_S, score=held)
 
@@ -58,16 +89,27 @@ def indices(trials: Sequence[ScoredTrial]) -> list[int]:
 
 
 def test_clear_fronts_ask_for_the_choice_and_its_neighbours() -> None:
-    """Where every pair differs on every prompt in proportion, the shortlist is the choice and one on each side, nearest first, the better LPIPS before."""
+    """Where every pair differs on every prompt in proportion, the shortlist is the choice and one
+    on each side, nearest first, the better LPIPS before.
+    """
     trials = line([0.5, 0.4, 0.3, 0.2, 0.1])
     assert indices(near_choice(trials, trials[2], Constraints(), bf16_s=BF16_S)) == [2, 3, 1]
 
 
 def test_what_cannot_be_told_from_the_choice_is_asked_too_and_at_most_six() -> None:
-    """Ten members that differ by less than the noise between prompts give the six nearest; with less noise none but the neighbours."""
+    """Ten members that differ by less than the noise between prompts give the six nearest; with
+    less noise none but the neighbours.
+    """
     means = [0.30 - 0.001 * i for i in range(10)]
     blurred = line(means, noise=0.05)
-    assert indices(near_choice(blurred, blurred[4], Constraints(), bf16_s=BF16_S)) == [4, 5, 3, 6, 2, 7]
+    assert indices(near_choice(blurred, blurred[4], Constraints(), bf16_s=BF16_S)) == [
+        4,
+        5,
+        3,
+        6,
+        2,
+        7,
+    ]
     assert NEAR == 6
 
 
@@ -81,15 +123,21 @@ def test_the_shortlist_keeps_to_the_constraints() -> None:
 
 
 def test_with_a_bound_the_first_choice_stays_while_its_held_out_value_keeps_to_it() -> None:
-    """At exactly the bound it stays; above it the fastest of the shortlist that keeps to the bound is named."""
+    """At exactly the bound it stays; above it the fastest of the shortlist that keeps to the bound
+    is named.
+    """
     trials = line([0.5, 0.375, 0.25, 0.125])
     assert named(trials, Asked({1: 0.375, 2: 0.125, 3: 0.125}), max_lpips=0.375).chosen == trials[1]
     overruled = named(trials, Asked({1: 0.376, 2: 0.25, 3: 0.125}), max_lpips=0.375)
     assert (overruled.first, overruled.chosen) == (trials[1], trials[2])
 
 
-def test_where_the_shortlist_breaks_the_bound_slower_members_are_scored_until_one_keeps_to_it() -> None:
-    """Held-out LPIPS twice the search's: members from half the bound on are asked one by one, and no more after the first that keeps to it."""
+def test_where_the_shortlist_breaks_the_bound_slower_members_are_scored_until_one_keeps_to_it() -> (
+    None
+):
+    """Held-out LPIPS twice the search's: members from half the bound on are asked one by one, and
+    no more after the first that keeps to it.
+    """
     trials = line([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
     held = Asked({0: 2.0, 1: 1.8, 6: 1.01, 7: 0.9, 8: 0.4})
     naming = named(trials, held, max_lpips=1.0)
@@ -100,7 +148,9 @@ def test_where_the_shortlist_breaks_the_bound_slower_members_are_scored_until_on
 
 
 def test_the_walk_keeps_to_the_bounds_on_time_and_ends_after_six() -> None:
-    """Slower members beyond --max-seconds are not asked; six that break the bound are enough, and then nothing is named."""
+    """Slower members beyond --max-seconds are not asked; six that break the bound are enough, and
+    then nothing is named.
+    """
     trials = line([1.0 - 0.05 * i for i in range(19)])
     worse = Asked(dict.fromkeys(range(19), 1.01))
     naming = named(trials, worse, max_lpips=1.0)
@@ -112,7 +162,9 @@ def test_the_walk_keeps_to_the_bounds_on_time_and_ends_after_six() -> None:
 
 
 def test_no_winner_is_said_with_the_nearest_and_a_bound_that_is_met() -> None:
-    """The message has the bound, how many were scored, the nearest with its value, and a --max-lpips that it keeps to."""
+    """The message has the bound, how many were scored, the nearest with its value, and a
+    --max-lpips that it keeps to.
+    """
     naming = named(line([0.4, 0.3]), Asked({0: 0.55, 1: 0.51234}), max_lpips=0.4)
     text = describe_unmet(naming, bf16_s=BF16_S)
     for words in (
@@ -125,14 +177,18 @@ def test_no_winner_is_said_with_the_nearest_and_a_bound_that_is_met() -> None:
 
 
 def test_the_nearest_is_never_the_winner_in_silence() -> None:
-    """A bound that nothing meets on the search prompts raises; that nothing meets on the held-out prompts names nothing."""
+    """A bound that nothing meets on the search prompts raises; that nothing meets on the held-out
+    prompts names nothing.
+    """
     with pytest.raises(ConstraintError, match=r"no scored skip-list has LPIPS <= 0\.01"):
         named(line([0.4, 0.3]), Asked({}), max_lpips=0.01)
     assert named(line([0.4, 0.3]), Asked({0: 0.5, 1: 0.5}), max_lpips=0.4).chosen is None
 
 
 def test_under_bounds_on_time_only_a_clear_difference_overrules() -> None:
-    """A faster member with less LPIPS on all prompts, in proportion, is named; one that is better on average but not prompt by prompt is not."""
+    """A faster member with less LPIPS on all prompts, in proportion, is named; one that is better
+    on average but not prompt by prompt is not.
+    """
     trials = line([0.31, 0.30])
     held = 0.3 * np.array([0.8, 1.2] * 12)
     clear = Asked({0: 0.5 * held, 1: held})
@@ -143,7 +199,11 @@ def test_under_bounds_on_time_only_a_clear_difference_overrules() -> None:
 
 
 def test_the_knee_is_overruled_where_another_lies_clearly_farther_below_the_chord() -> None:
-    """Search: LPIPS 1, 0.4, 0.1, 0 at 1 to 4 s, the knee at 2 s. What 3 s save on the held-out prompts must be clearly more than a second is worth, about 0.35."""
+    """Search:
+
+    LPIPS 1, 0.4, 0.1, 0 at 1 to 4 s, the knee at 2 s. What 3 s save on the held-out prompts must be
+    clearly more than a second is worth, about 0.35.
+    """
     trials = line([1.0, 0.4, 0.1, 0.0])
     assert named(trials, Asked({0: 1.0, 1: 0.4, 2: 0.1, 3: 0.0})).chosen == trials[1]
     assert named(trials, Asked({0: 1.0, 1: 0.5, 2: 0.12, 3: 0.0})).chosen == trials[1]
@@ -151,18 +211,24 @@ def test_the_knee_is_overruled_where_another_lies_clearly_farther_below_the_chor
 
 
 def test_passed_over_trials_are_not_named() -> None:
-    """Without a score for the first choice the nearest that has one is named; without any nothing is, and the message says to draw."""
+    """Without a score for the first choice the nearest that has one is named; without any nothing
+    is, and the message says to draw.
+    """
     trials = line([0.31, 0.305, 0.30], noise=0.05)
     naming = named(trials, Asked({1: 0.3, 0: 0.3}), min_speedup=1.0)
     assert (naming.first, naming.chosen, naming.passed_over) == (trials[2], trials[1], (trials[2],))
     nothing = named(trials, Asked({}), min_speedup=1.0)
     assert nothing.chosen is None
-    assert "none of the 3 skip-lists near the choice has a held-out score" in describe_unmet(nothing, bf16_s=BF16_S)
+    assert "none of the 3 skip-lists near the choice has a held-out score" in describe_unmet(
+        nothing, bf16_s=BF16_S
+    )
     assert "leave out --no-verify" in describe_unmet(nothing, bf16_s=BF16_S)
 
 
 def test_intervals_of_the_shortlist_hold_at_once_and_those_beside_it_by_themselves() -> None:
-    """The shortlist has the joint intervals, wider than each alone; a baseline beside it has its own."""
+    """The shortlist has the joint intervals, wider than each alone; a baseline beside it has its
+    own.
+    """
     rng = np.random.default_rng(0)
     held = {i: rng.lognormal(-2, 0.8, 24) for i in range(4)}
     trials = [*line([0.5, 0.4, 0.3]), trial(3, 1.5, 0.9 * WAVE, label="rule of thumb")]
@@ -177,8 +243,14 @@ def test_intervals_of_the_shortlist_hold_at_once_and_those_beside_it_by_themselv
 
 
 def test_the_plan_names_who_will_be_asked() -> None:
-    """Before anything is drawn the plan has the shortlist, the baselines and the two best answers to the rule of thumb, each once."""
-    trials = [*line([0.5, 0.4, 0.3, 0.2, 0.1]), trial(5, 3.5, 0.9 * WAVE, label="rule of thumb"), trial(6, 9.0, 0.0 * WAVE, label="none")]
+    """Before anything is drawn the plan has the shortlist, the baselines and the two best answers
+    to the rule of thumb, each once.
+    """
+    trials = [
+        *line([0.5, 0.4, 0.3, 0.2, 0.1]),
+        trial(5, 3.5, 0.9 * WAVE, label="rule of thumb"),
+        trial(6, 9.0, 0.0 * WAVE, label="none"),
+    ]
     planned = plan_scores(trials, Constraints(max_lpips=0.1), bf16_s=BF16_S)
     assert sorted(indices(planned)) == [1, 2, 4, 5, 6]
     held = Asked(dict.fromkeys(range(7), 0.05))
@@ -186,18 +258,24 @@ def test_the_plan_names_who_will_be_asked() -> None:
     assert sorted(naming.held_out) == sorted(indices(planned))
 
 
-def simulate_coverage(bounds: Constraints, *, runs: int, spread: float = 0.8, shared: float = 0.6, seed: int = 0) -> dict[str, float]:
-    """How often the true mean of the named winner lies in its stated interval, and how much the reported mean is off, in its standard errors.
+def simulate_coverage(
+    bounds: Constraints, *, runs: int, spread: float = 0.8, shared: float = 0.6, seed: int = 0
+) -> dict[str, float]:
+    """How often the true mean of the named winner lies in its stated interval, and how much the
+    reported mean is off, in its standard errors.
 
-    50 skip-lists lie about a front of some 20; LPIPS over 10 search and 24 held-out prompts is lognormal with a relative spread of `spread` and correlated
-    over skip-lists by `shared`, as tiny-flux's is (0.5 to 1.4, 0.4 to 0.9).
+    50 skip-lists lie about a front of some 20; LPIPS over 10 search and 24 held-out prompts is
+    lognormal with a relative spread of `spread` and correlated over skip-lists by `shared`, as
+    tiny-flux's is (0.5 to 1.4, 0.4 to 0.9).
     """
     rng, sigma = np.random.default_rng(seed), math.sqrt(math.log(1 + spread**2))
     covered, naive, errors, missing = 0, 0, [], 0
     for _ in range(runs):
         seconds = 1 + np.sort(rng.uniform(size=50))
         truth = 0.03 * (2 - seconds) ** 1.5 * np.exp(rng.normal(0, 0.25, 50)) + 0.001
-        noise = math.sqrt(shared) * rng.normal(size=34) + math.sqrt(1 - shared) * rng.normal(size=(50, 34))
+        noise = math.sqrt(shared) * rng.normal(size=34) + math.sqrt(1 - shared) * rng.normal(
+            size=(50, 34)
+        )
         values = truth[:, None] * np.exp(sigma * noise - sigma**2 / 2)  # (50, 34)
         trials = [trial(i, seconds[i], values[i, :10]) for i in range(50)]
         held = Asked({i: values[i, 10:] for i in range(50)})
@@ -213,14 +291,23 @@ def simulate_coverage(bounds: Constraints, *, runs: int, spread: float = 0.8, sh
         naive += low <= truth[at] <= high
         errors.append((values[at, 10:].mean() - truth[at]) / (truth[at] * spread / math.sqrt(24)))
     found = runs - missing
-    return {"coverage": covered / found, "naive": naive / found, "bias": float(np.mean(errors)), "unnamed": missing / runs}
+    return {
+        "coverage": covered / found,
+        "naive": naive / found,
+        "bias": float(np.mean(errors)),
+        "unnamed": missing / runs,
+    }
 
 
 @pytest.mark.parametrize(
-    "bounds", [Constraints(max_lpips=0.012), Constraints(max_seconds=1.5), Constraints()], ids=lambda bounds: bounds.rule
+    "bounds",
+    [Constraints(max_lpips=0.012), Constraints(max_seconds=1.5), Constraints()],
+    ids=lambda bounds: bounds.rule,
 )
 def test_the_true_mean_of_the_winner_lies_in_its_stated_interval(bounds: Constraints) -> None:
-    """In 150 simulated searches at least 95 % are expected; 91 are within the chance of 150, and what a plain bootstrap of the winner gives is less."""
+    """In 150 simulated searches at least 95 % are expected; 91 are within the chance of 150, and
+    what a plain bootstrap of the winner gives is less.
+    """
     found = simulate_coverage(bounds, runs=150)
     assert found["coverage"] >= 0.91
     assert found["naive"] < found["coverage"]

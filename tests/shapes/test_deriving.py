@@ -1,4 +1,6 @@
-"""A model without a study gets one that says what its config files say, that can be kept, and that nobody takes for more than it is."""
+"""A model without a study gets one that says what its config files say, that can be kept, and that
+nobody takes for more than it is.
+"""
 
 import inspect
 import json
@@ -39,7 +41,9 @@ def change_index(folder: Path, **entries: Any) -> None:
 
 @pytest.mark.parametrize("name", list(TOYS))
 def test_any_architecture_gets_a_study(name: str, tmp_path: Path) -> None:
-    """Each toy's study names its denoiser, sets only arguments of its call, steps as by default, has prompts of its kind, and is the same after a file."""
+    """Each toy's study names its denoiser, sets only arguments of its call, steps as by default,
+    has prompts of its kind, and is the same after a file.
+    """
     found = derive_study(toy(name, tmp_path / name))
     call = inspect.signature(getattr(diffusers, TOYS[name]()[0]).__call__).parameters
     assert found.model.component == ("unet" if name == "sdxl" else "transformer")
@@ -60,32 +64,54 @@ def test_any_architecture_gets_a_study(name: str, tmp_path: Path) -> None:
         ("sd3", {"height": 256, "width": 256}),  # sample_size 32 x 8 pixels
         ("qwen", {"height": 512, "width": 512}),  # 128 tokens x 4 pixels a token of this toy's VAE
         ("ltx", {"height": 512, "width": 704, "num_frames": 161}),  # the call's own
-        ("cogvideox", {"height": 16, "width": 16, "num_frames": 9}),  # sample_height 2 x 8 pixels, sample_frames
-        ("pixart", {"height": 128, "width": 128, "use_resolution_binning": False}),  # 16 x 8 pixels, which no table of usual sizes has
+        (
+            "cogvideox",
+            {"height": 16, "width": 16, "num_frames": 9},
+        ),  # sample_height 2 x 8 pixels, sample_frames
+        (
+            "pixart",
+            {"height": 128, "width": 128, "use_resolution_binning": False},
+        ),  # 16 x 8 pixels, which no table of usual sizes has
     ],
 )
-def test_sizes_are_those_that_the_pipeline_draws(name: str, size: dict[str, int], tmp_path: Path) -> None:
-    """Where the call has no default, the size follows from the component's sample size, as the pipeline computes it."""
+def test_sizes_are_those_that_the_pipeline_draws(
+    name: str, size: dict[str, int], tmp_path: Path
+) -> None:
+    """Where the call has no default, the size follows from the component's sample size, as the
+    pipeline computes it.
+    """
     settings = derive_study(toy(name, tmp_path)).settings
     assert {key: settings[key] for key in size} == size
 
 
 @pytest.mark.parametrize("name", ["zimage", "wan"])
 def test_a_size_that_runs_is_found_and_said(name: str, tmp_path: Path) -> None:
-    """A model whose positions end before the pipeline's default size is drawn smaller, with a word; the result runs."""
+    """A model whose positions end before the pipeline's default size is drawn smaller, with a word;
+    the result runs.
+    """
     found = derive(toy(name, tmp_path))
     assert "does not run without weights as it is called by default" in found.notes[0]
     few = found.spec.model_copy(
-        update={"settings": found.spec.settings | {"num_inference_steps": 2} | ({"num_frames": 5} if name == "wan" else {})}
+        update={
+            "settings": (
+                found.spec.settings
+                | {"num_inference_steps": 2}
+                | ({"num_frames": 5} if name == "wan" else {})
+            )
+        }
     )
     assert run_shapes(few).table.linears
 
 
 def test_true_cfg_gets_its_negative_prompt(tmp_path: Path) -> None:
-    """Where guidance wants a negative prompt, the study has one: two forwards a step, as the pipeline is meant."""
+    """Where guidance wants a negative prompt, the study has one: two forwards a step, as the
+    pipeline is meant.
+    """
     found = derive_study(toy("qwen", tmp_path))
     assert found.settings["negative_prompt"] == " "
-    small = found.model_copy(update={"settings": found.settings | {"num_inference_steps": 3, "height": 64, "width": 64}})
+    small = found.model_copy(
+        update={"settings": found.settings | {"num_inference_steps": 3, "height": 64, "width": 64}}
+    )
     assert {linear.calls for linear in run_shapes(small).table.linears} == {2 * 3}
 
 
@@ -98,13 +124,17 @@ def test_true_cfg_gets_its_negative_prompt(tmp_path: Path) -> None:
         ("lumina2", [("to_q", "to_k", "to_v"), ("linear_1", "linear_3")]),
     ],
 )
-def test_fused_roles_are_those_that_occur(name: str, fused: list[tuple[str, ...]], tmp_path: Path) -> None:
+def test_fused_roles_are_those_that_occur(
+    name: str, fused: list[tuple[str, ...]], tmp_path: Path
+) -> None:
     """Only families of which some part of the denoiser has every member are stated."""
     assert list(derive_study(toy(name, tmp_path)).search.fused) == fused
 
 
 def test_denoisers_of_one_class_are_searched_together(tmp_path: Path) -> None:
-    """Wan 2.2's second transformer is a denoiser too; an empty place for one, as Wan 2.1's files have it, is none."""
+    """Wan 2.2's second transformer is a denoiser too; an empty place for one, as Wan 2.1's files
+    have it, is none.
+    """
     bare = toy("wan", tmp_path)
     change_index(tmp_path, transformer_2=[None, None])
     assert derive_study(bare).model.denoisers == ("transformer",)
@@ -118,19 +148,36 @@ def test_denoisers_of_one_class_are_searched_together(tmp_path: Path) -> None:
 def test_a_denoiser_may_be_called_prior(tmp_path: Path) -> None:
     """The denoiser is known by its class, not by the name of its folder."""
     diffusers.models.StableCascadeUNet(
-        conditioning_dim=128, block_out_channels=(128, 128), num_attention_heads=(2, 2), down_num_layers_per_block=(1, 1),
-        up_num_layers_per_block=(1, 1), switch_level=(False,), clip_image_in_channels=768, clip_text_in_channels=32,
-        clip_text_pooled_in_channels=32, dropout=(0.1, 0.1),
-    ).save_config(tmp_path / "prior")  # fmt: skip
+        conditioning_dim=128,
+        block_out_channels=(128, 128),
+        num_attention_heads=(2, 2),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        switch_level=(False,),
+        clip_image_in_channels=768,
+        clip_text_in_channels=32,
+        clip_text_pooled_in_channels=32,
+        dropout=(0.1, 0.1),
+    ).save_config(tmp_path / "prior")
     transformers.CLIPTextConfig(
-        hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2, projection_dim=32, vocab_size=64,
-        bos_token_id=0, eos_token_id=2, pad_token_id=1,
-    ).save_pretrained(tmp_path / "text_encoder")  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        projection_dim=32,
+        vocab_size=64,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    ).save_pretrained(tmp_path / "text_encoder")
     diffusers.DDPMWuerstchenScheduler().save_config(tmp_path / "scheduler")
     index = {
-        "_class_name": "StableCascadePriorPipeline", "prior": ["diffusers", "StableCascadeUNet"], "scheduler": ["diffusers", "DDPMWuerstchenScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModelWithProjection"], "tokenizer": ["transformers", "CLIPTokenizerFast"],
-    }  # fmt: skip
+        "_class_name": "StableCascadePriorPipeline",
+        "prior": ["diffusers", "StableCascadeUNet"],
+        "scheduler": ["diffusers", "DDPMWuerstchenScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizerFast"],
+    }
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     found = derive(resolve_spec(str(tmp_path)))
     assert found.spec.model.component == "prior"
@@ -139,15 +186,21 @@ def test_a_denoiser_may_be_called_prior(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_save_pretrained_gets_a_study(tiny_folder: Path) -> None:
-    """What plain diffusers wrote, weights and all, is enough; its shapes are those of the study that a person would write."""
+    """What plain diffusers wrote, weights and all, is enough; its shapes are those of the study
+    that a person would write.
+    """
     table = profile_study(resolve_spec(str(tiny_folder)))
     assert table.settings["num_inference_steps"] == 28
-    assert len(table.linears) == 2 * 14 + 3 * 6 + 10  # double blocks, single blocks, and what stands around them
+    assert (
+        len(table.linears) == 2 * 14 + 3 * 6 + 10
+    )  # double blocks, single blocks, and what stands around them
 
 
 @pytest.mark.parametrize("name", ["flux1-dev", "ltx2", "wan2.2", "sdxl", "z-image-turbo"])
 def test_what_is_derived_is_what_a_person_declared(name: str) -> None:
-    """From the config files of a study that ships come its denoisers, its fused roles and its size; encoders, VAEs and vocoders are no denoisers."""
+    """From the config files of a study that ships come its denoisers, its fused roles and its size;
+    encoders, VAEs and vocoders are no denoisers.
+    """
     declared = load_spec(list_studies()[name])
     found = derive(resolve_spec(str(declared.model.config)))
     assert len(found.notes) == ("turbo" in name)
@@ -156,7 +209,9 @@ def test_what_is_derived_is_what_a_person_declared(name: str) -> None:
         assert found.spec.search.fused == declared.search.fused
     assert found.spec.search.depth_bands == declared.search.depth_bands
     sizes = ("height", "width", "num_frames")
-    assert [found.spec.settings.get(key) for key in sizes] == [declared.settings.get(key) for key in sizes]
+    assert [found.spec.settings.get(key) for key in sizes] == [
+        declared.settings.get(key) for key in sizes
+    ]
 
 
 def test_deriving_is_done_once(tmp_path: Path) -> None:
@@ -179,14 +234,20 @@ def test_what_the_user_said_stays(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_is_pinned_to_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What "main" means when a study is derived is written into it; a revision that was asked for stays. The Hub is asked once."""
+    """What "main" means when a study is derived is written into it; a revision that was asked for
+    stays. The Hub is asked once.
+    """
     snapshot = tmp_path / "snapshots" / COMMIT
     snapshot.parent.mkdir()
     toy("sd3", snapshot)
     asked = []
     monkeypatch.setattr(blueprint, "_fetch", lambda spec: asked.append(spec.name) or snapshot)
     found = derive_study(resolve_spec("org/some-turbo"))
-    assert (found.model.hub, found.model.revision, found.model.config) == ("org/some-turbo", COMMIT, None)
+    assert (found.model.hub, found.model.revision, found.model.config) == (
+        "org/some-turbo",
+        COMMIT,
+        None,
+    )
     assert asked == ["some-turbo"]
 
 
@@ -202,16 +263,38 @@ def test_a_distilled_model_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}, r"no denoiser among vae.*model\.component"),
-        ({"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}, "takes no prompt"),
-        ({"_class_name": "WanImageToVideoPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}, "needs image besides a prompt"),
-        ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}, "config.json could not be loaded"),
-        ({"_class_name": "FluxPipeline", "transformer": ["mine", "Model"]}, "remote code is not run"),
+        (
+            {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]},
+            r"no denoiser among vae.*model\.component",
+        ),
+        (
+            {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]},
+            "takes no prompt",
+        ),
+        (
+            {
+                "_class_name": "WanImageToVideoPipeline",
+                "transformer": ["diffusers", "WanTransformer3DModel"],
+            },
+            "needs image besides a prompt",
+        ),
+        (
+            {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]},
+            "config.json could not be loaded",
+        ),
+        (
+            {"_class_name": "FluxPipeline", "transformer": ["mine", "Model"]},
+            "remote code is not run",
+        ),
         ({"_class_name": "MyPipeline"}, "names the class 'MyPipeline'"),
     ],
 )
-def test_a_folder_without_a_study_in_it_is_refused(index: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """No denoiser, no prompt, another input, no configs, classes of nobody: each is said with what is allowed."""
+def test_a_folder_without_a_study_in_it_is_refused(
+    index: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """No denoiser, no prompt, another input, no configs, classes of nobody: each is said with what
+    is allowed.
+    """
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(PipelineError, match=message) as caught:
         derive_study(resolve_spec(str(tmp_path)))
@@ -220,7 +303,9 @@ def test_a_folder_without_a_study_in_it_is_refused(index: dict[str, Any], messag
 
 @pytest.mark.parametrize("path", list(list_studies().values()), ids=list(list_studies()))
 def test_every_study_that_ships_comes_back_from_its_toml(path: Path, tmp_path: Path) -> None:
-    """Published lists, reasons, prompts from files and relative paths survive, from another folder too."""
+    """Published lists, reasons, prompts from files and relative paths survive, from another folder
+    too.
+    """
     spec = load_spec(path)
     copy = tmp_path / "deep" / "copy.toml"
     copy.parent.mkdir()
@@ -229,9 +314,13 @@ def test_every_study_that_ships_comes_back_from_its_toml(path: Path, tmp_path: P
 
 
 def test_odd_texts_come_back_from_a_toml(tmp_path: Path) -> None:
-    """Quotes, backslashes, line ends, other scripts and the kinds of numbers are kept; a heading is only a comment."""
+    """Quotes, backslashes, line ends, other scripts and the kinds of numbers are kept; a heading is
+    only a comment.
+    """
     odd = 'a "quoted" \\ path\nand a line, 猫, \u007f'
-    spec = resolve_spec("tiny-flux").model_copy(update={"settings": {"a": 1, "b": 1.0, "c": 1e-30, "d": True, "e": odd}, "title": odd})
+    spec = resolve_spec("tiny-flux").model_copy(
+        update={"settings": {"a": 1, "b": 1.0, "c": 1e-30, "d": True, "e": odd}, "title": odd}
+    )
     path = tmp_path / "x.toml"
     path.write_text(study_toml(spec, ["first\nsecond", 'name = "other"']), encoding="utf-8")
     found = load_spec(path)

@@ -1,4 +1,6 @@
-"""What the profiler promises: every call of every Linear, its shape, and an honest account of what was not seen."""
+"""What the profiler promises: every call of every Linear, its shape, and an honest account of what
+was not seen.
+"""
 
 import json
 from typing import Any
@@ -58,7 +60,9 @@ class AddingLinear(nn.Linear):
 
 
 def hooks_of(module: nn.Module) -> int:
-    return sum(len(child._forward_pre_hooks) + len(child._forward_hooks) for child in module.modules())
+    return sum(
+        len(child._forward_pre_hooks) + len(child._forward_hooks) for child in module.modules()
+    )
 
 
 def row(table: ShapeTable, fqn: str) -> LinearProfile:
@@ -66,27 +70,50 @@ def row(table: ShapeTable, fqn: str) -> LinearProfile:
 
 
 def test_shapes_of_two_linears() -> None:
-    """M is all leading axes flattened; K, N, dtype, bias, FLOPs and parameters follow the modules; positional and keyword inputs count."""
-    table = profile_module(TwoLinearsOneUnused().to(torch.bfloat16), torch.zeros(2, 3, 8, dtype=torch.bfloat16))
-    first = LinearProfile.observed(fqn="first", k=8, n=4, m_values={6: 1}, dtype="bfloat16", bias=True)
-    second = LinearProfile.observed(fqn="second", k=4, n=2, m_values={6: 1}, dtype="bfloat16", bias=False)
+    """M is all leading axes flattened; K, N, dtype, bias, FLOPs and parameters follow the modules;
+    positional and keyword inputs count.
+    """
+    table = profile_module(
+        TwoLinearsOneUnused().to(torch.bfloat16), torch.zeros(2, 3, 8, dtype=torch.bfloat16)
+    )
+    first = LinearProfile.observed(
+        fqn="first", k=8, n=4, m_values={6: 1}, dtype="bfloat16", bias=True
+    )
+    second = LinearProfile.observed(
+        fqn="second", k=4, n=2, m_values={6: 1}, dtype="bfloat16", bias=False
+    )
     assert table.linears == (first, second)
-    assert (first.flops, first.parameters, second.flops, second.parameters) == (2 * 6 * 8 * 4, 36, 2 * 6 * 4 * 2, 8)
+    assert (first.flops, first.parameters, second.flops, second.parameters) == (
+        2 * 6 * 8 * 4,
+        36,
+        2 * 6 * 4 * 2,
+        8,
+    )
     assert table.flops == 2 * 6 * (32 + 8)
     assert table.uncalled == ("unused",)
     assert (table.model, table.batch_size, table.settings) == ("TwoLinearsOneUnused", 1, {})
 
 
-@pytest.mark.parametrize(("shape", "m"), [((8,), 1), ((0, 8), 0), ((5, 8), 5), ((2, 0, 8), 0), ((2, 3, 4, 8), 24)])
+@pytest.mark.parametrize(
+    ("shape", "m"), [((8,), 1), ((0, 8), 0), ((5, 8), 5), ((2, 0, 8), 0), ((2, 3, 4, 8), 24)]
+)
 def test_m_of_any_leading_axes(shape: tuple[int, ...], m: int) -> None:
     """A vector is one row, an empty batch none, and any number of leading axes is flattened."""
     assert profile_module(nn.Linear(8, 4), torch.zeros(shape)).linears[0].m_values == ((m, 1),)
 
 
 def test_varying_m_keeps_every_value() -> None:
-    """A Linear called with several M in one run has the largest as m, all (M, calls) pairs, and the FLOPs of each."""
+    """A Linear called with several M in one run has the largest as m, all (M, calls) pairs, and the
+    FLOPs of each.
+    """
     net = TwoLinearsOneUnused()
-    table = profile_run(net, lambda: [net(torch.zeros(m, 8)) for m in (3, 7, 3)], model="toy", batch_size=2, settings={"steps": 3})
+    table = profile_run(
+        net,
+        lambda: [net(torch.zeros(m, 8)) for m in (3, 7, 3)],
+        model="toy",
+        batch_size=2,
+        settings={"steps": 3},
+    )
     first = row(table, "first")
     assert (first.m, first.calls, first.m_values) == (7, 3, ((3, 2), (7, 1)))
     assert first.flops == 2 * 8 * 4 * (3 * 2 + 7)
@@ -94,7 +121,9 @@ def test_varying_m_keeps_every_value() -> None:
 
 
 def test_shared_linear_is_one_row() -> None:
-    """A Linear under two names stands under the first, each call counted once, and the second name is not uncalled."""
+    """A Linear under two names stands under the first, each call counted once, and the second name
+    is not uncalled.
+    """
     table = profile_module(SharedLinear(), torch.zeros(2, 4))
     assert [(linear.fqn, linear.calls) for linear in table.linears] == [("one", 2)]
     assert table.uncalled == ()
@@ -108,7 +137,9 @@ def test_linear_subclass_with_its_own_keyword() -> None:
 
 def test_linear_called_without_a_tensor() -> None:
     """A call that has no tensor at all is refused by name instead of guessed."""
-    with pytest.raises(MeasurementError, match=r"'' was called without a tensor; allowed: an input of shape"):
+    with pytest.raises(
+        MeasurementError, match=r"'' was called without a tensor; allowed: an input of shape"
+    ):
         profile_module(AddingLinear(4, 2), hidden_states=[[0.0] * 4])
 
 
@@ -118,15 +149,22 @@ def test_lazy_linear_has_its_final_shape() -> None:
 
 
 def test_weight_used_without_a_call_is_uncalled() -> None:
-    """MultiheadAttention uses its out_proj's weight without calling it: that is reported, not hidden."""
+    """MultiheadAttention uses its out_proj's weight without calling it: that is reported, not
+    hidden.
+    """
     attention, x = nn.MultiheadAttention(4, 1, batch_first=True), torch.zeros(1, 2, 4)
     assert profile_module(attention, x, x, x).uncalled == ("out_proj",)
 
 
 def test_raising_forward_says_how_far_it_got() -> None:
-    """A failing forward names the last Linear reached, chains its cause, removes all hooks and restores each training flag."""
+    """A failing forward names the last Linear reached, chains its cause, removes all hooks and
+    restores each training flag.
+    """
     net = LinearThenError()
-    with pytest.raises(MeasurementError, match=r"raised RuntimeError .*last Linear reached was 'bad'; 2 of 3 Linears") as caught:
+    with pytest.raises(
+        MeasurementError,
+        match=r"raised RuntimeError .*last Linear reached was 'bad'; 2 of 3 Linears",
+    ) as caught:
         profile_module(net, torch.zeros(2, 4))
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert hooks_of(net) == 0
@@ -158,13 +196,19 @@ def test_interrupt_leaves_nothing_behind() -> None:
 def test_inside_is_eval_and_without_gradients() -> None:
     """The run is made in eval mode without gradients, and the mode comes back afterwards."""
     net, seen = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), []
-    profile_run(net, lambda: seen.append((net.training, net[1].training, torch.is_grad_enabled())), model="toy")
+    profile_run(
+        net,
+        lambda: seen.append((net.training, net[1].training, torch.is_grad_enabled())),
+        model="toy",
+    )
     assert seen == [(False, False, False)]
     assert (net.training, net[1].training) == (True, True)
 
 
 def test_nested_recorders() -> None:
-    """Contexts nest: the outer sees everything, the inner its own module and time, and a table may be asked for inside."""
+    """Contexts nest: the outer sees everything, the inner its own module and time, and a table may
+    be asked for inside.
+    """
     net = TwoLinearsOneUnused()
     with record_linears(net) as outer:
         net(torch.zeros(1, 8))
@@ -178,7 +222,9 @@ def test_nested_recorders() -> None:
 
 
 def test_compiled_module_is_still_seen() -> None:
-    """A module that was compiled before profiling is recorded all the same, and stays compiled afterwards."""
+    """A module that was compiled before profiling is recorded all the same, and stays compiled
+    afterwards.
+    """
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Any:
@@ -195,7 +241,10 @@ def test_compiled_module_is_still_seen() -> None:
 def test_meta_device() -> None:
     """A model without weights has the same table."""
     net = TwoLinearsOneUnused().to("meta")
-    assert profile_module(net, torch.zeros(5, 8, device="meta")).linears == profile_module(TwoLinearsOneUnused(), torch.zeros(5, 8)).linears
+    assert (
+        profile_module(net, torch.zeros(5, 8, device="meta")).linears
+        == profile_module(TwoLinearsOneUnused(), torch.zeros(5, 8)).linears
+    )
 
 
 def test_fake_tensors() -> None:
@@ -214,12 +263,16 @@ def test_quantized_weight_keeps_its_logical_shape() -> None:
 
     net = nn.Linear(32, 16, bias=False).to(torch.bfloat16)
     net.weight = nn.Parameter(NVFP4Tensor.to_nvfp4(net.weight.data), requires_grad=False)
-    linear = profile_module(net, torch.zeros(4, 32, dtype=torch.bfloat16)).linears[0]  # weight only: computes on a CPU too
+    linear = profile_module(net, torch.zeros(4, 32, dtype=torch.bfloat16)).linears[
+        0
+    ]  # weight only: computes on a CPU too
     assert (linear.m, linear.k, linear.n, linear.dtype) == (4, 32, 16, "bfloat16")
 
 
 def test_json_contract() -> None:
-    """The JSON has exactly the contract's keys, m_values only where M varies, and comes back equal through text."""
+    """The JSON has exactly the contract's keys, m_values only where M varies, and comes back equal
+    through text.
+    """
     net = TwoLinearsOneUnused()
 
     def run() -> None:
@@ -230,9 +283,17 @@ def test_json_contract() -> None:
     data = table.to_json()
     assert list(data) == ["model", "batch_size", "settings", "linears", "uncalled"]
     assert data["linears"][0] == {
-        "fqn": "first", "m": 10, "k": 8, "n": 4, "calls": 2, "dtype": "float32", "bias": True, "block": "", "role": "first",
+        "fqn": "first",
+        "m": 10,
+        "k": 8,
+        "n": 4,
+        "calls": 2,
+        "dtype": "float32",
+        "bias": True,
+        "block": "",
+        "role": "first",
         "m_values": {"3": 1, "10": 1},
-    }  # fmt: skip
+    }
     assert "m_values" not in data["linears"][1]
     assert ShapeTable.from_json(json.loads(json.dumps(data))) == table
     assert ShapeTable.from_json({**data, "environment": {}}) == table
@@ -242,21 +303,47 @@ def test_json_contract() -> None:
     ("change", "message"),
     [
         (lambda _data: [], r"the table is \[\]; allowed: a value of type dict"),
-        (lambda data: {k: v for k, v in data.items() if k != "linears"}, "the table has no 'linears'; allowed: all of model, batch_size"),
+        (
+            lambda data: {k: v for k, v in data.items() if k != "linears"},
+            "the table has no 'linears'; allowed: all of model, batch_size",
+        ),
         (lambda data: {**data, "batch_size": 0}, "'batch_size' is 0; allowed: a number from 1 up"),
-        (lambda data: {**data, "linears": [{**data["linears"][0], "bias": 1}]}, r"'bias' of 'linears'\[0\] is 1; allowed: .* bool"),
-        (lambda data: {**data, "linears": [{**data["linears"][0], "calls": True}]}, "'calls' of .* is True; allowed: a value of type int"),
-        (lambda data: {**data, "linears": [{**data["linears"][0], "m": -1}]}, "'m' of .* is -1; allowed: a number from 0 up"),
-        (lambda data: {**data, "linears": [{**data["linears"][0], "m_value": {}}]}, "has the key 'm_value'; allowed: only fqn, m"),
-        (lambda data: {**data, "linears": [{"fqn": "x"}]}, r"'linears'\[0\] has no 'm'; allowed: all of fqn, m"),
-        (lambda data: {**data, "linears": [{**data["linears"][0], "m_values": {"x": 1}}]}, 'allowed: an object {"<m>": calls}'),
-        (lambda data: {**data, "linears": [{**data["linears"][0], "m_values": {"2": 9}}]}, r"'m' \(2\) as the largest M and calls"),
+        (
+            lambda data: {**data, "linears": [{**data["linears"][0], "bias": 1}]},
+            r"'bias' of 'linears'\[0\] is 1; allowed: .* bool",
+        ),
+        (
+            lambda data: {**data, "linears": [{**data["linears"][0], "calls": True}]},
+            "'calls' of .* is True; allowed: a value of type int",
+        ),
+        (
+            lambda data: {**data, "linears": [{**data["linears"][0], "m": -1}]},
+            "'m' of .* is -1; allowed: a number from 0 up",
+        ),
+        (
+            lambda data: {**data, "linears": [{**data["linears"][0], "m_value": {}}]},
+            "has the key 'm_value'; allowed: only fqn, m",
+        ),
+        (
+            lambda data: {**data, "linears": [{"fqn": "x"}]},
+            r"'linears'\[0\] has no 'm'; allowed: all of fqn, m",
+        ),
+        (
+            lambda data: {**data, "linears": [{**data["linears"][0], "m_values": {"x": 1}}]},
+            'allowed: an object {"<m>": calls}',
+        ),
+        (
+            lambda data: {**data, "linears": [{**data["linears"][0], "m_values": {"2": 9}}]},
+            r"'m' \(2\) as the largest M and calls",
+        ),
         (lambda data: {**data, "linears": data["linears"] * 2}, "the FQN 'first' stands twice"),
         (lambda data: {**data, "uncalled": ["first"]}, "the FQN 'first' stands twice"),
     ],
 )
 def test_malformed_json(change: Any, message: str) -> None:
-    """A malformed table is refused with the value found, what is allowed and the command that writes it anew."""
+    """A malformed table is refused with the value found, what is allowed and the command that
+    writes it anew.
+    """
     data = profile_module(TwoLinearsOneUnused(), torch.zeros(2, 8)).to_json()
     with pytest.raises(UserError, match=message) as caught:
         ShapeTable.from_json(change(data))
@@ -264,8 +351,12 @@ def test_malformed_json(change: Any, message: str) -> None:
 
 
 def test_by_shape() -> None:
-    """Linears of one shape are one row with their calls, FLOPs, share and roles, most FLOPs first; a varying M makes several rows."""
-    net = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]), "head": nn.Linear(8, 4)})
+    """Linears of one shape are one row with their calls, FLOPs, share and roles, most FLOPs first;
+    a varying M makes several rows.
+    """
+    net = nn.ModuleDict(
+        {"blocks": nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]), "head": nn.Linear(8, 4)}
+    )
 
     def run() -> None:
         for linear in net["blocks"]:  # type: ignore[union-attr]
@@ -282,44 +373,87 @@ def test_by_shape() -> None:
     assert [g.share for g in groups] == pytest.approx([512 / 704, 128 / 704, 64 / 704])
 
 
-def flux_inputs(*, image: int, text: int, channels: int, joint: int, pooled: int, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def flux_inputs(
+    *,
+    image: int,
+    text: int,
+    channels: int,
+    joint: int,
+    pooled: int,
+    device: str,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, device=device, dtype=dtype)
 
     return {
-        "hidden_states": zeros(1, image, channels), "encoder_hidden_states": zeros(1, text, joint), "pooled_projections": zeros(1, pooled),
-        "timestep": zeros(1), "img_ids": zeros(image, 3), "txt_ids": zeros(text, 3), "guidance": zeros(1),
-    }  # fmt: skip
+        "hidden_states": zeros(1, image, channels),
+        "encoder_hidden_states": zeros(1, text, joint),
+        "pooled_projections": zeros(1, pooled),
+        "timestep": zeros(1),
+        "img_ids": zeros(image, 3),
+        "txt_ids": zeros(text, 3),
+        "guidance": zeros(1),
+    }
 
 
 def test_tiny_flux_on_cpu() -> None:
-    """A real FluxTransformer2DModel with one block of each kind: 14 + 6 Linears in them, 10 outside, none uncalled."""
+    """A real FluxTransformer2DModel with one block of each kind: 14 + 6 Linears in them, 10
+    outside, none uncalled.
+    """
     diffusers = pytest.importorskip("diffusers")
     net = diffusers.FluxTransformer2DModel(
-        num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, in_channels=8, joint_attention_dim=24,
-        pooled_projection_dim=12, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
-    )  # fmt: skip
-    inputs = flux_inputs(image=20, text=5, channels=8, joint=24, pooled=12, device="cpu", dtype=torch.float32)
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        in_channels=8,
+        joint_attention_dim=24,
+        pooled_projection_dim=12,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    inputs = flux_inputs(
+        image=20, text=5, channels=8, joint=24, pooled=12, device="cpu", dtype=torch.float32
+    )
     table = profile_module(net, **inputs)
     assert (len(table.linears), table.uncalled) == (30, ())
     expected = {
-        "x_embedder": (20, 8, 32), "context_embedder": (5, 24, 32), "transformer_blocks.0.norm1.linear": (1, 32, 192),
-        "transformer_blocks.0.attn.to_q": (20, 32, 32), "transformer_blocks.0.attn.add_k_proj": (5, 32, 32),
-        "single_transformer_blocks.0.proj_out": (25, 160, 32), "norm_out.linear": (1, 32, 64),
-    }  # fmt: skip
-    assert {fqn: (row(table, fqn).m, row(table, fqn).k, row(table, fqn).n) for fqn in expected} == expected
+        "x_embedder": (20, 8, 32),
+        "context_embedder": (5, 24, 32),
+        "transformer_blocks.0.norm1.linear": (1, 32, 192),
+        "transformer_blocks.0.attn.to_q": (20, 32, 32),
+        "transformer_blocks.0.attn.add_k_proj": (5, 32, 32),
+        "single_transformer_blocks.0.proj_out": (25, 160, 32),
+        "norm_out.linear": (1, 32, 64),
+    }
+    assert {
+        fqn: (row(table, fqn).m, row(table, fqn).k, row(table, fqn).n) for fqn in expected
+    } == expected
 
 
 def test_full_flux_on_meta() -> None:
-    """FLUX.1-dev at 1024x1024 has 504 Linears with M = 4096 (image), 512 (text), 4608 (single blocks) and 1 (modulation)."""
+    """FLUX.1-dev at 1024x1024 has 504 Linears with M = 4096 (image), 512 (text), 4608 (single
+    blocks) and 1 (modulation).
+    """
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
         net = diffusers.FluxTransformer2DModel(guidance_embeds=True)
-    inputs = flux_inputs(image=4096, text=512, channels=64, joint=4096, pooled=768, device="meta", dtype=torch.float32)
+    inputs = flux_inputs(
+        image=4096,
+        text=512,
+        channels=64,
+        joint=4096,
+        pooled=768,
+        device="meta",
+        dtype=torch.float32,
+    )
     table = profile_module(net, **inputs)
     assert (len(table.linears), table.uncalled) == (504, ())
     assert {linear.m for linear in table.linears} == {4096, 512, 4608, 1}
-    assert sum(linear.m == 1 for linear in table.linears) == 76 + 7  # modulation of 57 blocks, the embedders' six, norm_out
+    assert (
+        sum(linear.m == 1 for linear in table.linears) == 76 + 7
+    )  # modulation of 57 blocks, the embedders' six, norm_out
     assert row(table, "single_transformer_blocks.37.proj_out").k == 5 * 3072
 
 
@@ -331,23 +465,31 @@ def test_calls_can_be_counted_again() -> None:
         before = recorder.snapshot()
         net(torch.zeros(5, 4))
         recorder.add(recorder.since(before))
-    assert [linear.m_values for linear in recorder.table(model="net").linears] == [((3, 1), (5, 2))] * 2
+    assert [linear.m_values for linear in recorder.table(model="net").linears] == [
+        ((3, 1), (5, 2))
+    ] * 2
 
 
 def test_linears_that_read_one_tensor_are_grouped() -> None:
-    """q, k and v that are called on the same tensor are one group, a copy of it is another, and the JSON keeps the groups."""
+    """q, k and v that are called on the same tensor are one group, a copy of it is another, and the
+    JSON keeps the groups.
+    """
 
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.to_q, self.to_k, self.to_v, self.to_out, self.other = (nn.Linear(4, 4) for _ in range(5))
+            self.to_q, self.to_k, self.to_v, self.to_out, self.other = (
+                nn.Linear(4, 4) for _ in range(5)
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             out = self.to_out(self.to_q(x) + self.to_k(x) + self.to_v(x))
             return out + self.other(x.clone())
 
     attention = Attention()
-    table = profile_run(attention, lambda: [attention(torch.zeros(2, 4)) for _ in range(3)], model="toy")
+    table = profile_run(
+        attention, lambda: [attention(torch.zeros(2, 4)) for _ in range(3)], model="toy"
+    )
     assert table.shared_inputs == (("to_k", "to_q", "to_v"),)
     assert table.readers == {"to_k": 3, "to_q": 3, "to_v": 3}
     data = json.loads(json.dumps(table.to_json()))

@@ -1,4 +1,6 @@
-"""A run without weights has the shapes of a run with them, follows its settings, and counts what independent arithmetic counts."""
+"""A run without weights has the shapes of a run with them, follows its settings, and counts what
+independent arithmetic counts.
+"""
 
 import json
 import shutil
@@ -11,7 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError, SpecError, UserError
+from sensitivity.errors import (
+    ConfigMismatchError,
+    MeasurementError,
+    PipelineError,
+    SpecError,
+    UserError,
+)
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models import skeleton as blueprint
 from sensitivity.models.generating import painting_key
@@ -52,7 +60,9 @@ def changed(name: str, **options: Any) -> ShapeRun:
 
 
 def real_table(spec: StudySpec, batch: int = 1) -> tuple[ShapeTable, Any]:
-    """The table of a run with random weights on the CPU, through plain hooks, and what the pipeline drew."""
+    """The table of a run with random weights on the CPU, through plain hooks, and what the pipeline
+    drew.
+    """
     pipe = build_skeleton(spec)
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module):
@@ -78,20 +88,28 @@ def test_flux_has_its_linears(large: dict[str, ShapeRun]) -> None:
     double, single = 19, 38
     modulation = 2 * double + single + 1 + 6  # norm_out and three embedders of two Linears
     assert rows(run) == {
-        (image + text, 28): 5 * single, (image, 28): 6 * double + 2, (text, 28): 6 * double + 1, (1, 28): modulation,
-    }  # fmt: skip
+        (image + text, 28): 5 * single,
+        (image, 28): 6 * double + 2,
+        (text, 28): 6 * double + 1,
+        (1, 28): modulation,
+    }
     assert (sum(rows(run).values()), run.table.uncalled) == (504, ())
     assert [call.calls for call in run.calls] == [28]
     assert run.repeated_blocks == ("FluxTransformerBlock", "FluxSingleTransformerBlock")
 
 
 def test_qwen_runs_twice_a_step(large: dict[str, ShapeRun]) -> None:
-    """QwenImage: 846 Linears, 50 steps, a forward for the prompt's 14 tokens and one for the negative prompt's 6."""
+    """QwenImage: 846 Linears, 50 steps, a forward for the prompt's 14 tokens and one for the
+    negative prompt's 6.
+    """
     run = large["qwen-image"]
     assert len(run.table.linears) == 846
     texts = [linear for linear in run.table.linears if len(linear.m_values) > 1]
     assert {linear.m_values for linear in texts} == {((6, 50), (14, 50))}
-    assert {(linear.m, linear.calls) for linear in run.table.linears if linear not in texts} == {(4096, 100), (1, 100)}
+    assert {(linear.m, linear.calls) for linear in run.table.linears if linear not in texts} == {
+        (4096, 100),
+        (1, 100),
+    }
     assert sorted(call.calls for call in run.calls) == [50, 50]
 
 
@@ -141,20 +159,35 @@ def test_the_census_of_flux_is_what_arithmetic_gives(large: dict[str, ShapeRun])
     assert table.run is not None
     counts = table.run.component("transformer")
     (attention,) = counts.attention
-    assert (attention.batch, attention.heads, attention.q_len, attention.kv_len, attention.head_dim) == (1, 24, 4608, 4608, 128)
+    assert (
+        attention.batch,
+        attention.heads,
+        attention.q_len,
+        attention.kv_len,
+        attention.head_dim,
+    ) == (1, 24, 4608, 4608, 128)
     assert attention.calls == 57 * 28
-    assert (counts.calls, counts.linear_flops, counts.matmul_flops, counts.conv_flops) == (28, table.flops, 0, 0)
+    assert (counts.calls, counts.linear_flops, counts.matmul_flops, counts.conv_flops) == (
+        28,
+        table.flops,
+        0,
+        0,
+    )
     linears = sum(linear.parameters for linear in table.linears)
     assert 0 <= counts.weight_bytes - 2 * linears < 0.001 * counts.weight_bytes
     residual = 2 * 4608 * 3072
     assert 57 * 28 * 10 * residual < counts.eager_bytes < 57 * 28 * 1000 * residual
-    assert 7 * residual < counts.peak_activation_bytes < 30 * residual  # the widest: q, k, v and an MLP of four times the width
+    assert (
+        7 * residual < counts.peak_activation_bytes < 30 * residual
+    )  # the widest: q, k, v and an MLP of four times the width
     assert table.run.component("text_encoder_2").attention[0].calls == 24
     assert table.run.component("vae").conv_flops > 10**12
 
 
 def test_shared_weights_count_once(large: dict[str, ShapeRun]) -> None:
-    """T5's and Gemma's embeddings are tied, as in a loaded pipeline: encoders of 4.76, 12.19 and 8.29 billion parameters."""
+    """T5's and Gemma's embeddings are tied, as in a loaded pipeline: encoders of 4.76, 12.19 and
+    8.29 billion parameters.
+    """
     parameters = {
         "flux1-dev": ("text_encoder_2", 4_762_310_656),
         "ltx2": ("text_encoder", 12_187_325_040),
@@ -197,7 +230,9 @@ def bare(tiny_study: Path, tmp_path: Path) -> StudySpec:
     spec = load_spec(tiny_study)
     folder = tmp_path / "bare"
     assert spec.model.path is not None
-    shutil.copytree(spec.model.path, folder, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
+    shutil.copytree(
+        spec.model.path, folder, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*")
+    )
     return spec.model_copy(update={"model": ModelSection(path=folder, weights="random")})
 
 
@@ -216,7 +251,9 @@ def test_another_component_is_profiled_in_the_same_run(bare: StudySpec) -> None:
 
 
 def test_random_weights_give_finite_outputs(bare: StudySpec) -> None:
-    """A component with random weights takes the recorded call's arguments and gives finite numbers, the same for the same seed."""
+    """A component with random weights takes the recorded call's arguments and gives finite numbers,
+    the same for the same seed.
+    """
     (call,) = run_shapes(bare).calls
     kwargs = {key: real(value) for key, value in call.kwargs.items()}
     outs = []
@@ -234,7 +271,9 @@ def test_random_weights_give_finite_outputs(bare: StudySpec) -> None:
 
 @pytest.mark.parametrize("name", list(TOYS))
 def test_other_architectures_run_as_with_weights(name: str, tmp_path: Path) -> None:
-    """The Linears of a run without weights are those of a real run, and the size of what is drawn is known without drawing."""
+    """The Linears of a run without weights are those of a real run, and the size of what is drawn
+    is known without drawing.
+    """
     spec = save_toy(name, tmp_path)
     run = run_shapes(spec)
     table, drawn = real_table(spec)
@@ -260,7 +299,10 @@ def test_a_batch_of_an_architecture_with_masks(tmp_path: Path) -> None:
         (
             "flux1-dev",
             {"frames": 9},
-            r"--frames sets num_frames, which the call of FluxPipeline does not have; allowed are prompt,.*height",
+            (
+                r"--frames sets num_frames, which the call of FluxPipeline does not have; allowed"
+                r" are prompt,.*height"
+            ),
         ),
         ("flux1-dev", {"settings": ("hieght=3",)}, "--set hieght sets hieght, which the call"),
         ("flux1-dev", {"settings": ("height",)}, "--set 'height'; allowed is KEY=VALUE"),
@@ -276,8 +318,12 @@ def test_a_batch_of_an_architecture_with_masks(tmp_path: Path) -> None:
         ("flux1-dev", {"guidance": float("nan")}, "--guidance is nan"),
     ],
 )
-def test_options_that_cannot_be_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    """A value out of range and an argument that the pipeline's call lacks are the user's mistakes, said before anything is built."""
+def test_options_that_cannot_be_are_refused(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    """A value out of range and an argument that the pipeline's call lacks are the user's mistakes,
+    said before anything is built.
+    """
     with pytest.raises(UserError, match=message):
         with_options(resolve_spec(name), RunOptions(**options))
 
@@ -289,7 +335,9 @@ def test_options_that_cannot_be_are_refused(name: str, options: dict[str, Any], 
         ({"max_sequence_length": 600}, "cannot be greater than 512 but is 600"),
     ],
 )
-def test_settings_that_the_pipeline_refuses_are_a_mistake(bare: StudySpec, settings: dict[str, Any], message: str) -> None:
+def test_settings_that_the_pipeline_refuses_are_a_mistake(
+    bare: StudySpec, settings: dict[str, Any], message: str
+) -> None:
     """The pipeline's own reason is given, and where to correct it."""
     with pytest.raises(PipelineError, match=message) as caught:
         run_shapes(bare.model_copy(update={"settings": {**bare.settings, **settings}}))
@@ -309,7 +357,9 @@ def test_settings_that_the_pipeline_refuses_are_a_mistake(bare: StudySpec, setti
         ("sigmas", 1.0, "list"),
     ],
 )
-def test_a_setting_of_another_type_is_refused(bare: StudySpec, key: str, value: object, allowed: str) -> None:
+def test_a_setting_of_another_type_is_refused(
+    bare: StudySpec, key: str, value: object, allowed: str
+) -> None:
     """A setting is of the type that the pipeline annotates; counts are whole numbers within reason."""
     with pytest.raises(SpecError, match=f"{key} is {value!r}; allowed is .*{allowed}"):
         run_shapes(bare.model_copy(update={"settings": {**bare.settings, key: value}}))
@@ -343,13 +393,29 @@ def test_a_component_that_is_not_there_is_refused(bare: StudySpec) -> None:
         ("model_index.json", "{", "could not be loaded"),
         ("model_index.json", "[]", "holds a list"),
         ("model_index.json", '{"_class_name": "os.system"}', "names the class 'os.system'"),
-        ("model_index.json", '{"_class_name": "FluxPipeline", "vae": ["os", "system"]}', "names os.system.*remote code is not run"),
-        ("transformer/config.json", '{"num_layers": "many"}', r"transformer \(FluxTransformer2DModel\) cannot be built"),
-        ("transformer/config.json", None, r"transformer \(FluxTransformer2DModel\) cannot be built"),
+        (
+            "model_index.json",
+            '{"_class_name": "FluxPipeline", "vae": ["os", "system"]}',
+            "names os.system.*remote code is not run",
+        ),
+        (
+            "transformer/config.json",
+            '{"num_layers": "many"}',
+            r"transformer \(FluxTransformer2DModel\) cannot be built",
+        ),
+        (
+            "transformer/config.json",
+            None,
+            r"transformer \(FluxTransformer2DModel\) cannot be built",
+        ),
     ],
 )
-def test_a_folder_that_is_no_pipeline_is_refused(bare: StudySpec, file: str, text: str | None, message: str) -> None:
-    """Broken, foreign and missing config files are the user's mistake, by name; nothing else is imported."""
+def test_a_folder_that_is_no_pipeline_is_refused(
+    bare: StudySpec, file: str, text: str | None, message: str
+) -> None:
+    """Broken, foreign and missing config files are the user's mistake, by name; nothing else is
+    imported.
+    """
     assert bare.model.path is not None
     path = bare.model.path / file
     path.unlink() if text is None else path.write_text(text)
@@ -366,36 +432,67 @@ def rewrite(spec: StudySpec, file: str, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("toy", "file", "changes", "message"),
     [
-        ("sd3", "transformer", {"in_channels": 32}, r"transformer \(in_channels 32, .* contradict itself or vae \(latent_channels 16\)"),
+        (
+            "sd3",
+            "transformer",
+            {"in_channels": 32},
+            r"transformer \(in_channels 32, .* contradict itself or vae \(latent_channels 16\)",
+        ),
         (
             "sd3",
             "transformer",
             {"joint_attention_dim": 128},
             r"transformer \(.* contradict text_encoder_3 \(hidden_size 64\), or the settings",
         ),
-        ("sd3", "vae", {"latent_channels": 32}, r"vae \(latent_channels 32\) .* contradict transformer \(in_channels 16,"),
+        (
+            "sd3",
+            "vae",
+            {"latent_channels": 32},
+            r"vae \(latent_channels 32\) .* contradict transformer \(in_channels 16,",
+        ),
         (
             "flux2",
             "transformer",
             {"joint_attention_dim": 96},
             r"transformer \(.* contradict text_encoder \(.*\(RuntimeError: a Linear of 96",
         ),
-        ("sdxl", "unet", {"out_channels": 8}, r"unet \(in_channels 4, out_channels 8, .* contradict itself or vae \(latent_channels 4\)"),
+        (
+            "sdxl",
+            "unet",
+            {"out_channels": 8},
+            (
+                r"unet \(in_channels 4, out_channels 8, .* contradict itself or vae"
+                r" \(latent_channels 4\)"
+            ),
+        ),
         ("wan", "vae", {"z_dim": 32}, r"transformer \(.* contradict itself or vae \(z_dim 32\)"),
-        ("chroma", "transformer", {"in_channels": 32}, r"vae \(latent_channels 4\) .* contradict transformer \(in_channels 32,"),
+        (
+            "chroma",
+            "transformer",
+            {"in_channels": 32},
+            r"vae \(latent_channels 4\) .* contradict transformer \(in_channels 32,",
+        ),
     ],
 )
-def test_configs_that_contradict_one_another_are_named(toy: str, file: str, changes: dict[str, int], message: str, tmp_path: Path) -> None:
-    """Shapes that do not fit are a mistake in the configs: the component that failed, the ones that it may contradict, the reason, the next step."""
+def test_configs_that_contradict_one_another_are_named(
+    toy: str, file: str, changes: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    """Shapes that do not fit are a mistake in the configs: the component that failed, the ones that
+    it may contradict, the reason, the next step.
+    """
     spec = save_toy(toy, tmp_path)
     rewrite(spec, f"{file}/config.json", **changes)
     with pytest.raises(ConfigMismatchError, match=f"Pipeline: the config of {message}") as caught:
         run_shapes(spec)
     assert "RuntimeError: " in str(caught.value)
-    assert str(caught.value).endswith("copy the wrong config again, or report the pipeline if it runs with its weights")
+    assert str(caught.value).endswith(
+        "copy the wrong config again, or report the pipeline if it runs with its weights"
+    )
 
 
-def test_with_weights_a_run_judges_the_configs(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_weights_a_run_judges_the_configs(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A suspicion about configs does not stop a search of a model that runs."""
 
     def suspect(_spec: StudySpec) -> None:
@@ -407,18 +504,28 @@ def test_with_weights_a_run_judges_the_configs(evaluator: Evaluator, tmp_path: P
 
 
 def test_a_config_of_another_class_is_refused(bare: StudySpec) -> None:
-    """The class that a config was written by is the one that the index names; the name that PixArt's once had is excused."""
+    """The class that a config was written by is the one that the index names; the name that
+    PixArt's once had is excused.
+    """
     rewrite(bare, "transformer/config.json", _class_name="SD3Transformer2DModel")
     with pytest.raises(
-        PipelineError, match=r"names FluxTransformer2DModel for transformer, and .*config.json is of 'SD3Transformer2DModel'; allowed"
+        PipelineError,
+        match=(
+            r"names FluxTransformer2DModel for transformer, and .*config.json is of"
+            r" 'SD3Transformer2DModel'; allowed"
+        ),
     ):
         run_shapes(bare)
     rewrite(bare, "transformer/config.json", _class_name="Transformer2DModel")
     assert run_shapes(bare).table.linears
 
 
-def test_a_vae_decodes_in_tiles_where_the_study_says_so(tiny_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`model.vae_tiling` is honoured with and without weights, is part of what decides a picture, and is refused where the VAE cannot."""
+def test_a_vae_decodes_in_tiles_where_the_study_says_so(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`model.vae_tiling` is honoured with and without weights, is part of what decides a picture,
+    and is refused where the VAE cannot.
+    """
     plain = load_spec(tiny_study)
     tiled = plain.model_copy(update={"model": plain.model.model_copy(update={"vae_tiling": True})})
     before, after = load_pipeline(plain, device="cpu"), load_pipeline(tiled, device="cpu")
@@ -434,7 +541,10 @@ def test_a_vae_decodes_in_tiles_where_the_study_says_so(tiny_study: Path, monkey
     for make in (lambda: load_pipeline(tiled, device="cpu"), lambda: build_skeleton(tiled)):
         with pytest.raises(
             SpecError,
-            match=r"`model.vae_tiling` is true, and the FluxPipeline has a vae of class AutoencoderKL, which does not .*take the line out",
+            match=(
+                r"`model.vae_tiling` is true, and the FluxPipeline has a vae of class"
+                r" AutoencoderKL, which does not .*take the line out"
+            ),
         ):
             make()
 
@@ -442,16 +552,30 @@ def test_a_vae_decodes_in_tiles_where_the_study_says_so(tiny_study: Path, monkey
 def test_a_hub_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Config files that cannot be fetched are the user's to get."""
     monkeypatch.setattr(blueprint, "hub_answers", lambda: False)
-    with pytest.raises(PipelineError, match=r"config files of nobody/nothing could not be loaded from .* \(the Hub does not answer"):
+    with pytest.raises(
+        PipelineError,
+        match=(
+            r"config files of nobody/nothing could not be loaded from .* \(the Hub does not answer"
+        ),
+    ):
         run_shapes(resolve_spec("nobody/nothing"))
 
 
-def test_a_run_that_fails_says_how_far_it_got(bare: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error inside the networks is no mistake of the user's: components and the last Linear are named."""
+def test_a_run_that_fails_says_how_far_it_got(
+    bare: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error inside the networks is no mistake of the user's: components and the last Linear are
+    named.
+    """
     from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
 
     monkeypatch.setattr(FluxSingleTransformerBlock, "forward", lambda *_a, **_k: 1 / 0)
-    with pytest.raises(MeasurementError, match=r"ZeroDivisionError.*text_encoder_2 1 x, transformer 1 x; the last Linear reached was"):
+    with pytest.raises(
+        MeasurementError,
+        match=(
+            r"ZeroDivisionError.*text_encoder_2 1 x, transformer 1 x; the last Linear reached was"
+        ),
+    ):
         run_shapes(bare)
 
 
@@ -460,7 +584,9 @@ def test_a_run_that_fails_says_how_far_it_got(bare: StudySpec, monkeypatch: pyte
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_stand_in_counts_tokens(side: str) -> None:
-    """Padded texts have the asked length and as many attended tokens as declared; others are as long as declared."""
+    """Padded texts have the asked length and as many attended tokens as declared; others are as
+    long as declared.
+    """
     tokenizer = StandInTokenizer(prompt_tokens=5, negative_prompt_tokens=2, max_length=8)
     tokenizer.padding_side = side
     tokenizer.dropped_tokens = 1
@@ -474,11 +600,16 @@ def test_a_stand_in_counts_tokens(side: str) -> None:
     assert len(tokenizer(texts[0], truncation=True, max_length=4).input_ids) == 4
     chat = [{"role": "user", "content": [{"type": "text", "text": PROMPT}]}]
     assert PROMPT in tokenizer.apply_chat_template(chat, tokenize=False)
-    assert tokenizer.apply_chat_template([chat, chat], return_tensors="pt").input_ids.shape == (2, 6)
+    assert tokenizer.apply_chat_template([chat, chat], return_tensors="pt").input_ids.shape == (
+        2,
+        6,
+    )
 
 
 def test_values_stay_where_they_are_cheap() -> None:
-    """What touches no weight is real; masks select as many rows as they have; what has no value answers as the module says."""
+    """What touches no weight is real; masks select as many rows as they have; what has no value
+    answers as the module says.
+    """
     linear = nn.Linear(4, 3, device="meta")
     mask = torch.tensor([[True, True, False], [True, False, False]])
     with torch.no_grad(), ShapeMode() as mode, mode.counting("net"):
@@ -513,7 +644,9 @@ def test_values_that_nobody_keeps_are_not_computed() -> None:
 
 
 def test_convolutions_and_attention_are_counted() -> None:
-    """MACs of convolutions, plain, grouped and transposed, and the shape of attention with fewer key heads."""
+    """MACs of convolutions, plain, grouped and transposed, and the shape of attention with fewer
+    key heads.
+    """
     with torch.no_grad(), ShapeMode() as mode, mode.counting("net"):
         nn.Conv2d(4, 6, 3, groups=2, device="meta")(torch.zeros(1, 4, 5, 5))
         nn.ConvTranspose1d(4, 6, 2, stride=2, device="meta")(torch.zeros(1, 4, 5))

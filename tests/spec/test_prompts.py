@@ -1,4 +1,6 @@
-"""A file of prompts is split alike each time, and one that cannot be meant is refused with its line."""
+"""A file of prompts is split alike each time, and one that cannot be meant is refused with its
+line.
+"""
 
 from pathlib import Path
 
@@ -19,9 +21,15 @@ def file_of(folder: Path, text: str | bytes, name: str = "mine.txt") -> Path:
     return path
 
 
-@pytest.mark.parametrize(("count", "search"), [(8, 4), (9, 4), (12, 4), (15, 5), (48, 16), (200, 16)], ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("count", "search"),
+    [(8, 4), (9, 4), (12, 4), (15, 5), (48, 16), (200, 16)],
+    ids=lambda value: str(value),
+)
 def test_a_third_chooses_evenly_spread(count: int, search: int) -> None:
-    """A third of the prompts, 4 to 16, are search prompts; two neighbours among them are about equally far apart, and the first prompt is one."""
+    """A third of the prompts, 4 to 16, are search prompts; two neighbours among them are about
+    equally far apart, and the first prompt is one.
+    """
     texts = [str(i) for i in range(count)]
     split = split_prompts(texts)
     assert (len(split.search), len(split.held_out)) == (search, count - search)
@@ -33,7 +41,9 @@ def test_a_third_chooses_evenly_spread(count: int, search: int) -> None:
 
 
 def test_comments_and_empty_lines_are_no_prompts(tmp_path: Path) -> None:
-    """Lines that begin with # and empty ones are left out; a # inside a line, quotes and other scripts are part of a prompt; a BOM and CRLF are not."""
+    """Lines that begin with # and empty ones are left out; a # inside a line, quotes and other
+    scripts are part of a prompt; a BOM and CRLF are not.
+    """
     odd = ['a sign that says "#1"', "猫が窓辺で眠る", "  a fox   in snow  "]
     text = "\ufeff# kinds\r\n\r\n" + "\r\n".join([*EIGHT, *odd]) + "\r\n  # the end"
     found = read_prompts(file_of(tmp_path, text))
@@ -60,12 +70,18 @@ def test_a_toml_says_which_prompts_choose(tmp_path: Path) -> None:
         ("mine.toml", "search = [", ["is no TOML", "held_out"]),
         ("mine.toml", 'search = ["a"]', ["held_out: Field required"]),
         ("mine.toml", 'search = ["a"]\nheld_out = ["a"]', ["in `search` and in `held_out`", "'a'"]),
-        ("mine.toml", 'search = ["a", "a"]\nheld_out = ["b"]', ["'a' is in `search` more than once"]),
+        (
+            "mine.toml",
+            'search = ["a", "a"]\nheld_out = ["b"]',
+            ["'a' is in `search` more than once"],
+        ),
         ("mine.toml", 'search = ["a"]\nheld_out = [" "]', ["`held_out` has an empty prompt"]),
         ("mine.toml", 'search = ["a"]\nheld_out = ["b"]\nsplit = 3', ["split: Extra inputs"]),
     ],
 )
-def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, content: str | bytes, words: list[str]) -> None:
+def test_a_file_that_cannot_be_meant_is_refused(
+    tmp_path: Path, name: str, content: str | bytes, words: list[str]
+) -> None:
     """The message names the file, what is wrong in which line or key, and what is allowed."""
     with pytest.raises(SpecError) as caught:
         read_prompts(file_of(tmp_path, content, name))
@@ -95,13 +111,21 @@ def test_a_study_may_name_a_file_of_prompts(tmp_path: Path) -> None:
 
 def test_other_prompts_are_drawn_in_their_own_order(tmp_path: Path) -> None:
     """An order of the study's prompts says nothing about other ones."""
-    text = 'name = "toy"\n[model]\nhub = "a/b"\n[search]\norder = [1, 0]\n[prompts]\nsearch = ["a", "b"]\nheld_out = ["c"]\n'
-    other = with_prompts(load_spec(file_of(tmp_path, text, "toy.toml")), PromptSection(search=("d",), held_out=("e",)))
+    text = (
+        'name = "toy"\n[model]\nhub = "a/b"\n[search]\norder = [1, 0]\n[prompts]\nsearch = ["a",'
+        ' "b"]\nheld_out = ["c"]\n'
+    )
+    other = with_prompts(
+        load_spec(file_of(tmp_path, text, "toy.toml")),
+        PromptSection(search=("d",), held_out=("e",)),
+    )
     assert (other.search.order, other.prompts.search) == ((), ("d",))
 
 
 def test_general_prompts_are_whole() -> None:
-    """Pictures and videos have prompts of their own, none in both parts, and they cannot be changed."""
+    """Pictures and videos have prompts of their own, none in both parts, and they cannot be
+    changed.
+    """
     for prompts in (PICTURES, VIDEOS):
         assert len(prompts.search) >= 4
         assert len(prompts.held_out) >= 2 * len(prompts.search)

@@ -1,4 +1,6 @@
-"""The studies that ship are about the models that they name: sizes as published, no dead pattern, prompts enough, and the machine's copies told apart."""
+"""The studies that ship are about the models that they name: sizes as published, no dead pattern,
+prompts enough, and the machine's copies told apart.
+"""
 
 import json
 import re
@@ -18,7 +20,8 @@ from sensitivity.shapes.run import run_shapes
 from sensitivity.spec.loading import list_studies, load_spec
 from sensitivity.spec.study_spec import ModelSection, StudySpec
 
-# Billions of parameters, as the model cards or the papers say; Linears as counted by hand from the classes' source: blocks x Linears a block + the others.
+# Billions of parameters, as the model cards or the papers say; Linears as counted by hand from the
+# classes' source: blocks x Linears a block + the others.
 PUBLISHED = {
     "flux1-dev": ("transformer", 12.0, 19 * 14 + 38 * 6 + 10),
     "qwen-image": ("transformer", 20.0, 60 * 14 + 6),
@@ -43,7 +46,11 @@ def denoiser(name: str, component: str) -> nn.Module:
 
 
 def linears(name: str) -> list[str]:
-    return [fqn for fqn, part in denoiser(name, study(name).model.component).named_modules() if isinstance(part, nn.Linear)]
+    return [
+        fqn
+        for fqn, part in denoiser(name, study(name).model.component).named_modules()
+        if isinstance(part, nn.Linear)
+    ]
 
 
 def test_every_real_study_is_checked_here() -> None:
@@ -53,7 +60,9 @@ def test_every_real_study_is_checked_here() -> None:
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_model_has_its_published_size(name: str) -> None:
-    """Parameters within 3 % of what its makers say, and as many Linears as its blocks have: the configs are those of the model."""
+    """Parameters within 3 % of what its makers say, and as many Linears as its blocks have: the
+    configs are those of the model.
+    """
     component, billions, count = PUBLISHED[name]
     assert study(name).model.component == component
     for each in study(name).model.denoisers:
@@ -64,29 +73,48 @@ def test_a_model_has_its_published_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", REAL)
 def test_no_pattern_of_a_study_is_dead(name: str) -> None:
-    """Each always-skip pattern and each glob of the rule of thumb matches a Linear, each fused role occurs, and each skip has a reason."""
+    """Each always-skip pattern and each glob of the rule of thumb matches a Linear, each fused role
+    occurs, and each skip has a reason.
+    """
     spec, fqns = study(name), linears(name)
-    assert expand([entry.pattern for entry in (*spec.search.always_skip, *spec.rule_of_thumb.skip)], fqns).dead == ()
+    assert (
+        expand(
+            [entry.pattern for entry in (*spec.search.always_skip, *spec.rule_of_thumb.skip)], fqns
+        ).dead
+        == ()
+    )
     assert all(len(entry.reason) > 10 for entry in spec.search.always_skip)
-    assert all(any(f".{fqn}".endswith(f".{role}") for fqn in fqns) for family in spec.search.fused for role in family)
+    assert all(
+        any(f".{fqn}".endswith(f".{role}") for fqn in fqns)
+        for family in spec.search.fused
+        for role in family
+    )
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_study_has_prompts_enough(name: str) -> None:
-    """Real models are chosen on more prompts than the general ones, twice as many are held out, and the revision is a commit."""
+    """Real models are chosen on more prompts than the general ones, twice as many are held out, and
+    the revision is a commit.
+    """
     spec = study(name)
-    assert (len(spec.prompts.search), len(spec.prompts.held_out)) == ((8, 16) if "num_frames" in spec.settings else (16, 32))
+    assert (len(spec.prompts.search), len(spec.prompts.held_out)) == (
+        (8, 16) if "num_frames" in spec.settings else (16, 32)
+    )
     assert re.fullmatch("[0-9a-f]{40}", spec.model.revision or "")
 
 
 @pytest.mark.parametrize("name", ["flux2-dev", "sd3.5-large", "wan2.2", "z-image-turbo", "sdxl"])
 def test_a_study_runs_without_weights(name: str) -> None:
-    """The pipeline accepts the settings, every Linear is called, and what is drawn has the size that was asked (fewer steps and frames here)."""
+    """The pipeline accepts the settings, every Linear is called, and what is drawn has the size
+    that was asked (fewer steps and frames here).
+    """
     spec = study(name)
     few = {"num_inference_steps": 4} | ({"num_frames": 5} if "num_frames" in spec.settings else {})
     run = run_shapes(spec.model_copy(update={"settings": spec.settings | few}))
     assert run.table.uncalled == ()
-    assert {key: run.table.settings[key] for key in ("height", "width")} == {key: spec.settings[key] for key in ("height", "width")}
+    assert {key: run.table.settings[key] for key in ("height", "width")} == {
+        key: spec.settings[key] for key in ("height", "width")
+    }
     assert run.table.run is not None
     forwards = {part.component: part.calls for part in run.table.run.components}
     assert all(forwards[each] > 0 for each in spec.model.denoisers)
@@ -96,7 +124,9 @@ def test_a_study_runs_without_weights(name: str) -> None:
 
 
 def test_components_are_one_list() -> None:
-    """The first of several denoisers is the main one, whether or not it is said; anything else is refused."""
+    """The first of several denoisers is the main one, whether or not it is said; anything else is
+    refused.
+    """
     assert ModelSection(hub="a/b", components=("x", "y")).component == "x"
     assert ModelSection(hub="a/b", component="x").denoisers == ("x",)
     assert ModelSection(hub="a/b").denoisers == ("transformer",)
@@ -141,7 +171,9 @@ def fill(cache_folder: Path, *weights: str) -> None:
 
 
 def test_copies_on_this_machine_are_told_apart(hub_cache: Path) -> None:
-    """Nothing, configs alone, some weights, all of them; a revision that is not here counts as nothing."""
+    """Nothing, configs alone, some weights, all of them; a revision that is not here counts as
+    nothing.
+    """
     bare = StudySpec(name="x", model=ModelSection(hub="a/b"))
     pinned = StudySpec(name="x", model=ModelSection(hub="a/b", revision=COMMIT))
     assert local_copies(bare) == Copies.NONE
@@ -152,7 +184,10 @@ def test_copies_on_this_machine_are_told_apart(hub_cache: Path) -> None:
     assert local_copies(bare) == Copies.PARTLY
     fill(hub_cache, "transformer", "vae")
     assert (local_copies(bare), local_copies(pinned)) == (Copies.WEIGHTS, Copies.WEIGHTS)
-    assert local_copies(StudySpec(name="x", model=ModelSection(hub="a/b", revision="f" * 40))) == Copies.NONE
+    assert (
+        local_copies(StudySpec(name="x", model=ModelSection(hub="a/b", revision="f" * 40)))
+        == Copies.NONE
+    )
 
 
 def test_folders_are_no_cache(hub_cache: Path) -> None:

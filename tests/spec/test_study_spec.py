@@ -1,4 +1,6 @@
-"""A study is read exactly as declared, a wrong one is refused by the name of its key, and `--model` means one thing."""
+"""A study is read exactly as declared, a wrong one is refused by the name of its key, and `--model`
+means one thing.
+"""
 
 import tomllib
 from pathlib import Path
@@ -7,7 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from sensitivity.core.format_name import FormatName, parse_formats
-from sensitivity.errors import FormatError, PipelineError, SensitivityError, SpecError, UnknownModelError
+from sensitivity.errors import (
+    FormatError,
+    PipelineError,
+    SensitivityError,
+    SpecError,
+    UnknownModelError,
+)
 from sensitivity.spec.loading import list_studies, load_spec, resolve_spec
 from sensitivity.spec.overrides import RunOptions, override_settings
 from sensitivity.spec.study_spec import StudySpec
@@ -38,7 +46,9 @@ def test_every_study_that_ships_loads_and_names_files_that_exist() -> None:
         assert spec.fidelity.weights is None or spec.fidelity.weights.is_file()
 
 
-def test_relative_paths_are_relative_to_the_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_relative_to_the_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The current folder has no say in where a study's files are."""
     text = SMALLEST + '[fidelity]\nnet = "tiny"\nweights = "../trunk.safetensors"\n'
     path = study(tmp_path, text)
@@ -51,13 +61,24 @@ def test_relative_paths_are_relative_to_the_toml(tmp_path: Path, monkeypatch: py
 
 def test_absolute_paths_stay(tmp_path: Path) -> None:
     """A path that is absolute is taken as it is."""
-    assert load_spec(study(tmp_path, SMALLEST.replace('"weights"', '"/models/flux"'))).model.path == Path("/models/flux")
+    assert load_spec(
+        study(tmp_path, SMALLEST.replace('"weights"', '"/models/flux"'))
+    ).model.path == Path("/models/flux")
 
 
 def test_settings_keep_their_types(tmp_path: Path) -> None:
-    """A whole number stays an int, a decimal a float, true a bool: they become arguments of the pipeline call."""
-    found = load_spec(study(tmp_path, SMALLEST + '[settings]\nsteps = 1\nscale = 1.0\nflag = true\nword = "1"\n')).settings
-    assert [(value, type(value)) for value in found.values()] == [(1, int), (1.0, float), (True, bool), ("1", str)]
+    """A whole number stays an int, a decimal a float, true a bool: they become arguments of the
+    pipeline call.
+    """
+    found = load_spec(
+        study(tmp_path, SMALLEST + '[settings]\nsteps = 1\nscale = 1.0\nflag = true\nword = "1"\n')
+    ).settings
+    assert [(value, type(value)) for value in found.values()] == [
+        (1, int),
+        (1.0, float),
+        (True, bool),
+        ("1", str),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +111,9 @@ def test_a_wrong_study_is_refused_by_key(tmp_path: Path, old: str, new: str, mes
 
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"a = 1\na = 2"])
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Broken syntax, other encodings and repeated keys are the user's mistake, with the file's name."""
+    """Broken syntax, other encodings and repeated keys are the user's mistake, with the file's
+    name.
+    """
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     with pytest.raises(SpecError, match=r"broken\.toml is no TOML"):
@@ -120,10 +143,15 @@ def test_a_name_means_the_study_that_ships() -> None:
     spec = resolve_spec("tiny-flux")
     assert spec == load_spec(list_studies()["tiny-flux"])
     declared = tomllib.loads(list_studies()["tiny-flux"].read_text(encoding="utf-8"))
-    assert (spec.name, list(spec.prompts.search)) == (declared["name"], declared["prompts"]["search"])
+    assert (spec.name, list(spec.prompts.search)) == (
+        declared["name"],
+        declared["prompts"]["search"],
+    )
 
 
-def test_a_study_name_comes_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_name_comes_before_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder that happens to be called like a study does not shadow it."""
     (tmp_path / "tiny-flux").mkdir()
     (tmp_path / "tiny-flux" / "model_index.json").write_text("{}")
@@ -133,10 +161,19 @@ def test_a_study_name_comes_before_a_folder(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("flux", "flux"), ("my flux (v2)", "my-flux--v2-"), ("modèle", "mod-le"), ("日本", "model"), (".hidden", "hidden")]
+    ("folder", "name"),
+    [
+        ("flux", "flux"),
+        ("my flux (v2)", "my-flux--v2-"),
+        ("modèle", "mod-le"),
+        ("日本", "model"),
+        (".hidden", "hidden"),
+    ],
 )
 def test_a_folder_gives_a_study_of_its_name(tmp_path: Path, folder: str, name: str) -> None:
-    """A diffusers folder needs no TOML, whatever characters its name has; prompts and net have defaults."""
+    """A diffusers folder needs no TOML, whatever characters its name has; prompts and net have
+    defaults.
+    """
     path = tmp_path / folder
     path.mkdir()
     (path / "model_index.json").write_text("{}")
@@ -155,12 +192,21 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 def test_a_hub_id_gives_a_study() -> None:
     """org/name that is no path here is a Hub id; nothing is downloaded to say so."""
     spec = resolve_spec("black-forest-labs/FLUX.1-dev")
-    assert (spec.name, spec.model.hub, spec.model.path) == ("FLUX.1-dev", "black-forest-labs/FLUX.1-dev", None)
+    assert (spec.name, spec.model.hub, spec.model.path) == (
+        "FLUX.1-dev",
+        "black-forest-labs/FLUX.1-dev",
+        None,
+    )
 
 
-@pytest.mark.parametrize("model", ["tiny-flx", "a/b/c", "../no-such-folder-here", "/nowhere", "org/", "nul\0l", "x" * 5000, ""])
+@pytest.mark.parametrize(
+    "model",
+    ["tiny-flx", "a/b/c", "../no-such-folder-here", "/nowhere", "org/", "nul\0l", "x" * 5000, ""],
+)
 def test_anything_else_is_unknown(model: str) -> None:
-    """A name that means nothing is the user's mistake, never another exception, and the studies are listed."""
+    """A name that means nothing is the user's mistake, never another exception, and the studies are
+    listed.
+    """
     with pytest.raises(UnknownModelError, match=r"allowed are a study name \(.*tiny-flux"):
         resolve_spec(model)
 
@@ -199,16 +245,24 @@ def test_defaults_are_a_valid_study(tmp_path: Path) -> None:
 
 
 def test_a_study_may_name_config_files_alone(tmp_path: Path) -> None:
-    """`config` is relative to the TOML, prompts have a default, and text lengths are QwenImage's unless said."""
+    """`config` is relative to the TOML, prompts have a default, and text lengths are QwenImage's
+    unless said.
+    """
     spec = load_spec(
-        study(tmp_path, 'name = "toy"\n[model]\nhub = "a/b"\nconfig = "toy"\nvae_tiling = true\n[pricing]\nprompt_tokens = 20\n')
+        study(
+            tmp_path,
+            'name = "toy"\n[model]\nhub = "a/b"\nconfig = "toy"\nvae_tiling ='
+            " true\n[pricing]\nprompt_tokens = 20\n",
+        )
     )
     assert (spec.model.config, spec.model.vae_tiling) == (tmp_path / "toy", True)
     assert (spec.pricing.prompt_tokens, spec.pricing.negative_prompt_tokens) == (20, 6)
     assert spec.prompts.search
 
 
-def test_a_toml_inside_a_config_folder_is_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toml_inside_a_config_folder_is_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only TOMLs outside of pipeline folders are studies."""
     (tmp_path / "toy" / "vae").mkdir(parents=True)
     (tmp_path / "toy" / "model_index.json").write_text("{}")
@@ -222,14 +276,24 @@ def test_a_toml_inside_a_config_folder_is_no_study(tmp_path: Path, monkeypatch: 
     ("call", "settings"),
     [
         ({"guidance_scale": 3.5, "true_cfg_scale": 1.0}, {"guidance_scale": 2.0}),
-        ({"guidance_scale": None, "true_cfg_scale": 4.0, "negative_prompt": None}, {"true_cfg_scale": 2.0, "negative_prompt": " "}),
-        ({"guidance_scale": 4.0, "audio_guidance_scale": 7.0}, {"guidance_scale": 2.0, "audio_guidance_scale": 2.0}),
+        (
+            {"guidance_scale": None, "true_cfg_scale": 4.0, "negative_prompt": None},
+            {"true_cfg_scale": 2.0, "negative_prompt": " "},
+        ),
+        (
+            {"guidance_scale": 4.0, "audio_guidance_scale": 7.0},
+            {"guidance_scale": 2.0, "audio_guidance_scale": 2.0},
+        ),
     ],
     ids=["embedded", "two forwards", "with sound"],
 )
-def test_guidance_is_what_the_pipeline_calls_it(tmp_path: Path, call: dict[str, object], settings: dict[str, object]) -> None:
+def test_guidance_is_what_the_pipeline_calls_it(
+    tmp_path: Path, call: dict[str, object], settings: dict[str, object]
+) -> None:
     """`--guidance` sets the argument that guides this pipeline, and what comes with it."""
-    found = override_settings(load_spec(study(tmp_path)), RunOptions(guidance=2.0), call, "ToyPipeline")
+    found = override_settings(
+        load_spec(study(tmp_path)), RunOptions(guidance=2.0), call, "ToyPipeline"
+    )
     assert found.settings == settings
 
 

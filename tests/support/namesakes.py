@@ -4,13 +4,22 @@ from torch import nn
 
 
 class NamesakeNet(nn.Module):
-    """`proj_out` at the top and in blocks; blocks 1 and 10, `blocks` inside `single_blocks`; `others` are modules that are no Linears, which rules can hit as well."""
+    """`proj_out` at the top and in blocks; blocks 1 and 10, `blocks` inside `single_blocks`;
+    `others` are modules that are no Linears, which rules can hit as well.
+    """
 
     def __init__(self, **others: nn.Module) -> None:
         super().__init__()
         for name in ("blocks", "single_blocks"):
             blocks = [
-                nn.ModuleDict({"to_q": nn.Linear(32, 32), "proj_out": nn.Linear(32, 32), "norm": nn.LayerNorm(32)}) for _ in range(11)
+                nn.ModuleDict(
+                    {
+                        "to_q": nn.Linear(32, 32),
+                        "proj_out": nn.Linear(32, 32),
+                        "norm": nn.LayerNorm(32),
+                    }
+                )
+                for _ in range(11)
             ]
             setattr(self, name, nn.ModuleList(blocks))
         for name, module in others.items():

@@ -1,6 +1,9 @@
-"""Small pipelines of many architectures, as folders of config files alone: `save_toy("wan", folder)`.
+"""Small pipelines of many architectures, as folders of config files alone:
 
-Each is built from diffusers' own classes with a few features a layer, so that the same folder runs with and without weights. Names are the keys of `TOYS`.
+`save_toy("wan", folder)`.
+
+Each is built from diffusers' own classes with a few features a layer, so that the same folder runs
+with and without weights. Names are the keys of `TOYS`.
 """
 
 import json
@@ -14,33 +17,59 @@ import transformers
 from sensitivity.spec.study_spec import ModelSection, StudySpec
 
 Toy = tuple[str, dict[str, str], dict[str, Any], dict[str, Any]]
-"""(pipeline class, {tokenizer: its class}, {component: diffusers object, or (transformers class, config)}, settings)"""
+"""(pipeline class, {tokenizer: its class}, {component: diffusers object, or (transformers class,
+config)}, settings)
+"""
 
 
 def t5(width: int = 32) -> tuple[str, Any]:
     """A T5 encoder of two layers."""
-    config = transformers.T5Config(d_model=width, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=64, feed_forward_proj="gated-gelu")
+    config = transformers.T5Config(
+        d_model=width,
+        d_ff=64,
+        d_kv=8,
+        num_heads=4,
+        num_layers=2,
+        vocab_size=64,
+        feed_forward_proj="gated-gelu",
+    )
     return "T5EncoderModel", config
 
 
 def umt5() -> tuple[str, Any]:
     """A UMT5 encoder of two layers."""
-    return "UMT5EncoderModel", transformers.UMT5Config(d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=64)
+    return "UMT5EncoderModel", transformers.UMT5Config(
+        d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=2, vocab_size=64
+    )
 
 
 def clip(name: str = "CLIPTextModel") -> tuple[str, Any]:
     """A CLIP text model of two layers."""
     config = transformers.CLIPTextConfig(
-        hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2, projection_dim=32, vocab_size=64,
-        max_position_embeddings=77, bos_token_id=0, eos_token_id=2, pad_token_id=1,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        projection_dim=32,
+        vocab_size=64,
+        max_position_embeddings=77,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
     return name, config
 
 
 def gemma() -> tuple[str, Any]:
     """A Gemma 2 of one layer."""
     config = transformers.Gemma2Config(
-        head_dim=4, hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2, num_key_value_heads=2, vocab_size=64
+        head_dim=4,
+        hidden_size=8,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        vocab_size=64,
     )
     return "Gemma2Model", config
 
@@ -48,9 +77,15 @@ def gemma() -> tuple[str, Any]:
 def kl(channels: int = 4) -> Any:
     """An image VAE that shrinks 8 times."""
     return diffusers.AutoencoderKL(
-        block_out_channels=(16,) * 4, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=1, latent_channels=channels, norm_num_groups=8, sample_size=64, shift_factor=0.1,
-    )  # fmt: skip
+        block_out_channels=(16,) * 4,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=8,
+        sample_size=64,
+        shift_factor=0.1,
+    )
 
 
 def flow() -> Any:
@@ -110,7 +145,11 @@ def sd3() -> Toy:
     }
     return (
         "StableDiffusion3Pipeline",
-        {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5TokenizerFast"},
+        {
+            "tokenizer": "CLIPTokenizer",
+            "tokenizer_2": "CLIPTokenizer",
+            "tokenizer_3": "T5TokenizerFast",
+        },
         parts,
         {"height": 128, "width": 128},
     )
@@ -169,7 +208,12 @@ def sdxl() -> Toy:
         "scheduler": diffusers.EulerDiscreteScheduler(),
         "force_zeros_for_empty_prompt": True,
     }
-    return "StableDiffusionXLPipeline", {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"}, parts, {"height": 64, "width": 64}
+    return (
+        "StableDiffusionXLPipeline",
+        {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"},
+        parts,
+        {"height": 64, "width": 64},
+    )
 
 
 def wan() -> Toy:
@@ -191,11 +235,20 @@ def wan() -> Toy:
         ),
         "text_encoder": umt5(),
         "vae": diffusers.AutoencoderKLWan(
-            base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
         ),
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
     }
-    return "WanPipeline", {"tokenizer": "T5TokenizerFast"}, parts, {"height": 64, "width": 64, "num_frames": 9}
+    return (
+        "WanPipeline",
+        {"tokenizer": "T5TokenizerFast"},
+        parts,
+        {"height": 64, "width": 64, "num_frames": 9},
+    )
 
 
 def sana() -> Toy:
@@ -305,7 +358,12 @@ def lumina2() -> Toy:
         "vae": kl(),
         "scheduler": flow(),
     }
-    return "Lumina2Pipeline", {"tokenizer": "GemmaTokenizerFast"}, parts, {"height": 64, "width": 64}
+    return (
+        "Lumina2Pipeline",
+        {"tokenizer": "GemmaTokenizerFast"},
+        parts,
+        {"height": 64, "width": 64},
+    )
 
 
 def zimage() -> Toy:
@@ -367,7 +425,12 @@ def hunyuan() -> Toy:
         "text_encoder": (
             "LlamaModel",
             transformers.LlamaConfig(
-                hidden_size=16, intermediate_size=37, max_position_embeddings=512, num_attention_heads=4, num_hidden_layers=3, vocab_size=64
+                hidden_size=16,
+                intermediate_size=37,
+                max_position_embeddings=512,
+                num_attention_heads=4,
+                num_hidden_layers=3,
+                vocab_size=64,
             ),
         ),
         "text_encoder_2": clip(),
@@ -500,10 +563,20 @@ def qwen() -> Toy:
                     "num_hidden_layers": 2,
                     "num_attention_heads": 2,
                     "num_key_value_heads": 2,
-                    "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+                    "rope_scaling": {
+                        "mrope_section": [1, 1, 2],
+                        "rope_type": "default",
+                        "type": "default",
+                    },
                     "vocab_size": 64,
                 },
-                vision_config={"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16},
+                vision_config={
+                    "depth": 2,
+                    "hidden_size": 16,
+                    "intermediate_size": 16,
+                    "num_heads": 2,
+                    "out_hidden_size": 16,
+                },
                 image_token_id=60,
                 video_token_id=61,
                 vision_start_token_id=62,
@@ -521,7 +594,12 @@ def qwen() -> Toy:
         ),
         "scheduler": flow(),
     }
-    return "QwenImagePipeline", {"tokenizer": "Qwen2Tokenizer"}, parts, {"height": 64, "width": 64, "negative_prompt": " "}
+    return (
+        "QwenImagePipeline",
+        {"tokenizer": "Qwen2Tokenizer"},
+        parts,
+        {"height": 64, "width": 64, "negative_prompt": " "},
+    )
 
 
 def chroma() -> Toy:
@@ -583,7 +661,12 @@ def ltx() -> Toy:
         ),
         "scheduler": flow(),
     }
-    return "LTXPipeline", {"tokenizer": "T5TokenizerFast"}, parts, {"height": 64, "width": 64, "num_frames": 9}
+    return (
+        "LTXPipeline",
+        {"tokenizer": "T5TokenizerFast"},
+        parts,
+        {"height": 64, "width": 64, "num_frames": 9},
+    )
 
 
 def auraflow() -> Toy:
@@ -606,7 +689,12 @@ def auraflow() -> Toy:
         "vae": kl(),
         "scheduler": flow(),
     }
-    return "AuraFlowPipeline", {"tokenizer": "LlamaTokenizerFast"}, parts, {"height": 64, "width": 64}
+    return (
+        "AuraFlowPipeline",
+        {"tokenizer": "LlamaTokenizerFast"},
+        parts,
+        {"height": 64, "width": 64},
+    )
 
 
 def latte() -> Toy:
@@ -633,7 +721,12 @@ def latte() -> Toy:
         "vae": kl(),
         "scheduler": diffusers.DDIMScheduler(),
     }
-    return "LattePipeline", {"tokenizer": "T5TokenizerFast"}, parts, {"height": 64, "width": 64, "clean_caption": False}
+    return (
+        "LattePipeline",
+        {"tokenizer": "T5TokenizerFast"},
+        parts,
+        {"height": 64, "width": 64, "clean_caption": False},
+    )
 
 
 def allegro() -> Toy:
@@ -669,7 +762,13 @@ def allegro() -> Toy:
         "AllegroPipeline",
         {"tokenizer": "T5TokenizerFast"},
         parts,
-        {"height": 64, "width": 64, "num_frames": 8, "max_sequence_length": 16, "clean_caption": False},
+        {
+            "height": 64,
+            "width": 64,
+            "num_frames": 8,
+            "max_sequence_length": 16,
+            "clean_caption": False,
+        },
     )
 
 

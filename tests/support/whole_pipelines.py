@@ -1,7 +1,11 @@
-"""Small pipelines of many architectures, random weights and all, as plain diffusers saves them: `save_whole("sana", folder)`.
+"""Small pipelines of many architectures, random weights and all, as plain diffusers saves them:
 
-Those of `toy_pipelines`, but "ltx2" and "wan" from `clip_pipelines`. Weights are what the classes' own constructors draw, tokenizers are real
-ones of a few letters, so that texts of different lengths stay so. What a picture shows means nothing, but it changes with the prompt, and when a Linear is quantized.
+`save_whole("sana", folder)`.
+
+Those of `toy_pipelines`, but "ltx2" and "wan" from `clip_pipelines`. Weights are what the classes'
+own constructors draw, tokenizers are real ones of a few letters, so that texts of different lengths
+stay so. What a picture shows means nothing, but it changes with the prompt, and when a Linear is
+quantized.
 """
 
 from collections.abc import Callable
@@ -22,7 +26,10 @@ FRAMES = {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 16}
 
 
 def save_whole(name: str, folder: Path) -> dict[str, Any]:
-    """Write the pipeline as `save_pretrained` does, in bf16. Returns settings at which it is quickly drawn."""
+    """Write the pipeline as `save_pretrained` does, in bf16.
+
+    Returns settings at which it is quickly drawn.
+    """
     if name == "ltx2":
         save_ltx2(folder)
         return FRAMES | {"frame_rate": 8.0}
@@ -39,8 +46,14 @@ def _toy(name: str) -> tuple[Any, dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipeline, tokenizers, parts, settings = TOYS[name]()
-        made = {part: getattr(transformers, value[0])(value[1]) if isinstance(value, tuple) else value for part, value in parts.items()}
-        made |= {part: TOKENIZERS[kind](made[part.replace("tokenizer", "text_encoder")]) for part, kind in tokenizers.items()}
+        made = {
+            part: getattr(transformers, value[0])(value[1]) if isinstance(value, tuple) else value
+            for part, value in parts.items()
+        }
+        made |= {
+            part: TOKENIZERS[kind](made[part.replace("tokenizer", "text_encoder")])
+            for part, kind in tokenizers.items()
+        }
         return getattr(diffusers, pipeline)(**made), settings
 
 
@@ -51,20 +64,32 @@ def _clip(encoder: nn.Module) -> Any:
 
 
 def _t5(_encoder: nn.Module) -> Any:
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((c, -4.0) for c in LETTERS)]
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -2.0),
+        *((c, -4.0) for c in LETTERS),
+    ]
     return transformers.T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=64)
 
 
 def _gemma(_encoder: nn.Module) -> Any:
-    return transformers.GemmaTokenizer(vocab=_numbered(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]), merges=[])
+    return transformers.GemmaTokenizer(
+        vocab=_numbered(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]), merges=[]
+    )
 
 
 def _llama(_encoder: nn.Module) -> Any:
-    return transformers.LlamaTokenizer(vocab=_numbered(["<unk>", "<s>", "</s>", "▁", *LETTERS]), merges=[], pad_token="</s>")
+    return transformers.LlamaTokenizer(
+        vocab=_numbered(["<unk>", "<s>", "</s>", "▁", *LETTERS]), merges=[], pad_token="</s>"
+    )
 
 
 def _qwen(_encoder: nn.Module) -> Any:
-    made = transformers.Qwen2Tokenizer(vocab=_numbered(["<|endoftext|>", "Ġ", "Ċ", ".", ",", *LETTERS]), merges=[])
+    made = transformers.Qwen2Tokenizer(
+        vocab=_numbered(["<|endoftext|>", "Ġ", "Ċ", ".", ",", *LETTERS]), merges=[]
+    )
     made.chat_template = TEMPLATE
     return made
 
@@ -74,5 +99,9 @@ def _numbered(tokens: list[str]) -> dict[str, int]:
 
 
 TOKENIZERS: dict[str, Callable[[nn.Module], Any]] = {
-    "CLIPTokenizer": _clip, "T5TokenizerFast": _t5, "GemmaTokenizerFast": _gemma, "LlamaTokenizerFast": _llama, "Qwen2Tokenizer": _qwen,
-}  # fmt: skip
+    "CLIPTokenizer": _clip,
+    "T5TokenizerFast": _t5,
+    "GemmaTokenizerFast": _gemma,
+    "LlamaTokenizerFast": _llama,
+    "Qwen2Tokenizer": _qwen,
+}

@@ -1,4 +1,6 @@
-"""The search as a user lives it: budgets, continuing, being killed, failing trials, and the way from a trial to a recipe and back."""
+"""The search as a user lives it: budgets, continuing, being killed, failing trials, and the way
+from a trial to a recipe and back.
+"""
 
 import json
 import os
@@ -18,7 +20,14 @@ import pytest
 import torch
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import ConstraintError, MeasurementError, OutputError, RecipeMismatchError, StoreError, UserError
+from sensitivity.errors import (
+    ConstraintError,
+    MeasurementError,
+    OutputError,
+    RecipeMismatchError,
+    StoreError,
+    UserError,
+)
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score
 from sensitivity.models.generating import Painter
@@ -74,26 +83,49 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tiny_study: Path, base: Path) -> SearchOutcome:
     """An uninterrupted search through the library."""
-    return find_recipe(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=base / "whole.db", cache_folder=base / "references"))
+    return find_recipe(
+        load_spec(tiny_study),
+        SearchRequest(budget=BUDGET, storage=base / "whole.db", cache_folder=base / "references"),
+    )
 
 
 @pytest.fixture(scope="module")
 def prepared(tiny_study: Path, base: Path) -> Iterator[Prepared]:
     """The candidates of the tiny study, and an evaluator that a test may give another `score`."""
-    made = prepare(load_spec(tiny_study), SearchRequest(storage=base / "none.db", cache_folder=base / "references"))
+    made = prepare(
+        load_spec(tiny_study),
+        SearchRequest(storage=base / "none.db", cache_folder=base / "references"),
+    )
     yield made
     made.evaluator.close()
 
 
 class Scorer:
-    """Stands for drawing: LPIPS is the share of quantized Linears; counts what it is asked, and fails where `fails(call)` gives an error."""
+    """Stands for drawing:
+
+    LPIPS is the share of quantized Linears; counts what it is asked, and fails where `fails(call)`
+    gives an error.
+    """
 
     def __init__(self, fails: Callable[[int], Exception | None] = lambda _call: None) -> None:
         self.fails, self.asked = fails, []  # type: ignore[var-annotated]
 
-    def __call__(self, formats: dict[str, FormatName], _split: str, *, after_batch: Any = None, keep_going: Any = None) -> Score:  # noqa: ARG002 - the contract
+    def __call__(
+        self,
+        formats: dict[str, FormatName],
+        _split: str,
+        *,
+        after_batch: Any = None,
+        keep_going: Any = None,
+    ) -> Score:  # noqa: ARG002 - the contract
         assert keep_going is None, "a study without chunks looks at no trial"
-        self.asked.append(tuple(sorted((fqn, str(name)) for fqn, name in formats.items() if name is not FormatName.BF16)))
+        self.asked.append(
+            tuple(
+                sorted(
+                    (fqn, str(name)) for fqn, name in formats.items() if name is not FormatName.BF16
+                )
+            )
+        )
         error = self.fails(len(self.asked))
         if error is not None:
             raise error
@@ -102,15 +134,34 @@ class Scorer:
 
 
 @pytest.fixture
-def quick(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SearchResult]:
-    """Runs a search in which a `Scorer` stands for drawing, on some of the groups, in a database of its own."""
+def quick(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., SearchResult]:
+    """Runs a search in which a `Scorer` stands for drawing, on some of the groups, in a database of
+    its own.
+    """
 
-    def run(scorer: Scorer, *, budget: int, groups: int = 99, sampler: SamplerName = SamplerName.KNAPSACK, **more: Any) -> SearchResult:
+    def run(
+        scorer: Scorer,
+        *,
+        budget: int,
+        groups: int = 99,
+        sampler: SamplerName = SamplerName.KNAPSACK,
+        **more: Any,
+    ) -> SearchResult:
         monkeypatch.setattr(prepared.evaluator, "score", scorer)
         some = prepared.candidates
-        best = sorted(range(len(some.groups)), key=lambda i: -some.groups[i].gains_s[1])[:groups]  # fewest groups that still pull both ways
-        some = replace(some, groups=tuple(some.groups[i] for i in best), rule_of_thumb=tuple(some.rule_of_thumb[i] for i in best))
-        settings = SearchSettings(formats=NVFP4, target="b200", budget=budget, sampler=sampler, calibrated=False)
+        best = sorted(range(len(some.groups)), key=lambda i: -some.groups[i].gains_s[1])[
+            :groups
+        ]  # fewest groups that still pull both ways
+        some = replace(
+            some,
+            groups=tuple(some.groups[i] for i in best),
+            rule_of_thumb=tuple(some.rule_of_thumb[i] for i in best),
+        )
+        settings = SearchSettings(
+            formats=NVFP4, target="b200", budget=budget, sampler=sampler, calibrated=False
+        )
         with Store.open(tmp_path / "quick.db") as store:
             return run_search(prepared.evaluator, some, store, settings, **more)
 
@@ -128,15 +179,31 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tiny_study: Path, base: Path) -> Iterator[dict[str, Running]]:
-    """Two searches, started together since starting is most of their time: "killed" waits in its fifth trial, "stopped" in its fourth."""
+    """Two searches, started together since starting is most of their time:
+
+    "killed" waits in its fifth trial, "stopped" in its fourth.
+    """
     made = {}
     for name, stop_at in (("killed", 5), ("stopped", 4)):
         database, out = base / f"{name}.db", base / f"{name}.json"
-        arguments = ["search", "--model", tiny_study, "--budget", BUDGET, "--storage", database, "--out", out]
+        arguments = [
+            "search",
+            "--model",
+            tiny_study,
+            "--budget",
+            BUDGET,
+            "--storage",
+            database,
+            "--out",
+            out,
+        ]
         process = subprocess.Popen(
             [sys.executable, "-c", HELPER, *map(str, arguments)],
-            env={**os.environ, "STOP_AT": str(stop_at), "XDG_CACHE_HOME": str(base / name)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            env={**os.environ, "STOP_AT": str(stop_at), "XDG_CACHE_HOME": str(base / name)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         made[name] = Running(process, database, out)
     yield made
     for run in made.values():
@@ -152,23 +219,33 @@ def states_of(database: Path) -> list[str]:
 
 
 def wait_until_reached(process: subprocess.Popen[str]) -> None:
-    """Return when the process is in the middle of the drawing; fail with what it said if it ended before."""
+    """Return when the process is in the middle of the drawing; fail with what it said if it ended
+    before.
+    """
     assert process.stderr is not None
     said = []
     for line in process.stderr:
         if "REACHED" in line:
             return
         said.append(line)
-    raise AssertionError("the search ended before the trial that was to be interrupted: " + "".join(said))
+    raise AssertionError(
+        "the search ended before the trial that was to be interrupted: " + "".join(said)
+    )
 
 
 def continue_in_process(tiny_study: Path, base: Path, database: Path, **more: Any) -> SearchOutcome:
     """The same search from the library, on an existing database."""
-    return find_recipe(load_spec(tiny_study), SearchRequest(budget=BUDGET, storage=database, cache_folder=base / "references"), **more)
+    return find_recipe(
+        load_spec(tiny_study),
+        SearchRequest(budget=BUDGET, storage=database, cache_folder=base / "references"),
+        **more,
+    )
 
 
 def test_a_search_scores_exactly_its_budget(whole: SearchOutcome) -> None:
-    """A search of budget N has N scored trials with N different choices, and a recipe for one of them."""
+    """A search of budget N has N scored trials with N different choices, and a recipe for one of
+    them.
+    """
     assert len(whole.result.trials) == BUDGET
     assert len({t.choice for t in whole.result.trials}) == BUDGET
     assert not whole.result.interrupted
@@ -177,14 +254,20 @@ def test_a_search_scores_exactly_its_budget(whole: SearchOutcome) -> None:
 
 
 def test_bounds_and_rule_of_thumb_come_first(whole: SearchOutcome) -> None:
-    """The first trials are nothing quantized, everything quantized and the rule of thumb; nothing quantized has distance zero."""
-    assert [t.label for t in whole.result.trials] == ["none", "all nvfp4", "rule of thumb"] + [""] * (BUDGET - 3)
+    """The first trials are nothing quantized, everything quantized and the rule of thumb; nothing
+    quantized has distance zero.
+    """
+    assert [t.label for t in whole.result.trials] == ["none", "all nvfp4", "rule of thumb"] + [
+        ""
+    ] * (BUDGET - 3)
     assert whole.result.trials[0].score.mean == 0.0
     assert all(t.score.mean > 1e-6 for t in whole.result.trials[1:])
 
 
 def test_the_winner_is_on_the_front_and_verified_on_held_out_prompts(whole: SearchOutcome) -> None:
-    """The chosen trial is a front member, and the recipe reports its held-out distance, not the search's."""
+    """The chosen trial is a front member, and the recipe reports its held-out distance, not the
+    search's.
+    """
     assert whole.chosen in whole.front
     assert whole.recipe is not None
     assert whole.chosen is not None
@@ -197,8 +280,12 @@ def load_spec_prompts(outcome: SearchOutcome) -> tuple[str, ...]:
     return outcome.prepared.evaluator.spec.prompts.held_out
 
 
-def test_the_same_command_continues_to_a_larger_budget(whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path) -> None:
-    """A budget of 2, then of 6, gives the trials of an uninterrupted search, and says that it continues."""
+def test_the_same_command_continues_to_a_larger_budget(
+    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path
+) -> None:
+    """A budget of 2, then of 6, gives the trials of an uninterrupted search, and says that it
+    continues.
+    """
     request = SearchRequest(budget=2, storage=tmp_path / "two.db", cache_folder=base / "references")
     find_recipe(load_spec(tiny_study), request)
     continued: list[int] = []
@@ -210,9 +297,15 @@ def test_the_same_command_continues_to_a_larger_budget(whole: SearchOutcome, tin
 
 
 def test_a_full_disk_is_said_and_the_database_stays_valid(
-    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: SearchOutcome,
+    tiny_study: Path,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When files may not be written past a size in the second trial, the search ends with a message about room; with room it goes on to the same end."""
+    """When files may not be written past a size in the second trial, the search ends with a message
+    about room; with room it goes on to the same end.
+    """
     database, plain = tmp_path / "full.db", Evaluator.draw
     asked: list[int] = []
 
@@ -235,8 +328,12 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
     assert essence(outcome.result.trials) == essence(whole.result.trials)
 
 
-def test_kill_minus_9_loses_only_the_running_trial(whole: SearchOutcome, running: dict[str, Running], tiny_study: Path, base: Path) -> None:
-    """A process killed in its fifth trial leaves four, and the continued search equals the uninterrupted one."""
+def test_kill_minus_9_loses_only_the_running_trial(
+    whole: SearchOutcome, running: dict[str, Running], tiny_study: Path, base: Path
+) -> None:
+    """A process killed in its fifth trial leaves four, and the continued search equals the
+    uninterrupted one.
+    """
     run = running["killed"]
     wait_until_reached(run.process)
     run.process.kill()
@@ -253,7 +350,9 @@ def test_kill_minus_9_loses_only_the_running_trial(whole: SearchOutcome, running
 def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
     whole: SearchOutcome, running: dict[str, Running], tiny_study: Path, base: Path
 ) -> None:
-    """SIGINT in the fourth trial ends with exit code 1, no traceback, a front and a next step; three trials stay and no recipe is written."""
+    """SIGINT in the fourth trial ends with exit code 1, no traceback, a front and a next step;
+    three trials stay and no recipe is written.
+    """
     run = running["stopped"]
     wait_until_reached(run.process)
     run.process.send_signal(signal.SIGINT)
@@ -271,11 +370,17 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    "error", [MeasurementError("NaN pictures"), torch.OutOfMemoryError("CUDA out of memory")], ids=["measurement", "memory"]
+    "error",
+    [MeasurementError("NaN pictures"), torch.OutOfMemoryError("CUDA out of memory")],
+    ids=["measurement", "memory"],
 )
 @pytest.mark.parametrize("call", [2, 5], ids=["baseline", "proposal"])
-def test_a_failing_trial_is_recorded_and_the_search_goes_on(quick: Any, tmp_path: Path, error: Exception, call: int) -> None:
-    """One failing trial, be it a baseline or a proposal, is kept with its reason, is not tried again, and the budget is still reached."""
+def test_a_failing_trial_is_recorded_and_the_search_goes_on(
+    quick: Any, tmp_path: Path, error: Exception, call: int
+) -> None:
+    """One failing trial, be it a baseline or a proposal, is kept with its reason, is not tried
+    again, and the budget is still reached.
+    """
     failed: list[tuple[int, str]] = []
     scorer = Scorer(lambda at: error if at == call else None)
     events = SearchEvents(failed=lambda index, reason: failed.append((index, reason)))
@@ -286,14 +391,27 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(quick: Any, tmp_path
     assert failed == [(call - 1, f"{type(error).__name__}: {error}")]
     assert len(scorer.asked) == len(set(scorer.asked)) == 8
     with closing(sqlite3.connect(tmp_path / "quick.db")) as connection:
-        reasons = [json.loads(row[0]) for row in connection.execute("SELECT value_json FROM trial_user_attributes WHERE key = 'reason'")]
+        reasons = [
+            json.loads(row[0])
+            for row in connection.execute(
+                "SELECT value_json FROM trial_user_attributes WHERE key = 'reason'"
+            )
+        ]
     assert reasons == [failed[0][1]]
 
 
 def test_three_alike_failures_in_a_row_stop_with_the_reason(quick: Any) -> None:
-    """Three failures that differ only in numbers end the search with the reason and a next step; once it is mended, the same trials are run."""
-    scorer = Scorer(lambda at: torch.OutOfMemoryError(f"tried to allocate {at}.5 GiB") if at in (3, 4, 5) else None)
-    with pytest.raises(MeasurementError, match=r"3 trials in a row failed alike .*tried to allocate.*run again"):
+    """Three failures that differ only in numbers end the search with the reason and a next step;
+    once it is mended, the same trials are run.
+    """
+    scorer = Scorer(
+        lambda at: (
+            torch.OutOfMemoryError(f"tried to allocate {at}.5 GiB") if at in (3, 4, 5) else None
+        )
+    )
+    with pytest.raises(
+        MeasurementError, match=r"3 trials in a row failed alike .*tried to allocate.*run again"
+    ):
         quick(scorer, budget=9)
     assert len(scorer.asked) == 5
     mended = Scorer()
@@ -303,15 +421,21 @@ def test_three_alike_failures_in_a_row_stop_with_the_reason(quick: Any) -> None:
 
 
 def test_unlike_failures_do_not_stop_the_search(quick: Any) -> None:
-    """Three failures in a row with different reasons are three failed trials, and the search goes on."""
+    """Three failures in a row with different reasons are three failed trials, and the search goes
+    on.
+    """
     words = {4: "one", 5: "two", 6: "three"}
-    result = quick(Scorer(lambda at: MeasurementError(words[at]) if at in words else None), budget=6)
+    result = quick(
+        Scorer(lambda at: MeasurementError(words[at]) if at in words else None), budget=6
+    )
     assert (len(result.trials), result.failed) == (6, 3)
 
 
 @pytest.mark.parametrize("sampler", [SamplerName("knapsack"), *map(SamplerName, STOCK)])
 def test_no_skip_list_is_scored_twice(quick: Any, sampler: SamplerName) -> None:
-    """On three groups, every sampler scores each of the eight choices at most once, and ends cleanly when no new one is found."""
+    """On three groups, every sampler scores each of the eight choices at most once, and ends
+    cleanly when no new one is found.
+    """
     scorer = Scorer()
     result = quick(scorer, budget=50, groups=3, sampler=sampler)
     assert len(scorer.asked) == len(set(scorer.asked)) == len(result.trials)
@@ -321,8 +445,12 @@ def test_no_skip_list_is_scored_twice(quick: Any, sampler: SamplerName) -> None:
 
 
 @pytest.mark.parametrize("sampler", [SamplerName("knapsack"), *map(SamplerName, STOCK)])
-def test_every_sampler_continues_as_if_never_interrupted(quick: Any, tmp_path: Path, sampler: SamplerName) -> None:
-    """A search in four pieces, one of them cut by Ctrl-C, gives the trials of a search in one piece."""
+def test_every_sampler_continues_as_if_never_interrupted(
+    quick: Any, tmp_path: Path, sampler: SamplerName
+) -> None:
+    """A search in four pieces, one of them cut by Ctrl-C, gives the trials of a search in one
+    piece.
+    """
     first = quick(Scorer(), budget=14, sampler=sampler)
     (tmp_path / "quick.db").unlink()
     quick(Scorer(), budget=4, sampler=sampler)
@@ -330,7 +458,9 @@ def test_every_sampler_continues_as_if_never_interrupted(quick: Any, tmp_path: P
     def interrupt(_index: int, _label: str) -> None:
         raise KeyboardInterrupt
 
-    assert quick(Scorer(), budget=14, sampler=sampler, events=SearchEvents(began=interrupt)).interrupted
+    assert quick(
+        Scorer(), budget=14, sampler=sampler, events=SearchEvents(began=interrupt)
+    ).interrupted
     quick(Scorer(), budget=9, sampler=sampler)
     assert essence(quick(Scorer(), budget=14, sampler=sampler).trials) == essence(first.trials)
 
@@ -343,8 +473,12 @@ def test_a_finished_study_draws_nothing(quick: Any) -> None:
     assert again.asked == []
 
 
-def test_another_seed_is_another_study_that_reads_known_scores(prepared: Prepared, quick: Any, tmp_path: Path) -> None:
-    """Two seeds in one database keep their trials apart, the second says so and draws no skip-list that the first drew."""
+def test_another_seed_is_another_study_that_reads_known_scores(
+    prepared: Prepared, quick: Any, tmp_path: Path
+) -> None:
+    """Two seeds in one database keep their trials apart, the second says so and draws no skip-list
+    that the first drew.
+    """
     first = quick(Scorer(), budget=5)
     scorer = Scorer()
     prepared.evaluator.score = scorer  # type: ignore[method-assign]  # quick's monkeypatch undoes it
@@ -367,14 +501,22 @@ def test_a_budget_below_one_is_refused(quick: Any) -> None:
 
 def test_another_search_on_the_same_database_is_refused(quick: Any, tmp_path: Path) -> None:
     """While a search holds a database, a second one is told to wait or to take another."""
-    with Store.open(tmp_path / "quick.db"), pytest.raises(StoreError, match="in use by another search"):
+    with (
+        Store.open(tmp_path / "quick.db"),
+        pytest.raises(StoreError, match="in use by another search"),
+    ):
         quick(Scorer(), budget=1)
 
 
-def test_several_formats_give_each_group_a_choice(prepared: Prepared, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+def test_several_formats_give_each_group_a_choice(
+    prepared: Prepared, tiny_study: Path, base: Path, tmp_path: Path
+) -> None:
     """With two formats each has its own bound, and some trial mixes them."""
     request = SearchRequest(
-        formats=(FormatName.MXFP8, FormatName.NVFP4), budget=6, storage=tmp_path / "two.db", cache_folder=base / "references"
+        formats=(FormatName.MXFP8, FormatName.NVFP4),
+        budget=6,
+        storage=tmp_path / "two.db",
+        cache_folder=base / "references",
     )
     outcome = find_recipe(load_spec(tiny_study), request)
     labels = [label for label, _ in baselines(outcome.prepared.candidates)]
@@ -387,20 +529,32 @@ def test_several_formats_give_each_group_a_choice(prepared: Prepared, tiny_study
     assert len(prepared.candidates.formats) == 2
 
 
-def test_granularity_layer_searches_single_blocks(prepared: Prepared, tiny_study: Path, base: Path, tmp_path: Path) -> None:
+def test_granularity_layer_searches_single_blocks(
+    prepared: Prepared, tiny_study: Path, base: Path, tmp_path: Path
+) -> None:
     """Per layer no group spans two blocks, and there are more groups than with depth bands."""
     request = SearchRequest(
-        granularity="layer", calibrated=False, budget=4, storage=tmp_path / "layer.db", cache_folder=base / "references"
+        granularity="layer",
+        calibrated=False,
+        budget=4,
+        storage=tmp_path / "layer.db",
+        cache_folder=base / "references",
     )
     outcome = find_recipe(load_spec(tiny_study), request)
     groups = outcome.prepared.candidates.groups
     assert len(groups) > len(prepared.candidates.groups)
-    assert all(len({fqn.split(".")[1] for fqn in group.fqns if "blocks." in fqn}) <= 1 for group in groups)
+    assert all(
+        len({fqn.split(".")[1] for fqn in group.fqns if "blocks." in fqn}) <= 1 for group in groups
+    )
     assert len(outcome.result.trials) == 4
 
 
-def test_a_recipe_draws_the_winning_trials_pictures(whole: SearchOutcome, prepared: Prepared, tiny_study: Path, tmp_path: Path) -> None:
-    """Search, file, load, apply on a pipeline loaded anew: the pictures are the winning trial's, bit for bit."""
+def test_a_recipe_draws_the_winning_trials_pictures(
+    whole: SearchOutcome, prepared: Prepared, tiny_study: Path, tmp_path: Path
+) -> None:
+    """Search, file, load, apply on a pipeline loaded anew: the pictures are the winning trial's,
+    bit for bit.
+    """
     assert whole.recipe is not None
     assert whole.chosen is not None
     recipe = load_recipe(whole.recipe.save(tmp_path / "recipe.json"))
@@ -410,41 +564,71 @@ def test_a_recipe_draws_the_winning_trials_pictures(whole: SearchOutcome, prepar
     assert dict(report.layers) == prepared.candidates.decode(whole.chosen.choice)
     texts, seeds = prepared.evaluator.prompts("search")
     pictures = Painter(fresh).paint(texts, seeds, batch_size=3)
-    assert torch.equal(pictures, prepared.evaluator.paint(prepared.candidates.decode(whole.chosen.choice), "search"))
+    assert torch.equal(
+        pictures,
+        prepared.evaluator.paint(prepared.candidates.decode(whole.chosen.choice), "search"),
+    )
     assert not torch.equal(pictures, prepared.evaluator.references("search").pictures)
 
 
-def test_a_recipe_of_another_model_is_refused_by_name(whole: SearchOutcome, tiny_study: Path) -> None:
-    """A recipe whose Linears are not the model's is refused with the names, and the model stays as it was."""
+def test_a_recipe_of_another_model_is_refused_by_name(
+    whole: SearchOutcome, tiny_study: Path
+) -> None:
+    """A recipe whose Linears are not the model's is refused with the names, and the model stays as
+    it was.
+    """
     assert whole.recipe is not None
     fresh = load_pipeline(load_spec(tiny_study), device="cpu")
     fresh.denoiser.extra = torch.nn.Linear(32, 32)
     with pytest.raises(RecipeMismatchError, match="extra"):
         whole.recipe.apply(fresh.pipe, emulate=True)
-    assert {type(m) for m in fresh.denoiser.modules() if isinstance(m, torch.nn.Linear)} == {torch.nn.Linear}
+    assert {type(m) for m in fresh.denoiser.modules() if isinstance(m, torch.nn.Linear)} == {
+        torch.nn.Linear
+    }
 
 
-def test_an_unwritable_reference_cache_costs_time_only(whole: SearchOutcome, tiny_study: Path, tmp_path: Path) -> None:
+def test_an_unwritable_reference_cache_costs_time_only(
+    whole: SearchOutcome, tiny_study: Path, tmp_path: Path
+) -> None:
     """Where references cannot be kept, they are drawn, and the scores are the same."""
     (tmp_path / "file").write_text("")
-    request = SearchRequest(budget=2, calibrated=False, storage=tmp_path / "s.db", cache_folder=tmp_path / "file" / "references")
+    request = SearchRequest(
+        budget=2,
+        calibrated=False,
+        storage=tmp_path / "s.db",
+        cache_folder=tmp_path / "file" / "references",
+    )
     outcome = find_recipe(load_spec(tiny_study), request)
     assert [t.score for t in outcome.result.trials] == [t.score for t in whole.result.trials[:2]]
 
 
 def test_an_unwritable_database_is_an_output_error(tmp_path: Path, tiny_study: Path) -> None:
-    """A database below a file cannot be made; the message comes before the model is loaded and names --storage."""
+    """A database below a file cannot be made; the message comes before the model is loaded and
+    names --storage.
+    """
     (tmp_path / "file").write_text("")
     said: list[str] = []
     with pytest.raises(OutputError, match="--storage"):
-        find_recipe(load_spec(tiny_study), SearchRequest(budget=1, storage=tmp_path / "file" / "s.db"), say=said.append)
+        find_recipe(
+            load_spec(tiny_study),
+            SearchRequest(budget=1, storage=tmp_path / "file" / "s.db"),
+            say=said.append,
+        )
     assert said == []
 
 
-def test_constraints_that_nothing_meets_are_explained(tiny_study: Path, base: Path, whole: SearchOutcome) -> None:
-    """A speedup that no trial reaches is refused with the range of the front; the error carries the front, and the study is kept."""
-    request = SearchRequest(budget=BUDGET, min_speedup=50.0, storage=base / "whole.db", cache_folder=base / "references")
-    with pytest.raises(ConstraintError, match=r"no scored skip-list has speedup >= 50; the front runs from") as raised:
+def test_constraints_that_nothing_meets_are_explained(
+    tiny_study: Path, base: Path, whole: SearchOutcome
+) -> None:
+    """A speedup that no trial reaches is refused with the range of the front; the error carries the
+    front, and the study is kept.
+    """
+    request = SearchRequest(
+        budget=BUDGET, min_speedup=50.0, storage=base / "whole.db", cache_folder=base / "references"
+    )
+    with pytest.raises(
+        ConstraintError, match=r"no scored skip-list has speedup >= 50; the front runs from"
+    ) as raised:
         find_recipe(load_spec(tiny_study), request)
     assert essence(raised.value.outcome.front) == essence(whole.front)
     assert raised.value.outcome.recipe is None
@@ -458,17 +642,28 @@ def no_pictures(*_arguments: Any, **_options: Any) -> torch.Tensor:
 def test_selecting_without_constraints_gives_the_searchs_recipe(
     whole: SearchOutcome, tiny_study: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same study gives the same recipe, settings and all, from the database alone: no picture is drawn."""
+    """The same study gives the same recipe, settings and all, from the database alone: no picture
+    is drawn.
+    """
     monkeypatch.setattr(Painter, "draw", no_pictures)
-    outcome = select_recipe(load_spec(tiny_study), SelectRequest(storage=base / "whole.db", cache_folder=base / "references"))
+    outcome = select_recipe(
+        load_spec(tiny_study),
+        SelectRequest(storage=base / "whole.db", cache_folder=base / "references"),
+    )
     assert outcome.recipe == whole.recipe
     assert essence(outcome.result.trials) == essence(whole.result.trials)
 
 
 def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
-    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: SearchOutcome,
+    tiny_study: Path,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The front's slow end is named with max_seconds just above bf16's; what is drawn is held out, was not known, and is said before; then all is known."""
+    """The front's slow end is named with max_seconds just above bf16's; what is drawn is held out,
+    was not known, and is said before; then all is known.
+    """
     shutil.copy(base / "whole.db", tmp_path / "copy.db")
     front, drawn, said = whole.front, [], []  # type: ignore[var-annotated]
     plain = Evaluator.draw
@@ -495,22 +690,42 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
 
 
 def test_selecting_without_verification_names_only_what_has_a_held_out_score(
-    whole: SearchOutcome, tiny_study: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: SearchOutcome,
+    tiny_study: Path,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With `verify` False no picture is drawn: a first choice without a held-out score is passed over, and without any score nothing is named."""
+    """With `verify` False no picture is drawn: a first choice without a held-out score is passed
+    over, and without any score nothing is named.
+    """
     monkeypatch.setattr(Painter, "draw", no_pictures)
     assert whole.naming is not None
     shutil.copy(base / "whole.db", tmp_path / "copy.db")
     evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates
-    request = SelectRequest(verify=False, storage=tmp_path / "copy.db", cache_folder=base / "references")
+    request = SelectRequest(
+        verify=False, storage=tmp_path / "copy.db", cache_folder=base / "references"
+    )
 
     def forget(*forgotten: ScoredTrial) -> None:
         with closing(sqlite3.connect(tmp_path / "copy.db")) as connection, connection:
             for t in forgotten:
-                key = (evaluator.evaluation_key("held_out"), assignment_key(candidates.decode(t.choice)))
-                assert connection.execute("DELETE FROM sensitivity_scores WHERE evaluation = ? AND assignment = ?", key).rowcount == 1
+                key = (
+                    evaluator.evaluation_key("held_out"),
+                    assignment_key(candidates.decode(t.choice)),
+                )
+                assert (
+                    connection.execute(
+                        "DELETE FROM sensitivity_scores WHERE evaluation = ? AND assignment = ?",
+                        key,
+                    ).rowcount
+                    == 1
+                )
 
-    first, rest = whole.naming.first, [t for t in whole.naming.shortlist if t.index != whole.naming.first.index]
+    first, rest = (
+        whole.naming.first,
+        [t for t in whole.naming.shortlist if t.index != whole.naming.first.index],
+    )
     forget(first)
     outcome = select_recipe(load_spec(tiny_study), request)
     assert outcome.recipe is not None
@@ -520,27 +735,51 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
     assert essence(outcome.naming.shortlist) == essence(tuple(rest))
     assert outcome.chosen in outcome.naming.shortlist
     forget(*rest)
-    with pytest.raises(ConstraintError, match=r"none of the .* has a held-out score in the database; .* leave out --no-verify"):
+    with pytest.raises(
+        ConstraintError,
+        match=r"none of the .* has a held-out score in the database; .* leave out --no-verify",
+    ):
         select_recipe(load_spec(tiny_study), request)
 
 
 def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
-    """Rule, bounds, first choice and shortlist are in the recipe, and the held-out interval holds for the whole shortlist."""
+    """Rule, bounds, first choice and shortlist are in the recipe, and the held-out interval holds
+    for the whole shortlist.
+    """
     assert whole.recipe is not None
     assert whole.recipe.choice is not None
     assert whole.naming is not None
     choice = whole.recipe.choice
-    assert (choice.rule, choice.max_lpips, choice.min_speedup, choice.max_seconds) == ("knee", None, None, None)
-    assert whole.recipe.fidelity.lpips.simultaneous == len(choice.shortlist) == len(whole.naming.shortlist) > 1
+    assert (choice.rule, choice.max_lpips, choice.min_speedup, choice.max_seconds) == (
+        "knee",
+        None,
+        None,
+        None,
+    )
+    assert (
+        whole.recipe.fidelity.lpips.simultaneous
+        == len(choice.shortlist)
+        == len(whole.naming.shortlist)
+        > 1
+    )
     members = [whole.held_out[t.index] for t in whole.naming.shortlist]
-    assert [score.ci95 for score in members] == simultaneous_intervals([score.per_prompt for score in members])
+    assert [score.ci95 for score in members] == simultaneous_intervals(
+        [score.per_prompt for score in members]
+    )
     assert whole.recipe.fidelity.lpips.ci95 in [score.ci95 for score in members]
 
 
-def test_a_study_made_under_other_conditions_is_refused(tiny_study: Path, base: Path, tmp_path: Path, whole: SearchOutcome) -> None:
-    """Where a prompt was changed since, the fingerprint differs, and the message says what may have and what to do."""
+def test_a_study_made_under_other_conditions_is_refused(
+    tiny_study: Path, base: Path, tmp_path: Path, whole: SearchOutcome
+) -> None:
+    """Where a prompt was changed since, the fingerprint differs, and the message says what may have
+    and what to do.
+    """
     assert whole.recipe is not None
     other = tmp_path / tiny_study.name
     other.write_text(tiny_study.read_text().replace('"a ring"', '"a cross"'))
     with pytest.raises(StoreError, match=r"was made with another model, prompts, .*search again"):
-        select_recipe(load_spec(other), SelectRequest(storage=base / "whole.db", cache_folder=base / "references"))
+        select_recipe(
+            load_spec(other),
+            SelectRequest(storage=base / "whole.db", cache_folder=base / "references"),
+        )

@@ -1,4 +1,6 @@
-"""Models that do what others do not: layers that a format breaks, denoisers that cannot be differentiated or compiled, outputs by other names. The search goes on."""
+"""Models that do what others do not: layers that a format breaks, denoisers that cannot be
+differentiated or compiled, outputs by other names. The search goes on.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,36 +56,52 @@ def search(tiny_study: Path, tmp_path: Path, said: list[str]) -> Search:
     """Searches the tiny study in a folder of its own."""
 
     def run(budget: int) -> SearchOutcome:
-        request = SearchRequest(budget=budget, storage=tmp_path / "study.db", cache_folder=tmp_path / "references")
+        request = SearchRequest(
+            budget=budget, storage=tmp_path / "study.db", cache_folder=tmp_path / "references"
+        )
         return find_recipe(load_spec(tiny_study), request, events=SearchEvents(noted=said.append))
 
     return run
 
 
-# --- layers that a format breaks --------------------------------------------------------------------------------------------------------
+# --- layers that a format breaks ------------------------------------------------------------------
 
 
 def break_role(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let every Linear of width 192 to `name` features give NaN in any format, as far as calibration sees it; all of them where `name` is ""."""
+    """Let every Linear of width 192 to `name` features give NaN in any format, as far as
+    calibration sees it; all of them where `name` is "".
+    """
 
     def local(linear: nn.Linear, x: Tensor, y: Tensor, fmt: FormatName) -> Tensor:
         error = local_error(linear, x, y, fmt)
-        return error * torch.nan if not name or f"{linear.in_features}-{linear.out_features}" == name else error
+        return (
+            error * torch.nan
+            if not name or f"{linear.in_features}-{linear.out_features}" == name
+            else error
+        )
 
     monkeypatch.setattr(gradient, "local_error", local)
 
 
 def test_what_gives_nan_stays_out_of_the_search(
-    search: Search, said: list[str], monkeypatch: pytest.MonkeyPatch, tiny_study: Path, tmp_path: Path
+    search: Search,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_study: Path,
+    tmp_path: Path,
 ) -> None:
-    """The groups are named; no trial quantizes them, "all nvfp4" does without them; choosing again from the database sees the same trials."""
+    """The groups are named; no trial quantizes them, "all nvfp4" does without them; choosing again
+    from the database sees the same trials.
+    """
     break_role(monkeypatch, "192-768")  # the MLPs' first Linears
     outcome = search(7)
     groups = outcome.prepared.candidates.groups
     broken = [
         g
         for g, group in enumerate(groups)
-        if "ff.net.0.proj" in group.name or "ff_context.net.0.proj" in group.name or "proj_mlp" in group.name
+        if "ff.net.0.proj" in group.name
+        or "ff_context.net.0.proj" in group.name
+        or "proj_mlp" in group.name
     ]
     assert broken
     assert [text.partition(":")[0] for text in said] == ["stay out of the search"]
@@ -91,21 +109,32 @@ def test_what_gives_nan_stays_out_of_the_search(
     trials = outcome.result.trials
     assert len(trials) == 7
     assert all(trial.choice[g] == 0 for trial in trials for g in broken)
-    assert next(trial for trial in trials if trial.label == "all nvfp4").choice == tuple(int(g not in broken) for g in range(len(groups)))
-    again = select_recipe(load_spec(tiny_study), SelectRequest(storage=tmp_path / "study.db", cache_folder=tmp_path / "references"))
+    assert next(trial for trial in trials if trial.label == "all nvfp4").choice == tuple(
+        int(g not in broken) for g in range(len(groups))
+    )
+    again = select_recipe(
+        load_spec(tiny_study),
+        SelectRequest(storage=tmp_path / "study.db", cache_folder=tmp_path / "references"),
+    )
     assert again.result.trials == trials
     assert again.recipe == outcome.recipe
 
 
-def test_a_format_that_breaks_everything_is_refused(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_that_breaks_everything_is_refused(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message names groups and the next step, instead of trials that fail one after the other."""
     break_role(monkeypatch, "")
-    with pytest.raises(FormatError, match=r"in nvfp4, .* and \d+ more: NaN or inf, .*choose another --format"):
+    with pytest.raises(
+        FormatError, match=r"in nvfp4, .* and \d+ more: NaN or inf, .*choose another --format"
+    ):
         search(3)
 
 
 def test_only_nan_is_broken(search: Search) -> None:
-    """A finite error is below that of NaN, however large; candidates without an option mean bf16 where a choice names it."""
+    """A finite error is below that of NaN, however large; candidates without an option mean bf16
+    where a choice names it.
+    """
     assert finite(float("nan")) == finite(float("inf")) == BROKEN
     assert 9 < finite(1e30) < BROKEN
     assert broken_options({(0, 1): BROKEN, (1, 1): finite(1e30)}) == {(0, 1)}
@@ -115,20 +144,28 @@ def test_only_nan_is_broken(search: Search) -> None:
     everything = candidates.all_quantized()
     assert less.canonical(everything) == less.all_quantized() == (0, *everything[1:])
     assert less.latency_s(everything) == pytest.approx(candidates.latency_s((0, *everything[1:])))
-    assert {fqn for fqn, fmt in less.decode(everything).items() if fmt is FormatName.BF16} >= {*candidates.groups[0].fqns}
+    assert {fqn for fqn, fmt in less.decode(everything).items() if fmt is FormatName.BF16} >= {
+        *candidates.groups[0].fqns
+    }
     assert dict(baselines(less))["all nvfp4"] == (0, *everything[1:])
 
 
-# --- denoisers that cannot be measured, or compiled -------------------------------------------------------------------------------------
+# --- denoisers that cannot be measured, or compiled -----------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "error", [TypeError("got an unexpected keyword argument 'attention_mask'"), torch.OutOfMemoryError("no room for it")]
+    "error",
+    [
+        TypeError("got an unexpected keyword argument 'attention_mask'"),
+        torch.OutOfMemoryError("no room for it"),
+    ],
 )
 def test_a_search_goes_on_without_layer_sensitivities(
     search: Search, said: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Where no gradient is to be had (diffusers' checkpointing of HunyuanImage raises, memory runs out), trials alone say what damages, and a word says so."""
+    """Where no gradient is to be had (diffusers' checkpointing of HunyuanImage raises, memory runs
+    out), trials alone say what damages, and a word says so.
+    """
 
     def backward(*_: Any) -> None:
         raise error
@@ -136,7 +173,8 @@ def test_a_search_goes_on_without_layer_sensitivities(
     monkeypatch.setattr(torch.autograd, "backward", backward)
     outcome = search(5)
     assert said == [
-        f"the search goes on without layer sensitivities: no gradient of the FluxTransformer2DModel could be had ({type(error).__name__}: {error})"
+        "the search goes on without layer sensitivities: no gradient of the FluxTransformer2DModel"
+        f" could be had ({type(error).__name__}: {error})"
     ]
     assert len(outcome.result.trials) == 5
     assert outcome.recipe is not None
@@ -152,29 +190,48 @@ def test_a_list_with_a_tensor_for_each_picture_is_one_tensor() -> None:
 
 
 def test_blocks_that_torch_cannot_compile_run_eagerly(
-    tiny_study: Path, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_study: Path,
+    evaluator: Evaluator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The references are those of an eager run, under its key, and so is what is drawn after them; the reason is said."""
+    """The references are those of an eager run, under its key, and so is what is drawn after them;
+    the reason is said.
+    """
 
     def refuse(_graph: Any, _inputs: Any) -> Any:
         raise NotImplementedError("no such thing")
 
     monkeypatch.setattr(scoring, "CompiledRegions", partial(CompiledRegions, backend=refuse))
     torch._dynamo.reset()
-    compiled = Evaluator(load_pipeline(load_spec(tiny_study), device="cpu"), cache_folder=tmp_path / "other", compiled=True)
+    compiled = Evaluator(
+        load_pipeline(load_spec(tiny_study), device="cpu"),
+        cache_folder=tmp_path / "other",
+        compiled=True,
+    )
     assert compiled.key("search") != evaluator.key("search")
-    assert torch.equal(compiled.references("search").pictures, evaluator.references("search").pictures)
+    assert torch.equal(
+        compiled.references("search").pictures, evaluator.references("search").pictures
+    )
     assert compiled.key("search") == evaluator.key("search")
     assert len([*(tmp_path / "other").iterdir()]) == 1
-    assert "the denoiser's blocks are not compiled, since torch cannot (BackendCompilerFailed: " in caplog.text
-    assert torch.equal(compiled.draw({}, "search").pictures, evaluator.references("search").pictures)
+    assert (
+        "the denoiser's blocks are not compiled, since torch cannot (BackendCompilerFailed: "
+        in caplog.text
+    )
+    assert torch.equal(
+        compiled.draw({}, "search").pictures, evaluator.references("search").pictures
+    )
     compiled.close()
 
 
-# --- outputs --------------------------------------------------------------------------------------------------------------------------
+# --- outputs --------------------------------------------------------------------------------------
 
 
-def painter_of(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]) -> Painter:
+def painter_of(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
+) -> Painter:
     """A Painter whose pipeline's call is another."""
     spec: StudySpec = load_spec(tiny_study).model_copy(update={"settings": {}})
     loaded = load_pipeline(spec, device="cpu")
@@ -183,11 +240,17 @@ def painter_of(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, call: Callable
 
 
 @pytest.mark.parametrize("name", ["images", "image", "frames", "video"])
-def test_pictures_are_found_by_each_name_that_diffusers_has(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Kandinsky 5 calls its picture `image`, Cosmos 3 its clip `video`; a field that is None is passed over."""
+def test_pictures_are_found_by_each_name_that_diffusers_has(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Kandinsky 5 calls its picture `image`, Cosmos 3 its clip `video`; a field that is None is
+    passed over.
+    """
     shown = torch.rand(1, 3, 32, 32) if name.startswith("image") else torch.rand(1, 2, 3, 32, 32)
     output = SimpleNamespace(**({"images": None} if name != "images" else {}), **{name: shown})
-    media = painter_of(tiny_study, monkeypatch, lambda _self, **_: output).draw(["a"], [0], batch_size=1)
+    media = painter_of(tiny_study, monkeypatch, lambda _self, **_: output).draw(
+        ["a"], [0], batch_size=1
+    )
     assert media.is_video == (shown.dim() == 5)
     assert torch.equal(media.pictures, shown.to(torch.float16) if media.is_video else shown * 2 - 1)
 
@@ -196,48 +259,75 @@ def test_pictures_are_found_by_each_name_that_diffusers_has(tiny_study: Path, mo
     ("pictures", "found"),
     [
         (torch.full((3, 3, 64, 64), 0.5), "nothing but blank pictures"),
-        (torch.cat([torch.rand(2, 3, 64, 64), torch.full((1, 3, 64, 64), torch.nan)]), "1 of 3 pictures with NaN or inf"),
+        (
+            torch.cat([torch.rand(2, 3, 64, 64), torch.full((1, 3, 64, 64), torch.nan)]),
+            "1 of 3 pictures with NaN or inf",
+        ),
     ],
 )
 def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, pictures: Tensor, found: str
 ) -> None:
-    """Every skip-list would be perfect, or none could be scored: the message says what is drawn, at which settings, and where to look."""
+    """Every skip-list would be perfect, or none could be scored: the message says what is drawn, at
+    which settings, and where to look.
+    """
     monkeypatch.setattr(Painter, "draw", lambda *_, **__: Media(pictures=pictures))
-    with pytest.raises(PipelineError, match=rf"with nothing quantized, draws {found} at the settings .*'height': 64.*plain diffusers"):
+    with pytest.raises(
+        PipelineError,
+        match=(
+            rf"with nothing quantized, draws {found} at the settings .*'height': 64.*plain"
+            r" diffusers"
+        ),
+    ):
         evaluator.references("search")
     some = torch.cat([torch.rand(2, 3, 64, 64), torch.zeros(1, 3, 64, 64)])
     monkeypatch.setattr(Painter, "draw", lambda *_, **__: Media(pictures=some))
     assert torch.equal(evaluator.references("held_out").pictures, some)  # a single one may be black
 
 
-@pytest.mark.parametrize("error", [NameError("name 'ftfy' is not defined"), ImportError("cosmos_guardrail is not installed")])
-def test_a_package_that_a_pipeline_misses_is_named(tiny_study: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [NameError("name 'ftfy' is not defined"), ImportError("cosmos_guardrail is not installed")],
+)
+def test_a_package_that_a_pipeline_misses_is_named(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     """diffusers uses some packages without a look whether they are there."""
 
     def call(_self: Any, **_settings: Any) -> None:
         raise error
 
     with pytest.raises(
-        PipelineError, match=rf"FluxPipeline does not run here \({type(error).__name__}: {error}\).*install the one that is named"
+        PipelineError,
+        match=(
+            rf"FluxPipeline does not run here \({type(error).__name__}: {error}\).*install the one"
+            r" that is named"
+        ),
     ):
         painter_of(tiny_study, monkeypatch, call).draw(["a"], [0], batch_size=1)
 
 
 def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:
-    """Below the least size the message says what there is, what is allowed and what to set; at it there is a distance."""
+    """Below the least size the message says what there is, what is allowed and what to set; at it
+    there is a distance.
+    """
     distance = LpipsDistance("tiny", weights=TRUNK, device="cpu")
     least = SMALLEST["tiny"]
     assert float(distance(torch.zeros(1, 3, least, least), torch.rand(1, 3, least, least))[0]) > 0
-    with pytest.raises(UserError, match=rf"have {least - 1} x 64 pixels; .* takes {least} x {least} and larger .* --set"):
+    with pytest.raises(
+        UserError,
+        match=rf"have {least - 1} x 64 pixels; .* takes {least} x {least} and larger .* --set",
+    ):
         distance(torch.zeros(1, 3, least - 1, 64), torch.zeros(1, 3, least - 1, 64))
 
 
-# --- a pipeline that censors ------------------------------------------------------------------------------------------------------------
+# --- a pipeline that censors ----------------------------------------------------------------------
 
 
 def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
-    """Stable Diffusion 1 blackens what its checker flags; whatever that checker would say, pictures are compared as they were drawn."""
+    """Stable Diffusion 1 blackens what its checker flags; whatever that checker would say, pictures
+    are compared as they were drawn.
+    """
     vision = {
         "hidden_size": 16,
         "intermediate_size": 16,
@@ -247,17 +337,27 @@ def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
         "patch_size": 4,
     }
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
-    checker.special_care_embeds_weights.data.fill_(-10.0)  # every cosine is above it, so all is flagged
+    checker.special_care_embeds_weights.data.fill_(
+        -10.0
+    )  # every cosine is above it, so all is flagged
     checker.concept_embeds_weights.data.fill_(-10.0)
     parts = sdxl()[2]
-    text_time = ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    text_time = (
+        "addition_embed_type",
+        "addition_time_embed_dim",
+        "projection_class_embeddings_input_dim",
+    )
     config = {key: value for key, value in parts["unet"].config.items() if key not in text_time}
     unet = diffusers.UNet2DConditionModel.from_config(config | {"cross_attention_dim": 32})
     plain = diffusers.StableDiffusionPipeline(
-        unet=unet, vae=parts["vae"], scheduler=parts["scheduler"], text_encoder=transformers.CLIPTextModel(parts["text_encoder"][1]),
+        unet=unet,
+        vae=parts["vae"],
+        scheduler=parts["scheduler"],
+        text_encoder=transformers.CLIPTextModel(parts["text_encoder"][1]),
         tokenizer=TOKENIZERS["CLIPTokenizer"](transformers.CLIPTextModel(parts["text_encoder"][1])),
-        safety_checker=checker, feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8),
-    ).to(dtype=torch.bfloat16)  # fmt: skip
+        safety_checker=checker,
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8),
+    ).to(dtype=torch.bfloat16)
     plain.save_pretrained(tmp_path / "sd1")
     settings = {"height": 64, "width": 64, "num_inference_steps": 2}
     assert not plain("a cat", output_type="pt", **settings).images.any()

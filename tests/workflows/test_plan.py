@@ -1,4 +1,6 @@
-"""Random weights: a search without any, what it says of itself, and who refuses its recipe; and a search that only says what it would take."""
+"""Random weights: a search without any, what it says of itself, and who refuses its recipe; and a
+search that only says what it would take.
+"""
 
 import json
 import shutil
@@ -26,24 +28,32 @@ DEVICE = ["--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
-def bare_study(tiny_study: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bare_study(
+    tiny_study: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The study of a folder with config files alone: no weights, no vocabularies."""
     folder = tmp_path_factory.mktemp("bare")
     shutil.copytree(
         tiny_folder,
         folder / "pipeline",
-        ignore=shutil.ignore_patterns("*.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "spiece.model"),
+        ignore=shutil.ignore_patterns(
+            "*.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "spiece.model"
+        ),
     )
     path = folder / "bare.toml"
     path.write_text(
-        tiny_study.read_text().replace(json.dumps(str(tiny_folder)), json.dumps(str(folder / "pipeline"))).replace("tiny-random", "bare")
+        tiny_study.read_text()
+        .replace(json.dumps(str(tiny_folder)), json.dumps(str(folder / "pipeline")))
+        .replace("tiny-random", "bare")
     )
     return path
 
 
 @pytest.fixture(scope="module")
 def searched(bare_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """`search --weights random --budget 3` of that study: what it printed, its recipe and where that lies."""
+    """`search --weights random --budget 3` of that study: what it printed, its recipe and where
+    that lies.
+    """
     folder = tmp_path_factory.mktemp("searched")
     out = folder / "recipe.json"
     with pytest.MonkeyPatch.context() as patched:
@@ -64,11 +74,19 @@ def searched(bare_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
         ]
         result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
-    return {"output": result.output, "stdout": result.stdout, "recipe": json.loads(out.read_text()), "path": out, "folder": folder}
+    return {
+        "output": result.output,
+        "stdout": result.stdout,
+        "recipe": json.loads(out.read_text()),
+        "path": out,
+        "folder": folder,
+    }
 
 
 def test_a_search_on_random_weights_says_so_everywhere(searched: dict[str, Any]) -> None:
-    """The recipe, its name, and both streams have it; distances are above zero, so that pictures were not blank."""
+    """The recipe, its name, and both streams have it; distances are above zero, so that pictures
+    were not blank.
+    """
     recipe = searched["recipe"]
     assert recipe["model"]["weights"] == "random"
     assert recipe["name"].startswith("bare-random-weights-")
@@ -77,13 +95,25 @@ def test_a_search_on_random_weights_says_so_everywhere(searched: dict[str, Any])
     assert recipe["fidelity"]["lpips"]["mean"] > 0
 
 
-def test_nobody_takes_a_recipe_of_random_weights_unasked(searched: dict[str, Any], bare_study: Path) -> None:
-    """`apply`, both conversions, the exporters and `export` refuse it with the flag that allows it; with the flag they do what they do."""
+def test_nobody_takes_a_recipe_of_random_weights_unasked(
+    searched: dict[str, Any], bare_study: Path
+) -> None:
+    """`apply`, both conversions, the exporters and `export` refuse it with the flag that allows it;
+    with the flag they do what they do.
+    """
     recipe = load_recipe(searched["path"])
     loaded = load_pipeline(with_random_weights(load_spec(bare_study)), device="cpu")
-    for refused in (lambda: recipe.apply(loaded.pipe, emulate=True), recipe.to_torchao, recipe.to_diffusers):
+    for refused in (
+        lambda: recipe.apply(loaded.pipe, emulate=True),
+        recipe.to_torchao,
+        recipe.to_diffusers,
+    ):
         with pytest.raises(
-            RecipeError, match=r"searched on random weights.*search again without --weights random.*allow_random_weights=True"
+            RecipeError,
+            match=(
+                r"searched on random weights.*search again without --weights"
+                r" random.*allow_random_weights=True"
+            ),
         ):
             refused()
     assert recipe.apply(loaded.pipe, emulate=True, allow_random_weights=True).mode == "emulated"
@@ -95,38 +125,63 @@ def test_nobody_takes_a_recipe_of_random_weights_unasked(searched: dict[str, Any
     assert "random weights" in allowed.stdout
 
 
-def test_verify_draws_a_random_recipe_again(searched: dict[str, Any], bare_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_draws_a_random_recipe_again(
+    searched: dict[str, Any], bare_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same seed gives the same weights, the same pictures, and the same held-out LPIPS."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(searched["folder"] / "cache"))
-    result = CliRunner().invoke(app, ["verify", str(searched["path"]), "--model", str(bare_study), "--weights", "random", *DEVICE])
+    result = CliRunner().invoke(
+        app,
+        [
+            "verify",
+            str(searched["path"]),
+            "--model",
+            str(bare_study),
+            "--weights",
+            "random",
+            *DEVICE,
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert "(the same)" in result.stdout
     assert "RANDOM weights" in result.output
 
 
 def test_random_weights_are_no_others(bare_study: Path) -> None:
-    """Two seeds, and the files themselves, are identified apart; one seed is one model; prompts reach the pictures."""
+    """Two seeds, and the files themselves, are identified apart; one seed is one model; prompts
+    reach the pictures.
+    """
     spec = load_spec(bare_study)
     one, again = (load_pipeline(with_random_weights(spec, seed=1), device="cpu") for _ in range(2))
     other = load_pipeline(with_random_weights(spec, seed=2), device="cpu")
     assert one.weights_hash == again.weights_hash != other.weights_hash
-    assert all(torch.equal(a, b) for a, b in zip(one.denoiser.parameters(), again.denoiser.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(one.denoiser.parameters(), again.denoiser.parameters(), strict=True)
+    )
     assert type(one.pipe).__name__ == "FluxPipeline"
-    texts = [one.pipe.encode_prompt(prompt=text, prompt_2=None, max_sequence_length=32) for text in spec.prompts.search[:2]]
+    texts = [
+        one.pipe.encode_prompt(prompt=text, prompt_2=None, max_sequence_length=32)
+        for text in spec.prompts.search[:2]
+    ]
     assert all(not torch.equal(a, b) for a, b in zip(texts[0][:2], texts[1][:2], strict=True))
 
 
 def test_a_real_tokenizer_is_used_where_its_files_are(tiny_study: Path) -> None:
     """With vocabularies in the folder, texts are tokenized as they are for trained weights."""
     loaded = load_pipeline(with_random_weights(load_spec(tiny_study)), device="cpu")
-    assert {type(loaded.pipe.tokenizer).__module__.split(".")[0], type(loaded.pipe.tokenizer_2).__module__.split(".")[0]} == {
-        "transformers"
-    }
+    assert {
+        type(loaded.pipe.tokenizer).__module__.split(".")[0],
+        type(loaded.pipe.tokenizer_2).__module__.split(".")[0],
+    } == {"transformers"}
 
 
 def test_a_seed_without_the_word_random_is_refused() -> None:
     """A study that draws its weights says so."""
-    with pytest.raises(UserError, match=r'`random_seed` is 3 and `weights` is "pretrained"; set `weights = "random"`'):
+    with pytest.raises(
+        UserError,
+        match=r'`random_seed` is 3 and `weights` is "pretrained"; set `weights = "random"`',
+    ):
         parse_spec({"name": "x", "model": {"hub": "a/b", "random_seed": 3}}, where="x.toml")
 
 
@@ -141,22 +196,48 @@ def test_another_net_is_asked_for_by_name(tiny_study: Path) -> None:
         with_net(spec, "vit")
 
 
-def test_missing_lpips_weights_name_the_net_that_is_there(bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_lpips_weights_name_the_net_that_is_there(
+    bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dry run without AlexNet's trunk is told of --net tiny, before anything is loaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_o: (_ for _ in ()).throw(OSError("no network")))
-    monkeypatch.setattr("sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "torch.hub.download_url_to_file",
+        lambda *_a, **_o: (_ for _ in ()).throw(OSError("no network")),
+    )
+    monkeypatch.setattr(
+        "sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
+    )
     spec = with_net(with_random_weights(load_spec(bare_study)), "alex")
     with pytest.raises(UserError, match=r"alexnet-owt-7be5be79.pth.*--net tiny, which is there"):
         find_recipe(spec, SearchRequest(budget=1, storage=tmp_path / "x.db"))
 
 
-def test_a_dry_run_says_what_it_takes_and_leaves_nothing(bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`search --dry-run` prints memory, time and disk, as JSON too, loads no pipeline and writes no file but that."""
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
+    bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`search --dry-run` prints memory, time and disk, as JSON too, loads no pipeline and writes no
+    file but that.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("loaded"))
-    result = CliRunner().invoke(app, ["search", "--model", str(bare_study), "--budget", "7", "--dry-run", "--json", "plan.json", *DEVICE])
+    monkeypatch.setattr(
+        "sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
+    )
+    result = CliRunner().invoke(
+        app,
+        [
+            "search",
+            "--model",
+            str(bare_study),
+            "--budget",
+            "7",
+            "--dry-run",
+            "--json",
+            "plan.json",
+            *DEVICE,
+        ],
+    )
     assert result.exit_code == 0, result.output
     data = json.loads(Path("plan.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
@@ -164,12 +245,18 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(bare_study: Path, tmp_p
     assert "nothing was loaded, drawn or written" in result.stdout
     assert data["total_s"] == pytest.approx(sum(data["steps_s"].values()))
     assert data["steps_s"]["7 trials"] == pytest.approx(7 * data["trial_s"])
-    assert data["references_bytes"] == (3 + 3 + 3) * 3 * 64 * 64 * 4  # search prompts together and one by one, held-out ones; fp32
+    assert (
+        data["references_bytes"] == (3 + 3 + 3) * 3 * 64 * 64 * 4
+    )  # search prompts together and one by one, held-out ones; fp32
     assert data["memory"]["peak_bytes"] == sum(data["memory"]["stages"][0]["parts"].values())
 
 
-def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(bare_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU by name, the bf16 time of a picture is the price model's, and quantized trials take as much longer as the slowest of their formats."""
+def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(
+    bare_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU by name, the bf16 time of a picture is the price model's, and quantized trials take
+    as much longer as the slowest of their formats.
+    """
     spec = load_spec(bare_study)
     here = describe_environment("cpu") | {"device": "NVIDIA H100 80GB HBM3"}
     monkeypatch.setattr(planning, "describe_environment", lambda _device: here)
@@ -181,13 +268,24 @@ def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(bare_study: Path,
     assert plan.sizes.peak.nbytes > 2.5e9
 
 
-def test_a_plan_guesses_from_a_gemm_elsewhere(bare_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A denoiser that is too large to be timed: FLOPs over the rate of a GEMM, and the plan says that it is a guess."""
+def test_a_plan_guesses_from_a_gemm_elsewhere(
+    bare_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denoiser that is too large to be timed:
+
+    FLOPs over the rate of a GEMM, and the plan says that it is a guess.
+    """
     monkeypatch.setattr(planning, "TIMED_BYTES", 0)
     monkeypatch.setattr(planning, "_gemm_flops_per_s", lambda _device: 1e9)
     plan = plan_search(load_spec(bare_study), SearchRequest(budget=10))
     assert "a guess" in plan.source
     run = planning.run_shapes(load_spec(bare_study), batch_size=3).table.run
     assert run is not None
-    flops = sum(part.linear_flops + part.conv_flops + part.matmul_flops + sum(a.flops for a in part.attention) for part in run.components)
+    flops = sum(
+        part.linear_flops
+        + part.conv_flops
+        + part.matmul_flops
+        + sum(a.flops for a in part.attention)
+        for part in run.components
+    )
     assert plan.picture_s == pytest.approx(flops / 1e9 / 3)

@@ -1,4 +1,6 @@
-"""A skip file or a recipe has the price of its Linears and of the rest, and mistakes are said before or after the run, never as a traceback."""
+"""A skip file or a recipe has the price of its Linears and of the rest, and mistakes are said
+before or after the run, never as a traceback.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,11 @@ def priced(**request: Any) -> Prices:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Prices:
     """Two files of one name beside each other, one of them partly dead, one empty."""
     folder = tmp_path_factory.mktemp("lists")
-    texts = {"a/list.txt": "proj_out # the last\n*embed*\n", "b/list.txt": f"{DEAD}\nproj_out\n", "empty.txt": "# nothing\n"}
+    texts = {
+        "a/list.txt": "proj_out # the last\n*embed*\n",
+        "b/list.txt": f"{DEAD}\nproj_out\n",
+        "empty.txt": "# nothing\n",
+    }
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
@@ -36,7 +42,10 @@ def test_the_rows_sum_to_the_total(compared: Prices) -> None:
     rests = []
     for row in (compared.main, *compared.compared):
         data = row.estimate.to_json()
-        linears = [sum(x["calls"] * x[key] for x in data["linears"]) / 1e6 for key in ("bf16_us", "quantized_us")]
+        linears = [
+            sum(x["calls"] * x[key] for x in data["linears"]) / 1e6
+            for key in ("bf16_us", "quantized_us")
+        ]
         rests += [data["bf16_s"] - linears[0], data["quantized_s"] - linears[1]]
         assert data["speedup"] == data["bf16_s"] / data["quantized_s"]
     assert rests == pytest.approx([rests[0]] * len(rests))
@@ -44,7 +53,9 @@ def test_the_rows_sum_to_the_total(compared: Prices) -> None:
 
 
 def test_lists_stand_beside_their_bounds(compared: Prices) -> None:
-    """None, all and the rule of thumb come first, then each file once; two of one name are told apart by their folders."""
+    """None, all and the rule of thumb come first, then each file once; two of one name are told
+    apart by their folders.
+    """
     names = [row.name for row in compared.compared]
     assert names[:3] == ["none", "all", "rule of thumb"]
     assert [Path(name).name for name in names[3:]] == ["list.txt", "list.txt", "empty.txt"]
@@ -55,7 +66,9 @@ def test_lists_stand_beside_their_bounds(compared: Prices) -> None:
 
 
 def test_what_was_not_seen_is_reported(compared: Prices) -> None:
-    """Patterns that match nothing, and Linears that the format refuses where no pattern skips them, stand in the record and its JSON."""
+    """Patterns that match nothing, and Linears that the format refuses where no pattern skips them,
+    stand in the record and its JSON.
+    """
     assert compared.main.dead == ()
     assert [row.dead for row in compared.compared[3:]] == [(), (DEAD,), ()]
     everything = compared.compared[1]
@@ -66,20 +79,33 @@ def test_what_was_not_seen_is_reported(compared: Prices) -> None:
 
 
 def test_a_skip_file_that_matches_nothing_at_all_is_a_mistake(tmp_path: Path) -> None:
-    """A list for another model would price everything quantized, so it is refused with a name that is there."""
+    """A list for another model would price everything quantized, so it is refused with a name that
+    is there.
+    """
     (tmp_path / "dead.txt").write_text("transformer_block.0.attn.to_q\n")
-    message = r"--skip .*dead.txt: none of its 1 patterns matches .* tiny-flux.*such as \w*transformer_blocks\.0\.attn\.to_q"
+    message = (
+        r"--skip .*dead.txt: none of its 1 patterns matches .* tiny-flux.*such as"
+        r" \w*transformer_blocks\.0\.attn\.to_q"
+    )
     with pytest.raises(PatternError, match=message):
         priced(skip=tmp_path / "dead.txt")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), (b"\xff\xfe\x00", "codec can't decode"), (b"proj out", "line 1: found the pattern 'proj out'")],
+    [
+        (None, "No such file"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"proj out", "line 1: found the pattern 'proj out'"),
+    ],
 )
 @pytest.mark.parametrize("flag", ["skip", "compare"])
-def test_a_file_that_is_no_list_is_named_with_its_flag(flag: str, content: bytes | None, message: str, tmp_path: Path) -> None:
-    """A missing, binary or malformed file is a mistake that names the option, the path and the reason."""
+def test_a_file_that_is_no_list_is_named_with_its_flag(
+    flag: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """A missing, binary or malformed file is a mistake that names the option, the path and the
+    reason.
+    """
     path = tmp_path / "list.txt"
     if content is not None:
         path.write_bytes(content)
@@ -98,7 +124,12 @@ def test_a_target_without_the_compared_format_refuses_before_the_run(tmp_path: P
     with pytest.raises(FormatError, match="h100 has no nvfp4"):
         priced(target="h100")
     (tmp_path / "list.txt").write_text("proj_out\n")
-    assert priced(target="h100", format=FormatName.FP8, compare=(tmp_path / "list.txt",)).main.estimate.target == "h100"
+    assert (
+        priced(
+            target="h100", format=FormatName.FP8, compare=(tmp_path / "list.txt",)
+        ).main.estimate.target
+        == "h100"
+    )
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e-9, 1e9])
@@ -121,10 +152,14 @@ def test_a_batch_of_pictures_for_one_prompt_is_a_batch() -> None:
     several = priced(options=RunOptions(settings=("num_images_per_prompt=3",))).main.estimate
     prompts = priced(options=RunOptions(batch_size=3)).main.estimate
     assert several.batch_size == prompts.batch_size == 3
-    assert [(cost.m, cost.n) for cost in several.linears] == [(cost.m, cost.n) for cost in prompts.linears]
+    assert [(cost.m, cost.n) for cost in several.linears] == [
+        (cost.m, cost.n) for cost in prompts.linears
+    ]
 
 
-def test_a_recipe_of_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_of_another_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A recipe names every Linear of its model."""
     recipe = type("Recipe", (), {"name": "other", "layers": {"some.linear": FormatName.NVFP4}})
     monkeypatch.setattr("sensitivity.workflows.price.load_recipe", lambda _path: recipe)

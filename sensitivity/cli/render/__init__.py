@@ -1,5 +1,4 @@
-"""Rendering only: `tables` and `progress` turn records into text for a terminal; nothing here computes a result."""
+"""Rendering only:
 
-
-
-
+`tables` and `progress` turn records into text for a terminal; nothing here computes a result.
+"""

@@ -1,4 +1,6 @@
-"""An audit for a terminal: what was found, the worst first, the shapes behind it, and the list's price beside its bounds. All names are in its JSON."""
+"""An audit for a terminal: what was found, the worst first, the shapes behind it, and the list's
+price beside its bounds. All names are in its JSON.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -47,26 +49,36 @@ def summary_line(audit: "Audit") -> str:
 
 def _heading(audit: "Audit") -> Text:
     subject, source = audit.subject, audit.source
-    how = f"read as {source.form}" + (", by its looks (--as says otherwise)" if source.guessed else "")
+    how = f"read as {source.form}" + (
+        ", by its looks (--as says otherwise)" if source.guessed else ""
+    )
     width = f", K and N from {subject.listed.min_width} on" if subject.listed.min_width else ""
     live = sum(bool(hits) for hits in subject.hits)
     entries = f"; {live} of {len(subject.hits)} entries hit a Linear" if subject.hits else ""
-    known = f"; {audit.calibrated} Linears are calibrated" if audit.calibrated else "; no layer sensitivity is known"
+    known = (
+        f"; {audit.calibrated} Linears are calibrated"
+        if audit.calibrated
+        else "; no layer sensitivity is known"
+    )
     return Text(
-        f"{source.name} {how}{width}, for {subject.model.spec.name}: {len(subject.quantized)} of {len(subject.formats)} Linears quantized ({_formats(audit)})"
-        f"{entries}{known}",
+        f"{source.name} {how}{width}, for {subject.model.spec.name}: {len(subject.quantized)} of"
+        f" {len(subject.formats)} Linears quantized ({_formats(audit)}){entries}{known}",
         style="bold",
     )
 
 
 def _formats(audit: "Audit") -> str:
-    names = dict.fromkeys(name.value for name in audit.subject.formats.values() if name.value != "bf16")
+    names = dict.fromkeys(
+        name.value for name in audit.subject.formats.values() if name.value != "bf16"
+    )
     return ", ".join(names) or "none"
 
 
 def _findings_table(findings: Sequence["Finding"]) -> Table:
     """A row a finding; of one kind and severity the first ones."""
-    table = make_table(("", "left"), ("finding", "left"), ("what (seconds are predicted)", "left"), title="")
+    table = make_table(
+        ("", "left"), ("finding", "left"), ("what (seconds are predicted)", "left"), title=""
+    )
     table.title = None
     totals = Counter((finding.severity, finding.kind) for finding in findings)
     seen: Counter[tuple[Severity, Kind]] = Counter()
@@ -76,7 +88,11 @@ def _findings_table(findings: Sequence["Finding"]) -> Table:
         where = f"line {finding.line}: " if finding.line is not None else ""
         entry = f"{where}{_clipped(finding.entry)}: " if finding.entry else ""
         if seen[key] <= SHOWN:
-            table.add_row(*(word.value for word in key), Text(f"{entry}{finding.message}"), style=STYLES[key[0].value])
+            table.add_row(
+                *(word.value for word in key),
+                Text(f"{entry}{finding.message}"),
+                style=STYLES[key[0].value],
+            )
         if seen[key] == SHOWN < totals[key]:
             more = Text(f"and {totals[key] - SHOWN} more of these, all of them in --json")
             table.add_row(*(word.value for word in key), more, style=STYLES[key[0].value])
@@ -91,22 +107,41 @@ def _shapes_table(finding: "Finding", audit: "Audit") -> Table:
     """The finding's Linears by shape, with the roles that have it."""
     first = audit.priced[0].estimate
     table = make_table(
-        ("M", "right"), ("K", "right"), ("N", "right"), ("Linears", "right"), ("calls", "right"), ("gain ms", "right"), ("roles", "left"),
-        title=f"{finding.kind.value}: gain in a run, {first.source} for {first.target}, batch {first.batch_size}",
-    )  # fmt: skip
+        ("M", "right"),
+        ("K", "right"),
+        ("N", "right"),
+        ("Linears", "right"),
+        ("calls", "right"),
+        ("gain ms", "right"),
+        ("roles", "left"),
+        title=(
+            f"{finding.kind.value}: gain in a run, {first.source} for {first.target}, batch"
+            f" {first.batch_size}"
+        ),
+    )
     groups: dict[tuple[int, int, int], list[RoleRow]] = {}
     for row in finding.rows:
         groups.setdefault((row.m, row.k, row.n), []).append(row)
     ordered = sorted(groups.items(), key=lambda item: -abs(sum(row.gain_s for row in item[1])))
     for (m, k, n), rows in ordered[:SHOWN_SHAPES]:
         table.add_row(
-            str(m), str(k), str(n), str(sum(row.linears for row in rows)), str(sum(row.calls for row in rows)), f"{sum(row.gain_s for row in rows) * 1e3:+.2f}",
+            str(m),
+            str(k),
+            str(n),
+            str(sum(row.linears for row in rows)),
+            str(sum(row.calls for row in rows)),
+            f"{sum(row.gain_s for row in rows) * 1e3:+.2f}",
             some_roles((row.role for row in rows), SHOWN_ROLES),
-        )  # fmt: skip
+        )
     if len(ordered) > SHOWN_SHAPES:
         rest = [row for _, rows in ordered[SHOWN_SHAPES:] for row in rows]
         table.add_row(
-            "", "", "", str(sum(row.linears for row in rest)), str(sum(row.calls for row in rest)), f"{sum(row.gain_s for row in rest) * 1e3:+.2f}",
+            "",
+            "",
+            "",
+            str(sum(row.linears for row in rest)),
+            str(sum(row.calls for row in rest)),
+            f"{sum(row.gain_s for row in rest) * 1e3:+.2f}",
             f"{len(ordered) - SHOWN_SHAPES} more shapes",
-        )  # fmt: skip
+        )
     return table

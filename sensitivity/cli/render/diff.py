@@ -1,4 +1,6 @@
-"""Two recipes beside each other for a terminal: what differs, what it costs and gains, and how much the numbers may be compared; and the nearest recipe in words."""
+"""Two recipes beside each other for a terminal: what differs, what it costs and gains, and how much
+the numbers may be compared; and the nearest recipe in words.
+"""
 
 from collections import Counter
 
@@ -15,23 +17,49 @@ ROUNDING = 1e-3
 
 
 def diff_report(diff: RecipeDiff) -> Lines:
-    """The groups that differ, the most seconds first; totals; LPIPS; places on the fronts; what does not compare."""
+    """The groups that differ, the most seconds first; totals; LPIPS; places on the fronts; what
+    does not compare.
+    """
     a, b = diff.a, diff.b
-    lines = [Text(f"A is {a.name} ({a.counts}), B is {b.name} ({b.counts}); {len(a.recipe.layers)} Linears")]
-    lines += [Text(f"{letter}: {side.recipe.caveat}", style="yellow") for letter, side in (("A", a), ("B", b)) if side.recipe.caveat]
-    body = [_changes(diff)] if diff.changes else [Text("identical: A and B give every Linear the same format", style="green")]
-    after = [Text(printable(line)) for line in (_seconds(diff), *_quality(diff), *_places(diff)) if line]
+    lines = [
+        Text(
+            f"A is {a.name} ({a.counts}), B is {b.name} ({b.counts}); {len(a.recipe.layers)}"
+            " Linears"
+        )
+    ]
+    lines += [
+        Text(f"{letter}: {side.recipe.caveat}", style="yellow")
+        for letter, side in (("A", a), ("B", b))
+        if side.recipe.caveat
+    ]
+    body = (
+        [_changes(diff)]
+        if diff.changes
+        else [Text("identical: A and B give every Linear the same format", style="green")]
+    )
+    after = [
+        Text(printable(line)) for line in (_seconds(diff), *_quality(diff), *_places(diff)) if line
+    ]
     notes = [Text(f"note: {printable(note)}", style="yellow") for note in diff.notes]
     return Lines(*lines, *body, *after, *notes)
 
 
 def _changes(diff: RecipeDiff) -> Lines:
     priced = diff.priced
-    where = f"{priced.source} for {priced.target}, batch {priced.batch_size}: what B saves in a run" if priced else "not priced"
+    where = (
+        f"{priced.source} for {priced.target}, batch {priced.batch_size}: what B saves in a run"
+        if priced
+        else "not priced"
+    )
     rows = make_table(
-        ("role", "left"), ("blocks", "left"), ("Linears", "right"), ("A", "left"), ("B", "left"), ("B saves ms", "right"),
+        ("role", "left"),
+        ("blocks", "left"),
+        ("Linears", "right"),
+        ("A", "left"),
+        ("B", "left"),
+        ("B saves ms", "right"),
         title=f"{sum(len(change.fqns) for change in diff.changes)} Linears differ; {where}",
-    )  # fmt: skip
+    )
     for change in diff.changes:
         saved = "" if change.saved_s is None else f"{change.saved_s * 1e3:+.2f}"
         rows.add_row(
@@ -48,7 +76,9 @@ def _changes(diff: RecipeDiff) -> Lines:
 
 def _seconds(diff: RecipeDiff) -> str:
     if diff.priced is None:
-        said = "; ".join(f"{letter} says {side.said}" for letter, side in (("A", diff.a), ("B", diff.b)))
+        said = "; ".join(
+            f"{letter} says {side.said}" for letter, side in (("A", diff.a), ("B", diff.b))
+        )
         return f"not priced: {diff.unpriced}. {said}"
     p = diff.priced
     stated = (
@@ -57,20 +87,27 @@ def _seconds(diff: RecipeDiff) -> str:
         if abs(side.recipe.latency.quantized_s / seconds - 1) > ROUNDING
     )
     return (
-        f"{p.source} for {p.target}, batch {p.batch_size}: bf16 {p.bf16_s:.4g} s, A {p.a_s:.4g} s ({p.bf16_s / p.a_s:.3f}x), B {p.b_s:.4g} s ({p.bf16_s / p.b_s:.3f}x); "
-        f"B saves {(p.a_s - p.b_s) * 1e3:+.2f} ms{''.join(stated)}"
+        f"{p.source} for {p.target}, batch {p.batch_size}: bf16 {p.bf16_s:.4g} s, A {p.a_s:.4g} s"
+        f" ({p.bf16_s / p.a_s:.3f}x), B {p.b_s:.4g} s ({p.bf16_s / p.b_s:.3f}x); B saves"
+        f" {(p.a_s - p.b_s) * 1e3:+.2f} ms{''.join(stated)}"
     )
 
 
 def _quality(diff: RecipeDiff) -> list[str]:
     if diff.a.recipe.is_unverified and diff.b.recipe.is_unverified:
         return []
-    lines = ["LPIPS: " + ", ".join(f"{letter} {_lpips(side)}" for letter, side in (("A", diff.a), ("B", diff.b)))]
+    lines = [
+        "LPIPS: "
+        + ", ".join(f"{letter} {_lpips(side)}" for letter, side in (("A", diff.a), ("B", diff.b)))
+    ]
     if diff.incomparable:
         return [*lines, f"these LPIPS do not compare: {'; '.join(diff.incomparable)}"]
     if diff.lpips_difference is not None:
         mean, low, high = diff.lpips_difference
-        lines.append(f"B's LPIPS is {mean:+.4f} [{low:+.4f}, {high:+.4f}] from A's, prompt by prompt (95 % interval over prompts)")
+        lines.append(
+            f"B's LPIPS is {mean:+.4f} [{low:+.4f}, {high:+.4f}] from A's, prompt by prompt (95 %"
+            " interval over prompts)"
+        )
     return lines
 
 
@@ -78,12 +115,16 @@ def _lpips(side: Side) -> str:
     if side.recipe.fidelity is None:
         return "UNVERIFIED"
     said = side.recipe.fidelity.lpips
-    return f"{said.mean:.4f} [{said.ci95[0]:.4f}, {said.ci95[1]:.4f}] ({said.net}, {len(said.per_prompt)} pictures)"
+    return (
+        f"{said.mean:.4f} [{said.ci95[0]:.4f}, {said.ci95[1]:.4f}] ({said.net},"
+        f" {len(said.per_prompt)} pictures)"
+    )
 
 
 def _places(diff: RecipeDiff) -> list[str]:
     return [
-        f"{letter} is number {side.place[0]} of the {side.place[1]} skip-lists on the front of its search, the fastest first"
+        f"{letter} is number {side.place[0]} of the {side.place[1]} skip-lists on the front of its"
+        " search, the fastest first"
         for letter, side in (("A", diff.a), ("B", diff.b))
         if side.place is not None
     ]
@@ -92,12 +133,30 @@ def _places(diff: RecipeDiff) -> list[str]:
 def nearest_lines(found: Nearest) -> list[str]:
     """What the nearest expressible recipe changes and costs."""
     before, after = found.before.estimate, found.after.estimate
-    moves = ", ".join(f"{count} from {old} to {new}" for (old, new), count in Counter(found.changed.values()).items())
+    moves = ", ".join(
+        f"{count} from {old} to {new}"
+        for (old, new), count in Counter(found.changed.values()).items()
+    )
     lines = [
-        f"nearest: {len(found.changed)} of {len(found.recipe.layers)} Linears have another format ({moves}), none a coarser one",
-        f"{after.source} for {after.target}, batch {after.batch_size}: {before.quantized_s:.4g} s -> {after.quantized_s:.4g} s a run, speedup "
-        f"{before.speedup:.3f}x -> {after.speedup:.3f}x",
-    ]  # fmt: skip
+        (
+            f"nearest: {len(found.changed)} of {len(found.recipe.layers)} Linears have another"
+            f" format ({moves}), none a coarser one"
+        ),
+        (
+            f"{after.source} for {after.target}, batch {after.batch_size}: {before.quantized_s:.4g}"
+            f" s -> {after.quantized_s:.4g} s a run, speedup {before.speedup:.3f}x ->"
+            f" {after.speedup:.3f}x"
+        ),
+    ]
     if not found.damage:
-        return [*lines, "what it gains in quality is not known: no layer sensitivities are stored for it (`sensitivity calibrate`)"]
-    return lines + [f"the changed Linears carry {part:.1%} of the calibrated damage of {name}" for name, part in found.damage.items()]
+        return [
+            *lines,
+            (
+                "what it gains in quality is not known: no layer sensitivities are stored for it"
+                " (`sensitivity calibrate`)"
+            ),
+        ]
+    return lines + [
+        f"the changed Linears carry {part:.1%} of the calibrated damage of {name}"
+        for name, part in found.damage.items()
+    ]

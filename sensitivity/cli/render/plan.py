@@ -10,29 +10,55 @@ from sensitivity.workflows.plan import SearchPlan
 
 def plan_tables(plan: SearchPlan) -> Lines:
     """Two tables and what they rest on."""
-    return Lines(_memory(plan), *(Text(line) for line in _verdict(plan)), _time(plan), *(Text(line, style="dim") for line in _notes(plan)))
+    return Lines(
+        _memory(plan),
+        *(Text(line) for line in _verdict(plan)),
+        _time(plan),
+        *(Text(line, style="dim") for line in _notes(plan)),
+    )
 
 
 def _memory(plan: SearchPlan) -> Table:
     sizes = plan.sizes
     rows = make_table(
-        ("stage", "left"), ("GB", "right"), ("parts, GB", "left"),
-        title=f"memory of {plan.model} on {sizes.device}, {sizes.batch_size} pictures together; predicted from config files",
-    )  # fmt: skip
+        ("stage", "left"),
+        ("GB", "right"),
+        ("parts, GB", "left"),
+        title=(
+            f"memory of {plan.model} on {sizes.device}, {sizes.batch_size} pictures together;"
+            " predicted from config files"
+        ),
+    )
     for stage in sizes.stages:
-        parts = ", ".join(f"{part.name} {part.nbytes / 1e9:.2f}" for part in sorted(stage.parts, key=lambda part: -part.nbytes))
-        rows.add_row(stage.name, f"{stage.nbytes / 1e9:.2f}", parts, style="bold" if stage is sizes.peak else "")
+        parts = ", ".join(
+            f"{part.name} {part.nbytes / 1e9:.2f}"
+            for part in sorted(stage.parts, key=lambda part: -part.nbytes)
+        )
+        rows.add_row(
+            stage.name,
+            f"{stage.nbytes / 1e9:.2f}",
+            parts,
+            style="bold" if stage is sizes.peak else "",
+        )
     return rows
 
 
 def _verdict(plan: SearchPlan) -> list[str]:
     sizes = plan.sizes
     if sizes.free_bytes is None:
-        return [f"peak {sizes.peak.nbytes / 1e9:.2f} GB; {sizes.device} does not say how much is free"]
+        return [
+            f"peak {sizes.peak.nbytes / 1e9:.2f} GB; {sizes.device} does not say how much is free"
+        ]
     free, room = sizes.free_bytes / 1e9, (sizes.room_bytes or 0) / 1e9
     if sizes.fits:
-        return [f"peak {sizes.peak.nbytes / 1e9:.2f} GB of {free:.2f} GB free: it fits, with {room:.2f} GB for quantized weights"]
-    return [f"peak {sizes.peak.nbytes / 1e9:.2f} GB of {free:.2f} GB free: it does NOT fit; `sensitivity search` says what would help"]
+        return [
+            f"peak {sizes.peak.nbytes / 1e9:.2f} GB of {free:.2f} GB free: it fits, with {room:.2f}"
+            " GB for quantized weights"
+        ]
+    return [
+        f"peak {sizes.peak.nbytes / 1e9:.2f} GB of {free:.2f} GB free: it does NOT fit;"
+        " `sensitivity search` says what would help"
+    ]
 
 
 def _time(plan: SearchPlan) -> Table:
@@ -48,8 +74,14 @@ def _time(plan: SearchPlan) -> Table:
 def _notes(plan: SearchPlan) -> list[str]:
     return [
         f"time: {plan.source}",
-        f"disk: references {plan.references_bytes / 1e6:.1f} MB, database about {plan.database_bytes / 1e6:.1f} MB",
-        "not in it: reading or downloading weights, compiling, LPIPS, and what an earlier search of the study already knows",
+        (
+            f"disk: references {plan.references_bytes / 1e6:.1f} MB, database about"
+            f" {plan.database_bytes / 1e6:.1f} MB"
+        ),
+        (
+            "not in it: reading or downloading weights, compiling, LPIPS, and what an earlier"
+            " search of the study already knows"
+        ),
         "nothing was loaded, drawn or written",
     ]
 

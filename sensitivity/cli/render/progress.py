@@ -1,10 +1,21 @@
-"""What a search, or a measurement of shapes, says while it runs: one moving line on a terminal, plain lines in a pipe."""
+"""What a search, or a measurement of shapes, says while it runs: one moving line on a terminal,
+plain lines in a pipe.
+"""
 
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from sensitivity.latency.measured import ShapeTimes
 from sensitivity.search.calibration import CalibrationCost
@@ -13,7 +24,11 @@ from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, T
 
 
 class SearchProgress:
-    """Receives a search's events. Use as a context manager; `events` goes to `run_search`, `say` and `verifying` to `workflow.find_recipe`."""
+    """Receives a search's events.
+
+    Use as a context manager; `events` goes to `run_search`, `say` and `verifying` to
+    `workflow.find_recipe`.
+    """
 
     def __init__(self, console: Console, *, budget: int) -> None:
         self.console, self.budget = console, budget
@@ -23,9 +38,16 @@ class SearchProgress:
         self.base_s = 0.0
         self.spent: list[float] = []
         self.bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
-            console=console, transient=True, disable=not self.moving,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not self.moving,
+        )
         self.task: TaskID | None = None
         self.events = SearchEvents(
             started=self._started,
@@ -43,7 +65,12 @@ class SearchProgress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bar.stop()
 
     def say(self, text: str) -> None:
@@ -64,20 +91,26 @@ class SearchProgress:
     def _started(self, name: str, others: tuple[str, ...]) -> None:
         if others:
             self._line(
-                f"new study {name}: the database's {len(others)} other studies of this model ({', '.join(others[:3])}) have other settings, seed, "
-                "formats, package versions or thread count"
+                f"new study {name}: the database's {len(others)} other studies of this model"
+                f" ({', '.join(others[:3])}) have other settings, seed, formats, package versions"
+                " or thread count"
             )
 
     def _continued(self, name: str, trials: tuple[Tried, ...]) -> None:
         for trial in trials:
             self._note(trial)
-        self._line(f"continuing study {name}: {len(trials)} of {self.budget} trials are done, {max(0, self.budget - len(trials))} to go")
+        self._line(
+            f"continuing study {name}: {len(trials)} of {self.budget} trials are done,"
+            f" {max(0, self.budget - len(trials))} to go"
+        )
 
     def _began(self, index: int, label: str) -> None:
         left = self.budget - index
         rate = sum(self.spent) / len(self.spent) if self.spent else 0.0
         remaining = f", {left * rate:.0f} s left" if rate else ""
-        note = f"{label or 'proposed'}   front: {len(pareto_front(self.points))} skip-lists{remaining}"
+        note = (
+            f"{label or 'proposed'}   front: {len(pareto_front(self.points))} skip-lists{remaining}"
+        )
         self._show("trial", index, self.budget, note)
 
     def _note(self, trial: Tried) -> None:
@@ -96,8 +129,9 @@ class SearchProgress:
         left = (self.budget - trial.index - 1) * sum(self.spent) / len(self.spent)
         if not self.moving:
             self._line(
-                f"trial {trial.index + 1}/{self.budget}: {speedup}, LPIPS {trial.score.mean:.4f}{_sound(trial)}{' (' + trial.label + ')' if trial.label else ''}"
-                f"{', on the front' if on_front else ''}; front {len(pareto_front(self.points))}, {left:.0f} s left"
+                f"trial {trial.index + 1}/{self.budget}: {speedup}, LPIPS"
+                f" {trial.score.mean:.4f}{_sound(trial)}{' (' + trial.label + ')' if trial.label else ''}{', on the front' if on_front else ''};"
+                f" front {len(pareto_front(self.points))}, {left:.0f} s left"
             )
         self._show("trial", trial.index + 1, self.budget)
 
@@ -107,14 +141,19 @@ class SearchProgress:
             stop = trial.stop
             sure = f"p = {stop.p_value:.2g}" if stop.p_value else "certain"
             self._line(
-                f"trial {trial.index + 1}/{self.budget}: {self._speedup(trial)}, stopped after {stop.prompts} prompts: "
-                f"trial {stop.rival + 1} is as fast with less LPIPS ({sure})"
+                f"trial {trial.index + 1}/{self.budget}: {self._speedup(trial)}, stopped after"
+                f" {stop.prompts} prompts: trial {stop.rival + 1} is as fast with less LPIPS"
+                f" ({sure})"
             )
         self._show("trial", trial.index + 1, self.budget)
 
     def _speedup(self, trial: Tried) -> str:
         """Over bf16, once its trial is there; else the time itself."""
-        return f"{self.base_s / trial.latency_s:.3f}x" if self.base_s else f"{trial.latency_s * 1e3:.2f} ms"
+        return (
+            f"{self.base_s / trial.latency_s:.3f}x"
+            if self.base_s
+            else f"{trial.latency_s * 1e3:.2f} ms"
+        )
 
     def _failed(self, index: int, reason: str) -> None:
         self._line(f"trial {index + 1} failed: {reason}")
@@ -122,7 +161,9 @@ class SearchProgress:
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _show(self, text: str, done: int | None, total: int | None, note: str | None = None) -> None:
+    def _show(
+        self, text: str, done: int | None, total: int | None, note: str | None = None
+    ) -> None:
         if self.task is None:
             self.task = self.bar.add_task(text, total=total, note="")
         fields = {} if note is None else {"note": note}
@@ -133,24 +174,40 @@ def _sound(trial: ScoredTrial) -> str:
     """The distance of a trial's sound in words, "" where there is none."""
     if trial.score.audio is None:
         return ""
-    return f", sound {trial.score.audio.mean:.4f}{'' if trial.score.is_allowed else ' (more than the study allows)'}"
+    return (
+        ", sound"
+        f" {trial.score.audio.mean:.4f}{'' if trial.score.is_allowed else ' (more than the study allows)'}"
+    )
 
 
 class ShapeProgress:
-    """A bar over the shapes that are measured, and afterwards those that have no time, with reasons. Silent where nothing is measured."""
+    """A bar over the shapes that are measured, and afterwards those that have no time, with
+    reasons. Silent where nothing is measured.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self.task: TaskID | None = None
 
     def __enter__(self) -> "ShapeProgress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bar.stop()
 
     def update(self, done: int, total: int, key: str) -> None:
@@ -158,16 +215,31 @@ class ShapeProgress:
         if self.task is None:
             self.task = self.bar.add_task("measuring shapes", total=total)
             self.bar.start()
-        self.bar.update(self.task, completed=done, total=total, description=f"measuring {key}" if key else "measured")
+        self.bar.update(
+            self.task,
+            completed=done,
+            total=total,
+            description=f"measuring {key}" if key else "measured",
+        )
         if not self.console.is_terminal and done in (0, total):
             self.console.print(f"measuring shapes: {done}/{total}", highlight=False)
 
     def failures(self, times: ShapeTimes) -> None:
         """Say which shapes have no time, and where the others came from."""
         reused = sum(row.reused for row in times.rows.values())
-        self.console.print(f"{len(times.rows)} shape times on {times.machine['device']}, {reused} of them measured before", highlight=False)
+        self.console.print(
+            f"{len(times.rows)} shape times on {times.machine['device']}, {reused} of them measured"
+            " before",
+            highlight=False,
+        )
         for key, reason in times.failed.items():
-            self.console.print(f"no time: {key}: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(
+                f"no time: {key}: {reason}",
+                style="yellow",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 class CalibrationProgress:
@@ -176,16 +248,28 @@ class CalibrationProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self.task: TaskID | None = None
 
     def __enter__(self) -> "CalibrationProgress":
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bar.stop()
 
     def say(self, text: str) -> None:

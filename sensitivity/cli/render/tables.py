@@ -1,4 +1,8 @@
-"""Records as tables for a terminal. Every table says above itself what its numbers are: predicted or measured, on which GPU, at which scale."""
+"""Records as tables for a terminal.
+
+Every table says above itself what its numbers are: predicted or measured, on which GPU, at which
+scale.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,30 +26,60 @@ ROUNDING = 1e-9
 
 
 def make_table(*columns: tuple[str, str], title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for name, justify in columns:
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold", no_wrap=justify == "right")
+        table.add_column(
+            name,
+            justify="right" if justify == "right" else "left",
+            overflow="fold",
+            no_wrap=justify == "right",
+        )
     return table
 
 
 def _short(roles: Sequence[str]) -> str:
     names = list(dict.fromkeys(roles))
-    return ", ".join(names[:MAX_ROLES]) + (f" and {len(names) - MAX_ROLES} more" if len(names) > MAX_ROLES else "")
+    return ", ".join(names[:MAX_ROLES]) + (
+        f" and {len(names) - MAX_ROLES} more" if len(names) > MAX_ROLES else ""
+    )
 
 
 def profile_table(table: "ShapeTable") -> Lines:
     """Linears grouped by shape, most FLOPs first, with shares."""
     settings = ", ".join(f"{key} {value}" for key, value in table.settings.items())
     rows = make_table(
-        ("M", "right"), ("K", "right"), ("N", "right"), ("Linears", "right"), ("calls", "right"), ("GFLOP", "right"), ("share", "right"), ("roles", "left"),
-        title=f"{table.model}: {len(table.linears)} Linears called, {len(table.uncalled)} never; one pipeline run, batch {table.batch_size}"
+        ("M", "right"),
+        ("K", "right"),
+        ("N", "right"),
+        ("Linears", "right"),
+        ("calls", "right"),
+        ("GFLOP", "right"),
+        ("share", "right"),
+        ("roles", "left"),
+        title=(
+            f"{table.model}: {len(table.linears)} Linears called, {len(table.uncalled)} never; one"
+            f" pipeline run, batch {table.batch_size}"
+        )
         + (f" ({settings})" if settings else ""),
-    )  # fmt: skip
+    )
     for group in table.by_shape():
         rows.add_row(
-            str(group.m), str(group.k), str(group.n), str(group.linears), str(group.calls), f"{group.flops / 1e9:,.2f}", f"{group.share:.1%}",
+            str(group.m),
+            str(group.k),
+            str(group.n),
+            str(group.linears),
+            str(group.calls),
+            f"{group.flops / 1e9:,.2f}",
+            f"{group.share:.1%}",
             _short(group.roles),
-        )  # fmt: skip
+        )
     notes = [Text(f"total {table.flops / 1e9:,.1f} GFLOP in Linears")]
     if table.uncalled:
         notes.append(Text(f"never called: {_short(table.uncalled)}"))
@@ -53,27 +87,57 @@ def profile_table(table: "ShapeTable") -> Lines:
 
 
 def latency_table(estimate: "LatencyEstimate") -> Lines:
-    """Where the time goes, by shape and format, what decides each shape's gain, and which Linears are slower quantized."""
+    """Where the time goes, by shape and format, what decides each shape's gain, and which Linears
+    are slower quantized.
+    """
     rows = make_table(
-        ("M", "right"), ("K", "right"), ("N", "right"), ("format", "left"), ("Linears", "right"), ("bf16 us", "right"), ("quantized us", "right"),
-        ("speedup", "right"), ("bf16 ms a run", "right"), ("saved ms", "right"), ("why", "left"),
-        title=f"{estimate.source} for {estimate.target}, batch {estimate.batch_size}, {estimate.compile_mode}: one call of each shape, and the whole run",
-    )  # fmt: skip
+        ("M", "right"),
+        ("K", "right"),
+        ("N", "right"),
+        ("format", "left"),
+        ("Linears", "right"),
+        ("bf16 us", "right"),
+        ("quantized us", "right"),
+        ("speedup", "right"),
+        ("bf16 ms a run", "right"),
+        ("saved ms", "right"),
+        ("why", "left"),
+        title=(
+            f"{estimate.source} for {estimate.target}, batch {estimate.batch_size},"
+            f" {estimate.compile_mode}: one call of each shape, and the whole run"
+        ),
+    )
     groups: dict[tuple[int, int, int, FormatName, str], list[LinearCost]] = {}
     for cost in estimate.linears:
         groups.setdefault((cost.m, cost.k, cost.n, cost.format, cost.why), []).append(cost)
-    for (m, k, n, fmt, why), costs in sorted(groups.items(), key=lambda item: -sum(c.calls * c.bf16_us for c in item[1])):
+    for (m, k, n, fmt, why), costs in sorted(
+        groups.items(), key=lambda item: -sum(c.calls * c.bf16_us for c in item[1])
+    ):
         bf16_us, quantized_us = costs[0].bf16_us, costs[0].quantized_us
-        bf16_ms, saved_ms = sum(c.calls * c.bf16_us for c in costs) / 1e3, sum(c.calls * (c.bf16_us - c.quantized_us) for c in costs) / 1e3
+        bf16_ms, saved_ms = (
+            sum(c.calls * c.bf16_us for c in costs) / 1e3,
+            sum(c.calls * (c.bf16_us - c.quantized_us) for c in costs) / 1e3,
+        )
         rows.add_row(
-            str(m), str(k), str(n), fmt.value, str(len(costs)), f"{bf16_us:.1f}", f"{quantized_us:.1f}", f"{bf16_us / quantized_us:.2f}x",
-            f"{bf16_ms:.2f}", f"{saved_ms:+.2f}", why, style="yellow" if quantized_us > bf16_us else "",
-        )  # fmt: skip
+            str(m),
+            str(k),
+            str(n),
+            fmt.value,
+            str(len(costs)),
+            f"{bf16_us:.1f}",
+            f"{quantized_us:.1f}",
+            f"{bf16_us / quantized_us:.2f}x",
+            f"{bf16_ms:.2f}",
+            f"{saved_ms:+.2f}",
+            why,
+            style="yellow" if quantized_us > bf16_us else "",
+        )
     linears_s = sum(cost.calls * cost.bf16_us for cost in estimate.linears) / 1e6
     lines = [
         Text(
-            f"{estimate.source} for {estimate.target}: bf16 {estimate.bf16_s:.4g} s ({linears_s / estimate.bf16_s:.0%} in Linears), quantized "
-            f"{estimate.quantized_s:.4g} s, speedup {_speedup(estimate)}"
+            f"{estimate.source} for {estimate.target}: bf16 {estimate.bf16_s:.4g} s"
+            f" ({linears_s / estimate.bf16_s:.0%} in Linears), quantized {estimate.quantized_s:.4g}"
+            f" s, speedup {_speedup(estimate)}"
         ),
         Text(estimate.note, style="dim"),
     ]
@@ -84,7 +148,8 @@ def latency_table(estimate: "LatencyEstimate") -> Lines:
         lost_ms = sum(cost.calls * (cost.quantized_us - cost.bf16_us) for cost in slower) / 1e3
         lines.append(
             Text(
-                f"{len(slower)} Linears are slower quantized than in bf16 ({lost_ms:.1f} ms a run): {_short([c.fqn for c in slower])}",
+                f"{len(slower)} Linears are slower quantized than in bf16 ({lost_ms:.1f} ms a run):"
+                f" {_short([c.fqn for c in slower])}",
                 style="yellow",
             )
         )
@@ -95,55 +160,93 @@ def compare_table(priced: Sequence["PricedList"]) -> Table:
     """Skip-lists side by side: how many Linears they quantize, seconds, speedup, memory."""
     first, dead = priced[0].estimate, any(row.dead for row in priced)
     rows = make_table(
-        ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("speedup [90 %]", "right"), ("Linears GB", "right"), ("peak GB", "right"),
+        ("skip-list", "left"),
+        ("quantized", "right"),
+        ("s a run", "right"),
+        ("speedup [90 %]", "right"),
+        ("Linears GB", "right"),
+        ("peak GB", "right"),
         *([("dead patterns", "right")] if dead else []),
-        title=f"{first.source} for {first.target}, batch {first.batch_size}, {first.compile_mode}; bf16 {first.bf16_s:.4g} s; memory predicted",
-    )  # fmt: skip
+        title=(
+            f"{first.source} for {first.target}, batch {first.batch_size}, {first.compile_mode};"
+            f" bf16 {first.bf16_s:.4g} s; memory predicted"
+        ),
+    )
     for row in priced:
         memory = row.estimate.memory
         peak = memory.quantized_peak_bytes if memory is not None else None
         rows.add_row(
-            row.name, f"{row.quantized}/{len(row.estimate.linears)}", f"{row.estimate.quantized_s:.4g}", _speedup(row.estimate),
-            f"{memory.quantized_linear_bytes / 1e9:.2f}" if memory is not None else "", f"{peak / 1e9:.2f}" if peak is not None else "",
+            row.name,
+            f"{row.quantized}/{len(row.estimate.linears)}",
+            f"{row.estimate.quantized_s:.4g}",
+            _speedup(row.estimate),
+            f"{memory.quantized_linear_bytes / 1e9:.2f}" if memory is not None else "",
+            f"{peak / 1e9:.2f}" if peak is not None else "",
             *([str(len(row.dead)) if row.dead else ""] if dead else []),
-        )  # fmt: skip
+        )
     return rows
 
 
 def measured_table(measured: "MeasuredRuns") -> Lines:
     """Skip-lists measured end to end: seconds, spread, speedup, memory."""
     rows = make_table(
-        ("skip-list", "left"), ("quantized", "right"), ("s a run", "right"), ("spread", "right"), ("speedup", "right"), ("held GB", "right"),
+        ("skip-list", "left"),
+        ("quantized", "right"),
+        ("s a run", "right"),
+        ("spread", "right"),
+        ("speedup", "right"),
+        ("held GB", "right"),
         ("compiling s", "right"),
-        title=f"measured on {measured.environment['device']}, batch {measured.batch_size}, {measured.compile_mode}, {measured.weights} weights: {measured.covers}",
-    )  # fmt: skip
+        title=(
+            f"measured on {measured.environment['device']}, batch {measured.batch_size},"
+            f" {measured.compile_mode}, {measured.weights} weights: {measured.covers}"
+        ),
+    )
     for run in measured.runs:
         spread = max(max(timing.seconds) / min(timing.seconds) - 1 for timing in run.timings)
         rows.add_row(
-            run.name, f"{len(run.formats)}/{len(measured.table.linears)}", f"{run.seconds:.4g}", f"{spread:.1%}", f"{measured.runs[0].seconds / run.seconds:.3f}x",
-            f"{run.peak_bytes / 1e9:.2f}", f"{sum(timing.compile_s for timing in run.timings):.0f}",
-        )  # fmt: skip
+            run.name,
+            f"{len(run.formats)}/{len(measured.table.linears)}",
+            f"{run.seconds:.4g}",
+            f"{spread:.1%}",
+            f"{measured.runs[0].seconds / run.seconds:.3f}x",
+            f"{run.peak_bytes / 1e9:.2f}",
+            f"{sum(timing.compile_s for timing in run.timings):.0f}",
+        )
     return Lines(rows, Text(f"compiled: {measured.runs[0].timings[0].compiled}", style="dim"))
 
 
 def _speedup(estimate: "LatencyEstimate") -> str:
     interval = estimate.interval90 if abs(estimate.speedup - 1) > ROUNDING else None
-    return f"{estimate.speedup:.3f}x" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else "")
+    return f"{estimate.speedup:.3f}x" + (
+        f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else ""
+    )
 
 
 def _memory_line(memory: "MemoryEstimate") -> str:
-    text = f"memory, predicted: Linears {memory.bf16_linear_bytes / 1e9:.2f} -> {memory.quantized_linear_bytes / 1e9:.2f} GB"
-    if memory.bf16_peak_bytes is None or memory.quantized_peak_bytes is None or memory.activation_bytes is None:
+    text = (
+        f"memory, predicted: Linears {memory.bf16_linear_bytes / 1e9:.2f} ->"
+        f" {memory.quantized_linear_bytes / 1e9:.2f} GB"
+    )
+    if (
+        memory.bf16_peak_bytes is None
+        or memory.quantized_peak_bytes is None
+        or memory.activation_bytes is None
+    ):
         return text
     return (
-        f"{text}; peak {memory.bf16_peak_bytes / 1e9:.2f} -> {memory.quantized_peak_bytes / 1e9:.2f} GB with all components loaded and "
-        f"{memory.activation_bytes / 1e9:.2f} GB of activations (CUDA's own and graph pools come on top)"
+        f"{text}; peak {memory.bf16_peak_bytes / 1e9:.2f} ->"
+        f" {memory.quantized_peak_bytes / 1e9:.2f} GB with all components loaded and"
+        f" {memory.activation_bytes / 1e9:.2f} GB of activations (CUDA's own and graph pools come"
+        " on top)"
     )
 
 
 def dead_pattern_lines(dead: Sequence[str]) -> list[str]:
     """A warning for each pattern of a study's always_skip that matches nothing."""
-    return [f"warning: {pattern!r} of the study's always_skip matches no Linear" for pattern in dead]
+    return [
+        f"warning: {pattern!r} of the study's always_skip matches no Linear" for pattern in dead
+    ]
 
 
 def fixed_table(fixed: Mapping[str, str]) -> Table | Text:
@@ -154,7 +257,10 @@ def fixed_table(fixed: Mapping[str, str]) -> Table | Text:
     for fqn, reason in fixed.items():
         by_reason.setdefault(reason, []).append(fqn)
     rows = make_table(
-        ("stays bf16 because", "left"), ("Linears", "right"), ("names", "left"), title=f"{len(fixed)} Linears are not searched"
+        ("stays bf16 because", "left"),
+        ("Linears", "right"),
+        ("names", "left"),
+        title=f"{len(fixed)} Linears are not searched",
     )
     for reason, fqns in by_reason.items():
         rows.add_row(reason, str(len(fqns)), _short(fqns))

@@ -1,7 +1,10 @@
-"""Recipes in the forms that other tools read: `get_exporter("torchao").export(recipe)` is a text, proved to mean the recipe.
+"""Recipes in the forms that other tools read:
 
-One file a consumer. Each writes the text, then reads it back the way the consumer does and compares what comes out with the recipe
-(`_base.Exporter`). No exporter imports torch, torchao or diffusers before it is used.
+`get_exporter("torchao").export(recipe)` is a text, proved to mean the recipe.
+
+One file a consumer. Each writes the text, then reads it back the way the consumer does and compares
+what comes out with the recipe (`_base.Exporter`). No exporter imports torch, torchao or diffusers
+before it is used.
 """
 
 import difflib

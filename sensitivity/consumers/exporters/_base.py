@@ -1,13 +1,18 @@
-"""Does the exported text mean the recipe to the tool that reads it? The contract of every exporter, and the proof.
+"""Does the exported text mean the recipe to the tool that reads it?
 
-Consumers match names by rules of their own: exact, glob, regular expression, substring. A list that is right in one is wrong in another,
-and most are silent about it. So an exporter has two halves: `render` writes the text, `assign` reads a text back and applies the
-consumer's rule to FQNs. `export` gives out a text only if `assign` of it equals the recipe's layers; `verify` does the same with the FQNs
-of a real model.
+The contract of every exporter, and the proof.
 
-Conventions: an FQN that the consumer leaves alone is `bf16`. Headers are comments; they say predicted or measured beside each latency.
+Consumers match names by rules of their own: exact, glob, regular expression, substring. A list that
+is right in one is wrong in another, and most are silent about it. So an exporter has two halves:
+`render` writes the text, `assign` reads a text back and applies the consumer's rule to FQNs.
+`export` gives out a text only if `assign` of it equals the recipe's layers; `verify` does the same
+with the FQNs of a real model.
 
-It does not run the consumer: tests do, with the real torchao and diffusers, where a small model allows it.
+Conventions: an FQN that the consumer leaves alone is `bf16`. Headers are comments; they say
+predicted or measured beside each latency.
+
+It does not run the consumer: tests do, with the real torchao and diffusers, where a small model
+allows it.
 
     text = exporter.export(recipe)
     exporter.verify(recipe, [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)])
@@ -27,12 +32,17 @@ from sensitivity.errors import RecipeError
 from sensitivity.recipes.recipe import Recipe
 
 PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
-"""Formats from the coarsest to the finest: what stands in for a format that a consumer lacks comes after it here."""
+"""Formats from the coarsest to the finest: what stands in for a format that a consumer lacks comes
+after it here.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(ABC):
-    """Writes recipes for one consumer. Subclasses give `name`, `forms`, `render` and `assign`; `formats`, `max_formats` and `fused` where the consumer limits them.
+    """Writes recipes for one consumer.
+
+    Subclasses give `name`, `forms`, `render` and `assign`; `formats`, `max_formats` and `fused`
+    where the consumer limits them.
 
     Attributes:
         form: one of `forms`; "" is the first.
@@ -55,7 +65,10 @@ class Exporter(ABC):
     def __post_init__(self) -> None:
         form = self.form or next(iter(self.forms))
         if form not in self.forms:
-            raise RecipeError(f"found the form {form!r}; allowed for {self.name} are {', '.join(self.forms)}; name one of them")
+            raise RecipeError(
+                f"found the form {form!r}; allowed for {self.name} are {', '.join(self.forms)};"
+                " name one of them"
+            )
         object.__setattr__(self, "form", form)
 
     @property
@@ -69,10 +82,14 @@ class Exporter(ABC):
 
     @abstractmethod
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """What the consumer makes of each of `fqns` when it reads `text`: its matching rule, simulated."""
+        """What the consumer makes of each of `fqns` when it reads `text`: its matching rule,
+        simulated.
+        """
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
-        """What the consumer does otherwise than this tool measured, or wants beside the text, that the text itself cannot say."""
+        """What the consumer does otherwise than this tool measured, or wants beside the text, that
+        the text itself cannot say.
+        """
         del recipe, text
         return ()
 
@@ -85,27 +102,45 @@ class Exporter(ABC):
         """Why the consumer cannot express this recipe, one sentence each; none if it can."""
         used = quantized_formats(recipe)
         found = [
-            f"it has no {name}, which {some(fqn for fqn, fmt in recipe.layers.items() if fmt == name)} should get"
+            f"it has no {name}, which"
+            f" {some(fqn for fqn, fmt in recipe.layers.items() if fmt == name)} should get"
             for name in used
             if name not in self.formats
         ]
         if len(used) > self.max_formats:
-            found.append(f"its file names {self.max_formats} quantized format(s), and the recipe has {len(used)} ({', '.join(used)})")
+            found.append(
+                f"its file names {self.max_formats} quantized format(s), and the recipe has"
+                f" {len(used)} ({', '.join(used)})"
+            )
         found += [
-            f"it gives these {len(family)} Linears one format: {', '.join(f'{fqn} ({recipe.layers[fqn]})' for fqn in _members(recipe, family))}"
+            f"it gives these {len(family)} Linears one format:"
+            f" {', '.join(f'{fqn} ({recipe.layers[fqn]})' for fqn in _members(recipe, family))}"
             for family in self.fused(recipe)
             if len({recipe.layers[fqn] for fqn in family}) > 1
         ]
         return found
 
     def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
-        """The formats nearest to the recipe's that the consumer can express: no Linear gets a coarser one than the recipe gives it.
+        """The formats nearest to the recipe's that the consumer can express: no Linear gets a
+        coarser one than the recipe gives it.
 
-        A format that the consumer lacks gives way to the next finer one that it has, more formats than it takes to the finest of the recipe's, and
-        Linears that it runs as one take the finest among them.
+        A format that the consumer lacks gives way to the next finer one that it has, more formats
+        than it takes to the finest of the recipe's, and Linears that it runs as one take the finest
+        among them.
         """
-        layers = {fqn: next(f for f in PRECISION[PRECISION.index(fmt) :] if f in self.formats) for fqn, fmt in recipe.layers.items()}
-        while len(used := sorted({fmt for fmt in layers.values() if fmt is not FormatName.BF16}, key=PRECISION.index)) > self.max_formats:
+        layers = {
+            fqn: next(f for f in PRECISION[PRECISION.index(fmt) :] if f in self.formats)
+            for fqn, fmt in recipe.layers.items()
+        }
+        while (
+            len(
+                used := sorted(
+                    {fmt for fmt in layers.values() if fmt is not FormatName.BF16},
+                    key=PRECISION.index,
+                )
+            )
+            > self.max_formats
+        ):
             layers = {fqn: used[1] if fmt is used[0] else fmt for fqn, fmt in layers.items()}
         for family in self.fused(recipe):
             finest = max((layers[fqn] for fqn in family), key=PRECISION.index)
@@ -116,24 +151,28 @@ class Exporter(ABC):
         """The text for the consumer, proved on the recipe's own FQNs.
 
         Raises:
-            RecipeError: the consumer's form cannot say this recipe, and the message names layers; or it was searched on random weights and that is not allowed.
+            RecipeError: the consumer's form cannot say this recipe, and the message names layers;
+                or it was searched on random weights and that is not allowed.
         """
         recipe.check_weights(allow_random=allow_random_weights)
         if obstacles := self.obstacles(recipe):
             more = f"; and {len(obstacles) - 5} more" if len(obstacles) > 5 else ""
             raise RecipeError(
-                f"found a recipe that {self.name} ({self.form}) cannot express: {'; '.join(obstacles[:5])}{more}. Allowed is exactly the recipe; choose another "
-                "exporter, or take the nearest recipe that it can express: --nearest FILE"
+                f"found a recipe that {self.name} ({self.form}) cannot express:"
+                f" {'; '.join(obstacles[:5])}{more}. Allowed is exactly the recipe; choose another"
+                " exporter, or take the nearest recipe that it can express: --nearest FILE"
             )
         text = self.render(recipe)
         self._prove(text, recipe, recipe.layers)
         return text
 
     def verify(self, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """What the consumer would make of a model whose Linears are `fqns`: exactly the recipe, or an error.
+        """What the consumer would make of a model whose Linears are `fqns`: exactly the recipe, or
+        an error.
 
         Raises:
-            RecipeError: the model has other Linears than the recipe, or the consumer would give one another format; the message names them.
+            RecipeError: the model has other Linears than the recipe, or the consumer would give one
+                another format; the message names them.
         """
         return self._prove(self.render(recipe), recipe, fqns)
 
@@ -149,19 +188,25 @@ class Exporter(ABC):
         if problems:
             more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise RecipeError(
-                f"found {len(problems)} Linear(s) that {self.name} would treat otherwise than the recipe {recipe.name!r}: "
-                f"{'; '.join(problems[:10])}{more}. The export must mean exactly the recipe; use another exporter, or export for this model"
+                f"found {len(problems)} Linear(s) that {self.name} would treat otherwise than the"
+                f" recipe {recipe.name!r}: {'; '.join(problems[:10])}{more}. The export must mean"
+                " exactly the recipe; use another exporter, or export for this model"
             )
         return assigned
 
 
-CALIBRATED = "it scales nvfp4's activations by one number a tensor from calibration; this tool's nvfp4 computes it at each call"
+CALIBRATED = (
+    "it scales nvfp4's activations by one number a tensor from calibration; this tool's nvfp4"
+    " computes it at each call"
+)
 """A note for consumers whose NVFP4 is static in that number."""
 
 
 def tree_of(recipe: Recipe, fqns: Iterable[str]) -> ModelTree:
     """What a matcher sees of a model with these Linears, for `ConsumerList.assign`."""
-    return ModelTree(fqns=tuple(fqns), classes=recipe.model.classes, several=bool(recipe.model.components))
+    return ModelTree(
+        fqns=tuple(fqns), classes=recipe.model.classes, several=bool(recipe.model.components)
+    )
 
 
 def _members(recipe: Recipe, family: Sequence[str]) -> Sequence[str]:
@@ -177,16 +222,28 @@ def quantized_formats(recipe: Recipe) -> tuple[FormatName, ...]:
 
 
 def describe(recipe: Recipe) -> tuple[str, ...]:
-    """What a reader wants to know above a list: model, formats, latency, LPIPS, the recipe's notice. One printable line each, no comment signs."""
+    """What a reader wants to know above a list: model, formats, latency, LPIPS, the recipe's
+    notice. One printable line each, no comment signs.
+    """
     model, latency = recipe.model, recipe.latency
     counts = Counter(recipe.layers.values())
     lines = (
-        f"{recipe.name}: {', '.join(f'{counts[name]} {name}' for name in FormatName if counts[name])} of {len(recipe.layers)} Linears",
-        f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights, "
-        f"{', '.join(f'{name} ({kind})' for name, kind in model.classes.items())} of {model.pipeline_class}",
-        f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized, {latency.speedup:.3g}x, {latency.source} for "
-        f"{latency.target}{f' at {latency.stands_for} x its dimensions' if latency.stands_for > 1 else ''}, batch size {latency.batch_size}, "
-        f"compile mode {latency.compile_mode or 'none'}",
+        (
+            f"{recipe.name}:"
+            f" {', '.join(f'{counts[name]} {name}' for name in FormatName if counts[name])} of"
+            f" {len(recipe.layers)} Linears"
+        ),
+        (
+            f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights,"
+            f" {', '.join(f'{name} ({kind})' for name, kind in model.classes.items())} of"
+            f" {model.pipeline_class}"
+        ),
+        (
+            f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized,"
+            f" {latency.speedup:.3g}x, {latency.source} for"
+            f" {latency.target}{f' at {latency.stands_for} x its dimensions' if latency.stands_for > 1 else ''},"
+            f" batch size {latency.batch_size}, compile mode {latency.compile_mode or 'none'}"
+        ),
         *_describe_pictures(recipe),
     )
     return tuple(map(printable, lines))
@@ -199,7 +256,7 @@ def _describe_pictures(recipe: Recipe) -> tuple[str, ...]:
     lpips = recipe.fidelity.lpips
     floor = "not measured" if lpips.noise_floor is None else f"{lpips.noise_floor:.4g}"
     said = (
-        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to {lpips.ci95[1]:.4g}, noise floor {floor}, "
-        f"{len(lpips.per_prompt)} pictures"
+        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to"
+        f" {lpips.ci95[1]:.4g}, noise floor {floor}, {len(lpips.per_prompt)} pictures"
     )
     return (said, recipe.caveat) if recipe.caveat else (said,)

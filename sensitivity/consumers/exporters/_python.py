@@ -1,4 +1,6 @@
-"""Constants in exported Python: JSON that `ast` finds again, so that a text is proved without running it.
+"""Constants in exported Python:
+
+JSON that `ast` finds again, so that a text is proved without running it.
 
 CONFIGS = json.loads(r\"\"\"
 {...}
@@ -24,7 +26,10 @@ def _has_mslk():
 
 def write_constant(name: str, value: Any, comment: str = "") -> str:
     """The lines that define a constant."""
-    return f'{name} = json.loads(r"""\n{json.dumps(value, indent=1)}\n"""){f"  # {comment}" if comment else ""}\n'
+    return (
+        f"{name} ="
+        f' json.loads(r"""\n{json.dumps(value, indent=1)}\n"""){f"  # {comment}" if comment else ""}\n'
+    )
 
 
 def read_constants(text: str, *names: str, code: str = "") -> list[Any]:
@@ -34,14 +39,23 @@ def read_constants(text: str, *names: str, code: str = "") -> list[Any]:
         RecipeError: a constant is missing, or the text is not what the exporter writes.
     """
     if text.endswith(code):
-        found = {ast.unparse(node.targets[0]): _value(node.value) for node in ast.parse(text).body if isinstance(node, ast.Assign)}
+        found = {
+            ast.unparse(node.targets[0]): _value(node.value)
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Assign)
+        }
         if all(name in found for name in names):
             return [found[name] for name in names]
     raise RecipeError(
-        f"found Python without {' and '.join(names)}, or with other code behind them; allowed is the text that this exporter writes; export it again"
+        f"found Python without {' and '.join(names)}, or with other code behind them; allowed is"
+        " the text that this exporter writes; export it again"
     )
 
 
 def _value(node: ast.expr) -> Any:
     """A literal, or that of the JSON in `json.loads(text)`."""
-    return json.loads(ast.literal_eval(node.args[0])) if isinstance(node, ast.Call) else ast.literal_eval(node)
+    return (
+        json.loads(ast.literal_eval(node.args[0]))
+        if isinstance(node, ast.Call)
+        else ast.literal_eval(node)
+    )

@@ -1,7 +1,10 @@
-"""Can a server that renames and fuses Linears run the recipe? What the exporters for vLLM-Omni, SGLang and ComfyUI share.
+"""Can a server that renames and fuses Linears run the recipe?
 
-Obstacles that plain names do not have: the server has no class of this kind, or its names are not known; it never quantizes some Linears; it runs several as one,
-or cannot tell them apart. All come from the tables of `consumers.served_names`; `nearest` gives way to each.
+What the exporters for vLLM-Omni, SGLang and ComfyUI share.
+
+Obstacles that plain names do not have: the server has no class of this kind, or its names are not
+known; it never quantizes some Linears; it runs several as one, or cannot tell them apart. All come
+from the tables of `consumers.served_names`; `nearest` gives way to each.
 """
 
 from abc import abstractmethod
@@ -55,7 +58,11 @@ class ServedExporter(Exporter):
         """As every exporter's, after what is unknown and what the server never quantizes."""
         if unknown := self._unknown(recipe):
             return unknown
-        kept = [fqn for fqn, name in self.served(recipe).items() if name is KEPT and recipe.layers[fqn] is not FormatName.BF16]
+        kept = [
+            fqn
+            for fqn, name in self.served(recipe).items()
+            if name is KEPT and recipe.layers[fqn] is not FormatName.BF16
+        ]
         found = [f"it always runs {some(kept)} in bf16, which the recipe quantizes"] if kept else []
         return found + super().obstacles(recipe)
 
@@ -66,26 +73,47 @@ class ServedExporter(Exporter):
             RecipeError: the names of the recipe's class are not known.
         """
         if unknown := self._unknown(recipe):
-            raise RecipeError(f"found no recipe near {recipe.name!r} for {self.name}: {'; '.join(unknown)}; use another exporter")
+            raise RecipeError(
+                f"found no recipe near {recipe.name!r} for {self.name}: {'; '.join(unknown)}; use"
+                " another exporter"
+            )
         kept = {fqn for fqn, name in self.served(recipe).items() if name is KEPT}
-        return {fqn: FormatName.BF16 if fqn in kept else name for fqn, name in super().nearest(recipe).items()}
+        return {
+            fqn: FormatName.BF16 if fqn in kept else name
+            for fqn, name in super().nearest(recipe).items()
+        }
 
     def bf16_names(self, recipe: Recipe, component: str) -> list[str]:
-        """Run-time names of a component's bf16 Linears, each once, without those that the server never quantizes and those that go by none."""
-        return [name for name, found in self._formats(recipe, component).items() if found is FormatName.BF16]
+        """Run-time names of a component's bf16 Linears, each once, without those that the server
+        never quantizes and those that go by none.
+        """
+        return [
+            name
+            for name, found in self._formats(recipe, component).items()
+            if found is FormatName.BF16
+        ]
 
     def quantized_names(self, recipe: Recipe, component: str) -> dict[str, FormatName]:
         """{run-time name: format} of a component's quantized Linears."""
-        return {name: found for name, found in self._formats(recipe, component).items() if found is not FormatName.BF16}
+        return {
+            name: found
+            for name, found in self._formats(recipe, component).items()
+            if found is not FormatName.BF16
+        }
 
     def _formats(self, recipe: Recipe, component: str) -> dict[str, FormatName]:
         own = {fqn for fqn in recipe.layers if not recipe.model.components or is_in(fqn, component)}
-        return {name: recipe.layers[fqn] for fqn, name in self.served(recipe).items() if fqn in own and name}
+        return {
+            name: recipe.layers[fqn]
+            for fqn, name in self.served(recipe).items()
+            if fqn in own and name
+        }
 
     def _unknown(self, recipe: Recipe) -> list[str]:
         classes = known_classes(self.name)
         found = [
-            f"the names that it gives the Linears of {kind} are not known here (known are those of {', '.join(classes)})"
+            f"the names that it gives the Linears of {kind} are not known here (known are those of"
+            f" {', '.join(classes)})"
             for kind in recipe.model.classes.values()
             if kind not in classes
         ]

@@ -1,15 +1,20 @@
-"""How does SGLang's diffusion server run a model quantized as the recipe says? Two forms, one a format.
+"""How does SGLang's diffusion server run a model quantized as the recipe says?
 
-`checkpoint`, for nvfp4: `quantization_config` of a ModelOpt checkpoint's `config.json`, with `ignore`. It describes weights that ModelOpt quantized with the same
-list (the exporter modelopt writes what ModelOpt takes); SGLang believes the weights where the two disagree.
+Two forms, one a format.
 
-`arguments`, for fp8: what the server takes with `--config FILE`. The weights are bf16 and quantized when they are loaded, with one scale a row of the weight and
-one a row of the activations, as this tool's fp8 (where sgl-kernel's cutlass GEMM does not run, the weight has one).
+`checkpoint`, for nvfp4: `quantization_config` of a ModelOpt checkpoint's `config.json`, with
+`ignore`. It describes weights that ModelOpt quantized with the same list (the exporter modelopt
+writes what ModelOpt takes); SGLang believes the weights where the two disagree.
+
+`arguments`, for fp8: what the server takes with `--config FILE`. The weights are bf16 and quantized
+when they are loaded, with one scale a row of the weight and one a row of the activations, as this
+tool's fp8 (where sgl-kernel's cutlass GEMM does not run, the weight has one).
 
     sglang serve --model-path MODEL --config recipe.sglang.json
 
-mxfp8 has no form: online it takes no list (SGLang 0.5.23), and its checkpoints are ComfyUI's (use that exporter). Some Linears are never quantized (all of FLUX.1's
-embedders, modulation and feed-forwards), and those of LTX-2 go by no name there: they are all quantized, or none.
+mxfp8 has no form: online it takes no list (SGLang 0.5.23), and its checkpoints are ComfyUI's (use
+that exporter). Some Linears are never quantized (all of FLUX.1's embedders, modulation and
+feed-forwards), and those of LTX-2 go by no name there: they are all quantized, or none.
 
     text = SglangExporter(form="arguments").export(recipe)
 """
@@ -43,7 +48,9 @@ class SglangExporter(ServedExporter):
     @property
     def formats(self) -> frozenset[FormatName]:  # type: ignore[override]
         """The one format that the form is for, and bf16."""
-        return frozenset({FormatName.BF16, FormatName.NVFP4 if self.form == "checkpoint" else FormatName.FP8})
+        return frozenset(
+            {FormatName.BF16, FormatName.NVFP4 if self.form == "checkpoint" else FormatName.FP8}
+        )
 
     @property
     def reader(self) -> Reader:
@@ -54,7 +61,9 @@ class SglangExporter(ServedExporter):
         """As for every server, and names that the entries of others hit as well."""
         found = super().obstacles(recipe)
         hit = [] if found else self._also_hit(recipe, recipe.layers)
-        return found + [f"its list, which matches parts of names, would keep {some(hit)} in bf16 as well"] * bool(hit)
+        return found + [
+            f"its list, which matches parts of names, would keep {some(hit)} in bf16 as well"
+        ] * bool(hit)
 
     def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
         """As for every server; what the entries of others hit stays bf16."""
@@ -70,7 +79,11 @@ class SglangExporter(ServedExporter):
         tree = tree_of(recipe, recipe.layers)
         found: list[str] = []
         for component in recipe.model.classes:
-            own = {fqn: name for fqn, name in self.served(recipe).items() if name and tree.component_of(fqn) == component}
+            own = {
+                fqn: name
+                for fqn, name in self.served(recipe).items()
+                if name and tree.component_of(fqn) == component
+            }
             entries = {name for fqn, name in own.items() if layers[fqn] is FormatName.BF16}
             others = {name for fqn, name in own.items() if layers[fqn] is not FormatName.BF16}
             hit = frozenset[str]().union(*(hits("path", entry, others) for entry in entries))
@@ -84,23 +97,49 @@ class SglangExporter(ServedExporter):
 
     def _checkpoint(self, recipe: Recipe) -> Any:
         def part(component: str) -> dict[str, Any]:
-            ignore = ["*"] if not self._quantizes(recipe, component) else self.bf16_names(recipe, component)
-            return {"quant_method": "modelopt", "quant_type": "NVFP4", "quant_algo": "NVFP4", "group_size": GROUP_SIZE, "ignore": ignore}
+            ignore = (
+                ["*"]
+                if not self._quantizes(recipe, component)
+                else self.bf16_names(recipe, component)
+            )
+            return {
+                "quant_method": "modelopt",
+                "quant_type": "NVFP4",
+                "quant_algo": "NVFP4",
+                "group_size": GROUP_SIZE,
+                "ignore": ignore,
+            }
 
-        return by_component(recipe, {component: part(component) for component in recipe.model.classes})
+        return by_component(
+            recipe, {component: part(component) for component in recipe.model.classes}
+        )
 
     def _arguments(self, recipe: Recipe) -> dict[str, Any]:
-        lists = {component: self._ignored(recipe, component) for component in recipe.model.classes if self._quantizes(recipe, component)}
+        lists = {
+            component: self._ignored(recipe, component)
+            for component in recipe.model.classes
+            if self._quantizes(recipe, component)
+        }
         if not recipe.model.components:
-            return {"quantization": "fp8" if lists else None, "quantization_ignored_layers": next(iter(lists.values()), [])}
-        return {"component_quantizations": dict.fromkeys(lists, "fp8"), "component_quantization_ignored_layers": lists}
+            return {
+                "quantization": "fp8" if lists else None,
+                "quantization_ignored_layers": next(iter(lists.values()), []),
+            }
+        return {
+            "component_quantizations": dict.fromkeys(lists, "fp8"),
+            "component_quantization_ignored_layers": lists,
+        }
 
     def _ignored(self, recipe: Recipe, component: str) -> list[str]:
-        """As `bf16_names`, but the parts of `w13` by their own names, as `is_layer_skipped` wants them."""
+        """As `bf16_names`, but the parts of `w13` by their own names, as `is_layer_skipped` wants
+        them.
+        """
         names: list[str] = []
         for name in self.bf16_names(recipe, component):
             head, dot, last = name.rpartition(".")
-            names += [f"{head}{dot}{part}" for part in sorted(PACKED_PARTS)] if last == "w13" else [name]
+            names += (
+                [f"{head}{dot}{part}" for part in sorted(PACKED_PARTS)] if last == "w13" else [name]
+            )
         return names
 
     def _quantizes(self, recipe: Recipe, component: str) -> bool:

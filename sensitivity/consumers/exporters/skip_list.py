@@ -1,14 +1,18 @@
 """Which Linears stay in bf16, as a text that people read and any `filter_fn` can use?
 
-One exact FQN a line; or globs of `sensitivity.patterns`, or the same as anchored regular expressions for tools that use `re`, with the reason behind each.
-Comments above say model, latency and LPIPS. It is what `sensitivity latency --skip FILE` reads back, but for the regular expressions. In torchao:
+One exact FQN a line; or globs of `sensitivity.patterns`, or the same as anchored regular
+expressions for tools that use `re`, with the reason behind each. Comments above say model, latency
+and LPIPS. It is what `sensitivity latency --skip FILE` reads back, but for the regular expressions.
+In torchao:
 
     skip = {line for line in open("skip.txt").read().split("\\n") if line and not line.startswith("#")}
     quantize_(transformer, config, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and fqn not in skip)
 
-Where a recipe is for several denoisers, entries begin with the component's name, and a comment says so: in torchao, compare with f"transformer.{fqn}".
+Where a recipe is for several denoisers, entries begin with the component's name, and a comment says
+so: in torchao, compare with f"transformer.{fqn}".
 
-A skip-list has two formats: bf16 and one other, named in its first comment. A recipe with more has no skip-list, and is refused.
+A skip-list has two formats: bf16 and one other, named in its first comment. A recipe with more has
+no skip-list, and is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +29,9 @@ from sensitivity.recipes.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class SkipListExporter(Exporter):
-    """Text, one entry a line: exact FQNs (`fqns`), the shortest globs (`globs`), or those as regular expressions (`regex`); the last two hold for this model only."""
+    """Text, one entry a line: exact FQNs (`fqns`), the shortest globs (`globs`), or those as
+    regular expressions (`regex`); the last two hold for this model only.
+    """
 
     name: ClassVar[str] = "skip-list"
     forms: ClassVar[Mapping[str, str]] = {"fqns": ".txt", "globs": ".txt", "regex": ".regex.txt"}
@@ -33,15 +39,25 @@ class SkipListExporter(Exporter):
 
     def render(self, recipe: Recipe) -> str:
         """Comments, then entries."""
-        header = [f"Linears that stay in bf16; every other Linear is {self._other(recipe)}.", *describe(recipe)]
+        header = [
+            f"Linears that stay in bf16; every other Linear is {self._other(recipe)}.",
+            *describe(recipe),
+        ]
         if recipe.model.components:
-            header.insert(1, f"Names begin with their component's and a dot: {', '.join(f'{name}.' for name in recipe.model.components)}")
+            header.insert(
+                1,
+                "Names begin with their component's and a dot:"
+                f" {', '.join(f'{name}.' for name in recipe.model.components)}",
+            )
         lines = [f"# {line}" for line in header]
         if self.form == "fqns":
             lines += recipe.skip
         else:
             write = to_regex if self.form == "regex" else str
-            lines += [f"{write(entry.pattern)}  # {entry.reason}" for entry in compress(recipe.skip, recipe.layers)]
+            lines += [
+                f"{write(entry.pattern)}  # {entry.reason}"
+                for entry in compress(recipe.skip, recipe.layers)
+            ]
         return "\n".join(lines) + "\n"
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:

@@ -1,11 +1,13 @@
 """Which entries of diffusers' `modules_to_not_convert` hit exactly these Linears?
 
-An entry hits every parameter whose name has entry + "." in it, or is the entry (`consumers.diffusers`). So `attn.to_out.0` is short for a role, `proj_out` hits
-single blocks as well, and `proj_out.weight` hits one Linear and nothing else: there is always an exact list.
+An entry hits every parameter whose name has entry + "." in it, or is the entry
+(`consumers.diffusers`). So `attn.to_out.0` is short for a role, `proj_out` hits single blocks as
+well, and `proj_out.weight` hits one Linear and nothing else: there is always an exact list.
 
     cover({"proj_out"}, ["proj_out", "blocks.0.proj_out"])      # {"proj_out.weight": "this Linear; 'proj_out' hits 2"}
 
-Method: greedy set cover by runs of whole segments that hit nothing outside; what is left is named, with `.weight` where the bare name would hit more.
+Method: greedy set cover by runs of whole segments that hit nothing outside; what is left is named,
+with `.weight` where the bare name would hit more.
 """
 
 import heapq
@@ -13,7 +15,9 @@ from collections.abc import Collection, Iterator
 
 
 def cover(selected: Collection[str], universe: Collection[str]) -> dict[str, str]:
-    """{entry: what it hits, in words}; the entries hit exactly `selected` among the Linears `universe`. Those that hit most come first, then single names."""
+    """{entry: what it hits, in words}; the entries hit exactly `selected` among the Linears
+    `universe`. Those that hit most come first, then single names.
+    """
     wanted = frozenset(selected)
     hit: dict[str, set[str]] = {run: set() for name in wanted for run in (*_runs(name), name)}
     for name in universe:
@@ -30,11 +34,18 @@ def cover(selected: Collection[str], universe: Collection[str]) -> dict[str, str
         if heap and gain > 1 and (-gain, length, run) > heap[0]:  # others may now add more
             heapq.heappush(heap, (-gain, length, run))
         elif gain > 1:
-            chosen[run] = f"{len(exact[run])} Linears, first {next(name for name in universe if name in exact[run])}"
+            chosen[run] = (
+                f"{len(exact[run])} Linears, first"
+                f" {next(name for name in universe if name in exact[run])}"
+            )
             left -= exact[run]
     for name in universe:
         if name in left:
-            chosen |= {name: "this Linear"} if name in exact else {f"{name}.weight": f"this Linear; {name!r} hits {len(hit[name])}"}
+            chosen |= (
+                {name: "this Linear"}
+                if name in exact
+                else {f"{name}.weight": f"this Linear; {name!r} hits {len(hit[name])}"}
+            )
     return chosen
 
 

@@ -1,6 +1,9 @@
-"""How the tools that quantize read lists: `get_reader("diffusers").read(text)` says what becomes of each Linear.
+"""How the tools that quantize read lists:
 
-One file a consumer. Nothing here runs a consumer; tests compare with the real ones, or with what their source says.
+`get_reader("diffusers").read(text)` says what becomes of each Linear.
+
+One file a consumer. Nothing here runs a consumer; tests compare with the real ones, or with what
+their source says.
 """
 
 import difflib

@@ -7,7 +7,10 @@ from sensitivity.consumers.lists import ConsumerList
 
 
 class Reader(ABC):
-    """Reads texts in one consumer's form. Subclasses give `name`, `words` and `read`, and `looks_like` where the form is recognisable."""
+    """Reads texts in one consumer's form.
+
+    Subclasses give `name`, `words` and `read`, and `looks_like` where the form is recognisable.
+    """
 
     name: ClassVar[str]
     """The word after `--as`."""
@@ -20,7 +23,8 @@ class Reader(ABC):
         """The list that a text holds.
 
         Raises:
-            PatternError: the text is not in this form; the message says what is, and the line where it can.
+            PatternError: the text is not in this form; the message says what is, and the line where
+                it can.
         """
 
     def looks_like(self, text: str) -> bool:

@@ -3,8 +3,8 @@
     listed = ServedList(consumer="vllm-omni", entries=..., served="vllm-omni", defaults={"": FormatName.FP8})
     listed.assign(tree, quantized=FormatName.FP8)        # bf16 as well for what vLLM-Omni never quantizes
 
-Linears that the consumer never quantizes stay bf16 whatever the list says; entries see them under their own names, so that one who lists them to be safe
-is not told that the entry is dead.
+Linears that the consumer never quantizes stay bf16 whatever the list says; entries see them under
+their own names, so that one who lists them to be safe is not told that the entry is dead.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,10 +31,12 @@ class ServedList(ConsumerList):
 
     Attributes:
         served: the key of `served_names.TABLES`; `renamed` is made from it.
-        own_parts: the last parts of diffusers' names whose Linears go by these names as well, or by these alone (`own_only`), though they are fused.
+        own_parts: the last parts of diffusers' names whose Linears go by these names as well, or by
+            these alone (`own_only`), though they are fused.
         own_only: whether Linears of `own_parts` are not seen by the fused name.
-        defaults: {component: what a Linear becomes that no entry hits}; None is the format that the list's user names. "" is every component; where
-            components are named, those that are not stay bf16.
+        defaults: {component: what a Linear becomes that no entry hits}; None is the format that the
+            list's user names. "" is every component; where components are named, those that are not
+            stay bf16.
     """
 
     served: str
@@ -59,7 +61,8 @@ class ServedList(ConsumerList):
         """{FQN: format} of every Linear; `quantized` is the format where the list names none.
 
         Raises:
-            PatternError: an entry is malformed, the names of a class are not known, or entries hit a part of what the consumer runs as one Linear.
+            PatternError: an entry is malformed, the names of a class are not known, or entries hit
+                a part of what the consumer runs as one Linear.
         """
         served, seen = served_names(self.served, tree), self.names(tree)
         formats = {fqn: self._default_of(self.part_of(fqn, tree)) or quantized for fqn in tree.fqns}
@@ -69,19 +72,32 @@ class ServedList(ConsumerList):
         for fqn, name in served.items():
             if name is KEPT:
                 formats[fqn] = FormatName.BF16
-            elif formats[first := whole.setdefault((tree.component_of(fqn), name), fqn)] != formats[fqn]:
+            elif (
+                formats[first := whole.setdefault((tree.component_of(fqn), name), fqn)]
+                != formats[fqn]
+            ):
                 raise PatternError(
-                    f"found entries that hit only one of {first} and {fqn}; {self.consumer} runs them as one Linear and fails on that; list both, or none"
+                    f"found entries that hit only one of {first} and {fqn}; {self.consumer} runs"
+                    " them as one Linear and fails on that; list both, or none"
                 )
         return formats
 
     def _default_of(self, component: str) -> FormatName | None:
-        return self.defaults[""] if "" in self.defaults else self.defaults.get(component, FormatName.BF16)
+        return (
+            self.defaults[""]
+            if "" in self.defaults
+            else self.defaults.get(component, FormatName.BF16)
+        )
 
 
 def run_time_names(served: str, tree: ModelTree) -> dict[str, str]:
-    """{FQN: the name that entries are matched with}; their own for Linears that the consumer never quantizes."""
-    return {fqn: tree.inside(fqn) if name is KEPT else name for fqn, name in served_names(served, tree).items()}
+    """{FQN: the name that entries are matched with}; their own for Linears that the consumer never
+    quantizes.
+    """
+    return {
+        fqn: tree.inside(fqn) if name is KEPT else name
+        for fqn, name in served_names(served, tree).items()
+    }
 
 
 def parse_object(text: str, what: str) -> Mapping[str, Any]:
@@ -91,13 +107,20 @@ def parse_object(text: str, what: str) -> Mapping[str, Any]:
         PatternError: it holds none; `what` says what is allowed.
     """
     if len(text) > MAX_TEXT:
-        raise PatternError(f"found a text of {len(text)} characters; allowed are {MAX_TEXT}; save only {what}")
+        raise PatternError(
+            f"found a text of {len(text)} characters; allowed are {MAX_TEXT}; save only {what}"
+        )
     try:
         value = parse_json(text.removeprefix("\ufeff").strip().encode())
     except (ValueError, UnicodeEncodeError) as error:
-        raise PatternError(f"found a text that is no JSON ({error}); allowed is {what}; save it as JSON") from None
+        raise PatternError(
+            f"found a text that is no JSON ({error}); allowed is {what}; save it as JSON"
+        ) from None
     if not isinstance(value, dict):
-        raise PatternError(f"found a {type(value).__name__} at the top; allowed is {what}; save it as one JSON object")
+        raise PatternError(
+            f"found a {type(value).__name__} at the top; allowed is {what}; save it as one JSON"
+            " object"
+        )
     return value
 
 
@@ -119,7 +142,10 @@ def names_in(value: Any, key: str) -> tuple[str, ...]:
     """
     names = [] if value is None else value
     if not isinstance(names, list) or len(names) > MAX_ENTRIES:
-        raise PatternError(f"found {key} {str(value)[:80]}; allowed is a list of 0 to {MAX_ENTRIES} names; write it so")
+        raise PatternError(
+            f"found {key} {str(value)[:80]}; allowed is a list of 0 to {MAX_ENTRIES} names; write"
+            " it so"
+        )
     return tuple(dict.fromkeys(check_name(name, key) for name in names))
 
 
@@ -130,12 +156,18 @@ def check_name(name: Any, key: str) -> str:
         PatternError: it is no string of 1 to MAX_ENTRY characters.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_ENTRY:
-        raise PatternError(f"found {str(name)[:80]!r} in {key}; allowed are names of 1 to {MAX_ENTRY} characters; write each in quotes")
+        raise PatternError(
+            f"found {str(name)[:80]!r} in {key}; allowed are names of 1 to {MAX_ENTRY} characters;"
+            " write each in quotes"
+        )
     return name
 
 
 def by_component(value: Mapping[str, Any], marks: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """{component: its part}; {"": value} where the value has one of the keys `marks` itself. Parts that are null are left out."""
+    """{component: its part}; {"": value} where the value has one of the keys `marks` itself.
+
+    Parts that are null are left out.
+    """
     if any(mark in value for mark in marks):
         return {"": value}
     return {name: part for name, part in value.items() if isinstance(part, dict)}

@@ -1,15 +1,21 @@
-"""What is an estimator of layer sensitivities? The contract, and the record of what a calibration costs.
+"""What is an estimator of layer sensitivities?
 
-A **job** is Linears in one format: all others stay bf16. An **estimator** gives a job a number that grows with the damage it does, from cached bf16
-states alone. Two kinds exist. One measures whole jobs (`unit` "job": `output`, `preview`): one denoiser call a job and state. The other measures each Linear
-of a job for itself (`unit` "linear": `local`, `gradient`): all Linears and formats in one pass a state, and a job's error is the root of the sum of squares
-over its Linears, each with weight 1, as independent errors add up.
+The contract, and the record of what a calibration costs.
 
-Several denoisers (`denoisers.joined`): each is measured at states of its own calls, at its own output, and its jobs are those whose Linears are its own. How much
-its part of the run weighs is left to what the search's trials say.
+A **job** is Linears in one format: all others stay bf16. An **estimator** gives a job a number that
+grows with the damage it does, from cached bf16 states alone. Two kinds exist. One measures whole
+jobs (`unit` "job": `output`, `preview`): one denoiser call a job and state. The other measures each
+Linear of a job for itself (`unit` "linear": `local`, `gradient`): all Linears and formats in one
+pass a state, and a job's error is the root of the sum of squares over its Linears, each with weight
+1, as independent errors add up.
 
-Conventions. Errors are at least 0 and finite: what is NaN or inf becomes `BROKEN`. Costs are counted in picture calls, one picture through the denoiser once;
-quantizing a Linear's operands and multiplying them for one more format is as good as one more call of that Linear.
+Several denoisers (`denoisers.joined`): each is measured at states of its own calls, at its own
+output, and its jobs are those whose Linears are its own. How much its part of the run weighs is
+left to what the search's trials say.
+
+Conventions. Errors are at least 0 and finite: what is NaN or inf becomes `BROKEN`. Costs are
+counted in picture calls, one picture through the denoiser once; quantizing a Linear's operands and
+multiplying them for one more format is as good as one more call of that Linear.
 """
 
 import abc
@@ -28,9 +34,12 @@ from sensitivity.search.calibration.jobs import BROKEN, EstimatorName, Job
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One call of a bf16 denoiser in a run: the inputs, and the first tensor of its output. `index` counts its states, `call` the run's denoiser calls.
+    """One call of a bf16 denoiser in a run: the inputs, and the first tensor of its output.
 
-    `component` is which denoiser was called, "" the only one there is. `more` are the further tensors of the output, as LTX-2's denoiser gives one for the sound.
+    `index` counts its states, `call` the run's denoiser calls.
+
+    `component` is which denoiser was called, "" the only one there is. `more` are the further
+    tensors of the output, as LTX-2's denoiser gives one for the sound.
     """
 
     index: int
@@ -66,15 +75,20 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
-        """Denoiser calls for each picture (prompt) that measuring these jobs, all of one denoiser, takes, without recording the states."""
+        """Denoiser calls for each picture (prompt) that measuring these jobs, all of one denoiser,
+        takes, without recording the states.
+        """
 
     def decodes(self, jobs: Sequence[Job], *, states: int) -> int:  # noqa: ARG002 - the contract's signature
         """Pictures decoded for each prompt, for jobs of one denoiser; most estimators decode none."""
         return 0
 
     @abc.abstractmethod
-    def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
-        """Measure the jobs on `states` states, of their denoiser, of the first `prompts` search prompts; what is yielded is kept, so that a stop loses little.
+    def run(
+        self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
+    ) -> Iterator[Measured]:
+        """Measure the jobs on `states` states, of their denoiser, of the first `prompts` search
+        prompts; what is yielded is kept, so that a stop loses little.
 
         Raises:
             CalibrationError: the denoiser gives no tensor, or cannot be measured in this way.
@@ -90,7 +104,8 @@ class CalibrationCost:
     Attributes:
         estimator, states, prompts: what is measured, on what.
         jobs: sensitivities that are asked for; `known` of them are in the store.
-        picture_calls: denoiser calls x pictures still to be made, the recording of the states included.
+        picture_calls: denoiser calls x pictures still to be made, the recording of the states
+            included.
         decodes: pictures still to be decoded for it.
         trial_picture_calls: denoiser calls x pictures of one trial.
     """
@@ -111,27 +126,40 @@ class CalibrationCost:
 
     def describe(self) -> str:
         """One line for people."""
-        what = f"{self.jobs} layer sensitivities ({self.estimator}; {self.states} states x {self.prompts} prompts)"
+        what = (
+            f"{self.jobs} layer sensitivities ({self.estimator}; {self.states} states x"
+            f" {self.prompts} prompts)"
+        )
         if self.known == self.jobs:
             return f"{what}: all known, costs nothing"
         known = f", {self.known} of them known" if self.known else ""
         decodes = f" and {self.decodes:,} decoded pictures" if self.decodes else ""
         return (
-            f"{what}{known}: costs {self.trials:.2g} trial equivalents "
-            f"({self.picture_calls:,.0f} denoiser calls x pictures{decodes}; a trial takes {self.trial_picture_calls:,})"
+            f"{what}{known}: costs {self.trials:.2g} trial equivalents ({self.picture_calls:,.0f}"
+            f" denoiser calls x pictures{decodes}; a trial takes {self.trial_picture_calls:,})"
         )
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that a denoiser's output begins with; where that is a list with a tensor for each picture, as Z-Image's, they are stacked: (B, ...).
+    """The tensor that a denoiser's output begins with; where that is a list with a tensor for each
+    picture, as Z-Image's, they are stacked: (B, ...).
 
     Raises CalibrationError where it begins with neither.
     """
-    first = output[0] if isinstance(output, (tuple, list)) or hasattr(output, "to_tuple") else output
-    if isinstance(first, (tuple, list)) and first and all(isinstance(x, Tensor) and x.shape == first[0].shape for x in first):
+    first = (
+        output[0] if isinstance(output, (tuple, list)) or hasattr(output, "to_tuple") else output
+    )
+    if (
+        isinstance(first, (tuple, list))
+        and first
+        and all(isinstance(x, Tensor) and x.shape == first[0].shape for x in first)
+    ):
         return torch.stack(list(first))
     if not isinstance(first, Tensor):
-        raise CalibrationError(f"the denoiser gives a {type(output).__name__} that begins with no tensor: nothing can be calibrated")
+        raise CalibrationError(
+            f"the denoiser gives a {type(output).__name__} that begins with no tensor: nothing can"
+            " be calibrated"
+        )
     return first
 
 

@@ -9,9 +9,9 @@ from sensitivity.core.fqns import is_in
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import assignment_key
 
-BROKEN = (
-    10.0  # the error of an output that is NaN or inf, as zeros give in nvfp4 and fp8: ten times the output itself; no other is as large
-)
+# the error of an output that is NaN or inf, as zeros give in nvfp4 and fp8: ten times the output
+# itself; no other is as large
+BROKEN = 10.0
 Errors = dict[tuple[int, int], float]
 """{(group index, option): error}; option 0, bf16, is left out."""
 
@@ -39,7 +39,9 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """The job's name in the store: one for equal assignments, whatever group or granularity they came from."""
+        """The job's name in the store: one for equal assignments, whatever group or granularity
+        they came from.
+        """
         return assignment_key(self.formats)
 
     def is_of(self, component: str) -> bool:
@@ -53,7 +55,9 @@ class Job:
 
 
 def broken_options(errors: Errors) -> frozenset[tuple[int, int]]:
-    """The (group, option)s whose outputs are NaN or inf: torchao divides by zero where all of an NVFP4 operand, or a row of an FP8 one, is zero."""
+    """The (group, option)s whose outputs are NaN or inf: torchao divides by zero where all of an
+    NVFP4 operand, or a row of an FP8 one, is zero.
+    """
     return frozenset(place for place, error in errors.items() if error >= BROKEN)
 
 

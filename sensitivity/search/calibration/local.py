@@ -1,10 +1,14 @@
-"""`local`: the relative error of each Linear's own output, for every format, from one pass of hooks over the cached states.
+"""`local`: the relative error of each Linear's own output, for every format, from one pass of hooks
+over the cached states.
 
-The bf16 denoiser is called once a state; at each Linear a hook computes what the Linear would have given in each format from the very same input, and
-adds up |quantized - bf16|^2 and |bf16|^2. The error is the root of their ratio. It costs one call of each Linear for each format beside the pass itself, and
-sees nothing of what the rest of the network makes of an error: a modulation Linear counts no more than a projection.
+The bf16 denoiser is called once a state; at each Linear a hook computes what the Linear would have
+given in each format from the very same input, and adds up |quantized - bf16|^2 and |bf16|^2. The
+error is the root of their ratio. It costs one call of each Linear for each format beside the pass
+itself, and sees nothing of what the rest of the network makes of an error: a modulation Linear
+counts no more than a projection.
 
-A group's error is the root of the sum of squares over its Linears, weight 1 each (`stored.py`), and over states the root of the mean square.
+A group's error is the root of the sum of squares over its Linears, weight 1 each (`stored.py`), and
+over states the root of the mean square.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,10 +41,14 @@ class LocalError(Estimator):
         return states * (1 + _formats_a_linear(jobs)) if jobs else 0.0
 
     @torch.no_grad()
-    def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
+    def run(
+        self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
+    ) -> Iterator[Measured]:
         all_names = jobs_by_linear(jobs)
         for state in record_states(evaluator, states=states, prompts=prompts):
-            by_name = {fqn: names for fqn, names in all_names.items() if is_in(fqn, state.component)}
+            by_name = {
+                fqn: names for fqn, names in all_names.items() if is_in(fqn, state.component)
+            }
             own = [job for job in jobs if job.is_of(state.component)]
             sums: Sums = {(job.fqns[0], job.format): [0.0, 0.0] for job in own}
 
@@ -54,7 +62,11 @@ class LocalError(Estimator):
                 call_again(evaluator, state)
             for job in own:
                 wrong, whole = sums[job.fqns[0], job.format]
-                yield Measured(job=job, state=state.index, error=finite((wrong / whole) ** 0.5) if whole else 0.0)
+                yield Measured(
+                    job=job,
+                    state=state.index,
+                    error=finite((wrong / whole) ** 0.5) if whole else 0.0,
+                )
 
 
 def jobs_by_linear(jobs: Sequence[Job]) -> dict[str, tuple[FormatName, ...]]:
@@ -71,20 +83,31 @@ def _formats_a_linear(jobs: Sequence[Job]) -> float:
 
 
 def local_error(linear: nn.Linear, x: Tensor, y: Tensor, name: FormatName) -> Tensor:
-    """What a format changes at one Linear: x (..., K) and y (..., N) are its bf16 input and output. Returns (..., N) fp32.
+    """What a format changes at one Linear: x (..., K) and y (..., N) are its bf16 input and output.
 
-    The quantized weight is made and dropped: keeping all of them would hold the model once more for each format.
+    Returns (..., N) fp32.
+
+    The quantized weight is made and dropped: keeping all of them would hold the model once more for
+    each format.
     """
     fmt = get_format(name)
-    return emulated_linear(x, fmt.quantize_weight(linear.weight), linear.bias, fmt).float() - y.float()
+    return (
+        emulated_linear(x, fmt.quantize_weight(linear.weight), linear.bias, fmt).float() - y.float()
+    )
 
 
 @contextmanager
-def watching(linears: Mapping[str, nn.Linear], wanted: Mapping[str, object], note: Any) -> Iterator[None]:
-    """Inside, `note(fqn, linear, x, y)` is called after each call of the wanted Linears; what it returns other than None replaces y."""
+def watching(
+    linears: Mapping[str, nn.Linear], wanted: Mapping[str, object], note: Any
+) -> Iterator[None]:
+    """Inside, `note(fqn, linear, x, y)` is called after each call of the wanted Linears; what it
+    returns other than None replaces y.
+    """
 
     def hook(fqn: str) -> Any:
-        def after(module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Any:
+        def after(
+            module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
+        ) -> Any:
             return note(fqn, module, args[0] if args else kwargs["input"], y)
 
         return after

@@ -1,15 +1,22 @@
-"""`preview`: LPIPS between the clean pictures that one step predicts, with and without the job quantized.
+"""`preview`:
 
-Method. At a step of a flow-matching run the latents are x_t = (1 - sigma) x0 + sigma noise and the denoiser gives v = noise - x0 (Lipman et al. 2023, "Flow
-matching for generative modeling"; diffusers' FlowMatchEulerDiscreteScheduler steps by sigma differences along v), so x0 = x_t - sigma v is the picture as far as it can
-be told at that step. It is decoded, and compared with the bf16 one by the study's own perceptual distance: unlike an error at the denoiser's output, it
-weighs directions as eyes do. The number is the LPIPS, averaged over prompts and states.
+LPIPS between the clean pictures that one step predicts, with and without the job quantized.
 
-How. The pipeline itself unpacks, guides and decodes: it runs as always, but its denoiser answers from memory (a recorded bf16 run) at every step except the one that is
-looked at, and the scheduler's last step gives back that step's x0. So one real denoiser call (two with classifier-free guidance) and one decode a job and state. Where
-several denoisers take turns, a job is looked at in steps of its own.
+Method. At a step of a flow-matching run the latents are x_t = (1 - sigma) x0 + sigma noise and the
+denoiser gives v = noise - x0 (Lipman et al. 2023, "Flow matching for generative modeling";
+diffusers' FlowMatchEulerDiscreteScheduler steps by sigma differences along v), so x0 = x_t - sigma
+v is the picture as far as it can be told at that step. It is decoded, and compared with the bf16
+one by the study's own perceptual distance: unlike an error at the denoiser's output, it weighs
+directions as eyes do. The number is the LPIPS, averaged over prompts and states.
 
-What it does not do: other schedulers, stochastic ones, pipelines whose scheduler is stepped more than once a denoiser step.
+How. The pipeline itself unpacks, guides and decodes: it runs as always, but its denoiser answers
+from memory (a recorded bf16 run) at every step except the one that is looked at, and the
+scheduler's last step gives back that step's x0. So one real denoiser call (two with classifier-free
+guidance) and one decode a job and state. Where several denoisers take turns, a job is looked at in
+steps of its own.
+
+What it does not do: other schedulers, stochastic ones, pipelines whose scheduler is stepped more
+than once a denoiser step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +33,13 @@ from sensitivity.models.denoisers import parts_of
 from sensitivity.models.media import Media
 from sensitivity.search.calibration._base import Estimator, Measured, finite, first_tensor
 from sensitivity.search.calibration.jobs import EstimatorName, Job
-from sensitivity.search.calibration.states import check_calls, check_finite, copied, paint_first, pick_calls
+from sensitivity.search.calibration.states import (
+    check_calls,
+    check_finite,
+    copied,
+    paint_first,
+    pick_calls,
+)
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
 
@@ -45,7 +58,9 @@ class PreviewError(Estimator):
         return (len(jobs) + 1) * states if jobs else 0
 
     @torch.no_grad()
-    def run(self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int) -> Iterator[Measured]:
+    def run(
+        self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
+    ) -> Iterator[Measured]:
         check_scheduler(evaluator.loaded.pipe)
         evaluator.switch.set({})
         replay = Replay(evaluator, prompts)
@@ -59,7 +74,10 @@ class PreviewError(Estimator):
             check_finite([media.pictures for media in clean])
             for job in own:
                 evaluator.switch.set(job.formats)
-                distances = [_distance(evaluator, replay.preview(step), reference) for step, reference in zip(steps, clean, strict=True)]
+                distances = [
+                    _distance(evaluator, replay.preview(step), reference)
+                    for step, reference in zip(steps, clean, strict=True)
+                ]
                 yield Measured(job=job, state=None, error=sum(distances) / len(distances))
 
 
@@ -77,19 +95,22 @@ def check_scheduler(pipe: Any) -> None:
     kind = type(scheduler).__name__
     if kind not in SCHEDULERS:
         raise UserError(
-            f"--estimator preview needs a scheduler of class {', '.join(SCHEDULERS)}, and the {type(pipe).__name__} has {kind}; allowed for it are "
-            "output, gradient and local: choose one of them"
+            f"--estimator preview needs a scheduler of class {', '.join(SCHEDULERS)}, and the"
+            f" {type(pipe).__name__} has {kind}; allowed for it are output, gradient and local:"
+            " choose one of them"
         )
     if getattr(pipe, "vocoder", None) is not None:
         raise UserError(
-            f"--estimator preview looks at pictures, and the {type(pipe).__name__} steps a scheduler of its own for sound; allowed for it are output, gradient "
-            "and local: choose one of them"
+            f"--estimator preview looks at pictures, and the {type(pipe).__name__} steps a"
+            " scheduler of its own for sound; allowed for it are output, gradient and local:"
+            " choose one of them"
         )
     config = scheduler.config  # type: ignore[union-attr]
     if getattr(config, "stochastic_sampling", False) or getattr(config, "invert_sigmas", False):
         raise UserError(
-            f"--estimator preview needs a {kind} that steps along the denoiser's output, and this one is stochastic or inverted; allowed are "
-            "output, gradient and local: choose one of them"
+            f"--estimator preview needs a {kind} that steps along the denoiser's output, and this"
+            " one is stochastic or inverted; allowed are output, gradient and local: choose one of"
+            " them"
         )
 
 
@@ -113,7 +134,9 @@ class Replay:
         check_calls(len(self._outputs))
         check_finite([first_tensor(output) for output in self._outputs])
         if not self.steps:
-            raise MeasurementError("the pipeline never stepped its scheduler: there is no clean picture to predict")
+            raise MeasurementError(
+                "the pipeline never stepped its scheduler: there is no clean picture to predict"
+            )
 
     def steps_of(self, component: str) -> list[int]:
         """The steps in which the run called this denoiser."""
@@ -133,7 +156,10 @@ class Replay:
         take_step = scheduler.step
         kept = [
             (owner, name, owner.__dict__.get(name))
-            for owner, name in (*((part, "forward") for part in denoisers.values()), (scheduler, "step"))
+            for owner, name in (
+                *((part, "forward") for part in denoisers.values()),
+                (scheduler, "step"),
+            )
         ]
         self._step = self._call = 0
         self._x0 = None
@@ -144,16 +170,29 @@ class Replay:
                 self._called.append((self._step, component))
                 self._outputs.append(copied(forward(*args, **kwargs)))
                 return copied(self._outputs[call])
-            return forward(*args, **kwargs) if self._step == self._looked_at else copied(self._outputs[call])
+            return (
+                forward(*args, **kwargs)
+                if self._step == self._looked_at
+                else copied(self._outputs[call])
+            )
 
-        def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def step(
+            model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+        ) -> Any:
             if self._step == self._looked_at:
-                self._x0 = (sample.float() - scheduler.sigmas[self._step].to(sample.device) * model_output.float()).to(sample.dtype)
+                self._x0 = (
+                    sample.float()
+                    - scheduler.sigmas[self._step].to(sample.device) * model_output.float()
+                ).to(sample.dtype)
             result = take_step(model_output, timestep, sample, *args, **kwargs)
             self._step += 1
             if self._x0 is None or self._step < self.steps:
                 return result
-            return (self._x0, *result[1:]) if isinstance(result, tuple) else type(result)(prev_sample=self._x0)
+            return (
+                (self._x0, *result[1:])
+                if isinstance(result, tuple)
+                else type(result)(prev_sample=self._x0)
+            )
 
         for component, denoiser in denoisers.items():
             denoiser.forward = partial(answer, component, denoiser.forward)

@@ -1,7 +1,8 @@
 """Errors as shares of damage: which groups carry most of it, and what would skipping them cost?
 
-Damage is the square of an error: independent errors add in quadrature, so squares add up (LOG.md shows how far that holds). A share is a group's
-damage over that of all groups in the same format, each quantized alone; shares of one format add up to 1.
+Damage is the square of an error: independent errors add in quadrature, so squares add up (LOG.md
+shows how far that holds). A share is a group's damage over that of all groups in the same format,
+each quantized alone; shares of one format add up to 1.
 
     rows = rank(candidates, errors)             # worst first
     long_tail(rows, FormatName.NVFP4)           # the few that carry 40 %
@@ -26,7 +27,8 @@ class Sensitivity:
         group: its name; `fqns` the Linears that take the format.
         error: as the estimator gives it.
         share: of the damage of its format, 0 to 1.
-        saved_s: priced seconds of one pipeline run that the format saves here; negative where it is slower.
+        saved_s: priced seconds of one pipeline run that the format saves here; negative where it is
+            slower.
     """
 
     group: str
@@ -38,15 +40,23 @@ class Sensitivity:
 
     @property
     def share_per_ms(self) -> float | None:
-        """Share of the damage for each priced ms saved: large ones are skipped first. None where nothing is saved."""
+        """Share of the damage for each priced ms saved: large ones are skipped first.
+
+        None where nothing is saved.
+        """
         return self.share / (self.saved_s * 1e3) if self.saved_s > 0 else None
 
     def to_json(self) -> dict[str, Any]:
         """As `calibrate --json` writes it."""
         return {
-            "group": self.group, "fqns": list(self.fqns), "format": str(self.format), "error": self.error, "share": self.share,
-            "saved_ms": self.saved_s * 1e3, "share_per_ms": self.share_per_ms,
-        }  # fmt: skip
+            "group": self.group,
+            "fqns": list(self.fqns),
+            "format": str(self.format),
+            "error": self.error,
+            "share": self.share,
+            "saved_ms": self.saved_s * 1e3,
+            "share_per_ms": self.share_per_ms,
+        }
 
 
 def rank(candidates: Candidates, errors: Errors) -> tuple[Sensitivity, ...]:
@@ -56,16 +66,24 @@ def rank(candidates: Candidates, errors: Errors) -> tuple[Sensitivity, ...]:
         total[option] = total.get(option, 0.0) + error**2
     rows = [
         Sensitivity(
-            group=candidates.groups[g].name, fqns=candidates.groups[g].members[option], format=candidates.formats[option], error=error,
-            share=error**2 / total[option] if total[option] else 0.0, saved_s=candidates.groups[g].gains_s[option],
+            group=candidates.groups[g].name,
+            fqns=candidates.groups[g].members[option],
+            format=candidates.formats[option],
+            error=error,
+            share=error**2 / total[option] if total[option] else 0.0,
+            saved_s=candidates.groups[g].gains_s[option],
         )
         for (g, option), error in errors.items()
-    ]  # fmt: skip
+    ]
     return tuple(sorted(rows, key=lambda row: -row.error))
 
 
-def long_tail(rows: Sequence[Sensitivity], name: FormatName, *, share: float = TAIL_SHARE) -> tuple[Sensitivity, ...]:
-    """The fewest groups that together carry at least `share` of the damage of a format, the worst first."""
+def long_tail(
+    rows: Sequence[Sensitivity], name: FormatName, *, share: float = TAIL_SHARE
+) -> tuple[Sensitivity, ...]:
+    """The fewest groups that together carry at least `share` of the damage of a format, the worst
+    first.
+    """
     tail: list[Sensitivity] = []
     carried = 0.0
     for row in sorted((row for row in rows if row.format is name), key=lambda row: -row.share):

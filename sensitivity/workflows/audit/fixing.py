@@ -1,8 +1,11 @@
-"""What would the list be without its faults? Formats for every Linear, why each stays bf16, and a plain list that says so.
+"""What would the list be without its faults?
 
-Dead and redundant entries go; what is over-matched is made exact; Linears that their format refuses, and families that are quantized at a loss, stay bf16; fused Linears
-with different formats stay bf16 together. What the list skips for nothing stays skipped, and sensitive Linears stay quantized: both are choices about pictures, which
-prices do not see.
+Formats for every Linear, why each stays bf16, and a plain list that says so.
+
+Dead and redundant entries go; what is over-matched is made exact; Linears that their format
+refuses, and families that are quantized at a loss, stay bf16; fused Linears with different formats
+stay bf16 together. What the list skips for nothing stays skipped, and sensitive Linears stay
+quantized: both are choices about pictures, which prices do not see.
 
     fixed = fix(subject)
     text = plain_list(fixed, subject, name="my.txt")        # globs with reasons, for `--as glob`
@@ -50,18 +53,31 @@ def fix(subject: Subject) -> Fixed:
         causes.update(dict.fromkeys(added, cause))
         return len(added)
 
-    refused = leave([fqn for fqn, name in formats.items() if subject.model.refusal(fqn, name)], "the format refuses its shape")
-    torn = [fqn for family in subject.model.fused if len({formats[fqn] for fqn in family}) > 1 for fqn in family]
+    refused = leave(
+        [fqn for fqn, name in formats.items() if subject.model.refusal(fqn, name)],
+        "the format refuses its shape",
+    )
+    torn = [
+        fqn
+        for family in subject.model.fused
+        if len({formats[fqn] for fqn in family}) > 1
+        for fqn in family
+    ]
     fused = leave(torn, "servers fuse it with a Linear that stays bf16")
     lost = leave(list(losing(subject, formats)[0]), "slower quantized, predicted")
     changes = (
         (dead, f"{counted(dead, 'dead entry')} dropped".replace("entrys", "entries")),
-        (len(released), f"{counted(len(released), 'Linear')} released from entries that over-match"),
+        (
+            len(released),
+            f"{counted(len(released), 'Linear')} released from entries that over-match",
+        ),
         (refused, f"{counted(refused, 'Linear')} that the format refuses left in bf16"),
         (fused, f"{counted(fused, 'Linear')} left in bf16, as what they are fused with"),
         (lost, f"{counted(lost, 'Linear')} that would lose left in bf16"),
     )
-    return Fixed(formats=formats, causes=causes, changes=tuple(words for number, words in changes if number))
+    return Fixed(
+        formats=formats, causes=causes, changes=tuple(words for number, words in changes if number)
+    )
 
 
 def plain_list(fixed: Fixed, subject: Subject, *, name: str, speedup: float) -> str:
@@ -72,16 +88,30 @@ def plain_list(fixed: Fixed, subject: Subject, *, name: str, speedup: float) -> 
     """
     used = sorted({fmt.value for fmt in fixed.formats.values() if fmt is not FormatName.BF16})
     if len(used) > 1:
-        raise PatternError(f"found a list with the formats {', '.join(used)}; a plain list has one; give --fix a path that ends in .json")
+        raise PatternError(
+            f"found a list with the formats {', '.join(used)}; a plain list has one; give --fix a"
+            " path that ends in .json"
+        )
     model = subject.model
     lines = [
-        f"# {printable(name)}, as {subject.listed.consumer}, for {model.spec.name}: fixed by `sensitivity audit`. Stays bf16:",
-        f"# {len(fixed.causes)} of {len(fixed.formats)} Linears; the others {used[0] if used else subject.format}. Predicted for {model.pricer.latency.target}, "
-        f"batch {model.pricer.table.batch_size}: {speedup:.3f}x. No picture was drawn.",
-        f"# Changed: {'; '.join(fixed.changes) or 'nothing'}. One glob a line, on whole names: --as glob.",
+        (
+            f"# {printable(name)}, as {subject.listed.consumer}, for {model.spec.name}: fixed by"
+            " `sensitivity audit`. Stays bf16:"
+        ),
+        (
+            f"# {len(fixed.causes)} of {len(fixed.formats)} Linears; the others"
+            f" {used[0] if used else subject.format}. Predicted for {model.pricer.latency.target},"
+            f" batch {model.pricer.table.batch_size}: {speedup:.3f}x. No picture was drawn."
+        ),
+        (
+            f"# Changed: {'; '.join(fixed.changes) or 'nothing'}. One glob a line, on whole names:"
+            " --as glob."
+        ),
     ]
     for cause in dict.fromkeys(fixed.causes.values()):
         lines += ["", f"# {cause}"]
-        chosen = compress([fqn for fqn, why in fixed.causes.items() if why == cause], model.tree.fqns)
+        chosen = compress(
+            [fqn for fqn, why in fixed.causes.items() if why == cause], model.tree.fqns
+        )
         lines += [f"{pattern.pattern}  # {pattern.reason}" for pattern in chosen]
     return "\n".join(lines) + "\n"

@@ -1,10 +1,14 @@
-"""Where does the list come from, and in whose form is it? A file, standard input, or code that the user allows to run.
+"""Where does the list come from, and in whose form is it?
+
+A file, standard input, or code that the user allows to run.
 
     source = read_source("mine.txt", form=None)       # the form is guessed where none is named
     source.listed, source.form, source.guessed
 
-A recipe of this tool is read as well (`--as recipe`, or by itself): each Linear by its name. Of some consumers (`CONFIGS`) the list alone is read too, as strings in
-brackets: `["proj_out", "norm"]` as "diffusers" is the `modules_to_not_convert` of a config that quantizes all else to one format.
+A recipe of this tool is read as well (`--as recipe`, or by itself): each Linear by its name. Of
+some consumers (`CONFIGS`) the list alone is read too, as strings in brackets: `["proj_out",
+"norm"]` as "diffusers" is the `modules_to_not_convert` of a config that quantizes all else to one
+format.
 """
 
 import ast
@@ -36,13 +40,17 @@ RECIPE = "recipe"
 """What `--as` takes beside the names of `consumers.READERS`."""
 
 SGLANG_NOTE = (
-    "read as ModelOpt does, with diffusers' names; SGLang's diffusion server matches such a list with its own run-time names: --as sglang"
+    "read as ModelOpt does, with diffusers' names; SGLang's diffusion server matches such a list"
+    " with its own run-time names: --as sglang"
 )
 
 _TORCHAO = {
     FormatName.NVFP4: {"_type": "NVFP4DynamicActivationNVFP4WeightConfig", "_data": {}},
     FormatName.MXFP8: {"_type": "MXDynamicActivationMXWeightConfig", "_data": {}},
-    FormatName.FP8: {"_type": "Float8DynamicActivationFloat8WeightConfig", "_data": {"granularity": {"_type": "PerRow", "_data": {}}}},
+    FormatName.FP8: {
+        "_type": "Float8DynamicActivationFloat8WeightConfig",
+        "_data": {"granularity": {"_type": "PerRow", "_data": {}}},
+    },
 }
 
 
@@ -54,19 +62,32 @@ def _served(names: list[Any], name: FormatName) -> dict[str, Any]:
 
 CONFIGS: Mapping[str, Callable[[list[Any], FormatName], dict[str, Any]]] = MappingProxyType(
     {
-        "diffusers": lambda names, name: {"quant_method": "torchao", "quant_type": {"default": _TORCHAO[name]}, "modules_to_not_convert": names},
-        "modelopt": lambda names, name: {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN" if name is FormatName.FP8 else name.upper(), "exclude_modules": names},
-        "compressed-tensors": lambda names, name: {"targets": ["Linear"], "scheme": "FP8_DYNAMIC" if name is FormatName.FP8 else name.upper(), "ignore": names},
+        "diffusers": lambda names, name: {
+            "quant_method": "torchao",
+            "quant_type": {"default": _TORCHAO[name]},
+            "modules_to_not_convert": names,
+        },
+        "modelopt": lambda names, name: {
+            "quant_algo": "FP8_PER_CHANNEL_PER_TOKEN" if name is FormatName.FP8 else name.upper(),
+            "exclude_modules": names,
+        },
+        "compressed-tensors": lambda names, name: {
+            "targets": ["Linear"],
+            "scheme": "FP8_DYNAMIC" if name is FormatName.FP8 else name.upper(),
+            "ignore": names,
+        },
         "vllm-omni": lambda names, name: {"method": name.value, "ignored_layers": names},
         "sglang": _served,
     }
-)  # fmt: skip
+)
 """Form -> the config in which a list stands that comes alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A list that was read: its name for people, the form, whether that was guessed, and what it says."""
+    """A list that was read: its name for people, the form, whether that was guessed, and what it
+    says.
+    """
 
     name: str
     form: str
@@ -74,7 +95,13 @@ class Source:
     listed: ConsumerList
 
 
-def read_source(source: str, *, form: str | None = None, allow_code: bool = False, format: FormatName = FormatName.NVFP4) -> Source:
+def read_source(
+    source: str,
+    *,
+    form: str | None = None,
+    allow_code: bool = False,
+    format: FormatName = FormatName.NVFP4,
+) -> Source:
     """Read a list.
 
     Args:
@@ -88,10 +115,16 @@ def read_source(source: str, *, form: str | None = None, allow_code: bool = Fals
         RecipeError: it is a recipe that cannot be read.
     """
     if form == FilterFnReader.name:
-        return Source(name=source, form=form, guessed=False, listed=FilterFnReader(allow_code=allow_code).read(source))
+        return Source(
+            name=source,
+            form=form,
+            guessed=False,
+            listed=FilterFnReader(allow_code=allow_code).read(source),
+        )
     if allow_code:
         raise UserError(
-            f"--allow-code is given for {source!r}, which is read and not run; allowed is that with --as filter-fn: leave it out"
+            f"--allow-code is given for {source!r}, which is read and not run; allowed is that with"
+            " --as filter-fn: leave it out"
         )
     name = "standard input" if source == "-" else Path(source).name
     reader = None if form in (None, RECIPE) else get_reader(str(form))
@@ -100,9 +133,16 @@ def read_source(source: str, *, form: str | None = None, allow_code: bool = Fals
         if form == RECIPE or (form is None and _is_recipe(text)):
             return Source(name=name, form=RECIPE, guessed=form is None, listed=_recipe_list(text))
         reader = _guess(source, text) if reader is None else reader
-        return Source(name=name, form=reader.name, guessed=form is None, listed=_listed(reader, text, guessed=form is None, format=format))
+        return Source(
+            name=name,
+            form=reader.name,
+            guessed=form is None,
+            listed=_listed(reader, text, guessed=form is None, format=format),
+        )
     except (PatternError, RecipeError) as error:
-        said = f" (read as {reader.name}, by its looks)" if form is None and reader is not None else ""
+        said = (
+            f" (read as {reader.name}, by its looks)" if form is None and reader is not None else ""
+        )
         raise type(error)(f"{name}{said}: {error}") from None
 
 
@@ -118,14 +158,21 @@ def _text(source: str) -> str:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         code = " (a function is named with --as filter-fn --allow-code)" if ":" in source else ""
         raise PatternError(
-            f"{source} cannot be read ({reason}); allowed is a text file with a list, or - for standard input: name one{code}"
+            f"{source} cannot be read ({reason}); allowed is a text file with a list, or - for"
+            f" standard input: name one{code}"
         ) from None
     if len(data) > MAX_BYTES:
-        raise PatternError(f"{source} has more than {MAX_BYTES} bytes; allowed are {MAX_BYTES}; a list is far smaller: name another file")
+        raise PatternError(
+            f"{source} has more than {MAX_BYTES} bytes; allowed are {MAX_BYTES}; a list is far"
+            " smaller: name another file"
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PatternError(f"{source} is no text ({error.reason} at byte {error.start}); allowed is UTF-8: name another file") from None
+        raise PatternError(
+            f"{source} is no text ({error.reason} at byte {error.start}); allowed is UTF-8: name"
+            " another file"
+        ) from None
 
 
 def _listed(reader: Reader, text: str, *, guessed: bool, format: FormatName) -> ConsumerList:
@@ -134,7 +181,12 @@ def _listed(reader: Reader, text: str, *, guessed: bool, format: FormatName) -> 
     if alone is not None:
         return reader.read(json.dumps(CONFIGS[reader.name](alone, format)))
     listed = reader.read(text)
-    served = guessed and reader.name == "modelopt" and type(listed) is ConsumerList and bool(listed.entries)
+    served = (
+        guessed
+        and reader.name == "modelopt"
+        and type(listed) is ConsumerList
+        and bool(listed.entries)
+    )
     return dataclasses.replace(listed, notes=(*listed.notes, SGLANG_NOTE)) if served else listed
 
 
@@ -150,7 +202,8 @@ def _strings(text: str) -> list[Any] | None:
 
 
 def _guess(source: str, text: str) -> Reader:
-    """The reader of a text's looks: a consumer's, that of globs, or that of regular expressions where an entry can be nothing else.
+    """The reader of a text's looks: a consumer's, that of globs, or that of regular expressions
+    where an entry can be nothing else.
 
     Raises:
         PatternError: it is Python, or an object in no consumer's form.
@@ -160,13 +213,17 @@ def _guess(source: str, text: str) -> Reader:
         return reader
     if _PYTHON.search(text):
         raise PatternError(
-            f"found Python code; allowed is a list, a consumer's config as JSON, or a filter_fn that may be run: --as filter-fn {source}:NAME --allow-code"
+            "found Python code; allowed is a list, a consumer's config as JSON, or a filter_fn"
+            f" that may be run: --as filter-fn {source}:NAME --allow-code"
         )
     if text.lstrip("\ufeff \t\r\n").startswith("{"):  # nothing that a pattern begins with
         raise PatternError(
-            f"found {_what_is_wrong(text)}; allowed are the configs of {', '.join(CONSUMERS)}: mend it, or name its form with --as"
+            f"found {_what_is_wrong(text)}; allowed are the configs of {', '.join(CONSUMERS)}: mend"
+            " it, or name its form with --as"
         )
-    regular = any(_REGULAR.search(entry.text) for entry in reader.read(text).entries if entry.rule == "glob")
+    regular = any(
+        _REGULAR.search(entry.text) for entry in reader.read(text).entries if entry.rule == "glob"
+    )
     return get_reader("regex") if regular else reader
 
 
@@ -176,11 +233,18 @@ def _what_is_wrong(text: str) -> str:
         data = parse_json(text.removeprefix("\ufeff").encode())
     except ValueError as error:
         return f"an object that is no strict JSON ({error})"
-    return f"an object with {', '.join(repr(key)[:40] for key in list(data)[:3]) or 'nothing in it'}, in no consumer's form"
+    return (
+        f"an object with {', '.join(repr(key)[:40] for key in list(data)[:3]) or 'nothing in it'},"
+        " in no consumer's form"
+    )
 
 
 def _is_recipe(text: str) -> bool:
-    return text.lstrip("\ufeff \t\r\n").startswith("{") and '"schema_version"' in text and '"layers"' in text
+    return (
+        text.lstrip("\ufeff \t\r\n").startswith("{")
+        and '"schema_version"' in text
+        and '"layers"' in text
+    )
 
 
 def _recipe_list(text: str) -> ConsumerList:
@@ -188,9 +252,14 @@ def _recipe_list(text: str) -> ConsumerList:
     try:
         data = parse_json(text.encode())
     except ValueError as error:
-        raise RecipeError(f"it is no strict JSON ({error}); a recipe is one JSON object: export it again") from None
+        raise RecipeError(
+            f"it is no strict JSON ({error}); a recipe is one JSON object: export it again"
+        ) from None
     if not isinstance(data, dict):
-        raise RecipeError(f"found a {type(data).__name__} at the top; a recipe is one JSON object; name another file")
+        raise RecipeError(
+            f"found a {type(data).__name__} at the top; a recipe is one JSON object; name another"
+            " file"
+        )
     recipe = Recipe.from_mapping(data)
     entries = tuple(Entry(text=fqn, rule="fqn", format=name) for fqn, name in recipe.layers.items())
     return ConsumerList(

@@ -1,8 +1,13 @@
-"""What was a module called in the checkpoint that diffusers converted? Hints for dead entries, from diffusers' own conversions.
+"""What was a module called in the checkpoint that diffusers converted?
 
-Source: diffusers 0.42.1, `loaders/single_file_utils.py`: `convert_ltx_transformer_checkpoint_to_diffusers`, `convert_ltx2_transformer_to_diffusers`,
-`convert_flux_transformer_checkpoint_to_diffusers`, `convert_flux2_transformer_checkpoint_to_diffusers` and `convert_wan_transformer_to_diffusers`.
-Only names of modules that hold Linears are here, and they are hints for people: nothing is matched by them.
+Hints for dead entries, from diffusers' own conversions.
+
+Source: diffusers 0.42.1, `loaders/single_file_utils.py`:
+`convert_ltx_transformer_checkpoint_to_diffusers`, `convert_ltx2_transformer_to_diffusers`,
+`convert_flux_transformer_checkpoint_to_diffusers`,
+`convert_flux2_transformer_checkpoint_to_diffusers` and `convert_wan_transformer_to_diffusers`. Only
+names of modules that hold Linears are here, and they are hints for people: nothing is matched by
+them.
 """
 
 import re
@@ -13,40 +18,73 @@ from sensitivity.consumers.lists import ModelTree
 
 _LTX = {"patchify_proj": "proj_in", "adaln_single": "time_embed"}
 _LTX2 = {
-    **_LTX, "audio_patchify_proj": "audio_proj_in", "audio_adaln_single": "audio_time_embed",
-    "av_ca_video_scale_shift_adaln_single": "av_cross_attn_video_scale_shift", "av_ca_audio_scale_shift_adaln_single": "av_cross_attn_audio_scale_shift",
-    "av_ca_a2v_gate_adaln_single": "av_cross_attn_video_a2v_gate", "av_ca_v2a_gate_adaln_single": "av_cross_attn_audio_v2a_gate",
-}  # fmt: skip
+    **_LTX,
+    "audio_patchify_proj": "audio_proj_in",
+    "audio_adaln_single": "audio_time_embed",
+    "av_ca_video_scale_shift_adaln_single": "av_cross_attn_video_scale_shift",
+    "av_ca_audio_scale_shift_adaln_single": "av_cross_attn_audio_scale_shift",
+    "av_ca_a2v_gate_adaln_single": "av_cross_attn_video_a2v_gate",
+    "av_ca_v2a_gate_adaln_single": "av_cross_attn_audio_v2a_gate",
+}
 _FLUX_ENDS = {
-    "img_in": "x_embedder", "txt_in": "context_embedder", "final_layer.linear": "proj_out", "final_layer.adaLN_modulation": "norm_out.linear",
-    "double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks", "txt_mlp": "ff_context", "img_mlp": "ff",
-    "img_attn": "attn", "txt_attn": "attn", "linear2": "proj_out",
-}  # fmt: skip
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation": "norm_out.linear",
+    "double_blocks": "transformer_blocks",
+    "single_blocks": "single_transformer_blocks",
+    "txt_mlp": "ff_context",
+    "img_mlp": "ff",
+    "img_attn": "attn",
+    "txt_attn": "attn",
+    "linear2": "proj_out",
+}
 _FLUX = {
-    **_FLUX_ENDS, "time_in": "time_text_embed.timestep_embedder", "vector_in": "time_text_embed.text_embedder", "guidance_in": "time_text_embed.guidance_embedder",
-    "img_mod": "norm1", "txt_mod": "norm1_context", "modulation": "norm", "linear1": "proj_mlp",
-}  # fmt: skip
+    **_FLUX_ENDS,
+    "time_in": "time_text_embed.timestep_embedder",
+    "vector_in": "time_text_embed.text_embedder",
+    "guidance_in": "time_text_embed.guidance_embedder",
+    "img_mod": "norm1",
+    "txt_mod": "norm1_context",
+    "modulation": "norm",
+    "linear1": "proj_mlp",
+}
 _FLUX2 = {
-    **_FLUX_ENDS, "time_in": "time_guidance_embed.timestep_embedder", "guidance_in": "time_guidance_embed.guidance_embedder", "linear1": "to_qkv_mlp_proj",
-}  # fmt: skip
+    **_FLUX_ENDS,
+    "time_in": "time_guidance_embed.timestep_embedder",
+    "guidance_in": "time_guidance_embed.guidance_embedder",
+    "linear1": "to_qkv_mlp_proj",
+}
 _WAN = {
-    "time_embedding": "condition_embedder.time_embedder", "text_embedding": "condition_embedder.text_embedder", "time_projection": "condition_embedder.time_proj",
-    "self_attn": "attn1", "cross_attn": "attn2", "head.head": "proj_out", "head": "proj_out", "ffn.0": "ffn.net.0.proj", "ffn.2": "ffn.net.2",
-}  # fmt: skip
+    "time_embedding": "condition_embedder.time_embedder",
+    "text_embedding": "condition_embedder.text_embedder",
+    "time_projection": "condition_embedder.time_proj",
+    "self_attn": "attn1",
+    "cross_attn": "attn2",
+    "head.head": "proj_out",
+    "head": "proj_out",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
 
 RENAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "LTXVideoTransformer3DModel": _LTX, "LTX2VideoTransformer3DModel": _LTX2, "FluxTransformer2DModel": _FLUX, "Flux2Transformer2DModel": _FLUX2,
+        "LTXVideoTransformer3DModel": _LTX,
+        "LTX2VideoTransformer3DModel": _LTX2,
+        "FluxTransformer2DModel": _FLUX,
+        "Flux2Transformer2DModel": _FLUX2,
         "WanTransformer3DModel": _WAN,
     }
-)  # fmt: skip
+)
 """{diffusers class: {name in the original checkpoint: name in diffusers}}"""
 
 SOURCE = "its conversion of the original checkpoint"
 
 
 def renamed_to(text: str, tree: ModelTree) -> tuple[tuple[str, ...], str] | None:
-    """The live names in diffusers of what a text calls by its original name, and the source; None where there are none."""
+    """The live names in diffusers of what a text calls by its original name, and the source; None
+    where there are none.
+    """
     for kind in dict.fromkeys(tree.classes.values()):
         known = RENAMES.get(kind, {})
         for old in sorted(known, key=len, reverse=True):

@@ -1,10 +1,13 @@
 """What is audited, and what is found? `AuditedModel`, a list on it (`Subject`), and `Finding`.
 
-A model is profiled once without weights; a list is matched against it once. Every check is a function of a `Subject` that gives findings and changes nothing.
+A model is profiled once without weights; a list is matched against it once. Every check is a
+function of a `Subject` that gives findings and changes nothing.
 
-Conventions. Gains are predicted seconds of one whole pipeline run on the target: positive where quantized is faster. A **family** is Linears of one block that
-the study keeps together (q, k and v): they change format together, so gains are judged by family; every other Linear is a family of its own. **Fused** are those of
-a family that read one input; q of a cross attention reads another one than k and v. FQNs begin with the component's name where there are several.
+Conventions. Gains are predicted seconds of one whole pipeline run on the target: positive where
+quantized is faster. A **family** is Linears of one block that the study keeps together (q, k and
+v): they change format together, so gains are judged by family; every other Linear is a family of
+its own. **Fused** are those of a family that read one input; q of a cross attention reads another
+one than k and v. FQNs begin with the component's name where there are several.
 """
 
 import time
@@ -37,7 +40,9 @@ MATCH_SECONDS = 10.0
 
 
 class Severity(StrEnum):
-    """How bad a finding is: an error is surely not what the author wants, a warning is predicted or probable, a note is worth knowing."""
+    """How bad a finding is: an error is surely not what the author wants, a warning is predicted or
+    probable, a note is worth knowing.
+    """
 
     ERROR = "error"
     WARNING = "warning"
@@ -64,7 +69,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoleRow:
-    """Linears of one role and shape: how many, their calls in a run, and the seconds that they gain together (negative: lose)."""
+    """Linears of one role and shape: how many, their calls in a run, and the seconds that they gain
+    together (negative: lose).
+    """
 
     role: str
     linears: int
@@ -102,14 +109,31 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Every FQN is in it; keys that say nothing are left out."""
-        data: dict[str, Any] = {"kind": self.kind.value, "severity": self.severity.value, "message": self.message}
+        data: dict[str, Any] = {
+            "kind": self.kind.value,
+            "severity": self.severity.value,
+            "message": self.message,
+        }
         data |= {"entry": self.entry, "line": self.line} if self.entry else {}
         data |= {"closest": list(self.closest)} if self.closest else {}
         data |= {"cost_s": self.cost_s} if self.cost_s is not None else {}
         rows = [
-            {"role": r.role, "linears": r.linears, "m": r.m, "k": r.k, "n": r.n, "calls": r.calls, "gain_s": r.gain_s} for r in self.rows
+            {
+                "role": r.role,
+                "linears": r.linears,
+                "m": r.m,
+                "k": r.k,
+                "n": r.n,
+                "calls": r.calls,
+                "gain_s": r.gain_s,
+            }
+            for r in self.rows
         ]
-        return data | ({"roles": rows} if rows else {}) | {"linears": len(self.fqns), "fqns": list(self.fqns)}
+        return (
+            data
+            | ({"roles": rows} if rows else {})
+            | {"linears": len(self.fqns), "fqns": list(self.fqns)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +161,14 @@ class AuditedModel:
 
     @cached_property
     def families(self) -> Families:
-        """Every Linear once, with those that servers run as one with it; Linears that were never called stand alone."""
+        """Every Linear once, with those that servers run as one with it; Linears that were never
+        called stand alone.
+        """
         called = fused_families(self.linears.values(), self.spec.search.fused)
-        return (*(tuple(x.fqn for x in family) for family in called), *((fqn,) for fqn in self.tree.fqns if fqn not in self.linears))
+        return (
+            *(tuple(x.fqn for x in family) for family in called),
+            *((fqn,) for fqn in self.tree.fqns if fqn not in self.linears),
+        )
 
     @property
     def fused(self) -> Families:
@@ -151,9 +180,14 @@ class AuditedModel:
         return {}
 
     def costs(self, name: FormatName) -> dict[str, LinearCost]:
-        """{FQN: what it costs in a format}, of the Linears that were called. Raises FormatError where the target lacks the format."""
+        """{FQN: what it costs in a format}, of the Linears that were called.
+
+        Raises FormatError where the target lacks the format.
+        """
         if name not in self._costs:
-            estimate = self.pricer.latency.estimate(self.pricer.table, dict.fromkeys(self.linears, name))
+            estimate = self.pricer.latency.estimate(
+                self.pricer.table, dict.fromkeys(self.linears, name)
+            )
             self._costs[name] = {cost.fqn: cost for cost in estimate.linears}
         return self._costs[name]
 
@@ -168,27 +202,42 @@ class AuditedModel:
         return self.pricer.latency.estimate(self.pricer.table, {}).bf16_s
 
     def refusal(self, fqn: str, name: FormatName) -> str | None:
-        """Why a format refuses a Linear of the model itself (not of the scale that it stands for); None if it takes it, or was never called."""
+        """Why a format refuses a Linear of the model itself (not of the scale that it stands for);
+        None if it takes it, or was never called.
+        """
         row = self._own.get(fqn)
-        return None if row is None else get_format(name).refusal(k=row.k, n=row.n, dtype=getattr(torch, row.dtype))
+        return (
+            None
+            if row is None
+            else get_format(name).refusal(k=row.k, n=row.n, dtype=getattr(torch, row.dtype))
+        )
 
     @cached_property
     def _own(self) -> dict[str, LinearProfile]:
         return {linear.fqn: linear for linear in self.run.table.linears}
 
     def rows(self, fqns: Iterable[str], formats: Mapping[str, FormatName]) -> tuple[RoleRow, ...]:
-        """These Linears by role and shape, with their gains in these formats, the largest loss or gain first."""
+        """These Linears by role and shape, with their gains in these formats, the largest loss or
+        gain first.
+        """
         groups: dict[tuple[str, int, int, int], list[str]] = {}
         for fqn in fqns:
             row = self.linears.get(fqn)
-            groups.setdefault((role_of(fqn), row.m, row.k, row.n) if row else (role_of(fqn), 0, 0, 0), []).append(fqn)
+            groups.setdefault(
+                (role_of(fqn), row.m, row.k, row.n) if row else (role_of(fqn), 0, 0, 0), []
+            ).append(fqn)
         made = [
             RoleRow(
-                role=role, linears=len(names), m=m, k=k, n=n, calls=sum(self.linears[name].calls for name in names if name in self.linears),
+                role=role,
+                linears=len(names),
+                m=m,
+                k=k,
+                n=n,
+                calls=sum(self.linears[name].calls for name in names if name in self.linears),
                 gain_s=sum(self.gain_s(name, formats[name]) for name in names),
             )
             for (role, m, k, n), names in groups.items()
-        ]  # fmt: skip
+        ]
         return tuple(sorted(made, key=lambda row: -abs(row.gain_s)))
 
 
@@ -196,18 +245,24 @@ def audited_model(spec: StudySpec, *, target: str | None = None) -> AuditedModel
     """Profile a study's model without weights.
 
     Raises:
-        UserError: and its kinds, for a model that cannot be profiled, settings that it does not take, or an unknown target.
+        UserError: and its kinds, for a model that cannot be profiled, settings that it does not
+            take, or an unknown target.
     """
     run = run_shapes(spec)
     pricer = Pricer.of(spec, run, target=target)
-    parts = {name: part for name, part in build_skeleton(spec).components.items() if name in run.classes}
+    parts = {
+        name: part for name, part in build_skeleton(spec).components.items() if name in run.classes
+    }
     several = len(parts) > 1
     shapes, modules, biased = dict[str, tuple[int, int]](), dict[str, str](), set[str]()
     for component, part in parts.items():
         for inner, module in part.named_modules():
             fqn = f"{component}.{inner}" if several and inner else inner
             if isinstance(module, nn.Linear):
-                shapes[fqn] = (module.in_features * spec.pricing.stands_for, module.out_features * spec.pricing.stands_for)
+                shapes[fqn] = (
+                    module.in_features * spec.pricing.stands_for,
+                    module.out_features * spec.pricing.stands_for,
+                )
                 biased |= {fqn} if module.bias is not None else set()
             elif inner and not any(isinstance(child, nn.Linear) for child in module.modules()):
                 modules[fqn] = type(module).__name__
@@ -229,7 +284,8 @@ class Subject:
     Attributes:
         model: the model.
         listed: the list as its consumer understands it.
-        format: what Linears become that the list quantizes without saying to what, and what skipped ones are judged by; the list's most frequent where it says.
+        format: what Linears become that the list quantizes without saying to what, and what skipped
+            ones are judged by; the list's most frequent where it says.
         hits: what each entry hits, in the order of the entries.
         formats: {FQN: format} as the consumer decides.
     """
@@ -242,13 +298,18 @@ class Subject:
 
     @classmethod
     def of(cls, model: AuditedModel, listed: ConsumerList, format: FormatName) -> "Subject":
-        """Match a list. Raises PatternError, with the line, where its consumer cannot read an entry or fails on the list, or where matching takes too long."""
+        """Match a list.
+
+        Raises PatternError, with the line, where its consumer cannot read an entry or fails on the
+        list, or where matching takes too long.
+        """
         hits, ends = list[frozenset[str]](), time.monotonic() + MATCH_SECONDS
         for entry in listed.entries:
             if time.monotonic() > ends:
                 raise PatternError(
-                    f"found {len(listed.entries)} entries, of which {len(hits)} took {MATCH_SECONDS:g} s to match; allowed are lists that take no longer: write "
-                    "names, or fewer patterns"
+                    f"found {len(listed.entries)} entries, of which {len(hits)} took"
+                    f" {MATCH_SECONDS:g} s to match; allowed are lists that take no longer: write"
+                    " names, or fewer patterns"
                 )
             try:
                 hits.append(listed.hits(entry, model.tree))
@@ -265,17 +326,26 @@ class Subject:
         return tuple(fqn for fqn, name in self.formats.items() if name is not FormatName.BF16)
 
     def gain_s(self, fqns: Iterable[str]) -> float:
-        """Seconds of a run that these Linears save, or would save: in their own formats, in `format` where they stay bf16."""
+        """Seconds of a run that these Linears save, or would save: in their own formats, in
+        `format` where they stay bf16.
+        """
         return sum(self.model.gain_s(fqn, self.judged[fqn]) for fqn in fqns)
 
     def gain_with(self, formats: Mapping[str, FormatName], fqns: Iterable[str]) -> float:
         """Seconds of a run that these Linears save with other formats; those in bf16 save nothing."""
-        return sum(self.model.gain_s(fqn, formats[fqn]) for fqn in fqns if formats[fqn] is not FormatName.BF16)
+        return sum(
+            self.model.gain_s(fqn, formats[fqn])
+            for fqn in fqns
+            if formats[fqn] is not FormatName.BF16
+        )
 
     @cached_property
     def judged(self) -> dict[str, FormatName]:
         """{FQN: the format that its gain is that of}."""
-        return {fqn: self.format if name is FormatName.BF16 else name for fqn, name in self.formats.items()}
+        return {
+            fqn: self.format if name is FormatName.BF16 else name
+            for fqn, name in self.formats.items()
+        }
 
     @cached_property
     def seen(self) -> dict[str, list[str]]:
@@ -288,9 +358,14 @@ class Subject:
 
 
 def assigned(listed: ConsumerList, tree: ModelTree, format: FormatName) -> dict[str, FormatName]:
-    """{FQN: format} as the consumer decides; a least width counts whatever the list is, a function too."""
+    """{FQN: format} as the consumer decides; a least width counts whatever the list is, a function
+    too.
+    """
     narrow = {fqn for fqn, (k, n) in tree.shapes.items() if min(k, n) < listed.min_width}
-    return {fqn: FormatName.BF16 if fqn in narrow else name for fqn, name in listed.assign(tree, quantized=format).items()}
+    return {
+        fqn: FormatName.BF16 if fqn in narrow else name
+        for fqn, name in listed.assign(tree, quantized=format).items()
+    }
 
 
 def place(entry: Entry) -> str:
@@ -301,16 +376,23 @@ def place(entry: Entry) -> str:
 def some(names: Iterable[str], most: int = 3) -> str:
     """The first names, and how many more."""
     distinct = list(dict.fromkeys(names))
-    return ", ".join(distinct[:most]) + (f" and {len(distinct) - most} more" if len(distinct) > most else "")
+    return ", ".join(distinct[:most]) + (
+        f" and {len(distinct) - most} more" if len(distinct) > most else ""
+    )
 
 
 def some_roles(roles: Iterable[str], most: int = 3) -> str:
     """The first roles, what they begin with said once: `blocks.attn1.{to_q, to_k} and 2 more`."""
     distinct = list(dict.fromkeys(roles))
-    shown, more = distinct[:most], f" and {len(distinct) - most} more" if len(distinct) > most else ""
+    shown, more = (
+        distinct[:most],
+        (f" and {len(distinct) - most} more" if len(distinct) > most else ""),
+    )
     parts = [role.split(".")[:-1] for role in shown]
     common = 0
-    while len(shown) > 1 and all(len(own) > common and own[common] == parts[0][common] for own in parts):
+    while len(shown) > 1 and all(
+        len(own) > common and own[common] == parts[0][common] for own in parts
+    ):
         common += 1
     if not common:
         return ", ".join(shown) + more

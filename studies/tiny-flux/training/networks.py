@@ -1,18 +1,33 @@
-"""The untrained parts of `tiny-flux`: tokenizers, text encoders, autoencoder, denoiser, and the two networks that read scenes.
+"""The untrained parts of `tiny-flux`: tokenizers, text encoders, autoencoder, denoiser, and the two
+networks that read scenes.
 
-The denoiser is `FluxTransformer2DModel` at 1/16 of FLUX.1-dev (hidden 192 = 3 heads x 64, joint 256, pooled 48, 256 image and 32 text tokens; 3 double
-and 6 single blocks instead of 19 and 38). Everything is a stock diffusers or transformers class, so that the saved folder needs nothing of ours.
+The denoiser is `FluxTransformer2DModel` at 1/16 of FLUX.1-dev (hidden 192 = 3 heads x 64, joint
+256, pooled 48, 256 image and 32 text tokens; 3 double and 6 single blocks instead of 19 and 38).
+Everything is a stock diffusers or transformers class, so that the saved folder needs nothing of
+ours.
 """
 
 import json
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from scenes import COLOURS, GROUND_TEXTURES, GROUNDS, PLACES, SHAPES, SIZES, TEXTURES, Scenes, words
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torchvision.models import alexnet
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 TEXT_TOKENS = 32
 LATENT_CHANNELS = 4
@@ -20,7 +35,9 @@ LATENT_SIZE = 32  # 128 pixels / 4; packed 2 x 2 into 16 x 16 = 256 image tokens
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-pair tokenizer in which every word of a caption is one token; other words are spelled in letters."""
+    """Byte-pair tokenizer in which every word of a caption is one token; other words are spelled in
+    letters.
+    """
     trainer_model = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trainer_model.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
@@ -32,16 +49,23 @@ def clip_tokenizer() -> CLIPTokenizer:
     )
     trainer_model.train_from_iterator([" ".join(words())] * 4, trainer)
     state = json.loads(trainer_model.to_str())["model"]
-    pieces = sorted(set(state["vocab"]) | {c + end for c in "abcdefghijklmnopqrstuvwxyz,." for end in ("", "</w>")})
+    pieces = sorted(
+        set(state["vocab"])
+        | {c + end for c in "abcdefghijklmnopqrstuvwxyz,." for end in ("", "</w>")}
+    )
     vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     merges = [tuple(m) for m in state["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_TOKENS)
 
 
 def t5_tokenizer() -> T5TokenizerFast:
-    """Unigram tokenizer in which every word of a caption is one piece; other words are spelled in letters."""
+    """Unigram tokenizer in which every word of a caption is one piece; other words are spelled in
+    letters.
+    """
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
-    pieces += [(f"▁{word}", -4.0) for word in words() if word != ","] + [(c, -10.0) for c in "abcdefghijklmnopqrstuvwxyz.,'-"]
+    pieces += [(f"▁{word}", -4.0) for word in words() if word != ","] + [
+        (c, -10.0) for c in "abcdefghijklmnopqrstuvwxyz.,'-"
+    ]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 
@@ -124,7 +148,8 @@ def untrained_pipeline() -> FluxPipeline:
     )
 
 
-# What a reading network says about a picture: for each place its shape, colour, size and texture (last option: nothing there), then the ground.
+# What a reading network says about a picture: for each place its shape, colour, size and texture
+# (last option: nothing there), then the ground.
 HEADS = {
     "shape": (len(PLACES), len(SHAPES) + 1),
     "colour": (len(PLACES), len(COLOURS) + 1),
@@ -143,7 +168,10 @@ def split_heads(logits: Tensor) -> dict[str, Tensor]:
 
 
 def attribute_targets(scenes: Scenes) -> dict[str, Tensor]:
-    """{attribute: (B, places)} indices that a perfect reader gives; an empty place has the last option."""
+    """{attribute:
+
+    (B, places)} indices that a perfect reader gives; an empty place has the last option.
+    """
     b, present = len(scenes), scenes.present()
     rows = torch.arange(b, device=present.device)[:, None].expand_as(present)
     targets = {"ground": scenes.ground[:, None], "ground_texture": scenes.ground_texture[:, None]}
@@ -155,15 +183,22 @@ def attribute_targets(scenes: Scenes) -> dict[str, Tensor]:
 
 
 class Trunk(nn.Module):
-    """AlexNet's convolutions with a head on top; only `features` is kept, as the trunk of LPIPS `net = "tiny"`."""
+    """AlexNet's convolutions with a head on top; only `features` is kept, as the trunk of LPIPS
+    `net = "tiny"`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.features = alexnet(weights=None).features
         self.head = nn.Linear(256 * 3 * 3, OUTPUTS)
-        # the input scaling of lpips.ScalingLayer, so that the trunk sees in training what it sees under LPIPS
-        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
+        # the input scaling of lpips.ScalingLayer, so that the trunk sees in training what it sees
+        # under LPIPS
+        self.register_buffer(
+            "shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False
+        )
+        self.register_buffer(
+            "scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False
+        )
 
     def forward(self, pictures: Tensor) -> Tensor:
         """pictures: (B, 3, 128, 128) in [-1, 1]; returns (B, OUTPUTS) logits."""
@@ -171,15 +206,25 @@ class Trunk(nn.Module):
 
 
 class Reader(nn.Module):
-    """The independent judge of the gates: another architecture, other seeds, other pictures than the trunk."""
+    """The independent judge of the gates: another architecture, other seeds, other pictures than
+    the trunk.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
         for width in (32, 64, 96, 96):
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1, groups=width // 32), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [
+                nn.Conv2d(channels, width, 3, stride=2, padding=1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+            ]
+            layers += [
+                nn.Conv2d(width, width, 3, padding=1, groups=width // 32),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+            ]
             channels = width
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
         self.head = nn.Linear(96 * 16, OUTPUTS)

@@ -1,16 +1,18 @@
 """Captioned scenes: what `tiny-flux` was taught to draw.
 
-A scene is one to three objects on a background. Each object has a shape, a colour, a size, a texture and a place; the background has a colour and a
-texture; the caption says all of them. What the caption does not say (exact place, exact size, rotation, phase of a texture, shading) is drawn at
-random, so one caption has many pictures.
+A scene is one to three objects on a background. Each object has a shape, a colour, a size, a
+texture and a place; the background has a colour and a texture; the caption says all of them. What
+the caption does not say (exact place, exact size, rotation, phase of a texture, shading) is drawn
+at random, so one caption has many pictures.
 
     generator = torch.Generator().manual_seed(0)
     scenes = sample_scenes(4, generator)
     pictures = draw(scenes, generator)          # (4, 3, 128, 128), values in [-1, 1]
     print(captions(scenes)[0])                  # a large striped red circle top left on a plain grey background
 
-Shapes are signed distance functions (formulas: Inigo Quilez, "2D distance functions"), so that drawing is a few tensor operations on any device.
-One scene in fifty is **held out** by a hash of its content (`held_out`); training never sees those, and gates and studies use only those.
+Shapes are signed distance functions (formulas: Inigo Quilez, "2D distance functions"), so that
+drawing is a few tensor operations on any device. One scene in fifty is **held out** by a hash of
+its content (`held_out`); training never sees those, and gates and studies use only those.
 """
 
 import math
@@ -46,13 +48,18 @@ GROUND_TEXTURES = ("plain", "striped", "checked", "graded")
 MAX_OBJECTS = 3
 HELD_OUT_ONE_IN = 50
 
-_CENTRES = torch.tensor([[32.0, 32.0], [96.0, 32.0], [32.0, 96.0], [96.0, 96.0], [64.0, 64.0]])  # (x, y) of each place, pixels
+_CENTRES = torch.tensor(
+    [[32.0, 32.0], [96.0, 32.0], [32.0, 96.0], [96.0, 96.0], [64.0, 64.0]]
+)  # (x, y) of each place, pixels
 _RADII = torch.tensor([[15.0, 18.0], [23.0, 27.0]])  # (low, high) of each size, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """A batch of B scenes; every field holds indices into the tuples above. Objects beyond `count` are ignored."""
+    """A batch of B scenes; every field holds indices into the tuples above.
+
+    Objects beyond `count` are ignored.
+    """
 
     count: Tensor  # (B,) 1 .. MAX_OBJECTS
     place: Tensor  # (B, MAX_OBJECTS)
@@ -78,7 +85,10 @@ class Scenes:
 
 
 def sample_scenes(n: int, generator: torch.Generator) -> Scenes:
-    """n scenes, on the generator's device. A lone object may stand in the centre; several stand in different quadrants."""
+    """n scenes, on the generator's device.
+
+    A lone object may stand in the centre; several stand in different quadrants.
+    """
     device = generator.device
 
     def pick(high: int, *shape: int) -> Tensor:
@@ -101,12 +111,24 @@ def sample_scenes(n: int, generator: torch.Generator) -> Scenes:
 
 
 def held_out(scenes: Scenes) -> Tensor:
-    """(B,) bool: scenes that training never sees. The order in which a caption names the objects does not matter."""
+    """(B,) bool: scenes that training never sees.
+
+    The order in which a caption names the objects does not matter.
+    """
     code = scenes.place
-    for part, options in ((scenes.shape, SHAPES), (scenes.colour, COLOURS), (scenes.size, SIZES), (scenes.texture, TEXTURES)):
+    for part, options in (
+        (scenes.shape, SHAPES),
+        (scenes.colour, COLOURS),
+        (scenes.size, SIZES),
+        (scenes.texture, TEXTURES),
+    ):
         code = code * len(options) + part
-    mixed = ((code + 1) * 2654435761) % 1000003  # one number an object, summed: independent of order
-    total = (mixed * scenes.present()).sum(1) + scenes.ground * 7919 + scenes.ground_texture * 104729
+    mixed = (
+        (code + 1) * 2654435761
+    ) % 1000003  # one number an object, summed: independent of order
+    total = (
+        (mixed * scenes.present()).sum(1) + scenes.ground * 7919 + scenes.ground_texture * 104729
+    )
     return (total * 2246822519 % 4294967291) % HELD_OUT_ONE_IN == 0
 
 
@@ -115,31 +137,57 @@ def captions(scenes: Scenes) -> list[str]:
     colours, grounds = tuple(COLOURS), tuple(GROUNDS)
     columns = [getattr(scenes, f.name).tolist() for f in fields(scenes)]
     texts = []
-    for count, place, shape, colour, size, texture, ground, ground_texture in zip(*columns, strict=True):
+    for count, place, shape, colour, size, texture, ground, ground_texture in zip(
+        *columns, strict=True
+    ):
         objects = [
-            f"a {SIZES[size[i]]} {TEXTURES[texture[i]]} {colours[colour[i]]} {SHAPES[shape[i]]} {PLACES[place[i]]}".replace(" plain", "")
+            f"a {SIZES[size[i]]} {TEXTURES[texture[i]]} {colours[colour[i]]} {SHAPES[shape[i]]}"
+            f" {PLACES[place[i]]}".replace(" plain", "")
             for i in range(count)
         ]
-        listed = " and ".join(objects) if count < 3 else f"{objects[0]}, {objects[1]} and {objects[2]}"
-        texts.append(f"{listed} on a {GROUND_TEXTURES[ground_texture]} {grounds[ground]} background")
+        listed = (
+            " and ".join(objects) if count < 3 else f"{objects[0]}, {objects[1]} and {objects[2]}"
+        )
+        texts.append(
+            f"{listed} on a {GROUND_TEXTURES[ground_texture]} {grounds[ground]} background"
+        )
     return texts
 
 
 def words() -> list[str]:
     """Every word and sign that a caption can hold, sorted."""
-    phrases = (*PLACES, *SHAPES, *COLOURS, *SIZES, *TEXTURES[1:], *GROUNDS, *GROUND_TEXTURES, "a", "and", "on", "background", ",")
+    phrases = (
+        *PLACES,
+        *SHAPES,
+        *COLOURS,
+        *SIZES,
+        *TEXTURES[1:],
+        *GROUNDS,
+        *GROUND_TEXTURES,
+        "a",
+        "and",
+        "on",
+        "background",
+        ",",
+    )
     return sorted({word for phrase in phrases for word in phrase.split()})
 
 
 def _distance(shape: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance, in units of the object's radius, of the points (x, y) to the outline of each shape index; broadcasts."""
+    """Signed distance, in units of the object's radius, of the points (x, y) to the outline of each
+    shape index; broadcasts.
+    """
     radius = torch.hypot(x, y)
     square = torch.maximum(x.abs(), y.abs()) - 0.85
     sides = [x * math.sin(a) - y * math.cos(a) for a in (math.pi, math.pi / 3, -math.pi / 3)]
     triangle = torch.stack(sides).amax(0) - 0.55
-    bars = torch.minimum(torch.maximum(x.abs() - 1, y.abs() - 0.34), torch.maximum(x.abs() - 0.34, y.abs() - 1))
+    bars = torch.minimum(
+        torch.maximum(x.abs() - 1, y.abs() - 0.34), torch.maximum(x.abs() - 0.34, y.abs() - 1)
+    )
     every = (radius - 0.95, square, triangle, _star(x, y), (radius - 0.70).abs() - 0.27, bars)
-    return torch.where(shape == 0, every[0], sum(torch.where(shape == i, d, 0.0) for i, d in enumerate(every) if i))
+    return torch.where(
+        shape == 0, every[0], sum(torch.where(shape == i, d, 0.0) for i, d in enumerate(every) if i)
+    )
 
 
 def _star(x: Tensor, y: Tensor, tip: float = 1.1, waist: float = 0.45) -> Tensor:
@@ -159,8 +207,10 @@ def draw(scenes: Scenes, generator: torch.Generator, *, shift: Tensor | float = 
 
     Args:
         scenes: B scenes on the generator's device.
-        generator: what the caption leaves open comes from here; the same state draws the same pictures.
-        shift: pixels by which the first object moves to the right (a distortion of known strength, for tests).
+        generator: what the caption leaves open comes from here; the same state draws the same
+            pictures.
+        shift: pixels by which the first object moves to the right (a distortion of known strength,
+            for tests).
     """
     device, b = generator.device, len(scenes)
     axis = torch.arange(PIXELS, device=device) + 0.5
@@ -176,10 +226,20 @@ def draw(scenes: Scenes, generator: torch.Generator, *, shift: Tensor | float = 
         cx, cy = centre[:, 0] + 8 * u[:, 1] - 4, centre[:, 1] + 8 * u[:, 2] - 4
         angle = (u[:, 3] - 0.5) * 0.5  # up to 14 degrees each way
         dx, dy = px - cx - (shift if i == 0 else 0.0), py - cy
-        x, y = (dx * angle.cos() + dy * angle.sin()) / radius, (dy * angle.cos() - dx * angle.sin()) / radius
+        x, y = (
+            (dx * angle.cos() + dy * angle.sin()) / radius,
+            (dy * angle.cos() - dx * angle.sin()) / radius,
+        )
         distance = _distance(scenes.shape[:, i, None, None], x, y) * radius  # (B, H, W), pixels
         cover = (0.5 - distance).clamp(0, 1) * scenes.present()[:, i, None, None]
-        ink = _ink(scenes.texture[:, i, None, None], palette[scenes.colour[:, i]], x * radius, y * radius, u[:, 4], u[:, 5])
+        ink = _ink(
+            scenes.texture[:, i, None, None],
+            palette[scenes.colour[:, i]],
+            x * radius,
+            y * radius,
+            u[:, 4],
+            u[:, 5],
+        )
         edge = (distance + 2.5).clamp(0, 1)[:, None] * 0.35  # a darker rim, about two pixels wide
         ink = ink - (ink + 1) * edge
         picture = picture + (ink - picture) * cover[:, None]
@@ -192,18 +252,38 @@ def _ground(scenes: Scenes, px: Tensor, py: Tensor, u: Tensor) -> Tensor:
     base = palette[scenes.ground][:, :, None, None] + 0.06 * (u[:, 0, None, None, None] - 0.5)
     phase, slope = u[:, 1, None, None] * 16, (u[:, 2, None, None] - 0.5)
     striped = torch.sin((px * slope + py + phase) * (2 * math.pi / 16)).mul(3).clamp(-1, 1)
-    checked = (torch.sin((px + phase) * (math.pi / 12)) * torch.sin((py + phase) * (math.pi / 12))).mul(6).clamp(-1, 1)
+    checked = (
+        (torch.sin((px + phase) * (math.pi / 12)) * torch.sin((py + phase) * (math.pi / 12)))
+        .mul(6)
+        .clamp(-1, 1)
+    )
     graded = (py + 0 * px) / PIXELS * 3 - 1.5
     kind = scenes.ground_texture[:, None, None]
-    relief = torch.where(kind == 1, striped, 0.0) + torch.where(kind == 2, checked, 0.0) + torch.where(kind == 3, graded, 0.0)
+    relief = (
+        torch.where(kind == 1, striped, 0.0)
+        + torch.where(kind == 2, checked, 0.0)
+        + torch.where(kind == 3, graded, 0.0)
+    )
     return base + 0.14 * relief[:, None]
 
 
 def _ink(texture: Tensor, colour: Tensor, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """(B, 3, H, W) colour of an object at the points (x, y), pixels from its centre, shaded from above; colour: (B, 3)."""
+    """(B, 3, H, W) colour of an object at the points (x, y), pixels from its centre, shaded from
+    above; colour: (B, 3).
+    """
     striped = torch.sin((x + y + 10 * u) * (2 * math.pi / 10)).mul(3).clamp(-1, 1)
-    dotted = (torch.cos((x + 9 * u) * (2 * math.pi / 9)) + torch.cos((y + 9 * v) * (2 * math.pi / 9)) - 0.9).mul(3).clamp(-1, 1)
-    mark = torch.where(texture == 1, striped * 0.5 + 0.5, torch.where(texture == 2, dotted * 0.5 + 0.5, 0.0))[:, None]
+    dotted = (
+        (
+            torch.cos((x + 9 * u) * (2 * math.pi / 9))
+            + torch.cos((y + 9 * v) * (2 * math.pi / 9))
+            - 0.9
+        )
+        .mul(3)
+        .clamp(-1, 1)
+    )
+    mark = torch.where(
+        texture == 1, striped * 0.5 + 0.5, torch.where(texture == 2, dotted * 0.5 + 0.5, 0.0)
+    )[:, None]
     base = colour[:, :, None, None]
     dark = colour.mean(1) < -0.7  # marks on black are lighter, on everything else darker
     marked = torch.where(dark[:, None, None, None], base + 0.8, (base + 1) * 0.55 - 1)

@@ -1,6 +1,7 @@
 """The names of the formats, and the words that go with a latency: its source and the compile mode."""
 
 import difflib
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
@@ -25,6 +26,11 @@ class FormatName(StrEnum):
     NVFP4 = "nvfp4"
     FP8 = "fp8"
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether a Linear in this format is quantized: all but bf16."""
+        return self is not FormatName.BF16
+
 
 QUANTIZED_FORMATS = tuple(name for name in FormatName if name is not FormatName.BF16)
 
@@ -45,3 +51,13 @@ def parse_formats(names: list[str]) -> tuple[FormatName, ...]:
     if not names:
         raise FormatError(f"no format given; allowed are {allowed}: choose one or more of them")
     return tuple(dict.fromkeys(FormatName(name) for name in names))
+
+
+def quantized(formats: Mapping[str, FormatName]) -> dict[str, FormatName]:
+    """The Linears (by FQN) that are quantized, with their formats, in the order of `formats`."""
+    return {fqn: name for fqn, name in formats.items() if name.is_quantized}
+
+
+def skipped(formats: Mapping[str, FormatName]) -> list[str]:
+    """The Linears (by FQN) that stay bf16, in the order of `formats`."""
+    return [fqn for fqn, name in formats.items() if not name.is_quantized]

@@ -37,7 +37,7 @@ from sensitivity.search.calibration.stored import calibrate, calibration_cost
 from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.spec.loading import resolve_spec
-from sensitivity.workflows.find import prepare
+from sensitivity.workflows.prepare import prepare
 from sensitivity.workflows.requests import SearchRequest
 
 SETTINGS = {

@@ -22,8 +22,8 @@ from torchvision.transforms.functional import gaussian_blur
 
 from sensitivity.core.environment import describe_environment
 from sensitivity.fidelity.detail import LUMA, detail_distance
-from sensitivity.fidelity.evaluator import study_distance
-from sensitivity.models.generating import Painter
+from sensitivity.fidelity.lpips import study_distance
+from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.spec.loading import resolve_spec
 
@@ -35,19 +35,19 @@ def draw() -> tuple[Tensor, dict[str, Tensor]]:
     another.
     """
     spec = resolve_spec("tiny-flux")
-    painter = Painter(load_pipeline(spec, device="cpu"))
+    media_generator = MediaGenerator(load_pipeline(spec, device="cpu"))
     texts = spec.prompts.held_out
     seeds = [spec.prompts.held_out_seed + i for i in range(len(texts))]
     drifted = {
-        f"{n} steps": painter.paint(texts, seeds, batch_size=12, num_inference_steps=n)
+        f"{n} steps": media_generator.generate_pictures(texts, seeds, batch_size=12, num_inference_steps=n)
         for n in (6, 7, 9, 12)
     }
     drifted |= {
-        f"guidance {g}": painter.paint(texts, seeds, batch_size=12, guidance_scale=g)
+        f"guidance {g}": media_generator.generate_pictures(texts, seeds, batch_size=12, guidance_scale=g)
         for g in (3.0, 3.3, 4.0)
     }
-    drifted["other seed"] = painter.paint(texts, [seed + 500 for seed in seeds], batch_size=12)
-    return painter.paint(texts, seeds, batch_size=12), drifted
+    drifted["other seed"] = media_generator.generate_pictures(texts, [seed + 500 for seed in seeds], batch_size=12)
+    return media_generator.generate_pictures(texts, seeds, batch_size=12), drifted
 
 
 def damaged(pictures: Tensor) -> dict[str, Tensor]:

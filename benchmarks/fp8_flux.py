@@ -48,11 +48,12 @@ from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.devices import DEVICES, get_device
 from sensitivity.latency.end_to_end import measure_calls
-from sensitivity.latency.measured import ShapeTimes, TableLatency, attentions_of, shapes_of
+from sensitivity.latency.measured import MeasuredLatency
 from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.shape_times import ShapeTimes, attentions_of, shapes_of
 from sensitivity.latency.shape_timing import Bench, measure_shapes
 from sensitivity.models.random_weights import random_component
-from sensitivity.search.candidates import make_candidates
+from sensitivity.search.grouping import make_candidates
 from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.run import ShapeRun, run_shapes
 from sensitivity.shapes.table import ShapeTable
@@ -258,7 +259,7 @@ def measure_cell(
     anchor_ms = anchor["measured"].get("ms") if anchor is not None else None
     if anchor_ms is not None and "ms" in cell["measured"]:
         cell["measured"]["speedup"] = anchor_ms / cell["measured"]["ms"]
-    table = TableLatency(times, target=batch.predicted.target, rest=batch.predicted)
+    table = MeasuredLatency(times, target=batch.predicted.target, rest=batch.predicted)
     for column, model in (("predicted", batch.predicted), ("table", table)):
         cell[column] = price(model, batch.table, formats, batch.forwards, None)
         if anchor_ms is not None:

@@ -34,7 +34,7 @@ from diffusers import (
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sensitivity.models.generating import Painter
+from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.spec.loading import load_spec, resolve_spec
 
@@ -289,8 +289,8 @@ def measure(study: Path, device: str, count: int) -> dict[str, float]:
         load_file(ROOT / "studies" / "tiny-flux" / "reader" / "reader.safetensors")
     )
     scenes = held_out_scenes(count)
-    painter = Painter(load_pipeline(load_spec(study), device=device))
-    pictures = painter.paint(captions(scenes), list(range(count)), batch_size=min(count, 64))
+    media_generator = MediaGenerator(load_pipeline(load_spec(study), device=device))
+    pictures = media_generator.generate_pictures(captions(scenes), list(range(count)), batch_size=min(count, 64))
     heads, targets = split_heads(reader.float().eval()(pictures.float())), attribute_targets(scenes)
     named = targets["shape"] != heads["shape"].shape[-1] - 1
     right = {name: heads[name].argmax(-1) == target for name, target in targets.items()}

@@ -10,7 +10,7 @@ A generator that ends has nothing more to propose. All begin with what people do
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import optuna
 from sensitivity.search.candidates import Candidates, Choice, baselines
 from sensitivity.search.damage import Belief
 from sensitivity.search.proposers import KnapsackProposer, Observation, SamplerName, stock_sampler
+from sensitivity.search.proposers.knapsack_proposer import as_choice
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Arm = Generator[Choice, float, None]
@@ -81,7 +82,9 @@ class UniformSavings(KnapsackProposer):
     promise.
     """
 
-    def _savings(self, belief: Belief, damage: Any, history: Any, rng: np.random.Generator) -> Any:  # noqa: ARG002 - the contract
+    def weighed_savings(
+        self, belief: Belief, damage: Any, history: Any, rng: np.random.Generator
+    ) -> Any:  # noqa: ARG002 - the contract
         number, value, base = len(history) + 1 + 97 * self.seed, 0.0, 0.5
         while number:
             value, number, base = value + base * (number & 1), number >> 1, base / 2
@@ -101,16 +104,8 @@ class Thompson(KnapsackProposer):
 
     def believe(self, history: Any) -> Belief:
         belief = super().believe(history)
-        drawn = belief.sample(np.random.default_rng([self.seed, len(history)]))
-        return Belief(
-            belief.hypothesis,
-            drawn,
-            belief.prior,
-            belief._trials,
-            belief._deviation,
-            belief._noise,
-            belief._chol,
-        )
+        sample = belief.sample(np.random.default_rng([self.seed, len(history)]))
+        return replace(belief, mean=sample)
 
 
 def sweep(world: World, seed: int, *, estimator: str = "output", power: float = 0.5) -> Arm:  # noqa: ARG001 - one contract
@@ -118,14 +113,14 @@ def sweep(world: World, seed: int, *, estimator: str = "output", power: float = 
     learnt. No baselines first.
     """
     proposer = KnapsackProposer(world.candidates, seed=0, errors=dict(world.errors[estimator]))
-    damage = proposer._table(
+    damage = proposer.damage_table(
         np.array([world.errors[estimator][item] for item in proposer.items]) ** power
     )
     seen: set[Choice] = set()
     yield world.candidates.none_quantized
     for parts in (8, 16, 32, 64, 128, 256, 512):
         for part in range(parts, 0, -1):
-            choice = proposer._choice(
+            choice = as_choice(
                 proposer.knapsack.solve(
                     damage, proposer.knapsack.most_gain * part / parts * (1 - 1e-9)
                 )
@@ -169,7 +164,7 @@ def bits_lp(world: World, seed: int) -> Arm:  # noqa: ARG001
     """
     candidates = world.candidates
     proposer = KnapsackProposer(candidates, seed=0, errors=dict(world.errors["gradient"]))
-    damage = proposer._table(
+    damage = proposer.damage_table(
         np.array([world.errors["gradient"][item] for item in proposer.items]) ** 2
     )
     saved = np.zeros(proposer.gains.shape)
@@ -178,7 +173,7 @@ def bits_lp(world: World, seed: int) -> Arm:  # noqa: ARG001
     knapsack = type(proposer.knapsack)(saved, proposer.knapsack.useful | (saved > 0))
     yield candidates.none_quantized
     for i in _spread(49):
-        yield proposer._choice(knapsack.solve(damage, knapsack.most_gain * i / 49 * (1 - 1e-9)))
+        yield as_choice(knapsack.solve(damage, knapsack.most_gain * i / 49 * (1 - 1e-9)))
 
 
 def fixed(choices: Callable[[World], list[Choice]]) -> Callable[[World, int], Arm]:

@@ -36,13 +36,14 @@ from search_arms import ARMS, SEEDLESS, World
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.search.calibration.stored import calibrate
-from sensitivity.search.candidates import Candidates, Choice, make_candidates
+from sensitivity.search.candidates import Candidates, Choice
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.estimate import estimate_all
 from sensitivity.search.front import hypervolume, pareto_front
 from sensitivity.search.proposers import KnapsackProposer
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import resolve_spec
-from sensitivity.workflows.find import Prepared, prepare
+from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.requests import SearchRequest
 
 COUNTS = (10, 20, 50)

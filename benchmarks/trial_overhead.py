@@ -35,19 +35,21 @@ from torchao.quantization.quantize_.common import KernelPreference
 
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName, parse_formats
-from sensitivity.fidelity.evaluator import Evaluator, study_distance
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.fidelity.lpips import study_distance
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
 from sensitivity.models.compiled_regions import compile_denoiser, compiled_graphs
 from sensitivity.models.loading import load_pipeline, text_call
-from sensitivity.search.loop import SearchSettings, run_search
+from sensitivity.search.loop import run_search
+from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 from sensitivity.search.trials import SearchEvents
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.overrides import with_net, with_random_weights
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.find import prepare
+from sensitivity.workflows.prepare import prepare
 from sensitivity.workflows.requests import SearchRequest
 
 EMULATED_MXFP8 = MXDynamicActivationMXWeightConfig(kernel_preference=KernelPreference.EMULATED)
@@ -139,7 +141,7 @@ def searched(
     def scored(trial: Any) -> None:
         choices.append(candidates.decode(trial.choice))
 
-    watch.watch(evaluator.painter, "draw", "sampling and decoding")
+    watch.watch(evaluator.media_generator, "generate", "sampling and decoding")
     watch.watch(evaluator.switch, "set", "switching")
     settings = SearchSettings(
         formats=formats, target=prepared.latency.target, budget=args.budget, calibrated=False

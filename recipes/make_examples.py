@@ -1,30 +1,32 @@
-"""Which recipes come with the package before anything was measured?
+"""Which recipes can be shipped before anything was measured?
 
-Examples that beat a published list on predicted latency, and the index of `recipes/`.
+    python recipes/make_examples.py recipes            # writes the examples and README.md
 
-    made = beat_published(resolve_spec("ltx2"))        # None where it cannot be beaten so
+    made = beat_published(resolve_spec("ltx2"))        # None if the list cannot be beaten
     made.recipe.save("recipes/ltx2-nvfp4-b200-unverified.json")
-    python -m sensitivity.examples recipes             # writes all of them, and README.md
 
-Method. From the Linears that a study's first published list quantizes, those families (fused q, k
-and v together) are left in bf16 that are slower quantized, as priced from shapes; families that
-gain are added where no Linear of them is sensitive. So the sensitive Linears that are quantized are
-some of the list's own.
+An example is a recipe that beats a published list on predicted latency.
 
-Sensitive here is what people protect by hand, by name: what is outside the blocks (embeddings,
+Method. It starts from the Linears that the study's first published list quantizes. Families (fused
+q, k and v together) that are predicted to be slower quantized go back to bf16. Families that would
+gain are added if none of their Linears is sensitive. So every sensitive Linear that is quantized is
+one that the published list quantizes too.
+
+Sensitive here means what people protect by hand, by name: all outside of the blocks (embeddings,
 first and last projections), norms and modulation, and what reads or writes the text (`SENSITIVE`).
-Nothing is measured, so every example is unverified, and its `against` says what it was compared
-with.
+Nothing is measured, so every example is unverified. Its field `against` says which list it was
+compared with.
 """
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.fqns import block_of, role_of
 from sensitivity.core.json_files import write_whole
 from sensitivity.core.patterns import match
@@ -36,16 +38,16 @@ from sensitivity.recipes.unverified import priced_recipe
 from sensitivity.shapes.by_hand import published_list
 from sensitivity.shapes.families import fused_families
 from sensitivity.shapes.run import run_shapes
-from sensitivity.spec.hand_lists import Reasoned
+from sensitivity.spec.hand_lists import PublishedList, Reasoned
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
 
 EXAMPLES = ("flux1-dev", "qwen-image", "ltx2")
-"""Studies that are tried."""
+"""Studies whose published list may be beaten."""
 
 CHECKED = 0.014
-"""How far predicted speedups of FLUX.1-dev are from published ones (`latency/constants.py` is
-fitted to them).
+"""Largest relative error of predicted speedups of FLUX.1-dev against published ones, which the
+constants in `latency/constants.py` are fitted to.
 """
 
 SENSITIVE = (
@@ -58,12 +60,12 @@ SENSITIVE = (
     Reasoned(pattern="*txt_*", reason="the text's stream"),
     Reasoned(pattern="*attn2.to_[kv]", reason="attention to the text: it reads the text"),
 )
-"""Globs on roles inside blocks; what is outside of blocks is sensitive as well."""
+"""Globs on roles inside blocks. All Linears outside of blocks are sensitive as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """An example recipe, the published list that it beats, both priced on the same run."""
+    """An example recipe and the published list that it beats, both priced on the same run."""
 
     recipe: Recipe
     ours: PricedList
@@ -71,24 +73,22 @@ class Example:
 
 
 def is_sensitive(fqn: str) -> bool:
-    """Whether people protect a Linear of this name by hand."""
+    """Whether people keep a Linear of this name in bf16 by hand."""
     return not block_of(fqn) or any(match(entry.pattern, (role_of(fqn),)) for entry in SENSITIVE)
 
 
 def sensitive_roles(formats: Mapping[str, FormatName]) -> frozenset[str]:
-    """The sensitive roles of which a Linear is quantized."""
-    return frozenset(
-        role_of(fqn)
-        for fqn, name in formats.items()
-        if name is not FormatName.BF16 and is_sensitive(fqn)
-    )
+    """The sensitive roles of which at least one Linear is quantized."""
+    return frozenset(role_of(fqn) for fqn in quantized(formats) if is_sensitive(fqn))
 
 
 def beat_published(
     spec: StudySpec, *, format: FormatName = FormatName.NVFP4, target: str | None = None
 ) -> Example | None:
-    """The example of a study; None where no Linear of its first published list loses and nothing
-    that is not sensitive can be added.
+    """The example of a study that states a published list.
+
+    None if every family that the list quantizes gains, and no family without sensitive Linears can
+    be added.
 
     Raises:
         PipelineError, MeasurementError: see `run_shapes`.
@@ -99,7 +99,7 @@ def beat_published(
     takes = [
         x.fqn
         for x in run.table.linears
-        if get_format(format).refusal(k=x.k, n=x.n, dtype=_dtype(x.dtype)) is None
+        if get_format(format).refusal(k=x.k, n=x.n, dtype=getattr(torch, x.dtype)) is None
     ]
     theirs = published_list(pricer.table, listed) & set(takes)
     gains = {
@@ -110,69 +110,63 @@ def beat_published(
     chosen = [fqn for family in families for fqn in _kept([x.fqn for x in family], theirs, gains)]
     if set(chosen) == theirs:
         return None
-    ours, published = (
-        pricer.price(name, dict.fromkeys(fqns, format))
-        for name, fqns in ((f"{spec.name}-{format}", chosen), (listed.name, theirs))
-    )
+    ours = pricer.price(f"{spec.name}-{format}", dict.fromkeys(chosen, format))
+    published = pricer.price(listed.name, dict.fromkeys(theirs, format))
     recipe = priced_recipe(
         ours,
         run,
         spec,
         name=f"{spec.name}-{format}-{ours.estimate.target}-unverified",
-        notice=_notice(ours, published, len(theirs), listed.name),
+        notice=_notice(ours, published, len(theirs)),
     )
-    against = {
-        "list": listed.name,
-        "source": listed.source,
-        "quantized_linears": len(theirs),
-        "quantized_s": published.estimate.quantized_s,
-        "speedup": published.estimate.speedup,
-        "sensitive_roles": sorted(sensitive_roles(published.formats)),
-    }
     stated = recipe.model_dump(mode="json") | {
         "sensitive_roles": sorted(sensitive_roles(ours.formats)),
-        "against": against,
+        "against": _against(listed, published, len(theirs)),
     }
     return Example(recipe=Recipe.from_mapping(stated), ours=ours, published=published)
 
 
-def _dtype(name: str) -> torch.dtype:
-    return getattr(torch, name)  # type: ignore[no-any-return]
-
-
 def _kept(family: list[str], theirs: set[str], gains: Mapping[str, float]) -> list[str]:
-    """Which Linears of a family are quantized: the list's own if together they gain; all of it if
-    they gain, it has none of them, and none is sensitive.
+    """The Linears of a family that the example quantizes.
+
+    Those that the list quantizes, if together they gain. If the list quantizes none of them: all,
+    if they gain and none is sensitive.
     """
     own = [fqn for fqn in family if fqn in theirs]
-    if own:
-        return own if sum(gains[fqn] for fqn in own) > 0 else []
-    return (
-        family
-        if sum(gains[fqn] for fqn in family) > 0 and not any(map(is_sensitive, family))
-        else []
-    )
+    chosen = own or family
+    gain = sum(gains[fqn] for fqn in chosen)
+    is_free = bool(own) or not any(map(is_sensitive, family))
+    return chosen if gain > 0 and is_free else []
 
 
-def _notice(ours: PricedList, published: PricedList, count: int, name: str) -> str:
+def _against(listed: PublishedList, published: PricedList, count: int) -> dict[str, Any]:
+    """What the example's file says of the published list."""
+    return {
+        "list": listed.name,
+        "source": listed.source,
+        "quantized_linears": count,
+        "quantized_s": published.estimate.quantized_s,
+        "speedup": published.estimate.speedup,
+        "sensitive_roles": sorted(sensitive_roles(published.formats)),
+    }
+
+
+def _notice(ours: PricedList, published: PricedList, count: int) -> str:
     ours_s, theirs_s = ours.estimate.quantized_s, published.estimate.quantized_s
     saved = 1 - ours_s / theirs_s
-    small = (
-        ", a difference smaller than those that the prediction was checked with"
-        if saved < CHECKED
-        else ""
-    )
+    smaller = ", a difference smaller than those that the prediction was checked with"
     return (
         "seconds are predicted from shapes alone; no picture was drawn, so nothing is known of its"
-        f" quality. It is {name} ({count} Linears) without those that are predicted to be slower"
-        f" quantized ({ours.quantized} left): {ours_s:.4f} s a run against {theirs_s:.4f} s"
-        f" ({saved:.2%} less{small}), {len(sensitive_roles(ours.formats))} sensitive roles"
-        f" quantized against {len(sensitive_roles(published.formats))}"
+        f" quality. It is {published.name} ({count} Linears) without those that are predicted to be"
+        f" slower quantized ({ours.quantized} left): {ours_s:.4f} s a run against {theirs_s:.4f} s"
+        f" ({saved:.2%} less{smaller if saved < CHECKED else ''}),"
+        f" {len(sensitive_roles(ours.formats))} sensitive roles quantized against"
+        f" {len(sensitive_roles(published.formats))}"
     )
 
 
 def index(folder: Path) -> str:
-    """`README.md` of a folder of recipes: a line for each JSON file in it, at any depth.
+    """The `README.md` of a folder of recipes, with a row for each JSON file in it, at any depth.
 
     Raises:
         RecipeError: a file is no recipe.
@@ -195,7 +189,7 @@ def index(folder: Path) -> str:
         "(`sensitivity verify FILE --model MODEL` draws and compares).",
         "",
         (
-            "Written by `python -m sensitivity.examples recipes`; a test holds it to the files."
+            "Written by `python recipes/make_examples.py recipes`; a test holds it to the files."
             " `published/` has lists as others published them, for `sensitivity audit`."
         ),
         "",
@@ -210,45 +204,45 @@ def index(folder: Path) -> str:
 
 
 def _row(file: str, recipe: Recipe) -> str:
-    used = dict.fromkeys(name for name in recipe.layers.values() if name is not FormatName.BF16)
-    latency, against = recipe.latency, (recipe.model_extra or {}).get("against")
-    lpips = (
-        "UNVERIFIED"
-        if recipe.fidelity is None
-        else f"{recipe.fidelity.lpips.mean:.4f} ({recipe.fidelity.lpips.net})"
-    )
-    said = ""
-    if isinstance(against, dict):
-        ours, theirs = (
-            data.get("sensitive_roles", ()) for data in (recipe.model_extra or {}, against)
-        )
-        said = (
-            f"{against['list']}: {against['quantized_linears']} Linears,"
-            f" {against['quantized_s']:.4f} s, {against['speedup']:.3f}x; {len(ours)} sensitive"
-            f" roles quantized against its {len(theirs)}"
-        )
+    """The row of one recipe; a | in a cell is escaped."""
+    latency = recipe.latency
+    lpips = "UNVERIFIED"
+    if recipe.fidelity is not None:
+        lpips = f"{recipe.fidelity.lpips.mean:.4f} ({recipe.fidelity.lpips.net})"
     cells = (
         f"[{file}]({file})",
         recipe.model.id,
-        ", ".join(used),
+        ", ".join(dict.fromkeys(quantized(recipe.layers).values())),
         f"{len(recipe.layers) - len(recipe.skip)}/{len(recipe.layers)}",
         f"{latency.bf16_s:.4f} -> {latency.quantized_s:.4f} {latency.source}",
         f"{latency.speedup:.3f}x",
         f"{latency.target}, batch {latency.batch_size}",
         lpips,
-        said,
+        _comparison(recipe.model_extra or {}),
     )
     return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
+def _comparison(extra: Mapping[str, Any]) -> str:
+    """The published list that an example was compared with, in words; "" for other recipes."""
+    against = extra.get("against")
+    if not isinstance(against, dict):
+        return ""
+    ours, theirs = (len(data.get("sensitive_roles", ())) for data in (extra, against))
+    return (
+        f"{against['list']}: {against['quantized_linears']} Linears, {against['quantized_s']:.4f}"
+        f" s, {against['speedup']:.3f}x; {ours} sensitive roles quantized against its {theirs}"
+    )
+
+
 def write_examples(folder: Path) -> None:
-    """Write every example that there is, and the index."""
+    """Write the examples of all studies that have one, and the index."""
     for name in EXAMPLES:
         made = beat_published(resolve_spec(name))
         if made is None:
             print(
-                f"{name}: none; no Linear of its published list loses, and none that gains is free"
-                " of sensitive ones"
+                f"{name}: none; every family that its published list quantizes gains, and no other"
+                " family that gains is free of sensitive Linears"
             )
             continue
         print(made.recipe.save(folder / f"{made.recipe.name}.json"), made.recipe.caveat)

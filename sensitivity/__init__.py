@@ -1,14 +1,18 @@
-"""Find, by measurement, which Linear layers of a diffusion transformer to quantize and which to
-leave in bf16.
+"""Find, by measurement, which Linear layers of a diffusion transformer to quantize.
 
     import sensitivity
 
-    outcome = sensitivity.find_recipe(sensitivity.resolve_spec("tiny-flux"), sensitivity.SearchRequest(budget=50))
+    spec = sensitivity.resolve_spec("tiny-flux")
+    outcome = sensitivity.find_recipe(spec, sensitivity.SearchRequest(budget=50))
     outcome.recipe.save("recipe.json")
 
-    report = sensitivity.load_recipe("recipe.json").apply(pipeline)        # emulate=True where the hardware lacks the format
+    recipe = sensitivity.load_recipe("recipe.json")
+    report = recipe.apply(pipeline)              # emulate=True where the hardware lacks the format
 
-Importing this package loads no torch: what needs it is imported when it is first used.
+These names are the promised interface. The rooms behind them, in the order of their imports:
+`errors`, `core`, `spec`, `formats`, `models`, `shapes`, `latency`, `fidelity`, `recipes`,
+`consumers`, `search`, `workflows`, `cli`. Importing this package loads no torch: what needs it is
+imported when it is first used.
 """
 
 import importlib
@@ -27,7 +31,8 @@ if TYPE_CHECKING:
     from sensitivity.spec.loading import resolve_spec
     from sensitivity.spec.study_spec import StudySpec
     from sensitivity.workflows.audit import AuditRequest, audit_list, read_source
-    from sensitivity.workflows.find import SearchOutcome, find_recipe
+    from sensitivity.workflows.conclude import SearchOutcome
+    from sensitivity.workflows.find import find_recipe
     from sensitivity.workflows.nearest import nearest_recipe
     from sensitivity.workflows.requests import SearchRequest
 
@@ -36,7 +41,7 @@ _HOMES = {
     "AuditRequest": "workflows.audit",
     "FormatName": "core.format_name",
     "Recipe": "recipes.recipe",
-    "SearchOutcome": "workflows.find",
+    "SearchOutcome": "workflows.conclude",
     "SearchRequest": "workflows.requests",
     "SensitivityError": "errors",
     "ShapeTable": "shapes.table",
@@ -75,7 +80,7 @@ __all__ = [
     "resolve_spec",
 ]
 
-# torch 2.15 logs a notice about how torchao 0.18 registers its enums, each time torchao is imported
+# torch 2.15 logs a notice about how torchao 0.18 registers its enums, whenever torchao is imported
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 

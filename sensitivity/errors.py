@@ -3,21 +3,22 @@
     SensitivityError
     ├── UserError                    the caller can mend it: the command line exits with 2
     │   ├── UnknownModelError        no study, folder or Hub id has this name
-    │   ├── PipelineError            what was named cannot be loaded as a diffusers pipeline
-    │   │   └── ConfigMismatchError  the configs of its components seem to contradict one another
-    │   ├── SpecError                a study TOML is malformed
-    │   ├── FormatError              a format is unknown, unavailable here or refused by the model's shapes
+    │   ├── PipelineError            the model cannot be loaded as a diffusers pipeline
+    │   │   └── ConfigMismatchError  the configs of its components contradict one another
+    │   ├── SpecError                a study TOML or a file of prompts is malformed
+    │   ├── FormatError              a format is unknown, unavailable or refused by a shape
     │   ├── PatternError             a pattern or FQN list is malformed or matches nothing
     │   ├── RecipeError              a recipe file is malformed
     │   │   └── RecipeMismatchError  a recipe does not describe this model
-    │   ├── StoreError               a database is of another study, another schema, or damaged
-    │   ├── OutputError              a result cannot be written where it was asked for
-    │   ├── ConstraintError          no skip-list keeps to the constraints that were asked
-    │   └── MissingWeightsError      weights that a measure needs are not on this machine
-    └── MeasurementError             a run failed and nothing the caller typed explains it: exits with 1
-        └── CalibrationError         layer sensitivities cannot be measured on this denoiser so; a search does without them
+    │   ├── StoreError               a database is of another study or schema, or damaged
+    │   ├── OutputError              a result cannot be written to its path
+    │   ├── ConstraintError          no skip-list satisfies the constraints
+    │   └── MissingWeightsError      the weights that are needed are not on this machine
+    └── MeasurementError             a run failed, not by the caller's fault: exits with 1
+        └── CalibrationError         layer sensitivities cannot be estimated on this denoiser
 
-A message says the value found, what is allowed, and what to do next, in that order.
+A message gives the value found, what was expected and the next step, in that order. It names fields
+of records in backticks (`max_lpips`); the command line shows its own option in their place.
 """
 
 from typing import Any
@@ -36,15 +37,15 @@ class UnknownModelError(UserError):
 
 
 class PipelineError(UserError):
-    """What was named cannot be loaded as a diffusers pipeline."""
+    """The model cannot be loaded as a diffusers pipeline."""
 
 
 class ConfigMismatchError(PipelineError):
-    """The configs of a pipeline's components seem to contradict one another."""
+    """The configs of a pipeline's components contradict one another."""
 
 
 class SpecError(UserError):
-    """A study TOML is malformed."""
+    """A study TOML or a file of prompts is malformed."""
 
 
 class FormatError(UserError):
@@ -68,26 +69,26 @@ class StoreError(UserError):
 
 
 class OutputError(UserError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to its path."""
 
 
 class ConstraintError(UserError):
-    """No skip-list keeps to the constraints that were asked; `outcome` is the SearchOutcome without
-    a winner, where there is one.
-    """
+    """No skip-list satisfies the constraints."""
 
     outcome: Any = None
+    """The SearchOutcome, which has no winner; None where no search was run."""
 
 
 class MissingWeightsError(UserError):
-    """Weights that a measure needs are not on this machine."""
+    """The weights that a metric or a model needs are not on this machine."""
 
 
 class MeasurementError(SensitivityError):
-    """A run failed and nothing that the caller typed explains it."""
+    """A run failed, and nothing that the caller passed explains it."""
 
 
 class CalibrationError(MeasurementError):
-    """Layer sensitivities cannot be measured on this denoiser with this estimator; the pipeline
-    itself may be in order.
+    """Layer sensitivities cannot be estimated on this denoiser with this estimator.
+
+    The pipeline itself may be in order: a search without layer sensitivities may still run.
     """

@@ -8,12 +8,14 @@ and networks come from `studies/tiny-flux/training`.
 
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import Engine, event
 
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.loading import load_pipeline
@@ -26,6 +28,13 @@ from support.paths import TRAINING, TRUNK
 # bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@event.listens_for(Engine, "connect")
+def without_fsync(connection: object, _record: object) -> None:
+    """Let SQLite not wait for the disk after each commit: only a power cut could lose data then."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 STUDY = """\

@@ -1,11 +1,12 @@
-"""`audit`: is somebody's list right for a model?"""
+"""`sensitivity audit`: is somebody's list right for a model?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
-from sensitivity.cli.app import app, complete_study, make_console, step, tell_of_other_denoisers
+from sensitivity.cli.app import command
 from sensitivity.cli.options import (
     BatchSize,
     Frames,
@@ -19,22 +20,28 @@ from sensitivity.cli.options import (
     Steps,
     Target,
     Width,
-    one_of,
+    one_format,
     run_options,
 )
 from sensitivity.cli.outputs import check_apart, check_writable, write_json
-from sensitivity.core.format_name import FormatName, parse_formats
-from sensitivity.errors import UserError
+from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.study import complete_study, tell_of_other_denoisers
+from sensitivity.core.json_files import write_whole
 from sensitivity.spec.loading import resolve_spec
-from sensitivity.spec.overrides import MOST
+from sensitivity.spec.overrides import MAX_COUNT
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from sensitivity.workflows.audit import Audit
 
-    from sensitivity.workflows.audit.auditing import Audit
-
-FAIL_ON = ("error", "warning", "never")
 WIDTH = 100
+"""Columns of the report in a pipe."""
+
+
+def _a_width(value: int | None) -> int | None:
+    """Callback of `--min-width`."""
+    if value is not None and not 0 <= value <= MAX_COUNT:
+        raise typer.BadParameter(f"found {value}, expected 0 to {MAX_COUNT}")
+    return value
 
 
 List = Annotated[
@@ -59,7 +66,10 @@ Form = Annotated[
 ]
 MinWidth = Annotated[
     int | None,
-    typer.Option(help="Linears with K or N below it stay bf16 too, as in published filters."),
+    typer.Option(
+        callback=_a_width,
+        help="Linears with K or N below it stay bf16 too, as in published filters.",
+    ),
 ]
 BesideRecipe = Annotated[
     Path | None, typer.Option(help="Recipe JSON whose price stands beside the list's.")
@@ -74,8 +84,11 @@ Fix = Annotated[
     ),
 ]
 FailOn = Annotated[
-    str,
-    typer.Option(help="Findings that make the exit code 1: error, warning (errors too), or never."),
+    Literal["error", "warning", "never"],
+    typer.Option(
+        "--fail-on",
+        help="Findings that make the exit code 1: error, warning (errors too), or never.",
+    ),
 ]
 Vary = Annotated[
     bool,
@@ -83,10 +96,13 @@ Vary = Annotated[
         "--vary/--no-vary", help="Also profile another batch size and other prompt lengths."
     ),
 ]
-Storage = Annotated[
+Calibrated = Annotated[
     Path | None,
     typer.Option(
-        help="Database of the study with layer sensitivities. Default: sensitivity-runs/<study>.db."
+        "--storage",
+        help=(
+            "Database of the study with layer sensitivities. Default: sensitivity-runs/<study>.db."
+        ),
     ),
 ]
 AllowCode = Annotated[
@@ -95,7 +111,7 @@ AllowCode = Annotated[
 ]
 
 
-@app.command()
+@command
 def audit(
     listed: List,
     model: Model,
@@ -107,7 +123,7 @@ def audit(
     fix: Fix = None,
     fail_on: FailOn = "error",
     vary: Vary = True,
-    storage: Storage = None,
+    storage: Calibrated = None,
     allow_code: AllowCode = False,
     batch_size: BatchSize = None,
     height: Height = None,
@@ -121,34 +137,21 @@ def audit(
 ) -> None:
     """Check a list that somebody wrote against a model, as its consumer would read it.
 
-    No weights are needed.
-
-    Exits with 0 where there is nothing that --fail-on names, with 1 where there is, with 2 on a
-    mistake of yours.
+    No weights are needed. Exits with 0 where nothing is found that --fail-on names, with 1 where
+    something is, with 2 on a mistake of yours.
     """
     spec = resolve_spec(model)
-    fmt_name = _checked(
-        fmt,
-        fail_on,
-        min_width,
-        {"--fix": fix, "--json": json_path},
-        {"LIST": Path(listed), "--recipe": recipe},
-    )
+    fmt_name = one_format(fmt, "a list has one format for what it quantizes without saying to what")
+    check_writable(fix, "--fix")
+    check_writable(json_path, "--json")
+    check_apart({"--fix": fix, "--json": json_path}, {"LIST": Path(listed), "--recipe": recipe})
     options = run_options(
-        batch_size=batch_size,
-        height=height,
-        width=width,
-        frames=frames,
-        prompt_tokens=prompt_tokens,
-        guidance=guidance,
-        steps=steps,
-        settings=settings,
+        batch_size, height, width, frames, prompt_tokens, guidance, steps, settings
     )
-    console = _narrow(make_console(json_path))
+    console = make_console(json_path)
+    console.width = console.width if console.is_terminal else WIDTH
     with step(console, "loading libraries"):
-        from sensitivity.cli.render.audit import audit_report, summary_line
-        from sensitivity.workflows.audit.auditing import AuditRequest, audit_list
-        from sensitivity.workflows.audit.reading import read_source
+        from sensitivity.workflows.audit import AuditRequest, audit_list, read_source
 
     source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
     spec = complete_study(console, spec, options=options)
@@ -164,61 +167,31 @@ def audit(
     )
     with step(console, f"auditing {source.name}"):
         done = audit_list(spec, request)
-    console.print(audit_report(done))
-    tell_of_other_denoisers(done.subject.model.spec, done.subject.model.run)
-    if fix is not None:
-        _write_fixed(console, done, fix)
-    failed = done.failed(fail_on)
-    console.print(
-        f"{summary_line(done)}: exits with {int(failed)} (--fail-on {fail_on})",
-        highlight=False,
-        markup=False,
-    )
+    failed = _show(console, done, fail_on, fix)
     write_json(done.to_json(), json_path)
     if failed:
         raise typer.Exit(1)
 
 
-def _checked(
-    fmt: list[str] | None,
-    fail_on: str,
-    min_width: int | None,
-    outputs: dict[str, Path | str | None],
-    inputs: dict[str, Path | None],
-) -> FormatName:
-    """The format.
+def _show(console: Console, done: "Audit", fail_on: str, fix: Path | None) -> bool:
+    """Print the report and write the fixed list; whether the command fails."""
+    from sensitivity.cli.render.audit import audit_report, summary_line
 
-    Raises UserError for values that an option does not have, and for results that cannot be written
-    or would replace what is read.
-    """
-    formats = parse_formats(fmt or ["nvfp4"])
-    if len(formats) > 1:
-        raise UserError(
-            f"--format is given {len(formats)} times; a list has one format for what it quantizes"
-            " without saying to what: give one"
-        )
-    one_of("--fail-on", fail_on, FAIL_ON)
-    if min_width is not None and not 0 <= min_width <= MOST:
-        raise UserError(f"--min-width is {min_width}; allowed is 0 to {MOST}: correct it")
-    for flag, path in outputs.items():
-        check_writable(path, flag)
-    check_apart(outputs, inputs)
-    return formats[0]
+    console.print(audit_report(done))
+    tell_of_other_denoisers(done.subject.model.spec, done.subject.model.run)
+    if fix is not None:
+        _write_fixed(console, done, fix)
+    failed = done.failed(fail_on)
+    print_line(console, f"{summary_line(done)}: exits with {int(failed)} (--fail-on {fail_on})")
+    return failed
 
 
-def _narrow(console: "Console") -> "Console":
-    """In a pipe the report is as wide as a page."""
-    console.width = console.width if console.is_terminal else WIDTH
-    return console
-
-
-def _write_fixed(console: "Console", done: "Audit", path: Path) -> None:
+def _write_fixed(console: Console, done: "Audit", path: Path) -> None:
     """The fixed list as an unverified recipe or as globs."""
-    from sensitivity.core.json_files import write_whole
-    from sensitivity.workflows.audit.auditing import fixed_recipe, fixed_text
+    from sensitivity.workflows.audit import fixed_recipe, fixed_text
 
     if path.suffix == ".json":
         fixed_recipe(done).save(path)
     else:
         write_whole(path, fixed_text(done).encode())
-    console.print(f"fixed: {path}", highlight=False, markup=False, soft_wrap=True)
+    print_line(console, f"fixed: {path}")

@@ -1,29 +1,38 @@
 """`sensitivity diff`: two recipes, compared."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sensitivity.cli.app import app, make_console, step
-from sensitivity.cli.export import ItsModel, _study
+from sensitivity.cli.app import command
+from sensitivity.cli.export import recipe_study
+from sensitivity.cli.flags import name_flags
 from sensitivity.cli.options import Json
 from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.screen import make_console, step
 from sensitivity.errors import UnknownModelError
 
-if TYPE_CHECKING:
-    pass
+First = Annotated[Path, typer.Argument(help="Recipe JSON.")]
+Second = Annotated[Path, typer.Argument(help="Recipe JSON of the same model.")]
+ModelOfBoth = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help=(
+            "The recipe's model: a study's name, a study TOML, a diffusers folder, or a Hub id."
+            " Default: the study that it names."
+        ),
+    ),
+]
 
 
-@app.command()
-def diff(
-    a: Annotated[Path, typer.Argument(help="Recipe JSON.")],
-    b: Annotated[Path, typer.Argument(help="Recipe JSON of the same model.")],
-    model: ItsModel = None,
-    json_path: Json = None,
-) -> None:
-    """Say which Linears two recipes treat otherwise, what that costs and gains in predicted
-    seconds, and whether their LPIPS compare.
+@command
+def diff(a: First, b: Second, model: ModelOfBoth = None, json_path: Json = None) -> None:
+    """Say which Linears two recipes treat differently, and what that costs and gains.
+
+    Seconds are predicted. LPIPS is compared where the two were measured alike.
     """
     from sensitivity.recipes.recipe import load_recipe
 
@@ -39,11 +48,11 @@ def diff(
     check_alike(first, second)
     pricer, unpriced = None, ""
     try:
-        spec = _study(console, first, model)
+        spec = recipe_study(console, first, model)
     except UnknownModelError as error:
         if model is not None:
             raise
-        unpriced = str(error)
+        unpriced = name_flags(str(error))
     else:
         with step(console, "pricing"):
             pricer = pricer_for(first, spec)

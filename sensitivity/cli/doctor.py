@@ -1,43 +1,40 @@
 """`sensitivity doctor`: what this machine can run natively."""
 
-from sensitivity.cli.app import app, choose_device, make_console
-from sensitivity.cli.options import Json
+from sensitivity.cli.app import command
+from sensitivity.cli.options import Json, choose_device
 from sensitivity.cli.outputs import write_json
-from sensitivity.core.format_name import FormatName
+from sensitivity.cli.screen import make_console, print_line
+from sensitivity.core.format_name import QUANTIZED_FORMATS
 
 
-@app.command()
+@command
 def doctor(json_path: Json = None) -> None:
     """Say what this machine can do: devices, versions, and which formats run natively."""
     import torch
 
     from sensitivity.core.environment import describe_environment
-    from sensitivity.formats.native import mslk_advice
-    from sensitivity.formats.registry import get_format
+    from sensitivity.formats import get_format, mslk
 
     console = make_console(json_path)
     device = choose_device(None)
     stamp = describe_environment(device)
-    native = {
+    refusals = {
         name.value: get_format(name).native_refusal(torch.device(device))
-        for name in FormatName
-        if name is not FormatName.BF16
+        for name in QUANTIZED_FORMATS
     }
     for key, value in stamp.items():
-        console.print(f"{key:14} {value}", highlight=False)
-    for name, reason in native.items():
-        console.print(
-            f"{name:14} {'native' if reason is None else f'emulated only: {reason}'}",
-            highlight=False,
-            soft_wrap=True,
+        print_line(console, f"{key:14} {value}")
+    for name, reason in refusals.items():
+        print_line(
+            console, f"{name:14} {'native' if reason is None else f'emulated only: {reason}'}"
         )
-    if (advice := mslk_advice()) is not None:
-        console.print(f"{'mslk':14} {advice}", highlight=False, soft_wrap=True, markup=False)
+    if (advice := mslk.advice()) is not None:
+        print_line(console, f"{'mslk':14} {advice}")
     write_json(
         {
             "environment": stamp,
-            "native": {n: r is None for n, r in native.items()},
-            "why_not": native,
+            "native": {name: reason is None for name, reason in refusals.items()},
+            "why_not": refusals,
         },
         json_path,
     )

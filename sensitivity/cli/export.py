@@ -1,24 +1,26 @@
-"""`export` and `diff`: a recipe in the form that another tool reads, and two recipes beside each
-other.
-"""
+"""`sensitivity export`: a recipe in the form that another tool reads."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
-from sensitivity.cli.app import app, complete_study, make_console, step
-from sensitivity.cli.options import Json
+from sensitivity.cli.app import command
+from sensitivity.cli.options import Json, RecipeFile
 from sensitivity.cli.outputs import check_apart, check_writable, write_json
-from sensitivity.consumers.exporters import EXPORTERS
+from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.study import complete_study
+from sensitivity.consumers.exporters import EXPORTERS, get_exporter
+from sensitivity.core.json_files import write_whole
+from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from sensitivity.consumers.exporters import Exporter
     from sensitivity.recipes.recipe import Recipe
 
@@ -26,69 +28,62 @@ FORMS = "; ".join(
     f"{name}: {', '.join(kind.forms)}" for name, kind in EXPORTERS.items() if len(kind.forms) > 1
 )
 
-ItsModel = Annotated[
+To = Annotated[str, typer.Option("--to", help=f"Who reads it: {', '.join(EXPORTERS)}.")]
+Form = Annotated[
+    str,
+    typer.Option("--form", help=f"Which of the reader's forms; the first is the default. {FORMS}."),
+]
+TextFile = Annotated[
+    Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")
+]
+ModelToProve = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
         help=(
-            "The recipe's model: a study's name, a study TOML, a diffusers folder, or a Hub id."
-            " Default: the study that it names."
+            "Prove the text on this model's real modules too, built without weights: a study, a"
+            " study TOML, a folder, or a Hub id."
+        ),
+    ),
+]
+NearestFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--nearest",
+        help=(
+            "Where the reader cannot express the recipe: write the nearest recipe that it can to"
+            " this file, and say what it costs."
+        ),
+    ),
+]
+AllowRandomWeights = Annotated[
+    bool,
+    typer.Option(
+        "--allow-random-weights",
+        help=(
+            "Export a recipe that was searched on random weights, which says nothing about the"
+            " model."
         ),
     ),
 ]
 
 
-@app.command()
+@command
 def export(
-    recipe: Annotated[Path, typer.Argument(help="Recipe JSON, as `search` writes it.")],
-    to: Annotated[str, typer.Option("--to", help=f"Who reads it: {', '.join(EXPORTERS)}.")],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--form", help=f"Which of the reader's forms; the first is the default. {FORMS}."
-        ),
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help=(
-                "Prove the text on this model's real modules too, built without weights: a study, a"
-                " study TOML, a folder, or a Hub id."
-            ),
-        ),
-    ] = None,
-    nearest: Annotated[
-        Path | None,
-        typer.Option(
-            "--nearest",
-            help=(
-                "Where the reader cannot express the recipe: write the nearest recipe that it can"
-                " to this file, and say what it costs."
-            ),
-        ),
-    ] = None,
-    allow_random_weights: Annotated[
-        bool,
-        typer.Option(
-            "--allow-random-weights",
-            help=(
-                "Export a recipe that was searched on random weights, which says nothing about the"
-                " model."
-            ),
-        ),
-    ] = False,
+    recipe: RecipeFile,
+    to: To,
+    form: Form = "",
+    out: TextFile = None,
+    model: ModelToProve = None,
+    nearest: NearestFile = None,
+    allow_random_weights: AllowRandomWeights = False,
     json_path: Json = None,
 ) -> None:
-    """Write a recipe in the form that another tool reads, proven to name exactly the recipe's
-    layers.
+    """Write a recipe in the form that another tool reads.
+
+    The text is proven to name exactly the recipe's layers.
     """
-    from sensitivity.consumers.exporters import get_exporter
     from sensitivity.recipes.recipe import load_recipe
 
     exporter = type(get_exporter(to))(form=form)
@@ -103,13 +98,19 @@ def export(
         )
     console = make_console(json_path)
     if nearest is not None:
-        _write_nearest(
-            console, exporter, loaded, _study(console, loaded, model), nearest, json_path
-        )
+        spec = recipe_study(console, loaded, model)
+        _write_nearest(console, exporter, loaded, spec, nearest, json_path)
         return
     text = exporter.export(loaded, allow_random_weights=allow_random_weights)
     proved = _prove(console, exporter, loaded, model) if model is not None else None
     _hand_out(exporter, loaded, text, out, proved, json_path)
+
+
+def recipe_study(console: Console, recipe: "Recipe", model: str | None) -> StudySpec:
+    """The study of `--model`, or the one that the recipe names."""
+    from sensitivity.recipes.unverified import study_of
+
+    return study_of(recipe) if model is None else complete_study(console, resolve_spec(model))
 
 
 def _hand_out(
@@ -120,32 +121,20 @@ def _hand_out(
     proved: dict[str, Any] | None,
     json_path: str | None,
 ) -> None:
-    """Write the text; what is said beside it goes where it is in nobody's way."""
-    from rich.console import Console
-
-    from sensitivity.core.json_files import write_whole
-
-    said = make_console(json_path) if out is not None else Console(stderr=True)
+    """Write the text; notes on it go to stderr where stdout holds the text."""
+    beside = make_console(json_path) if out is not None else Console(stderr=True)
     if out is not None:
         write_whole(out, text.encode())
-        said.print(f"{exporter.name}: {out}", highlight=False, markup=False, soft_wrap=True)
+        print_line(beside, f"{exporter.name}: {out}")
     elif json_path != "-":
         sys.stdout.write(text)
     if proved is not None:
-        said.print(f"proved: {proved['text']}", highlight=False, markup=False, soft_wrap=True)
+        print_line(beside, f"proved: {proved['text']}")
     notes = exporter.notes(recipe, text)
     for note in notes:
-        said.print(
-            f"note on {exporter.name}: {note}", highlight=False, markup=False, soft_wrap=True
-        )
+        print_line(beside, f"note on {exporter.name}: {note}")
     if recipe.caveat:
-        said.print(
-            f"{recipe.name}: {recipe.caveat}",
-            style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        print_line(beside, f"{recipe.name}: {recipe.caveat}", style="yellow")
     data = {
         "to": exporter.name,
         "form": exporter.form,
@@ -157,13 +146,9 @@ def _hand_out(
     write_json(data | ({} if proved is None else {"proved": proved}), json_path)
 
 
-def _prove(
-    console: "Console", exporter: "Exporter", recipe: "Recipe", model: str
-) -> dict[str, Any]:
+def _prove(console: Console, exporter: "Exporter", recipe: "Recipe", model: str) -> dict[str, Any]:
     """What the consumer makes of the model's real Linears: exactly the recipe, or an error."""
-    from collections import Counter
-
-    from sensitivity.workflows.nearest import linears_of
+    from sensitivity.workflows.model_linears import linears_of
 
     spec = complete_study(console, resolve_spec(model))
     with step(console, f"building {spec.name} without weights"):
@@ -178,15 +163,8 @@ def _prove(
     return {"model": spec.name, "linears": len(fqns), "formats": dict(counts), "text": text}
 
 
-def _study(console: "Console", recipe: "Recipe", model: str | None) -> StudySpec:
-    """The study of `--model`, or the one that the recipe names."""
-    from sensitivity.recipes.unverified import study_of
-
-    return study_of(recipe) if model is None else complete_study(console, resolve_spec(model))
-
-
 def _write_nearest(
-    console: "Console",
+    console: Console,
     exporter: "Exporter",
     recipe: "Recipe",
     spec: StudySpec,
@@ -199,26 +177,25 @@ def _write_nearest(
     from sensitivity.workflows.nearest import nearest_recipe
 
     about = {"to": exporter.name, "form": exporter.form}
+    consumer = f"{exporter.name} ({exporter.form})"
     if not exporter.obstacles(recipe):
-        text = (
-            f"{exporter.name} ({exporter.form}) can express {recipe.name} as it is: nothing was"
-            " written; export it without --nearest"
+        print_line(
+            console,
+            f"{consumer} can express {recipe.name} as it is: nothing was written; export it without"
+            " --nearest",
         )
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
         write_json({**about, "path": None, "obstacles": []}, json_path)
         return
     with step(console, "pricing"):
         found = nearest_recipe(recipe, exporter, spec, storage=default_storage(spec))
     found.recipe.save(path)
-    obstacles = [
-        f"{exporter.name} ({exporter.form}) cannot express {recipe.name}: {reason}"
-        for reason in found.obstacles[:5]
-    ]
-    obstacles += [f"and {len(found.obstacles) - 5} more"] if len(found.obstacles) > 5 else []
-    last = (
+    obstacles = (f"{consumer} cannot express {recipe.name}: {why}" for why in found.obstacles)
+    print_line(console, and_more(obstacles, most=5, separator="\n"))
+    for line in nearest_lines(found):
+        print_line(console, line)
+    print_line(
+        console,
         f"recipe: {path}, UNVERIFIED; export it: sensitivity export {path} --to {exporter.name}"
-        f" --form {exporter.form}"
+        f" --form {exporter.form}",
     )
-    for line in (*obstacles, *nearest_lines(found), last):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
     write_json({**about, "path": str(path), **found.to_json()}, json_path)

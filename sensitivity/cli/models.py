@@ -1,16 +1,19 @@
-"""`models` and `doctor`: what ships, and what this machine can do."""
+"""`sensitivity models`: what ships, and what of it is on this machine."""
 
-from sensitivity.cli.app import app, make_console
+from sensitivity.cli.app import command
 from sensitivity.cli.options import Json
 from sensitivity.cli.outputs import write_json
-from sensitivity.spec.loading import list_studies, load_spec
+from sensitivity.cli.screen import make_console
+from sensitivity.spec.loading import load_spec
+from sensitivity.spec.shipped import list_studies
 from sensitivity.spec.study_spec import StudySpec
 
 
-@app.command()
+@command
 def models(json_path: Json = None) -> None:
-    """List the studies that come with the package, and what of their models is on this machine;
-    nothing is downloaded.
+    """List the studies that come with the package, and what of their models is on this machine.
+
+    Nothing is downloaded.
     """
     from rich.table import Table
 
@@ -36,6 +39,7 @@ def models(json_path: Json = None) -> None:
 
 
 def _entry(spec: StudySpec) -> dict[str, object]:
+    """One study of `models --json`."""
     model = spec.model
     return {
         "name": spec.name,

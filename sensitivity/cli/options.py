@@ -1,12 +1,39 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the record that options of a run become.
 
+An option that has a fixed set of values is a Literal, or an Enum where it may be given several
+times: typer checks and completes both.
+"""
+
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
+from sensitivity.core.format_name import CompileMode, FormatName, Granularity, parse_formats
 from sensitivity.errors import UserError
 from sensitivity.spec.overrides import RunOptions
+
+Net = Literal["tiny", "alex", "vgg", "squeeze"]
+WeightsChoice = Literal["pretrained", "random"]
+
+
+class QuantizedFormat(StrEnum):
+    """The formats that a Linear can be quantized to; bf16 is what skipped Linears keep."""
+
+    NVFP4 = FormatName.NVFP4.value
+    MXFP8 = FormatName.MXFP8.value
+    FP8 = FormatName.FP8.value
+
+
+def at_least_one(value: int | None) -> int | None:
+    """Callback of an option that counts something."""
+    if value is not None and value < 1:
+        raise typer.BadParameter(f"found {value}, expected 1 or more")
+    return value
+
+
+# --- what is studied -------------------------------------------------------------------------
 
 Model = Annotated[
     str,
@@ -16,37 +43,83 @@ Model = Annotated[
         help="A study's name, a study TOML, a diffusers pipeline folder, or a Hub id org/name.",
     ),
 ]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help=(
+            "Prompts of your own instead of the study's. A text file has one a line (# comments);"
+            " a third of them, 4 to 16, evenly spread over the file, choose and the others are"
+            " held out; 8 or more in all. A TOML has search = [...] and held_out = [...]."
+        ),
+    ),
+]
+Weights = Annotated[
+    WeightsChoice,
+    typer.Option(
+        "--weights",
+        help=(
+            "pretrained, or random: nothing is read or downloaded, the full-size model gets random"
+            " weights from a seed. For dry runs: its scores mean nothing."
+        ),
+    ),
+]
+LpipsNet = Annotated[
+    Net | None,
+    typer.Option(
+        "--net",
+        help=(
+            "LPIPS net. The trunks of alex, vgg and squeeze are downloaded once; tiny comes with"
+            " the package, trained on synthetic scenes. Default: the study's."
+        ),
+    ),
+]
+SaveStudy = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-study",
+        help=(
+            "Write the study, as derived from the model or with your prompts, to this TOML, which"
+            " --model takes. No other file is replaced."
+        ),
+    ),
+]
+
+# --- formats and the GPU ---------------------------------------------------------------------
+
 Formats = Annotated[
-    list[str] | None,
+    list[QuantizedFormat] | None,
     typer.Option(
         "--format",
         "-f",
-        help=(
-            "nvfp4, mxfp8 or fp8; given several times, each group chooses among them. Default:"
-            " nvfp4."
-        ),
+        help="May be given several times: each group chooses among them. Default: nvfp4.",
     ),
 ]
 OneFormat = Annotated[
-    list[str]
-    | None,  # several are refused with a message; of one text, the last would win in silence
+    # a list, since of several given to a plain option the last would win in silence
+    list[QuantizedFormat] | None,
     typer.Option(
         "--format",
         "-f",
-        help=(
-            "nvfp4, mxfp8 or fp8, given once: what Linears that are not skipped are quantized to."
-            " Default: nvfp4."
-        ),
+        help="Given once: what Linears that are not skipped are quantized to. Default: nvfp4.",
     ),
 ]
-Json = Annotated[
+GroupsOrLayers = Annotated[
+    Granularity,
+    typer.Option(
+        "--granularity", help="What changes format together: group (role x depth band) or layer."
+    ),
+]
+Target = Annotated[
     str | None,
     typer.Option(
-        "--json",
-        help=(
-            "Write the result as JSON to this path; '-' for stdout, everything else then goes to"
-            " stderr."
-        ),
+        "--target", "-t", help="The GPU that is priced, such as b200. Default: the study's."
+    ),
+]
+CompileModeName = Annotated[
+    CompileMode,
+    typer.Option(
+        "--compile-mode", help="reduce-overhead (CUDA graphs) or default, as torch.compile has it."
     ),
 ]
 DeviceName = Annotated[
@@ -61,18 +134,13 @@ Compile = Annotated[
     typer.Option(
         "--compile/--no-compile",
         help=(
-            "Compile the denoiser's blocks while pictures are drawn. Default: on a GPU, from 1"
+            "Compile the denoiser's blocks while pictures are generated. Default: on a GPU, from 1"
             " billion parameters on."
         ),
     ),
 ]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target", "-t", help="The GPU that is priced, such as b200. Default: the study's."
-    ),
-]
 
+# --- the run ---------------------------------------------------------------------------------
 
 BatchSize = Annotated[
     int | None,
@@ -105,57 +173,96 @@ Settings = Annotated[
     ),
 ]
 
+# --- bounds on the winner --------------------------------------------------------------------
 
-Prompts = Annotated[
+MaxLpips = Annotated[
+    float | None, typer.Option(help="Choose the fastest skip-list with at most this LPIPS.")
+]
+MinSpeedup = Annotated[
+    float | None,
+    typer.Option(
+        help=(
+            "Choose the skip-list of least LPIPS with at least this speedup, such as 1.3; with"
+            " --max-lpips the fastest."
+        )
+    ),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(
+        help=(
+            "Choose the skip-list of least LPIPS with at most these priced seconds a run; with"
+            " --max-lpips the fastest."
+        )
+    ),
+]
+
+# --- files -----------------------------------------------------------------------------------
+
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe JSON, as `search` writes it.")]
+Out = Annotated[
     Path | None,
     typer.Option(
-        "--prompts",
-        help=(
-            "Prompts of your own instead of the study's: a text file with one a line (# comments),"
-            " of which a third, 4 to 16, evenly spread over the file, choose and the others are"
-            " held out (8 or more in all); or a TOML with search = [...] and held_out = [...]."
-        ),
+        "--out",
+        "-o",
+        help="Recipe file. Default: <study>-<formats>-<target>.json beside the database.",
     ),
 ]
-WeightsName = Annotated[
-    str,
+Storage = Annotated[
+    Path | None,
     typer.Option(
-        "--weights",
-        help=(
-            "pretrained, or random: nothing is read or downloaded, the full-size model is drawn"
-            " from a seed on the device. For dry runs: its scores mean nothing."
-        ),
+        "--storage", help="SQLite database of the study. Default: sensitivity-runs/<study>.db."
     ),
 ]
-Net = Annotated[
+Json = Annotated[
     str | None,
     typer.Option(
-        "--net",
+        "--json",
         help=(
-            "LPIPS net: alex, vgg, squeeze (trunks are downloaded once), or tiny, which comes with"
-            " the package, trained on drawn scenes. Default: the study's."
-        ),
-    ),
-]
-SaveStudy = Annotated[
-    Path | None,
-    typer.Option(
-        "--save-study",
-        help=(
-            "Write the study, as derived from the model or with your prompts, to this TOML, which"
-            " --model takes. No other file is replaced."
+            "Write the result as JSON to this path; '-' for stdout, everything else then goes to"
+            " stderr."
         ),
     ),
 ]
 
 
-def run_options(*, settings: list[str] | None, **options: Any) -> RunOptions:
-    """What the options above say, as the library takes it."""
-    return RunOptions(settings=tuple(settings or ()), **options)
+def run_options(
+    batch_size: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    prompt_tokens: int | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    settings: list[str] | None = None,
+) -> RunOptions:
+    """The record of a run's options, as the library takes it."""
+    return RunOptions(
+        batch_size=batch_size,
+        height=height,
+        width=width,
+        frames=frames,
+        prompt_tokens=prompt_tokens,
+        guidance=guidance,
+        steps=steps,
+        settings=tuple(settings or ()),
+    )
 
 
-def one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(
-            f"{flag} is {value!r}; allowed are {', '.join(allowed)}: choose one of them"
-        )
+def one_format(names: list[QuantizedFormat] | None, instead: str) -> FormatName:
+    """The format of a list that has one; nvfp4 by default.
+
+    Raises:
+        UserError: several are given; `instead` is the next step.
+    """
+    formats = parse_formats(names or [QuantizedFormat.NVFP4])
+    if len(formats) > 1:
+        raise UserError(f"--format is given {len(formats)} times; expected one: {instead}")
+    return formats[0]
+
+
+def choose_device(name: str | None) -> str:
+    """The device that was asked for; by default a GPU if torch sees one, else the CPU."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name

@@ -8,23 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sensitivity.core.json_files import write_whole
 from sensitivity.errors import OutputError
+
+RUNS = Path("sensitivity-runs")
+"""The folder of a user's own studies and recipes, in the current folder."""
 
 
 def write_json(data: dict[str, Any], path: str | None) -> None:
+    """Write a result to a path, or to stdout for "-"; None writes nothing."""
     if path is None:
         return
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
-        return
-    from sensitivity.core.json_files import write_whole
-
-    write_whole(path, text.encode())
+    else:
+        write_whole(path, text.encode())
 
 
 def check_writable(path: Path | str | None, flag: str) -> None:
-    """Raise OutputError now rather than after minutes of work."""
+    """Raise OutputError now rather than after minutes of work. Makes the folder if need be."""
     if path is None or path == "-":
         return
     path = Path(path)
@@ -59,10 +62,26 @@ def check_apart(
         os.path.realpath(path): flag for flag, path in (inputs or {}).items() if path is not None
     }
     for flag, path in outputs.items():
-        if (
-            path not in (None, "-")
-            and (other := seen.setdefault(os.path.realpath(path), flag)) != flag
-        ):
+        if path is None or path == "-":
+            continue
+        other = seen.setdefault(os.path.realpath(path), flag)
+        if other != flag:
             raise OutputError(
-                f"{flag} {path} is the file of {other}; allowed is a file for each: name another"
+                f"{flag} {path} is the file of {other}; expected a file for each: name another"
             )
+
+
+def default_recipe(storage: Path | None, name: str) -> Path:
+    """Where a recipe goes by default: beside the study's database, which git does not look at."""
+    folder = RUNS if storage is None else storage.parent
+    return folder / f"{name}.json"
+
+
+def check_results(
+    recipe: Path | None, storage: Path | None, json_path: str | None, study: Path | None = None
+) -> None:
+    """Raise OutputError where a result could not be written, or would replace another."""
+    check_writable(storage, "--storage")
+    check_writable(recipe, "--out")
+    check_writable(json_path, "--json")
+    check_apart({"--storage": storage, "--out": recipe, "--json": json_path, "--save-study": study})

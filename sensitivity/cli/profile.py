@@ -1,18 +1,10 @@
-"""`profile`: the shapes of a model."""
+"""`sensitivity profile`: M, K and N of every Linear of a model."""
 
 from typing import Annotated
 
 import typer
 
-from sensitivity.cli.app import (
-    app,
-    complete_study,
-    make_console,
-    named_study,
-    step,
-    tell_of_other_denoisers,
-    warn_of_rounding,
-)
+from sensitivity.cli.app import command
 from sensitivity.cli.options import (
     BatchSize,
     Frames,
@@ -28,17 +20,24 @@ from sensitivity.cli.options import (
     run_options,
 )
 from sensitivity.cli.outputs import check_writable, write_json
+from sensitivity.cli.screen import make_console, step
+from sensitivity.cli.study import (
+    complete_study,
+    named_study,
+    tell_of_other_denoisers,
+    warn_of_rounding,
+)
+
+Component = Annotated[
+    str | None,
+    typer.Option(help="Part whose Linears are shown, such as text_encoder. Default: the denoiser."),
+]
 
 
-@app.command()
+@command
 def profile(
     model: Model,
-    component: Annotated[
-        str | None,
-        typer.Option(
-            help="Part whose Linears are shown, such as text_encoder. Default: the denoiser."
-        ),
-    ] = None,
+    component: Component = None,
     batch_size: BatchSize = None,
     height: Height = None,
     width: Width = None,
@@ -53,14 +52,7 @@ def profile(
     """Run the pipeline once without weights and show every Linear's M, K, N."""
     spec = named_study(model, save=save_study)
     options = run_options(
-        batch_size=batch_size,
-        height=height,
-        width=width,
-        frames=frames,
-        prompt_tokens=prompt_tokens,
-        guidance=guidance,
-        steps=steps,
-        settings=settings,
+        batch_size, height, width, frames, prompt_tokens, guidance, steps, settings
     )
     check_writable(json_path, "--json")
     console = make_console(json_path)

@@ -1,4 +1,4 @@
-"""`search` and `verify`: find a skip-list, and draw a recipe's held-out pictures again."""
+"""`sensitivity search`: find a skip-list, verify it and write its recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,79 +6,67 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from sensitivity.cli.app import (
-    app,
-    choose_device,
-    complete_study,
-    make_console,
-    named_study,
-    step,
-    with_run,
-)
+from sensitivity.cli.app import command
 from sensitivity.cli.options import (
     Compile,
     DeviceName,
     Formats,
+    GroupsOrLayers,
     Json,
+    LpipsNet,
+    MaxLpips,
+    MaxSeconds,
+    MinSpeedup,
     Model,
-    Net,
+    Out,
     Prompts,
+    QuantizedFormat,
     SaveStudy,
     Settings,
     Steps,
+    Storage,
     Target,
-    WeightsName,
-    one_of,
+    Weights,
+    choose_device,
 )
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
-from sensitivity.cli.render.winner import conclude, showing_the_front
+from sensitivity.cli.outputs import check_results, default_recipe, write_json
+from sensitivity.cli.screen import make_console, step
+from sensitivity.cli.study import complete_study, named_study, with_run
 from sensitivity.core.format_name import parse_formats
 from sensitivity.spec.study_spec import StudySpec, check_budget
 
 if TYPE_CHECKING:
     from sensitivity.workflows.requests import SearchRequest
 
-MaxLpips = Annotated[
-    float | None, typer.Option(help="Choose the fastest skip-list with at most this LPIPS.")
+Budget = Annotated[
+    int, typer.Option("--budget", "-b", help="Trials: skip-lists whose pictures are generated.")
 ]
-MinSpeedup = Annotated[
-    float | None,
+Sampler = Annotated[
+    str,
     typer.Option(
         help=(
-            "Choose the skip-list of least LPIPS with at least this speedup, such as 1.3; with"
-            " --max-lpips the fastest."
+            "What proposes skip-lists: knapsack; tpe, nsga2, nsga3, gp or random of Optuna; or"
+            " module:Class."
         )
     ),
 ]
-MaxSeconds = Annotated[
-    float | None,
+Calibrate = Annotated[
+    bool,
+    typer.Option(help="Measure layer sensitivities first and let them guide the proposals."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the proposals.")]
+DryRun = Annotated[
+    bool,
     typer.Option(
-        help=(
-            "Choose the skip-list of least LPIPS with at most these priced seconds a run; with"
-            " --max-lpips the fastest."
-        )
+        "--dry-run", help="Show what it would take (memory, time, disk); load and write nothing."
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", help="Recipe file. Default: recipes/<study>-<formats>-<target>.json."
-    ),
-]
-Storage = Annotated[
-    Path | None,
-    typer.Option(help="SQLite database of the study. Default: sensitivity-runs/<study>.db."),
-]
-
-GRANULARITIES = ("group", "layer")
 
 
-@app.command()
+@command
 def search(
     model: Model,
-    budget: Annotated[
-        int, typer.Option("--budget", "-b", help="Trials: skip-lists whose pictures are generated.")
-    ] = 50,
+    budget: Budget = 50,
     fmt: Formats = None,
     target: Target = None,
     max_lpips: MaxLpips = None,
@@ -86,32 +74,14 @@ def search(
     max_seconds: MaxSeconds = None,
     out: Out = None,
     storage: Storage = None,
-    granularity: Annotated[
-        str, typer.Option(help="What changes format together: group (role x depth band) or layer.")
-    ] = "group",
-    sampler: Annotated[
-        str,
-        typer.Option(
-            help=(
-                "What proposes skip-lists: knapsack; tpe, nsga2, nsga3, gp or random of Optuna; or"
-                " module:Class."
-            )
-        ),
-    ] = "knapsack",
-    calibrate: Annotated[
-        bool,
-        typer.Option(help="Measure layer sensitivities first and let them guide the proposals."),
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the proposals.")] = 0,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Say what it would take (memory, time, disk), load and write nothing."
-        ),
-    ] = False,
+    granularity: GroupsOrLayers = "group",
+    sampler: Sampler = "knapsack",
+    calibrate: Calibrate = True,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
     prompts: Prompts = None,
-    weights: WeightsName = "pretrained",
-    net: Net = None,
+    weights: Weights = "pretrained",
+    net: LpipsNet = None,
     save_study: SaveStudy = None,
     steps: Steps = None,
     settings: Settings = None,
@@ -119,25 +89,21 @@ def search(
     compiled: Compile = None,
     json_path: Json = None,
 ) -> None:
-    """Search skip-lists by predicted latency and LPIPS against bf16, verify the winner on held-out
-    prompts, write its recipe.
+    """Search skip-lists by predicted latency and LPIPS against bf16, and write the winner's recipe.
 
-    Without a constraint the knee of the front is chosen. `sensitivity select` chooses again from
-    the same study. For a folder or a Hub id a study is derived and shown first.
+    The winner is verified on held-out prompts. Without a constraint it is the knee of the front.
+    For a folder or a Hub id a study is derived and shown first.
     """
     spec = named_study(model, prompts, save_study, weights=weights, net=net)
     check_budget(budget)
-    formats = parse_formats(fmt or ["nvfp4"])
-    one_of("--granularity", granularity, GRANULARITIES)
+    formats = parse_formats(fmt or [QuantizedFormat.NVFP4])
     console = make_console(json_path)
     target = spec.pricing.target if target is None else target
-    recipe_path = out or Path("recipes") / f"{spec.name}-{'+'.join(formats)}-{target}.json"
-    check_outputs(None if dry_run else recipe_path, storage, json_path, save_study)
+    recipe_path = out or default_recipe(storage, f"{spec.name}-{'+'.join(formats)}-{target}")
+    check_results(None if dry_run else recipe_path, storage, json_path, save_study)
     with step(console, "loading libraries"):
-        from sensitivity.cli.render.progress import SearchProgress
         from sensitivity.search.proposers import SamplerName
-        from sensitivity.workflows.find import find_recipe
-        from sensitivity.workflows.requests import SearchRequest, check_request
+        from sensitivity.workflows.requests import SearchRequest
 
     request = SearchRequest(
         formats=formats,
@@ -145,7 +111,7 @@ def search(
         target=target,
         seed=seed,
         sampler=SamplerName(sampler),
-        granularity="layer" if granularity == "layer" else "group",
+        granularity=granularity,
         calibrated=calibrate,
         max_lpips=max_lpips,
         min_speedup=min_speedup,
@@ -154,18 +120,29 @@ def search(
         device=choose_device(device),
         compiled=compiled,
     )
-    check_request(request)  # before a Hub is asked for configs
-    spec = with_run(
-        complete_study(console, spec, save_study, show=True), steps=steps, settings=settings
-    )
+    spec = with_run(complete_study(console, spec, save_study, show=True), steps, settings)
     if dry_run:
-        _show_plan(console, spec, request, json_path)
-        return
-    with showing_the_front(console), SearchProgress(console, budget=budget) as progress:
+        return _show_plan(console, spec, request, json_path)
+    return _run(console, spec, request, recipe_path, json_path)
+
+
+def _run(
+    console: Console,
+    spec: StudySpec,
+    request: "SearchRequest",
+    recipe_path: Path,
+    json_path: str | None,
+) -> None:
+    """Search with progress, then print what was found and write the recipe."""
+    from sensitivity.cli.concluding import conclude, showing_the_front
+    from sensitivity.cli.render.progress import SearchProgress
+    from sensitivity.workflows.find import find_recipe
+
+    with showing_the_front(console), SearchProgress(console, budget=request.budget) as progress:
         outcome = find_recipe(
             spec, request, events=progress.events, say=progress.say, verifying=progress.verifying
         )
-    conclude(console, outcome, recipe_path, json_path, budget=budget)
+    conclude(console, outcome, recipe_path, json_path, budget=request.budget)
 
 
 def _show_plan(
@@ -179,14 +156,3 @@ def _show_plan(
         plan = plan_search(spec, request)
     console.print(plan_tables(plan))
     write_json(plan.to_json(), json_path)
-
-
-def check_outputs(
-    recipe_path: Path | None, storage: Path | None, json_path: str | None, study: Path | None = None
-) -> None:
-    """Raise OutputError where a result could not be written, or would replace another."""
-    check_writable(recipe_path, "--out")
-    check_writable(json_path, "--json")
-    check_apart(
-        {"--storage": storage, "--out": recipe_path, "--json": json_path, "--save-study": study}
-    )

@@ -1,27 +1,40 @@
 """`sensitivity verify`: the held-out prompts of a recipe, generated again."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from sensitivity.cli.app import app, choose_device, complete_study, make_console, named_study, step
-from sensitivity.cli.options import DeviceName, Json, Model, Net, Prompts, WeightsName
+from sensitivity.cli.app import command
+from sensitivity.cli.options import (
+    DeviceName,
+    Json,
+    LpipsNet,
+    Model,
+    Prompts,
+    RecipeFile,
+    Weights,
+    choose_device,
+)
 from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.study import complete_study, named_study
+
+if TYPE_CHECKING:
+    from sensitivity.fidelity.score import Score
+    from sensitivity.recipes.recipe import Recipe
 
 
-@app.command()
+@command
 def verify(
-    recipe: Annotated[Path, typer.Argument(help="Recipe JSON, as `search` writes it.")],
+    recipe: RecipeFile,
     model: Model,
     prompts: Prompts = None,
-    weights: WeightsName = "pretrained",
-    net: Net = None,
+    weights: Weights = "pretrained",
+    net: LpipsNet = None,
     device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
-    """Apply a recipe to its model by emulation, draw the held-out prompts again and compare with
-    what the recipe says.
+    """Score a recipe again on the held-out prompts, and compare with what the recipe says.
+
+    The recipe is applied to its model by emulation.
     """
     from sensitivity.recipes.recipe import load_recipe
 
@@ -30,44 +43,45 @@ def verify(
     check_apart({"--json": json_path}, {"RECIPE": recipe, "--prompts": prompts})
     console = make_console(json_path)
     with step(console, "loading libraries"):
-        from sensitivity.cli.render.winner import beside_lpips_words
         from sensitivity.search.to_recipe import beside_lpips
         from sensitivity.workflows.verify import verify_recipe
 
     spec = complete_study(console, spec)
     with step(console, f"verifying {recipe}"):
         score = verify_recipe(loaded, spec, device=choose_device(device))
-    said = loaded.fidelity.lpips if loaded.fidelity is not None else None
+    print_line(console, _in_words(loaded, score))
+    write_json(_compared(loaded, score) | beside_lpips(score, spec), json_path)
+
+
+def _in_words(recipe: "Recipe", score: "Score") -> str:
+    """The score now beside the recipe's own."""
+    from sensitivity.cli.render.winner import beside_lpips_words
+
     beside = beside_lpips_words(score)
-    if said is None:
-        text = (
+    if recipe.fidelity is None:
+        return (
             f"held-out LPIPS {score.mean:.4f} by emulation now; the recipe states none"
-            f" ({loaded.caveat}){beside}"
+            f" ({recipe.caveat}){beside}"
         )
-    else:
-        low, high = said.ci95
-        same = (
-            "the same"
-            if tuple(said.per_prompt) == score.per_prompt
-            else f"difference {abs(score.mean - said.mean):.2g}"
-        )
-        where = "inside" if low <= score.mean <= high else "OUTSIDE"
-        text = (
-            f"held-out LPIPS {score.mean:.4f} by emulation now, {where} the interval that the"
-            f" recipe states; the recipe says {said.mean:.4f} [{low:.4f}, {high:.4f}]"
-            f" ({same}){beside}"
-        )
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-    stated = None if said is None else list(said.ci95)
-    write_json(
-        {
-            "lpips": score.mean,
-            "ci95": list(score.ci95),
-            "per_prompt": list(score.per_prompt),
-            "recipe_lpips": said and said.mean,
-            "recipe_ci95": stated,
-            "inside": stated and stated[0] <= score.mean <= stated[1],
-            **beside_lpips(score, spec),
-        },
-        json_path,
+    said = recipe.fidelity.lpips
+    low, high = said.ci95
+    same = tuple(said.per_prompt) == score.per_prompt
+    difference = "the same" if same else f"difference {abs(score.mean - said.mean):.2g}"
+    where = "inside" if low <= score.mean <= high else "OUTSIDE"
+    return (
+        f"held-out LPIPS {score.mean:.4f} by emulation now, {where} the interval that the recipe"
+        f" states; the recipe says {said.mean:.4f} [{low:.4f}, {high:.4f}] ({difference}){beside}"
     )
+
+
+def _compared(recipe: "Recipe", score: "Score") -> dict[str, Any]:
+    """The same as JSON; what the recipe does not state is null."""
+    said = None if recipe.fidelity is None else recipe.fidelity.lpips
+    return {
+        "lpips": score.mean,
+        "ci95": list(score.ci95),
+        "per_prompt": list(score.per_prompt),
+        "recipe_lpips": said and said.mean,
+        "recipe_ci95": said and list(said.ci95),
+        "inside": said and said.ci95[0] <= score.mean <= said.ci95[1],
+    }

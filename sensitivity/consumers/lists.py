@@ -1,18 +1,19 @@
 """What does a list say to the tool that reads it?
 
-Entries with a matching rule, and what becomes of every Linear.
-
-A reader turns a text in one consumer's form into a `ConsumerList`; the list then says, for a
-model's Linears, which format each gets (`assign`) and which Linears each entry hits (`hits`).
-Exporters prove their texts with it, the audit looks for faults in it.
+A list has entries. Each entry has a matching rule and the format that the Linears it hits become.
+A reader turns a text in one consumer's form into a `ConsumerList`; the list then says which format
+each Linear of a model gets (`assign`), and which Linears each entry hits (`hits`). Exporters prove
+their texts with it, and the audit looks for faults in it.
 
     listed = get_reader("diffusers").read(text)
     formats = listed.assign(tree, quantized=FormatName.NVFP4)
 
-Conventions. FQNs are those of the recipe: names inside the denoiser, or with the component's name
-in front where there are several. A rule sees names inside the component, as consumers do (plain
-lists: either). `renamed` maps them to the names that a consumer has at run time; Linears that it
-fuses share one name and are hit together.
+Conventions. FQNs are those of the recipe: names inside the denoiser, or names that begin with the
+component's where the model has several denoisers. A rule sees names inside the component, as
+consumers do; plain lists may use either. `renamed` maps these names to the consumer's own names at
+run time. Linears that the consumer fuses share one such name, and an entry hits them together.
+
+It parses no text and runs no consumer.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ class ModelTree:
 
     Attributes:
         fqns: every Linear.
-        classes: {component: class name}; one entry for a model with one denoiser.
+        classes: {component: class name}; one item for a model with one denoiser.
         several: whether FQNs begin with the component's name.
         shapes: {FQN: (K, N)}, where they are known.
         biased: the Linears with a bias; None where that is not known.
@@ -42,7 +43,7 @@ class ModelTree:
     biased: frozenset[str] | None = None
 
     def component_of(self, fqn: str) -> str:
-        """The component that a Linear is of; "" where it is of none, or none is named."""
+        """The component that a Linear belongs to; "" if none has it, or no component is named."""
         if not self.several:
             return next(iter(self.classes), "")
         return next((name for name in self.classes if is_in(fqn, name)), "")
@@ -54,14 +55,14 @@ class ModelTree:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One line of a list.
+    """One entry of a list.
 
     Attributes:
-        text: as it was written.
-        rule: a name of `rules.RULES`.
-        format: what the Linears that it hits become; None is the format that the list's user names.
-        component: only Linears of this component; "" is all.
-        line: where it stands in the file, from 1.
+        text: the entry as it was written.
+        rule: its matching rule, a key of `rules.RULES`.
+        format: the format of the Linears that it hits; None is the format that the user names.
+        component: it hits only Linears of this component; "" is every component.
+        line: its line in the file, counted from 1.
         reason: its comment.
     """
 
@@ -78,15 +79,14 @@ class ConsumerList:
     """A list as its consumer understands it.
 
     Attributes:
-        consumer: whose form it is in.
+        consumer: the name of the form that it is in.
         entries: in the order in which the consumer tries them.
-        default: what a Linear becomes that no entry hits; None is the format that the list's user
-            names.
-        defaults: {component: the same, for its Linears}, where a list says more than one.
+        default: the format of a Linear that no entry hits; None is the format that the user names.
+        defaults: {component: the same for its Linears}, where a list has a default for each.
         last_wins: whether the last entry that hits a Linear decides, instead of the first.
-        min_width: Linears with K or N below it stay bf16, whatever the entries say (where the shape
-            is known).
-        renamed: gives the consumer's run-time names, {FQN: name}; None where they are the names
+        min_width: Linears with K or N below it stay bf16, whatever the entries say. It applies only
+            where the shape is known.
+        renamed: gives the consumer's run-time names, {FQN: name}; None where these are the names
             inside the component.
         either_name: whether entries may also name a Linear with its component in front.
         notes: what a user should know about how the text was read.
@@ -103,37 +103,36 @@ class ConsumerList:
     notes: tuple[str, ...] = ()
 
     def hits(self, entry: Entry, tree: ModelTree) -> frozenset[str]:
-        """The FQNs that one entry hits, whatever other entries say.
+        """The FQNs that one entry hits by itself, whatever the other entries say.
 
         Raises:
             PatternError: the entry is malformed, or takes too long to match.
         """
-        return self._found(entry, self.names(tree), tree)
+        return self._matching(entry, self.names(tree), tree)
 
     def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
-        """{FQN: format} of every Linear; `quantized` is the format where the list names none.
+        """{FQN: format} of every Linear.
+
+        Args:
+            tree: the model.
+            quantized: the format where the list names none.
 
         Raises:
             PatternError: an entry is malformed, or takes too long to match.
         """
         names, decided = self.names(tree), dict[str, FormatName | None]()
         for entry in reversed(self.entries) if self.last_wins else self.entries:
-            for fqn in self._found(entry, names, tree):
+            for fqn in self._matching(entry, names, tree):
                 decided.setdefault(fqn, entry.format)
         for fqn, (k, n) in tree.shapes.items():
             if min(k, n) < self.min_width:
                 decided[fqn] = FormatName.BF16
-        defaults = (
-            {fqn: self.defaults.get(self.part_of(fqn, tree), self.default) for fqn in tree.fqns}
-            if self.defaults
-            else {}
-        )
-        return {
-            fqn: decided.get(fqn, defaults.get(fqn, self.default)) or quantized for fqn in tree.fqns
-        }
+        for fqn in tree.fqns:
+            decided.setdefault(fqn, self._default_of(fqn, tree))
+        return {fqn: decided[fqn] or quantized for fqn in tree.fqns}
 
     def names(self, tree: ModelTree) -> dict[str, set[str]]:
-        """{name that a rule sees: FQNs that go by it}."""
+        """{name that a rule sees: the FQNs that it stands for}."""
         names: dict[str, set[str]] = {}
         renamed = self.renamed(tree) if self.renamed else {}
         for fqn in tree.fqns:
@@ -143,17 +142,19 @@ class ConsumerList:
         return names
 
     def part_of(self, fqn: str, tree: ModelTree) -> str:
-        """Under which component a list that names components has a Linear: its own."""
+        """The part of the list that applies to a Linear, where a list has one part a component."""
         return tree.component_of(fqn)
 
-    def _found(
+    def _default_of(self, fqn: str, tree: ModelTree) -> FormatName | None:
+        """The format of a Linear that no entry hits."""
+        return self.defaults.get(self.part_of(fqn, tree), self.default)
+
+    def _matching(
         self, entry: Entry, names: Mapping[str, set[str]], tree: ModelTree
     ) -> frozenset[str]:
-        found = frozenset[str]().union(
-            *(names[name] for name in hits(entry.rule, entry.text, names))
-        )
-        return (
-            frozenset(fqn for fqn in found if self.part_of(fqn, tree) == entry.component)
-            if entry.component and tree.classes
-            else found
-        )
+        """The FQNs that an entry hits, given `names` as `names(tree)` returns them."""
+        matched = hits(entry.rule, entry.text, names)
+        found = frozenset[str]().union(*(names[name] for name in matched))
+        if not entry.component or not tree.classes:
+            return found
+        return frozenset(fqn for fqn in found if self.part_of(fqn, tree) == entry.component)

@@ -1,5 +1,5 @@
-"""What every other room speaks of: names of Linears and formats, patterns, files, words and
-devices.
+"""What every other room uses: the names of Linears and formats, patterns, JSON files, the words of
+messages, and devices.
 
-This room imports `errors` only, and loading it imports no torch.
+This room imports `errors` only, and importing it loads no torch.
 """

@@ -1,106 +1,112 @@
-"""Which devices does torch see, is the one that was asked for among them, and how much memory is
-free?
+"""Can torch run on this device, and how much of its memory is free?
+
+    check_device("cuda:1")                # UserError unless torch sees two CUDA devices
+    check_device("cpu", gpu_only=True)    # UserError: times are measured on a GPU
+    free_bytes("cpu")                     # 12884901888
+
+Method. CUDA says how much of a GPU's memory is free. For the CPU it is what Linux calls available,
+within the memory limit of the container (cgroup v2) that the process runs in.
+
+What this module does not do: choose a device, or reserve memory.
 """
 
 import gc
 import os
 from contextlib import suppress
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from sensitivity.errors import UserError
 
-
-def release_memory(device: torch.device) -> None:
-    """Forget compiled graphs and give unused GPU memory back."""
-    torch._dynamo.reset()
-    free_memory(device)
-
-
-def free_memory(device: torch.device) -> None:
-    """Give unused GPU memory back.
-
-    Works after a failure too; a broken CUDA context stays as it is.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        with suppress(
-            RuntimeError
-        ):  # the failure that is recovered from was asynchronous: the caller has it already
-            torch.cuda.synchronize(device)
-            torch.cuda.empty_cache()
-
-
-def check_gpu(device: str) -> None:
-    """Raise UserError unless `device` is a CUDA device that torch sees: nothing else is measured."""
-    kind, _, index = device.partition(":")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind != "cuda" or not (index or "0").isdigit() or int(index or 0) >= count:
-        raise UserError(
-            f"--measure was asked for on {device!r}, and torch sees {count} CUDA devices here;"
-            " allowed is cuda or cuda:N of one that is there: run it on the GPU, or leave"
-            " --measure out for a prediction"
-        )
-
+if TYPE_CHECKING:
+    import torch
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def free_bytes(device: str) -> int | None:
-    """Memory that may still be used there: what CUDA says, or the machine's available memory within
-    its container's limit; None where nobody says.
+def check_device(device: str, *, gpu_only: bool = False) -> None:
+    """Raise UserError unless torch can run on `device` here: cpu, cuda or cuda:N.
+
+    Args:
+        device: the device's name.
+        gpu_only: refuse the CPU as well, for what is only measured on a GPU.
     """
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind == "cpu" and not gpu_only:
+        return
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"`device` is {device!r}; expected cpu, cuda or cuda:N: correct it")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and (index or "0").isdigit() and int(index or 0) < count:
+        return
+    found = f"`device` is {device!r}, and torch sees {count} CUDA devices here"
+    if gpu_only:
+        raise UserError(
+            f"{found}; expected cuda or cuda:N, since times are measured on a GPU: run it where"
+            " there is one (`nvidia-smi` lists them), or leave `measure` out for a prediction"
+        )
+    raise UserError(f"{found}; expected one of them: check `nvidia-smi`, or set `device` to cpu")
+
+
+def release_memory(device: "torch.device") -> None:
+    """Forget all compiled graphs, and give unused GPU memory back."""
+    import torch
+
+    torch._dynamo.reset()
+    free_memory(device)
+
+
+def free_memory(device: "torch.device") -> None:
+    """Give unused GPU memory back.
+
+    It may be called after a failure: a CUDA context that is broken stays as it is.
+    """
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        # CUDA reports failures late: the one that surfaces here is the caller's, who knows of it
+        with suppress(RuntimeError):
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()
+
+
+def free_bytes(device: str) -> int | None:
+    """Memory of `device` that can still be allocated, in bytes; None where it is not known."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(
-        (found for found in (_available(), _within_container()) if found is not None), default=None
-    )
+    limits = (_available(), _within_container())
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _available() -> int | None:
-    """What Linux calls available (free, or given back when asked for); free pages where that is not
-    said.
-    """
+    """MemAvailable of Linux: bytes that are free, or can be reclaimed. Elsewhere, free pages."""
     try:
-        lines = dict(
-            line.split(":", 1)
-            for line in MEMINFO.read_text(encoding="ascii").splitlines()
-            if ":" in line
-        )
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        lines = MEMINFO.read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, ValueError, LookupError):
         pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):  # not every system says
+    except (OSError, ValueError):  # the system has no such setting
         return None
 
 
 def _within_container() -> int | None:
-    """What a control group's limit leaves, pages of files not counted as used; None where there is
-    none.
+    """Bytes that the control group's limit leaves, where there is a limit.
+
+    Cached pages of files do not count as used: the kernel reclaims them.
     """
     try:
-        limit = int((CGROUP / "memory.max").read_text())  # "max" is no number
+        limit = int((CGROUP / "memory.max").read_text())  # ValueError for "max": no limit
         used = int((CGROUP / "memory.current").read_text())
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         return max(0, limit - used + int(stat.get("file", 0)))
     except (OSError, ValueError):
         return None
-
-
-def check_device(device: str) -> None:
-    """Raise UserError unless torch can run on `device` here."""
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"--device is {device!r}; allowed are cpu, cuda and cuda:N")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = device.partition(":")[2] or "0"
-        if not index.isdigit() or int(index) >= count:
-            raise UserError(
-                f"--device is {device!r}, and torch sees {count} CUDA devices here; use --device"
-                " cpu, or check `nvidia-smi`"
-            )

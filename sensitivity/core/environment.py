@@ -1,10 +1,10 @@
-"""Where a number was made: device, driver, package versions. Stamped into every result.
+"""Where was a number made? The device, the driver and the versions of packages, kept with every
+result.
 
     stamp = describe_environment("cpu")     # {"device": "AMD EPYC ...", "torch": "2.15.0", ...}
 
-On CUDA also: CUDA's version, the compute capability, the driver (asked of `nvidia-smi`, "unknown"
-where it does not answer) and the GPU's memory. Nothing that names a person, a host or a path is
-recorded.
+On CUDA the stamp also has CUDA's version, the compute capability, the driver's version and the
+GPU's memory. It never has the name of a person or a host, or a path.
 """
 
 import importlib.metadata
@@ -29,9 +29,10 @@ DRIVER_TIMEOUT_S = 10.0
 
 
 def describe_environment(device: str) -> dict[str, str]:
-    """Names and versions of what decides a result on `device` ("cpu", "cuda", "cuda:1").
+    """The names and versions that a result on `device` ("cpu", "cuda", "cuda:1") depends on.
 
-    Packages that are missing say so.
+    The version of a package that is missing is "not installed". All values are text, so that the
+    stamp is the same after a round trip through JSON.
     """
     stamp = {
         "device_type": device.split(":")[0],
@@ -56,12 +57,13 @@ def describe_environment(device: str) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def driver_version() -> str:
-    """The NVIDIA driver's version, one for all GPUs of a machine; "unknown" where `nvidia-smi` is
-    missing, fails or hangs.
+    """The version of the NVIDIA driver, which all GPUs of a machine share.
+
+    "unknown" where `nvidia-smi` is missing, fails or does not answer within `DRIVER_TIMEOUT_S`.
     """
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        asked = subprocess.run(
+        answer = subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -71,11 +73,12 @@ def driver_version() -> str:
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return "unknown"
-    first = (asked.stdout.splitlines() or [""])[0].strip()
+    first = (answer.stdout.splitlines() or [""])[0].strip()
     return first if re.fullmatch(r"\d+(?:\.\d+)+", first) else "unknown"
 
 
 def _device_name(device: str) -> str:
+    """A GPU's name, or the CPU's model and how many cores it has."""
     if device.startswith("cuda"):
         import torch
 
@@ -84,7 +87,6 @@ def _device_name(device: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(errors="replace").splitlines()
-        name = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
-        )
+        models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(models, name)
     return f"{name}, {os.cpu_count()} cores"

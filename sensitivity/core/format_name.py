@@ -1,16 +1,25 @@
-"""The names of the formats, and the words that go with a latency: its source and the compile mode."""
+"""What are the number formats called, and the few words that other rooms share with them?
+
+    parse_formats(["nvfp4", "fp8"])     # (FormatName.NVFP4, FormatName.FP8)
+    FormatName.BF16.is_quantized        # False
+    skipped({"a": FormatName.BF16, "b": FormatName.FP8})     # ["a"]
+
+The arithmetic of each format is in the room `formats`.
+"""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
 from sensitivity.errors import FormatError
 
 Granularity = Literal["group", "layer"]
-
+"""What a search decides on: groups of Linears that change format together, or single Linears."""
 Source = Literal["predicted", "measured"]
+"""Where a number comes from: a model of the hardware, or a run on it."""
 CompileMode = Literal["reduce-overhead", "default"]
+"""The mode of `torch.compile`; reduce-overhead records CUDA graphs."""
 
 
 class FormatName(StrEnum):
@@ -32,24 +41,24 @@ class FormatName(StrEnum):
         return self is not FormatName.BF16
 
 
-QUANTIZED_FORMATS = tuple(name for name in FormatName if name is not FormatName.BF16)
+QUANTIZED_FORMATS = tuple(name for name in FormatName if name.is_quantized)
 
 
-def parse_formats(names: list[str]) -> tuple[FormatName, ...]:
-    """The formats to search, without repeats, in the order given.
+def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
+    """The quantized formats of these names, without repeats, in the order given.
 
     Raises:
-        FormatError: a name is no quantized format, or none is given.
+        FormatError: a name is not a quantized format, or there is none.
     """
-    allowed = ", ".join(QUANTIZED_FORMATS)
+    expected = f"expected one or more of {', '.join(QUANTIZED_FORMATS)}"
     for name in names:
         if name not in QUANTIZED_FORMATS:
             what = "is what skipped Linears keep" if name == FormatName.BF16 else "is unknown"
             closest = difflib.get_close_matches(name, QUANTIZED_FORMATS, n=1)
-            hint = f"did you mean {closest[0]}?" if closest else "choose one or more of them"
-            raise FormatError(f"--format {name!r} {what}; allowed are {allowed}: {hint}")
+            hint = f"did you mean {closest[0]}?" if closest else "choose among them"
+            raise FormatError(f"`format` {name!r} {what}; {expected}: {hint}")
     if not names:
-        raise FormatError(f"no format given; allowed are {allowed}: choose one or more of them")
+        raise FormatError(f"no `format` is given; {expected}: choose among them")
     return tuple(dict.fromkeys(FormatName(name) for name in names))
 
 

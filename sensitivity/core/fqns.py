@@ -1,16 +1,18 @@
-"""What does a Linear's name say?
+"""What does the name of a Linear say? Its block, its stack, its role and its component.
 
-Its block, its stack, its role, and the component that it is of where several are searched together.
+    block_of("blocks.3.attn.to_q")                                # "blocks.3"
+    role_of("blocks.3.attn.to_q")                                 # "blocks.attn.to_q"
+    within("transformer_2.blocks.3.ff", ["transformer_2"])        # "blocks.3.ff"
 
-    block_of("transformer_blocks.3.attn.to_q")                                         # "transformer_blocks.3"
-    role_of("transformer_blocks.3.attn.to_q")                                          # "transformer_blocks.attn.to_q"
-    role_of("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q")              # "down_blocks.attentions.transformer_blocks.attn1.to_q"
-    within("transformer_2.blocks.3.attn1.to_q", ("transformer", "transformer_2"))      # "blocks.3.attn1.to_q"
+Conventions. An FQN is the dotted name of a module. Where several components are searched together,
+every FQN begins with the component's name and a dot.
 
-Conventions. An FQN is the dotted name of a module. Where several components are searched, FQNs
-begin with the component's name and a dot. The first index in a name is that of a block; a later one
-is, too, where it counts a list of blocks inside of a block, as UNets have them (`BLOCK_LISTS`).
-Other indices (`to_out.0`, `net.2`) belong to the role.
+The first index in a name is that of a block. A later index is that of a block inside it if it
+counts a list of blocks (`BLOCK_LISTS`), as in UNets: the role of
+`down_blocks.1.attentions.0.proj_in` is `down_blocks.attentions.proj_in`. All other indices
+(`to_out.0`, `net.2`) belong to the role.
+
+Only names are read, never modules.
 """
 
 import re
@@ -18,14 +20,17 @@ from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 BLOCK_LISTS = re.compile(r"(\w*_)?(blocks|attentions|resnets|motion_modules)")
-"""Lists of blocks inside of blocks, by diffusers' names; lists of lists count as well."""
+"""Names that diffusers gives to lists of blocks inside of blocks.
+
+A list inside of a list counts blocks too, whatever its name.
+"""
 
 _Value = TypeVar("_Value")
 
 
 def block_of(fqn: str) -> str:
-    """Name the repeated block that a Linear sits in, the innermost one: its FQN up to and including
-    the block's index, or "" if it is in none.
+    """The innermost block that a Linear is in: its FQN up to and with the block's index; "" if it
+    is in none.
 
     `transformer_blocks.3.attn.to_q` -> `transformer_blocks.3`; `x_embedder` -> "".
     """
@@ -35,7 +40,7 @@ def block_of(fqn: str) -> str:
 
 
 def stack_of(block: str) -> str:
-    """Name the lists that count a block: its name without indices.
+    """The lists that a block is in: its name without indices.
 
     `transformer_blocks.3` -> `transformer_blocks`; `down_blocks.1.attentions.0` ->
     `down_blocks.attentions`.
@@ -44,50 +49,42 @@ def stack_of(block: str) -> str:
 
 
 def list_of(block: str) -> str:
-    """Name the innermost list that counts a block.
-
-    Blocks of lists that are called alike are taken for blocks of one class.
+    """The innermost list that a block is in.
 
     `transformer_blocks.3` and `mid_block.attentions.0.transformer_blocks.3` ->
-    `transformer_blocks`.
+    `transformer_blocks`: lists of the same name are taken to hold blocks of the same class.
     """
     return stack_of(block).rpartition(".")[2]
 
 
 def indices_of(block: str) -> tuple[int, ...]:
-    """The numbers in a block's name, the outermost first:
-
-    `down_blocks.1.attentions.0` -> (1, 0).
-    """
+    """The indices in a block's name, outermost first: `down_blocks.1.attentions.0` -> (1, 0)."""
     return tuple(int(part) for part in block.split(".") if _is_index(part))
 
 
 def role_of(fqn: str) -> str:
-    """Name what a Linear does, the same in every block of a stack: its FQN without the indices of
-    blocks. Other indices are kept.
+    """What a Linear does, the same in every block of a stack: its FQN without the blocks' indices.
 
-    `transformer_blocks.3.attn.to_out.0` -> `transformer_blocks.attn.to_out.0`. An FQN that is
-    nothing but an index stays as it is.
+    `transformer_blocks.3.attn.to_out.0` -> `transformer_blocks.attn.to_out.0`. An FQN that is only
+    an index stays as it is.
     """
     parts = fqn.split(".")
+    if len(parts) == 1:
+        return fqn
     places = _block_places(parts)
-    return (
-        fqn
-        if len(parts) == 1
-        else ".".join(part for i, part in enumerate(parts) if i not in places)
-    )
+    return ".".join(part for i, part in enumerate(parts) if i not in places)
 
 
 def _block_places(parts: list[str]) -> list[int]:
-    """Where the indices of blocks stand."""
+    """The positions in `parts` of the indices of blocks."""
     places: list[int] = []
     for i, part in enumerate(parts):
         if not _is_index(part):
             continue
-        inner = i + 1 < len(parts) and (
-            places[-1:] == [i - 1] or BLOCK_LISTS.fullmatch(parts[i - 1]) is not None
-        )
-        if not places or inner:
+        follows_index = places[-1:] == [i - 1]
+        counts_blocks = follows_index or BLOCK_LISTS.fullmatch(parts[i - 1]) is not None
+        is_last = i + 1 == len(parts)
+        if not places or (counts_blocks and not is_last):
             places.append(i)
     return places
 
@@ -97,13 +94,14 @@ def _is_index(part: str) -> bool:
 
 
 def is_in(fqn: str, component: str) -> bool:
-    """Whether a Linear is of this component; "" is the only one there is."""
+    """Whether a Linear is in this component; every Linear is in "", which is the only component."""
     return not component or fqn.startswith(f"{component}.")
 
 
 def within(fqn: str, components: Collection[str]) -> str:
-    """A Linear's name inside its component; the same where `components` is empty, since there is
-    one and names do not begin with it.
+    """A Linear's name inside its component: its FQN without the component's name.
+
+    The FQN itself if it does not begin with one of `components`.
     """
     first, _, rest = fqn.partition(".")
     return rest if rest and first in components else fqn
@@ -112,9 +110,9 @@ def within(fqn: str, components: Collection[str]) -> str:
 def by_component(
     values: Mapping[str, _Value], components: Collection[str]
 ) -> dict[str, dict[str, _Value]]:
-    """{component:
+    """Split {FQN: value} into {component: {name inside it: value}}.
 
-    {name inside it: value}} of {FQN: value}; {"": values} where `components` is empty.
+    {"": values} if `components` is empty: names do not begin with a component's then.
     """
     if not components:
         return {"": dict(values)}

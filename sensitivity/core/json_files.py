@@ -1,18 +1,18 @@
-"""Is this text JSON that every reader understands alike, and does a file hold all of what was
-written, or none of it?
-
-The standard library reads NaN, Infinity, 1e999 (as infinity), duplicate keys (the last wins), lone
-surrogates (which no UTF-8 file can hold) and nesting until the stack ends. Two readers of such a
-file can see two different things, so `parse_json` refuses all of these, and `check_value` refuses
-to write them. `read_bounded` reads from a regular file only, since a pipe may never end, and no
-more than can be parsed quickly. `write_whole` writes a temporary file in the same folder, flushes
-it to the disk and renames it: whoever reads sees the old file or the new one, and a failure leaves
-no rest.
-
-It knows nothing about what the JSON means, and it does not create folders.
+"""Is this JSON that every reader understands alike, and is a file written as a whole or not at all?
 
     value = parse_json(read_bounded(Path("in.json"), max_bytes=2**20, max_values=10_000))
     write_whole(Path("out.json"), b"{}")
+
+Reading. The standard library accepts NaN, Infinity, 1e999 (as infinity), duplicate keys (the last
+one wins), lone surrogates (which no UTF-8 file can hold) and nesting until the stack overflows. Two
+readers can see different things in such a file, so `parse_json` refuses all of these, and
+`check_value` refuses to write them. `read_bounded` reads regular files only, since a pipe may never
+end, and refuses files that are too large to parse quickly.
+
+Writing. `write_whole` writes a temporary file in the same folder, flushes it to the disk and
+renames it. A reader sees the old file or the new one, and a failure leaves nothing behind.
+
+What this module does not do: know what the JSON means, or create folders.
 """
 
 import json
@@ -27,60 +27,54 @@ from typing import Any, NoReturn
 from sensitivity.errors import OutputError
 
 MAX_DEPTH = 64
-_MAX_DIGITS = 20  # of an integer: all of 64 bits
+"""Levels of nesting in a JSON text."""
+_MAX_DIGITS = 20  # of an integer: enough for all of 64 bits
 
 
 def read_bounded(path: str | os.PathLike[str], *, max_bytes: int, max_values: int) -> bytes:
-    """What a regular file holds, if it can be parsed quickly.
+    """The bytes of a regular file, if they can be parsed quickly.
 
     Args:
         path: the file; links are followed.
-        max_bytes: the largest size.
-        max_values: the most commas and opening brackets, which bound the values of a JSON text.
+        max_bytes: the largest size in bytes.
+        max_values: the largest number of commas and opening brackets. It bounds the number of
+            values in a JSON text.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it is no regular file, or too large; the message says value found, what is
-            allowed, and the next step.
+        OSError: the file cannot be opened.
+        ValueError: it is not a regular file, or too large.
     """
 
     def without_waiting(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
     if os.path.isdir(path):
-        raise ValueError("found a folder; allowed is a regular file; name the file in it")
+        raise ValueError("found a folder; expected a regular file: name the file in it")
     with open(path, "rb", opener=without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(
-                "found a pipe or device; allowed is a regular file; save the text to a file and"
-                " name that"
+                "found a pipe or device; expected a regular file: save the text to a file and name"
+                " that"
             )
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise ValueError(
-            f"found more than {max_bytes} bytes; allowed are {max_bytes}; no file of ours is so"
-            " large: name another"
-        )
+        raise ValueError(f"found more than {max_bytes} bytes; expected fewer: name another file")
     if (found := sum(map(data.count, (b",", b"[", b"{")))) > max_values:
-        raise ValueError(
-            f"found {found} values; allowed are {max_values}; no file of ours has so many: name"
-            " another"
-        )
+        raise ValueError(f"found {found} values; expected at most {max_values}: name another file")
     return data
 
 
 def parse_json(data: bytes) -> Any:
-    """The value that `data` (UTF-8) holds.
+    """The value of a JSON text in UTF-8.
 
     Raises:
-        ValueError: it is not strict JSON; the message says value found, what is allowed, and the
-            next step.
+        ValueError: it is not strict JSON.
     """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"found bytes that are not UTF-8 at position {error.start}; JSON is UTF-8 text; save"
+            f"found bytes that are not UTF-8 at position {error.start}; expected UTF-8 text: save"
             " the file as UTF-8"
         ) from None
     try:
@@ -94,7 +88,7 @@ def parse_json(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(
             f"found no valid JSON at line {error.lineno}, column {error.colno} ({error.msg});"
-            " allowed is one JSON value; write it again"
+            " expected one JSON value: write the file again"
         ) from None
     except RecursionError:
         raise ValueError(_depth_message()) from None
@@ -103,8 +97,10 @@ def parse_json(data: bytes) -> Any:
 
 
 def check_value(value: Any) -> None:
-    """Raise ValueError unless `value` can be written as strict JSON: finite, shallow, text without
-    lone surrogates, text keys.
+    """Raise ValueError unless `value` can be written as strict JSON.
+
+    Keys are text, numbers are finite and of 64 bits, text has no lone surrogates, and nesting is at
+    most `MAX_DEPTH` levels deep.
     """
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
@@ -116,59 +112,57 @@ def check_value(value: Any) -> None:
         elif isinstance(item, Mapping):
             for key in item:
                 if not isinstance(key, str):
-                    raise ValueError(f"found the key {key!r}; JSON keys are text; write it as text")
+                    raise ValueError(f"found the key {key!r}; expected text: write it as text")
                 _check_text(key)
             pending.extend((child, depth + 1) for child in item.values())
         elif isinstance(item, (list, tuple)):
             pending.extend((child, depth + 1) for child in item)
         elif isinstance(item, float):
             if not math.isfinite(item):
-                raise ValueError(
-                    f"found {item}; JSON numbers are finite; leave the field out, or write null"
-                )
+                raise ValueError(_constant_message(str(item)))
         elif isinstance(item, int):
             if abs(item) >= 10**_MAX_DIGITS:
                 raise ValueError(
-                    f"found an integer over {_MAX_DIGITS} digits; allowed are 64-bit integers;"
-                    " write it as text"
+                    f"found an integer over {_MAX_DIGITS} digits; expected a 64-bit integer: write"
+                    " it as text"
                 )
         elif item is not None:
             raise ValueError(
-                f"found a {type(item).__name__}; JSON holds text, numbers, true, false, null, lists"
-                " and objects; convert it"
+                f"found a {type(item).__name__}; expected text, a number, true, false, null, a list"
+                " or an object: convert it"
             )
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write `data` to `path`, whole or not at all, and return where it lies (links followed).
+    """Write `data` to `path`, as a whole or not at all; returns the real path, links followed.
 
     Raises:
-        OutputError: the folder does not exist or cannot be written, or `path` is something other
-            than a file.
+        OutputError: the folder does not exist or cannot be written to, or `path` is something
+            other than a file.
     """
     target = Path(path)
     try:
         target = Path(os.path.realpath(path))
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
             raise OutputError(
-                f"found {target}, which is not a regular file; results go to a file; name one,"
-                " ending in .json"
+                f"found {target}, which is not a regular file; expected the path of a file: name"
+                " one, such as result.json"
             )
         _replace(target, data)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise OutputError(
-            f"cannot write {target.name!r} in the folder {target.parent}: {why}; the folder must"
-            " exist, be writable and have space; create it, or name another path"
+            f"cannot write {target.name!r} in the folder {target.parent}: {why}; expected a folder"
+            " that exists, is writable and has space: create it, or name another path"
         ) from error
     return target
 
 
 def _replace(target: Path, data: bytes) -> None:
+    """Write a temporary file beside `target` and rename it to `target`."""
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    handle = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666
-    )  # the umask applies, as to any file the user writes
+    # 0o666 without the umask's bits, as for any file that the user writes
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -182,9 +176,13 @@ def _replace(target: Path, data: bytes) -> None:
 
 def _depth_message() -> str:
     return (
-        f"found nesting deeper than {MAX_DEPTH} levels; allowed are {MAX_DEPTH}; no file of ours is"
-        " so deep: name another"
+        f"found nesting deeper than {MAX_DEPTH} levels; expected at most {MAX_DEPTH}: name another"
+        " file"
     )
+
+
+def _constant_message(name: str) -> str:
+    return f"found {name}; expected a finite number: leave the field out, or write null"
 
 
 def _check_text(text: str) -> None:
@@ -192,20 +190,20 @@ def _check_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(
-            f"found a lone surrogate in {ascii(text)[:80]}; text is Unicode that UTF-8 can hold;"
+            f"found a lone surrogate in {ascii(text)[:80]}; expected text that UTF-8 can hold:"
             " correct it"
         ) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"found {name}; JSON numbers are finite; leave the field out, or write null")
+    raise ValueError(_constant_message(name))
 
 
 def _parse_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(
-            f"found the number {text[:40]}; JSON numbers here are finite in 64 bits; correct it"
+            f"found the number {text[:40]}; expected one that is finite in 64 bits: correct it"
         )
     return value
 
@@ -213,7 +211,7 @@ def _parse_float(text: str) -> float:
 def _parse_int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError(
-            f"found an integer of {len(text)} digits; allowed are 64-bit integers; write it as text"
+            f"found an integer of {len(text)} digits; expected a 64-bit integer: write it as text"
         )
     return int(text)
 
@@ -224,6 +222,6 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(
-            f"found the key {twice[:80]!r} twice in one object; keys are unique; keep one of them"
+            f"found the key {twice[:80]!r} twice in one object; expected it once: keep one of them"
         )
     return value

@@ -1,34 +1,30 @@
-"""Which Linears does a pattern name, and what is the shortest list of patterns that names exactly
-these Linears?
+"""Which Linears does a pattern match?
 
 One dialect for the whole project: shell globs on FQNs (dotted module names such as
 `transformer_blocks.0.attn.to_q`).
 
-    *       any run of characters, none included; it crosses dots: `*.to_q` finds `to_q` at any depth
+    *       any run of characters, also none; it crosses dots: `*.to_q` finds `to_q` at any depth
     ?       exactly one character
     [0-3]   one character of a set or range; `[!0-3]` one that is not in it
     others  themselves; upper and lower case differ
 
-A pattern must match the whole FQN, so `blocks.1.*` finds `blocks.1.ff` and not `blocks.10.ff`, and
-`proj_out` finds the top-level layer only. Regular expressions and substrings are not part of it; a
-character that no FQN can hold is refused instead of matching nothing in silence.
+    >>> match("blocks.1.*", ["blocks.1.ff", "blocks.10.ff"])
+    ('blocks.1.ff',)
+
+A pattern must match the whole FQN, so `blocks.1.*` does not find `blocks.10.ff`, and `proj_out`
+finds the top-level layer only. Regular expressions and substrings are not part of the dialect. A
+character that no FQN can have is an error, since such a pattern would silently match nothing.
 
 Method. A glob becomes a regular expression whose stars never backtrack into each other
-(`fnmatch.translate` writes them as atomic groups), so no pattern is slow. `compress` is a greedy
-set cover: candidates are containers (`blocks.1.*`), roles over all indices (`blocks.*.ff`), roles
-over sets of indices (`blocks.1[0-4].ff`) and tails (`*.ff`); only candidates that hit nothing
-outside the selection survive, and what is left is named exactly.
+(`fnmatch.translate` writes them as atomic groups), so no pattern is slow.
 
-It does not read models, and it does not promise the shortest list there is: greedy is within a
-logarithm of it. Exactness holds for the universe given, not for another model.
-
-    >>> [p.pattern for p in compress({"a.0.q", "a.1.q"}, ["a.0.q", "a.1.q", "a.0.k", "a.1.k"])]
-    ['a.*.q']
+What this module does not do: read models, or find the patterns of a list of names
+(`core.pattern_cover` does).
 """
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,17 +34,17 @@ from sensitivity.core.fqns import within
 from sensitivity.errors import PatternError
 
 MAX_LENGTH = 512
-"""Characters in a pattern or FQN. The longest FQN of the models studied has 61."""
+"""Characters in a pattern or FQN. The longest FQN of the models in studies/ has 61."""
 
 FQN = r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"  # a hyphen: Z-Image's `all_x_embedder.2-1`
 _GLOB = re.compile(r"(?:[A-Za-z0-9_.*?-]|\[!?[A-Za-z0-9_.\-]+\])+")
 _RANGE = re.compile(r"(.)-(.)")
 META = frozenset("*?[")
-"""Characters that make an entry a glob; one without them is a name."""
+"""The characters that make an entry a glob; an entry without them is a name."""
 
 
 class Pattern(BaseModel):
-    """A glob and why it is there."""
+    """A glob and the reason that it is there. Unknown fields survive a round trip."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -57,14 +53,12 @@ class Pattern(BaseModel):
 
 
 class Expansion(NamedTuple):
-    """What a list of patterns matched.
-
-    `matched`: the FQNs that at least one pattern matches. `dead`: the patterns that match none, in
-    the order given.
-    """
+    """What a list of patterns matched."""
 
     matched: frozenset[str]
+    """The FQNs that at least one pattern matches."""
     dead: tuple[str, ...]
+    """The patterns that match no FQN, in the order given."""
 
 
 def is_fqn(text: str) -> bool:
@@ -78,25 +72,24 @@ def check_pattern(pattern: str) -> str:
     """Return `pattern` unchanged.
 
     Raises:
-        PatternError: it is empty, too long, or holds what the dialect does not have.
+        PatternError: it is empty, too long, or has a character that is not in the dialect.
     """
     if not pattern or len(pattern) > MAX_LENGTH:
         raise PatternError(
-            f"found a pattern of {len(pattern)} characters; allowed are 1 to {MAX_LENGTH}; "
-            "write one FQN or one shell glob, such as blocks.*.ff"
+            f"found a pattern of {len(pattern)} characters; expected 1 to {MAX_LENGTH}:"
+            " write one FQN or one shell glob, such as blocks.*.ff"
         )
     if not _GLOB.fullmatch(pattern):
         raise PatternError(
-            f"found the pattern {pattern!r}; allowed are letters, digits, '_', '-', '.', and the"
+            f"found the pattern {pattern!r}; expected letters, digits, '_', '-', '.', and the"
             " globs '*', '?' and closed sets like '[0-3]' or '[!0]'; it is a shell glob on the"
             " FQN, not a regular expression: rewrite it, for instance as blocks.*.attn.to_q"
         )
-    for low, high in (
-        span for group in re.findall(r"\[!?([^\]]+)\]", pattern) for span in _RANGE.findall(group)
-    ):
+    sets = re.findall(r"\[!?([^\]]+)\]", pattern)
+    for low, high in (ends for characters in sets for ends in _RANGE.findall(characters)):
         if low > high:
             raise PatternError(
-                f"found the range {low}-{high} in {pattern!r}; allowed are ranges that rise; write"
+                f"found the range {low}-{high} in {pattern!r}; expected its lower end first: write"
                 f" [{high}-{low}]"
             )
     return pattern
@@ -116,7 +109,8 @@ def to_regex(pattern: str) -> str:
     """
     signs = {"*": ".*", "?": ".", ".": r"\."}
     parts = re.findall(r"\[!?[^\]]+\]|.", check_pattern(pattern))
-    return f"^{''.join('[^' + part[2:] if part.startswith('[!') else signs.get(part, part) for part in parts)}$"
+    written = ("[^" + p[2:] if p.startswith("[!") else signs.get(p, p) for p in parts)
+    return f"^{''.join(written)}$"
 
 
 def match(pattern: str, fqns: Iterable[str]) -> tuple[str, ...]:
@@ -136,13 +130,12 @@ def expand(
 
     Args:
         patterns: globs, or exact names.
-        fqns: the universe.
-        components: names that FQNs begin with, where Linears of several components are there: a
-            pattern then may match a name with its component or without, and `proj_out` is that of
-            each.
+        fqns: all FQNs of the model.
+        components: the components that FQNs begin with, if there are several. A pattern may then
+            match an FQN with its component's name or without: `proj_out` matches that of each.
 
     Raises:
-        PatternError: a pattern is malformed. A dead pattern is not an error here: the caller says
+        PatternError: a pattern is malformed. A dead pattern is no error here: the caller decides
             what it means.
     """
     universe: dict[str, set[str]] = {}
@@ -163,8 +156,9 @@ def expand(
 
 
 def read_list(text: str) -> tuple[str, ...]:
-    """The entries of a skip file: one exact FQN or glob a line, `#` starts a comment, blank lines
-    are nothing, repeats count once.
+    """The entries of a skip file: one exact FQN or glob a line, without repeats.
+
+    `#` starts a comment, and blank lines are ignored.
 
     Raises:
         PatternError: an entry is malformed; the message has its line number.
@@ -178,22 +172,3 @@ def read_list(text: str) -> tuple[str, ...]:
             except PatternError as error:
                 raise PatternError(f"line {number}: {error}") from None
     return tuple(entries)
-
-
-def format_indices(indices: Iterable[int]) -> str:
-    """Indices in words for people: `{0, 1, 2, 7}` is `0-2, 7`."""
-    return ", ".join(
-        str(low) if low == high else f"{low}-{high}" for low, high in _runs(sorted(set(indices)))
-    )
-
-
-def _runs(ordered: list[int]) -> Iterator[tuple[int, int]]:
-    start = previous = None
-    for value in ordered:
-        if start is None or previous is None or value != previous + 1:
-            if start is not None and previous is not None:
-                yield start, previous
-            start = value
-        previous = value
-    if start is not None and previous is not None:
-        yield start, previous

@@ -1,19 +1,21 @@
-"""How a message is put together: text that is safe to print, the gist of an error, and long lists
-cut short.
+"""How is a message put into words? Safe to print, short, and with what was left out counted.
 
-first_line(error)                            # "No such file or directory"
-and_more(["a", "b", "c", "d"], most=2)       # "a, b and 2 more"
-counted(["a", "b", "c", "d"], most=2)        # "4 (a, b and 2 more)"
+    first_line(error)                            # "No such file or directory"
+    and_more(["a", "b", "c", "d"], most=2)       # "a, b and 2 more"
+    counted(["a", "b", "c", "d"], most=2)        # "4 (a, b and 2 more)"
+    format_indices([0, 1, 2, 7])                 # "0-2, 7"
+    did_you_mean("nvpf4", ["nvfp4", "fp8"])      # "did you mean 'nvfp4'?"
 """
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 
 MAX_SHOWN = 1_000
-"""Characters of a name in a message. A longer one is cut: an FQN with a reason is shorter."""
+"""Characters of a name in a message; a longer name is cut. FQNs have at most 512."""
 
 
 def printable(text: str) -> str:
-    """A text as one line that a terminal may be given.
+    """A text as one line that is safe on a terminal.
 
     Control characters, line breaks and marks of direction become spaces.
     """
@@ -21,7 +23,7 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException, *, most: int = 200) -> str:
-    """The first line of an error's message, at most `most` characters; its class where it has none.
+    """The first line of an error's message, at most `most` characters; its class if it has none.
 
     SQLAlchemy wraps the driver's error; the driver's own message is used (`error.orig`).
     """
@@ -40,7 +42,7 @@ def and_more(items: Iterable[str], *, most: int, separator: str = ", ") -> str:
 def counted(names: Sequence[str], *, most: int = 10) -> str:
     """How many names there are, and the first `most` of them: "12 (a, b and 10 more)".
 
-    Names that are unprintable or longer than `MAX_SHOWN` are shown escaped and cut.
+    Names that cannot be printed or are longer than `MAX_SHOWN` are escaped and cut.
     """
     safe = [
         name if name.isprintable() and len(name) < MAX_SHOWN else ascii(name[:80])
@@ -50,6 +52,42 @@ def counted(names: Sequence[str], *, most: int = 10) -> str:
 
 
 def some(fqns: Iterable[str]) -> str:
-    """How many Linears, and the first three."""
+    """How many Linears there are, and the first three: "4 Linear(s) (a, b, c, ...)"."""
     names = list(fqns)
     return f"{len(names)} Linear(s) ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], *, otherwise: str = "", most: int = 1, cutoff: float = 0.6
+) -> str:
+    """The known names that are closest to a misspelt one, as a question.
+
+    Args:
+        name: what was given.
+        known: the names that exist.
+        otherwise: the text where no name is close.
+        most: how many names are offered at most.
+        cutoff: how similar they must be, 0 to 1 (`difflib.get_close_matches`).
+    """
+    closest = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(map(repr, closest))}?" if closest else otherwise
+
+
+def format_indices(indices: Iterable[int]) -> str:
+    """Indices as ranges, for people: {0, 1, 2, 7} -> "0-2, 7"."""
+    ranges = consecutive(sorted(set(indices)))
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def consecutive(ordered: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The (first, last) of each run of consecutive numbers: 0, 1, 2, 7 -> (0, 2), (7, 7)."""
+    first = last = None
+    for value in ordered:
+        if first is None or last is None:
+            first = value
+        elif value != last + 1:
+            yield first, last
+            first = value
+        last = value
+    if first is not None and last is not None:
+        yield first, last

@@ -1,5 +1,11 @@
-"""How far are the pictures from bf16's?
+"""How far are a model's pictures from those of bf16?
 
-`_base` has the contract, `lpips` the distance on pictures, `frames` that on clips, `audio` that on
-their sound, `detail` a second opinion on pictures; `references` keeps bf16's own pictures on disk.
+- Metrics compare pictures with their references: `lpips` (implements `distance.Distance`), `frames`
+  for clips, `audio` for their sound, `detail` as a second opinion.
+- `comparison` applies the metrics that a study asks for, and `scoring` makes a `score.Score` of
+  them.
+- `references` keeps bf16's own pictures on disk.
+- `evaluator.Evaluator` does the whole job on a loaded pipeline: formats in, score out.
+
+Nothing is imported here, so that a caller loads only what it needs.
 """

@@ -1,13 +1,14 @@
-"""What is measured between what was drawn and its bf16 reference?
+"""Which metrics compare a study's pictures or clips with their bf16 references? `Comparison`.
 
-`Comparison`: LPIPS, and beside it motion, detail and sound.
+LPIPS and the distance of the sound decide in a search. Detail and, for clips, motion are secondary:
+a recipe reports them, and they decide nothing.
 
     comparison = Comparison(distance=distance, device="cpu", stride=1)
-    comparison.lpips(media, references)                 # (B,) and, for clips, (B, frames)
-    comparison.beside(media, references)                # {"detail_db": (B,)}, for clips {"motion": ..., "detail_db": ...}
+    comparison.lpips(media, references)          # (B,) and, for clips, (B, frames)
+    comparison.secondary(media, references)      # {"detail_db": (B,)}; for clips "motion" as well
 
-Conventions: `media` may be fewer than their references, which are then the first ones. Numbers of a
-picture that is not finite are NaN.
+Conventions. `media` may be fewer than their references; they are then compared with the first ones.
+The values of a picture that is not finite are NaN.
 """
 
 from dataclasses import dataclass
@@ -18,68 +19,74 @@ from torch import Tensor
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.audio import audio_distance
 from sensitivity.fidelity.detail import detail_distance
+from sensitivity.fidelity.distance import Distance
 from sensitivity.fidelity.frames import frame_distances, motion_difference
-from sensitivity.fidelity.score import Distance
 from sensitivity.models.media import Media
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """How a study compares. `stride`: every so-manieth frame of a clip is looked at."""
+    """How a study compares.
+
+    Attributes:
+        distance: The study's LPIPS.
+        device: Where pictures are compared.
+        stride: Of a clip, frames 0, stride, 2 stride, ... are compared.
+    """
 
     distance: Distance
     device: str
     stride: int
 
     def lpips(self, media: Media, references: Media) -> tuple[Tensor, Tensor | None]:
-        """(B,) distances, for clips the mean over their frames, and the (B, N) distances of these.
+        """LPIPS of each picture or clip.
+
+        Returns:
+            (B,) distances, for clips the mean over their frames; and for clips the (B, N) distances
+            of the N frames that were compared, else None.
 
         Raises:
-            MeasurementError: a picture or clip is blank and its reference is not.
+            MeasurementError: A picture or clip is blank and its reference is not.
         """
         references = references.first(len(media))
         check_not_blank(media, references)
         if not media.is_video:
-            return (
-                torch.where(
-                    media.is_finite(), self.distance(media.pictures, references.pictures), torch.nan
-                ),
-                None,
-            )
+            distances = self.distance(media.pictures, references.pictures)
+            return torch.where(media.is_finite(), distances, torch.nan), None
         frames = frame_distances(
             self.distance, media, references, stride=self.stride, device=self.device
         )
         return torch.where(media.is_finite(), frames.mean(1), torch.nan), frames
 
     def audio(self, media: Media, references: Media) -> Tensor | None:
-        """(B,) distances of the sound; None where there is none."""
+        """(B,) distances of the sound; None if there is none."""
         if media.sound is None or references.sound is None or media.sample_rate is None:
             return None
         return audio_distance(
             media.sound, references.sound[: len(media)], sample_rate=media.sample_rate
         )
 
-    def beside(self, media: Media, references: Media) -> dict[str, Tensor]:
-        """{measure: (B,)} of what a verified recipe reports beside LPIPS and sound."""
+    def secondary(self, media: Media, references: Media) -> dict[str, Tensor]:
+        """{metric: (B,)} of what a recipe reports beside LPIPS and sound."""
         if not media.is_video:
             return {"detail_db": self._detail(media.pictures, references.pictures[: len(media)])}
         detail = frame_distances(
             self._detail, media, references, stride=self.stride, device=self.device
         ).mean(1)
-        return {
-            "motion": motion_difference(
-                self.distance, media, references, stride=self.stride, device=self.device
-            ),
-            "detail_db": detail,
-        }
+        motion = motion_difference(
+            self.distance, media, references, stride=self.stride, device=self.device
+        )
+        return {"motion": motion, "detail_db": detail}
 
     def _detail(self, pictures: Tensor, references: Tensor) -> Tensor:
         return detail_distance(pictures.to(self.device), references.to(self.device))
 
 
 def check_not_blank(media: Media, references: Media) -> None:
-    """Raise MeasurementError for a picture or clip of one single value, as black ones, where the
-    reference is not so.
+    """Raise MeasurementError for a picture or clip of one single value whose reference is not
+    blank.
+
+    Black pictures are the usual case.
     """
     blank = (media.is_blank() & ~references.is_blank()).tolist()
     if any(blank):

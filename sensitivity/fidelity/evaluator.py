@@ -1,89 +1,79 @@
 """What does one assignment of formats do to the pictures? `Evaluator`: skip-list in, `Score` out.
 
-It owns the loaded pipeline, the switch that flips its Linears, the distance and the references. The
-references are bf16's pictures, or clips with their sound, of the same prompts, seeds and batch
-size, drawn once and cached; the noise floor is bf16 drawn again one by one.
+It owns the loaded pipeline, the switch that changes its Linears, the distance, and the references.
+The references are bf16's pictures, or clips with their sound, for the same prompts, seeds and batch
+size. They are generated once and cached. The noise floor is bf16 generated again, one by one.
 
-    evaluator = Evaluator(load_pipeline(spec, device="cpu"), cache_folder=default_cache_folder())
+    loaded = load_pipeline(spec, device="cpu")
+    evaluator = Evaluator(loaded, cache_folder=default_cache_folder())
     evaluator.score({"proj_out": FormatName.NVFP4}, "search").mean
 
-Search prompts are drawn in the study's order, `search.chunk` at a time, whether or not someone
-looks at the distances in between: which pictures share a batch is part of a score (nvfp4 has one
-scale for all of them) and of its key. Who looks may end the drawing (`keep_going`), and has a
-`PartialScore` then.
+Search prompts are generated in chunks (`splits`), whether or not a caller looks at the distances in
+between. A caller that passes `keep_going` to `score` may stop after a chunk, and gets a
+`PartialScore`.
 
-What a score holds. LPIPS, and the distance of the sound where there is one, since a search decides
-by both (`fidelity._base`: damage). On held-out prompts also detail and, of clips, motion: they
-decide nothing, and a recipe reports them. What a study says about sound (`fidelity.audio_weight`
-and `max_audio_distance`) is no part of the key, so another weight or bound draws nothing again;
-`judged` puts it into a score.
-
-Formats are emulated: the score is about quality, never about time.
+Formats are emulated: a score is about quality, never about time.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
-import platformdirs
 import torch
 from torch import Tensor
 
 from sensitivity.core.devices import release_memory
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import PipelineError, SpecError
+from sensitivity.core.words import first_line
 from sensitivity.fidelity.comparison import Comparison
-from sensitivity.fidelity.lpips import LpipsDistance
+from sensitivity.fidelity.lpips import LpipsDistance, study_distance
 from sensitivity.fidelity.references import ReferenceCache
-from sensitivity.fidelity.score import Measure, PartialScore, Score, finite_values, score_of
+from sensitivity.fidelity.score import PartialScore, Score
+from sensitivity.fidelity.scoring import (
+    check_references,
+    damages_of,
+    judged,
+    noise_floors_of,
+    score_media,
+)
+from sensitivity.fidelity.splits import Split, batch_size_of, interim_looks_of, prompts_of
 from sensitivity.formats.emulation import arithmetic_on
 from sensitivity.formats.switch import Switch
 from sensitivity.models.compiled_regions import CompiledRegions, is_compile_error
-from sensitivity.models.generating import Painter, digest_of, painting_key
+from sensitivity.models.generating import MediaGenerator, digest_of, generation_key
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.models.media import Media
 from sensitivity.shapes.recorder import profile_run
 from sensitivity.shapes.table import ShapeTable
-from sensitivity.spec.study_spec import StudySpec
 
-Split = Literal["search", "held_out"]
 WORTH_COMPILING = 10**9
+"""Parameters of a denoiser from which on compiling its blocks pays for itself."""
+SECONDARY_VERSION = 1
+"""Version of the secondary metrics. It is part of the key of held-out scores."""
 log = logging.getLogger(__name__)
 
 
-def default_cache_folder() -> Path:
-    """Where references are kept: the user's cache folder, as the platform has it."""
-    return Path(platformdirs.user_cache_dir("sensitivity")) / "references"
-
-
-def study_distance(spec: StudySpec, *, device: str) -> LpipsDistance:
-    """The perceptual distance that a study asks for.
-
-    Raises MissingWeightsError where its weights are not to be had.
-    """
-    return LpipsDistance(spec.fidelity.net, weights=spec.fidelity.weights, device=device)
-
-
 class Evaluator:
-    """Scores skip-lists of one loaded pipeline. Not thread-safe: all scores flip the same Linears.
+    """Scores skip-lists of one loaded pipeline.
+
+    It is not thread-safe, since all scores switch the same Linears.
 
     Args:
-        loaded: the pipeline.
-        cache_folder: where references are kept.
-        distance: None makes the study's own when it is first needed; profiling needs none.
-        compiled: whether pictures are drawn with the denoiser's blocks compiled
-            (`latency.regions`); None is on a GPU, for denoisers of `WORTH_COMPILING` parameters or
-            more: smaller ones are done before the compiler is. Where torch cannot compile a block,
-            they are drawn eagerly, with a word.
+        loaded: The pipeline.
+        cache_folder: Where references are kept.
+        distance: The perceptual distance; None loads the study's own when it is first needed.
+        compiled: Whether pictures are generated with the denoiser's blocks compiled. None means: on
+            a GPU, for denoisers of `WORTH_COMPILING` parameters or more. If torch cannot compile a
+            block, pictures are generated eagerly and a warning says so.
 
     Attributes:
-        switch: holds the Linears; use it to apply formats without scoring.
-        environment: stamped into results.
+        switch: Holds the Linears. It applies formats without scoring.
+        media_generator: Generates with the pipeline.
+        environment: Versions and machine, stamped into results.
     """
 
     def __init__(
@@ -96,12 +86,11 @@ class Evaluator:
     ) -> None:
         self.loaded, self.spec = loaded, loaded.spec
         self.environment = describe_environment(loaded.device)
-        self.painter = Painter(loaded)
+        self.media_generator = MediaGenerator(loaded)
         self._distance = distance
         self.switch = Switch(loaded.denoiser)
-        large = (
-            sum(parameter.numel() for parameter in loaded.denoiser.parameters()) >= WORTH_COMPILING
-        )
+        parameters = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
+        large = parameters >= WORTH_COMPILING
         self.compiled = large and loaded.device.startswith("cuda") if compiled is None else compiled
         self._regions: CompiledRegions | None = None
         self._cache = ReferenceCache(cache_folder)
@@ -109,9 +98,10 @@ class Evaluator:
 
     @property
     def distance(self) -> LpipsDistance:
-        """The study's perceptual distance.
+        """The perceptual distance.
 
-        Raises MissingWeightsError where its weights are not to be had.
+        Raises:
+            MissingWeightsError: Its weights are not on this machine.
         """
         if self._distance is None:
             self._distance = study_distance(self.spec, device=self.loaded.device)
@@ -127,43 +117,25 @@ class Evaluator:
         )
 
     def prompts(self, split: Split) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """The prompts of a split and their seeds, one a prompt, in the order in which they are
-        drawn.
-        """
-        section = self.spec.prompts
-        texts, first = (
-            (section.search, section.seed)
-            if split == "search"
-            else (section.held_out, section.held_out_seed)
-        )
-        order = (
-            self.spec.search.order
-            if split == "search" and self.spec.search.order
-            else range(len(texts))
-        )
-        return tuple(texts[i] for i in order), tuple(first + i for i in order)
+        """The prompts of a split and their seeds, in the order in which they are generated."""
+        return prompts_of(self.spec, split)
 
     def batch_size(self, split: Split) -> int:
-        """Pictures that are drawn together, at most: a chunk of the search prompts, a batch of the
-        held-out ones, where nobody looks.
-        """
-        section = self.spec.search
-        return (
-            section.chunk if split == "search" and section.chunk is not None else section.batch_size
-        )
+        """The most pictures that are generated together."""
+        return batch_size_of(self.spec, split)
 
-    def looks(self, split: Split) -> int:
-        """How often `score` asks `keep_going`, at most: after each chunk but the last."""
-        return (len(self.prompts(split)[0]) - 1) // self.batch_size(split)
+    def interim_looks(self, split: Split) -> int:
+        """How often `score` asks `keep_going` at most."""
+        return interim_looks_of(self.spec, split)
 
     def profile(self) -> ShapeTable:
-        """One bf16 pipeline run at the priced batch size, under forward hooks."""
+        """The shapes of one bf16 pipeline run at the priced batch size."""
         self.switch.set({})
         batch = self.spec.pricing.batch_size
         texts = [self.spec.prompts.search[i % len(self.spec.prompts.search)] for i in range(batch)]
         return profile_run(
             self.loaded.denoiser,
-            lambda: self.painter.paint(texts, list(range(batch)), batch_size=batch),
+            lambda: self.media_generator.generate(texts, list(range(batch)), batch_size=batch),
             model=self.spec.name,
             batch_size=batch,
             settings=dict(self.spec.settings),
@@ -171,8 +143,9 @@ class Evaluator:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, the denoiser's blocks run compiled where `compiled` says so; graphs stay for the
-        next time.
+        """A context in which the denoiser's blocks run compiled if `compiled` says so.
+
+        Compiled graphs are kept for the next time.
         """
         if not self.compiled:
             yield
@@ -183,9 +156,7 @@ class Evaluator:
             yield
 
     def recover(self) -> None:
-        """After a failure: no quantized weight is kept, and the device's unused memory is given
-        back.
-        """
+        """After a failure: forget all quantized weights, and give unused memory back."""
         self.switch.forget()
         release_memory(torch.device(self.loaded.device))
 
@@ -193,35 +164,34 @@ class Evaluator:
         """All that decides the bf16 pictures of a split."""
         texts, seeds = self.prompts(split)
         batch = batch_size or self.batch_size(split)
-        how = {"compiled": True} if self.compiled else {}
+        compiled = {"compiled": True} if self.compiled else {}
         return (
-            painting_key(self.loaded, self.environment)
+            generation_key(self.loaded, self.environment)
             | {"prompts": list(texts), "seeds": list(seeds), "batch_size": batch}
-            | how
+            | compiled
         )
 
     def evaluation_key(self, split: Split) -> str:
-        """Digest of all that decides a score except the formats: two scores with one key are
-        comparable, and one may stand for the other.
+        """Digest of all that decides a score except the formats.
+
+        Two scores with the same key are comparable, and a known score may stand for a new one.
         """
         stride = self.spec.fidelity.frame_stride
         frames = {} if stride == 1 else {"frame_stride": stride}
-        beside = (
-            {"beside": 1} if split == "held_out" else {}
-        )  # version of what is measured on held-out prompts alone
+        secondary = {"beside": SECONDARY_VERSION} if split == "held_out" else {}
         return digest_of(
             self.key(split)
             | {"distance": self.distance.key, "emulation": arithmetic_on(self.loaded.device)}
             | frames
-            | beside
+            | secondary
         )
 
     def references(self, split: Split, *, batch_size: int | None = None) -> Media:
-        """bf16's pictures or clips of a split: from memory, from the disk, or drawn now.
+        """bf16's pictures or clips of a split: from memory, from the disk, or generated now.
 
         Raises:
-            PipelineError: bf16 draws NaN, inf, or nothing but blank pictures.
-            SpecError: the study bounds the distance of a sound, and there is none.
+            PipelineError: bf16 generates NaN, inf, or nothing but blank pictures.
+            SpecError: The study bounds the distance of a sound, and there is none.
         """
         batch = batch_size or self.batch_size(split)
         if (split, batch) not in self._references:
@@ -233,91 +203,59 @@ class Evaluator:
                     raise
                 self._run_eagerly(error)
                 media = self._cached(split, batch)
-            self._check_references(media)
+            check_references(media, self.spec, type(self.loaded.pipe).__name__)
             self._references[split, batch] = media
         return self._references[split, batch]
 
     def _cached(self, split: Split, batch: int) -> Media:
         texts, seeds = self.prompts(split)
         return self._cache.get(
-            self.key(split, batch_size=batch), draw=lambda: self._drawn(texts, seeds, batch)
+            self.key(split, batch_size=batch),
+            generate=lambda: self._generate(texts, seeds, batch),
         )[0]
 
     def _run_eagerly(self, error: Exception) -> None:
-        """From now on nothing is compiled; what was drawn so far is forgotten."""
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        """Compile nothing from now on, and forget what was generated so far."""
         log.warning(
             "the denoiser's blocks are not compiled, since torch cannot (%s: %s): pictures take"
             " longer",
             type(error).__name__,
-            reason,
+            first_line(error),
         )
         self.compiled, self._regions = False, None
         self._references.clear()
 
-    def _check_references(self, media: Media) -> None:
-        """Raise PipelineError for bf16 media to which nothing can be compared, SpecError for a
-        bound on a sound that is not there.
-        """
-        broken = (~media.is_finite()).tolist()
-        what = "clips" if media.is_video else "pictures"
-        found = (
-            f"{sum(broken)} of {len(media)} {what} with NaN or inf"
-            if any(broken)
-            else f"nothing but blank {what}"
-            if media.is_blank().all()
-            else ""
-        )
-        if found:
-            raise PipelineError(
-                f"{self.spec.name}: the {type(self.loaded.pipe).__name__} in bf16, with nothing"
-                f" quantized, draws {found} at the settings {dict(self.spec.settings)}; allowed are"
-                " settings and weights that draw something: correct `[settings]` in a study TOML"
-                " (or --set), or look at what plain diffusers draws in bf16"
-            )
-        if media.sound is None and self.spec.fidelity.max_audio_distance is not None:
-            raise SpecError(
-                f"{self.spec.name}: `fidelity.max_audio_distance` is"
-                f" {self.spec.fidelity.max_audio_distance:g}, and the"
-                f" {type(self.loaded.pipe).__name__} makes no sound; allowed is a bound where there"
-                " is sound: take the line out of the study TOML"
-            )
-
     @cached_property
     def noise_floors(self) -> dict[str, float]:
-        """{"lpips", "audio", ...: mean distance of bf16 from bf16 on the search prompts, drawn one
-        by one}; {} where the study draws one by one anyway.
+        """{"lpips", "audio", ...: mean distance of bf16 from bf16 on the search prompts}.
+
+        One is generated in the study's batches, the other one by one. {} if the study's batches are
+        of one picture anyway.
         """
         batch = min(self.batch_size("search"), len(self.spec.prompts.search))
         if batch < 2:
             return {}
         together, alone = self.references("search"), self.references("search", batch_size=1)
         self._references.pop(("search", 1))  # clips are large
-        audio = self.comparison.audio(alone, together)
-        found = self.comparison.beside(alone, together) | (
-            {} if audio is None else {"audio": audio}
-        )
-        return {"lpips": float(self.comparison.lpips(alone, together)[0].mean())} | {
-            name: float(value.mean()) for name, value in found.items()
-        }
+        return noise_floors_of(self.comparison, alone, together)
 
     @property
     def noise_floor(self) -> float | None:
-        """That of LPIPS; None where it is not measured."""
+        """The noise floor of LPIPS; None if it is not measured."""
         return self.noise_floors.get("lpips")
 
     @property
     def damage_floor(self) -> float:
-        """That of damage (`fidelity._base`); 0 where it is not measured."""
+        """The noise floor of damage (`fidelity.score`); 0 if it is not measured."""
         return self.noise_floors.get(
             "lpips", 0.0
         ) + self.spec.fidelity.audio_weight * self.noise_floors.get("audio", 0.0)
 
-    def paint(self, formats: Mapping[str, FormatName], split: Split) -> Tensor:
-        """The pictures of `draw` alone, (B, 3, H, W)."""
-        return self.draw(formats, split).pictures
+    def generate_pictures(self, formats: Mapping[str, FormatName], split: Split) -> Tensor:
+        """The pictures of `generate`, without sound."""
+        return self.generate(formats, split).pictures
 
-    def draw(
+    def generate(
         self,
         formats: Mapping[str, FormatName],
         split: Split,
@@ -325,8 +263,14 @@ class Evaluator:
         after_batch: Callable[[int], None] | None = None,
         keep_going: Callable[[Media], bool] | None = None,
     ) -> Media:
-        """Pictures or clips of a split with these formats; fewer where `keep_going`, called with
-        all so far after each chunk but the last, says no.
+        """Pictures or clips of a split with these formats.
+
+        Args:
+            formats: {FQN: format}; Linears left out are bf16.
+            split: Which prompts.
+            after_batch: Called with the number of pictures done, after each pipeline call.
+            keep_going: Called with all pictures so far, after each chunk but the last. If it
+                returns False, no more are generated.
         """
         texts, seeds = self.prompts(split)
         size, parts = self.batch_size(split), list[Media]()
@@ -336,16 +280,16 @@ class Evaluator:
                 if parts and keep_going is not None and not keep_going(Media.joined(parts)):
                     break
                 chunk = slice(start, start + size)
-                parts.append(self._drawn(texts[chunk], seeds[chunk], size))
+                parts.append(self._generate(texts[chunk], seeds[chunk], size))
                 if after_batch is not None:
                     after_batch(min(start + size, len(texts)))
         finally:
             self.switch.set({})
         return Media.joined(parts)
 
-    def _drawn(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Media:
+    def _generate(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Media:
         with self.running():
-            return self.painter.draw(texts, seeds, batch_size=size)
+            return self.media_generator.generate(texts, seeds, batch_size=size)
 
     @overload
     def score(
@@ -378,74 +322,46 @@ class Evaluator:
         """Distances of the pictures with these formats from bf16's.
 
         Args:
-            formats: {FQN: format}; what is not named stays bf16.
-            split: which prompts.
-            after_batch: called with the number of pictures done, after each pipeline call.
-            keep_going: called with the damages so far after each chunk but the last; where it says
-                no, the result is a `PartialScore` of these.
+            formats: {FQN: format}; Linears left out are bf16.
+            split: Which prompts.
+            after_batch: Called with the number of pictures done, after each pipeline call.
+            keep_going: Called with the damages so far, after each chunk but the last. If it returns
+                False, the result is a `PartialScore` of these.
 
         Raises:
-            FormatError: a format refuses a Linear, or an FQN is unknown.
-            MeasurementError: the pictures are not finite, or blank; where someone looks, as soon as
-                one is.
+            FormatError: A format refuses a Linear, or an FQN is unknown.
+            MeasurementError: Pictures are not finite, or blank. With `keep_going` this is raised
+                after the first chunk that has such a picture.
         """
         references = self.references(split)
 
-        def look(media: Media) -> bool:
-            return keep_going is None or keep_going(self._damages(media, references))
+        def damages(media: Media) -> tuple[float, ...]:
+            weight = self.spec.fidelity.audio_weight
+            return damages_of(self.comparison, media, references, audio_weight=weight)
 
-        media = self.draw(
-            formats, split, after_batch=after_batch, keep_going=look if keep_going else None
+        media = self.generate(
+            formats,
+            split,
+            after_batch=after_batch,
+            keep_going=None if keep_going is None else lambda media: keep_going(damages(media)),
         )
         if len(media) < len(references):
             return PartialScore(
-                net=self.distance.name,
-                per_prompt=self._damages(media, references),
-                prompts=len(references),
+                net=self.distance.name, per_prompt=damages(media), prompts=len(references)
             )
-        return self._whole(media, references, split)
-
-    def _damages(self, media: Media, references: Media) -> tuple[float, ...]:
-        """Damages of the first prompts of a split."""
-        distances, audio = (
-            self.comparison.lpips(media, references)[0],
-            self.comparison.audio(media, references),
-        )
-        return finite_values(
-            distances if audio is None else distances + self.spec.fidelity.audio_weight * audio
-        )
-
-    def _whole(self, media: Media, references: Media, split: Split) -> Score:
-        """The score of a split that was drawn to its end."""
-        distances, frames = self.comparison.lpips(media, references)
-        score = score_of(distances, net=self.distance.name, noise_floor=self.noise_floor)
-        found = self.comparison.beside(media, references) if split == "held_out" else {}
-        audio = self.comparison.audio(media, references)
-        found |= {} if audio is None else {"audio": audio}
-        measures = {
-            name: Measure(per_prompt=finite_values(value), noise_floor=self.noise_floors.get(name))
-            for name, value in found.items()
-        }
-        rows = () if frames is None else tuple(tuple(row) for row in frames.tolist())
-        get = measures.get
         return self.judged(
-            replace(
-                score,
-                per_frame=rows,
-                motion=get("motion"),
-                detail_db=get("detail_db"),
-                audio=get("audio"),
+            score_media(
+                self.comparison,
+                media,
+                references,
+                noise_floors=self.noise_floors,
+                secondary=split == "held_out",
             )
         )
 
     def judged(self, score: Score) -> Score:
         """The score with what the study says about sound today."""
-        if score.audio is None:
-            return score
-        section = self.spec.fidelity
-        return replace(
-            score, audio_weight=section.audio_weight, max_audio_distance=section.max_audio_distance
-        )
+        return judged(score, self.spec.fidelity)
 
     def close(self) -> None:
         """Give the denoiser its plain Linears back."""

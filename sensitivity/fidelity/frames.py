@@ -1,19 +1,19 @@
-"""How far are clips from bf16's, frame by frame and from one frame to the next?
+"""How far are clips from bf16's, frame by frame, and from one frame to the next?
 
-LPIPS of frames, and tLP.
+`frame_distances` is LPIPS of frames. LPIPS of a clip is its mean over the frames that are compared:
+frames 0, `stride`, 2 `stride`, ..., each with the same frame of the reference. It does not see
+flicker: the same errors in another order give the same mean.
 
-LPIPS of a clip is the mean over its frames, or over every `stride`-th one, each compared with the
-same frame of the reference. It does not see flicker as such: the same errors in another order give
-the same mean. So `motion_difference` compares how much each clip changes from a frame to the next:
+`motion_difference` therefore compares how much each clip changes from one frame to the next:
 |d(x_t, x_t+1) - d(r_t, r_t+1)|, averaged over t = 0, stride, 2 stride, ... This is tLP of TecoGAN
 (Chu et al. 2020, "Learning temporal coherence via self-supervision for GAN-based video generation",
-section 5), with LPIPS as the distance d. A picture that drifted to another composition moves as
-much as its reference; flicker and freezing do not.
+section 5), with LPIPS as the distance d. A clip that drifted to another composition moves as much
+as its reference; one that flickers or freezes does not.
 
-    per_frame = frame_distances(distance, media, references, stride=1)     # (B, frames that were compared)
+Memory. A few frames are on the distance's device at a time (`media.pictures_at_once`), however long
+the clip is.
 
-Frames go to the distance's device a few at a time (`media.pictures_at_once`): memory does not grow
-with the length of a clip.
+    per_frame = frame_distances(distance, media, references, stride=1)     # (B, frames compared)
 """
 
 from collections.abc import Callable, Sequence
@@ -24,16 +24,23 @@ from torch import Tensor
 from sensitivity.models.media import Media, pictures_at_once
 
 Compare = Callable[[Tensor, Tensor], Tensor]
-"""Pictures and references, (N, 3, H, W) in [-1, 1] -> (N,), as a `Distance` does."""
+"""(pictures, references), both (N, 3, H, W) in [-1, 1] -> (N,), as a `Distance`."""
 
 
 def frame_distances(
     distance: Compare, clips: Media, references: Media, *, stride: int, device: str = "cpu"
 ) -> Tensor:
-    """(B, N) distances of every `stride`-th frame of each clip from the same frame of its
-    reference, fp32 on the CPU; fewer clips than references: the first ones.
+    """Distances of frames of each clip from the same frames of its reference.
 
-    `device` is where the frames are when they are compared.
+    Args:
+        distance: The distance of frames.
+        clips: B clips.
+        references: B clips or more, of which the first B count.
+        stride: Frames 0, stride, 2 stride, ... are compared.
+        device: Where frames are when they are compared.
+
+    Returns:
+        (B, N) fp32 on the CPU, N being the frames that were compared.
     """
     at = range(0, clips.pictures.shape[1], stride)
 
@@ -52,8 +59,12 @@ def frame_distances(
 def motion_difference(
     distance: Compare, clips: Media, references: Media, *, stride: int, device: str = "cpu"
 ) -> Tensor:
-    """(B,) mean of |d(x_t, x_t+1) - d(r_t, r_t+1)| over every `stride`-th frame t of each clip; 0
-    for clips of one frame.
+    """How differently each clip and its reference change from frame to frame (see the module).
+
+    Arguments as in `frame_distances`.
+
+    Returns:
+        (B,) fp32 on the CPU; 0 for clips of one frame.
     """
     starts = range(0, clips.pictures.shape[1] - 1, stride)
     if not starts:
@@ -74,7 +85,7 @@ def motion_difference(
 def _motion(
     distance: Compare, clips: Media, clip: int, starts: Sequence[int], device: str
 ) -> Tensor:
-    """(N,) d(x_t, x_t+1) of one clip."""
+    """(N,) distances d(x_t, x_t+1) of one clip."""
 
     def differences(chunk: Sequence[int]) -> Tensor:
         return distance(
@@ -85,8 +96,8 @@ def _motion(
 
 
 def _in_chunks(
-    at: Sequence[int], clips: Media, measure: Callable[[Sequence[int]], Tensor]
+    at: Sequence[int], clips: Media, compare: Callable[[Sequence[int]], Tensor]
 ) -> Tensor:
-    """What `measure` gives for these frames, asked for a few at a time."""
+    """`compare` of these frames, called with a few of them at a time."""
     step = pictures_at_once(*clips.pictures.shape[-2:])
-    return torch.cat([measure(at[start : start + step]) for start in range(0, len(at), step)])
+    return torch.cat([compare(at[start : start + step]) for start in range(0, len(at), step)])

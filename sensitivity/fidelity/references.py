@@ -1,12 +1,14 @@
-"""bf16's own pictures, drawn once and kept on disk under a key of everything that decides them.
+"""Where are bf16's own pictures kept, so that they are generated only once? `ReferenceCache`.
 
-The key is a JSON object (weights hash, settings, prompts, seeds, batch size, dtype, device type,
-versions); its sha256 names the file, and the file holds the key and a checksum of the pictures, and
-of their sound where there is one. A file whose key, shape or checksum is not what it should be is
-stale or damaged: it is reported and drawn again. Writing is atomic, so a run that is killed leaves
-no half file.
+Pictures are kept on disk under a key of everything that decides them: a JSON object of weights
+hash, settings, prompts, seeds, batch size, dtype, device type and versions. The key's sha256 names
+the file. The file holds the key and a checksum of the pictures, and of their sound if there is one.
 
-    media, from_disk = ReferenceCache(folder).get(key, draw=lambda: painter.draw(...))
+A file whose key, shape or checksum is wrong is stale or damaged: a warning says so, and the
+pictures are generated again. Writing is atomic, so a run that is killed leaves no half file.
+
+    cache = ReferenceCache(default_cache_folder())
+    media, from_disk = cache.get(key, generate=lambda: generator.generate(...))
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -29,23 +32,31 @@ from sensitivity.models.media import Media
 log = logging.getLogger(__name__)
 
 
-class ReferenceCache:
-    """Pictures by key in one folder.
+def default_cache_folder() -> Path:
+    """Where references are kept by default: in the user's cache folder on this platform."""
+    return Path(platformdirs.user_cache_dir("sensitivity")) / "references"
 
-    A folder that cannot be written costs time, not the run: pictures are then drawn every time.
+
+class ReferenceCache:
+    """Pictures or clips by key in one folder.
+
+    If the folder cannot be written, a warning says so and pictures are generated every time.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, key: dict[str, Any], *, draw: Callable[[], Media]) -> tuple[Media, bool]:
-        """The pictures or clips of `key`, and whether they came from the disk."""
+    def get(self, key: dict[str, Any], *, generate: Callable[[], Media]) -> tuple[Media, bool]:
+        """The pictures or clips of `key`, and whether they came from the disk.
+
+        `generate` makes them if they are not there.
+        """
         text = json.dumps(key, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
         found = self._read(path, text)
         if found is not None:
             return found, True
-        media = draw()
+        media = generate()
         self._write(path, text, media)
         return media, False
 
@@ -60,12 +71,12 @@ class ReferenceCache:
                 pictures = tensors["pictures"]
         except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
             log.warning(
-                "cached references %s are damaged (%s); they are drawn again", path.name, error
+                "cached references %s are damaged (%s); they are generated again", path.name, error
             )
             return None
         if metadata.get("key") != text or metadata.get("sha256") != _checksum(tensors, rate):
             log.warning(
-                "cached references %s do not match their key or checksum; they are drawn again",
+                "cached references %s do not match their key or checksum; they are generated again",
                 path.name,
             )
             return None
@@ -73,22 +84,19 @@ class ReferenceCache:
 
     def _write(self, path: Path, text: str, media: Media) -> None:
         temporary = path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
-        tensors = {"pictures": media.pictures.contiguous()} | (
-            {} if media.sound is None else {"sound": media.sound.contiguous()}
-        )
+        tensors = {"pictures": media.pictures.contiguous()}
+        if media.sound is not None:
+            tensors["sound"] = media.sound.contiguous()
         metadata = {"key": text, "sha256": _checksum(tensors, media.sample_rate)}
+        if media.sample_rate is not None:
+            metadata["sample_rate"] = str(media.sample_rate)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(
-                tensors,
-                temporary,
-                metadata=metadata
-                | ({} if media.sample_rate is None else {"sample_rate": str(media.sample_rate)}),
-            )
+            save_file(tensors, temporary, metadata=metadata)
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             log.warning(
-                "references cannot be kept in %s (%s); the next run draws them again",
+                "references cannot be kept in %s (%s); the next run generates them again",
                 self.folder,
                 error,
             )
@@ -106,5 +114,5 @@ def _checksum(tensors: Mapping[str, Tensor], sample_rate: int | None) -> str:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    """The bytes of a tensor, not copied where it is contiguous."""
+    """The bytes of a tensor, not copied if it is contiguous."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()

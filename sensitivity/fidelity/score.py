@@ -1,35 +1,44 @@
-"""What is a distance between pictures, and what does a score say?
+"""What does quantizing do to the pictures of a set of prompts? The records `Score` and
+`PartialScore`.
 
-`Distance`, `Score` and `PartialScore`.
+A score holds the distances of one skip-list from bf16 over a set of prompts, their mean, and a
+bootstrap interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
 
-A distance takes pictures and their references and gives one number a picture: 0 for equal ones. A
-score is the distances of one skip-list over a set of prompts, with their mean and a bootstrap
-interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
+**Damage** is what a search minimises. Without sound it is LPIPS. With sound it is, for each prompt,
+LPIPS + `audio_weight` x the distance of the sound. LPIPS does not hear: if sound did not count, a
+search would quantize everything that makes sound for free.
 
     score = score_of(distance(pictures, references), net=distance.name, noise_floor=None)
-
-**Damage** is what a search minimises. Without sound it is LPIPS. With sound it is LPIPS +
-`audio_weight` x the distance of the sound, prompt by prompt: frames are blind to sound, so without
-its share a search would quantize all that makes sound for free.
+    score.mean, score.ci95, score.damage
 """
 
-import abc
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import MeasurementError, StoreError
 
 RESAMPLES = 2000
+"""Resampled sets of prompts for a bootstrap interval."""
+METRICS = ("motion", "detail_db", "audio")
+"""Metrics other than LPIPS that a score may hold, by field."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
-    """A distance other than LPIPS, of each prompt in order. `noise_floor` is as in `Score`."""
+class MetricValues:
+    """The values of a metric other than LPIPS.
+
+    Attributes:
+        per_prompt: One value for each prompt, in order.
+        noise_floor: As in `Score`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     per_prompt: tuple[float, ...]
     noise_floor: float | None
@@ -40,27 +49,26 @@ class Measure:
         return float(np.mean(self.per_prompt))
 
 
-MEASURES = ("motion", "detail_db", "audio")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """Distances of one skip-list from bf16.
 
-    `per_prompt` follows the order of the prompts; `ci95` is a bootstrap interval of the mean.
-
     Attributes:
-        net: whose LPIPS it is.
-        mean, ci95, per_prompt: LPIPS; that of a clip is the mean over its frames.
-        noise_floor: the mean distance of bf16 from itself, drawn one by one instead of in batches
-            (None: not measured); smaller differences mean nothing.
-        per_frame: LPIPS of the frames of each clip, () for pictures.
-        motion: `fidelity.frames.motion_difference`; of clips that were verified.
-        detail_db: `fidelity.detail`, of pictures and clips that were verified.
-        audio: `fidelity.audio`; of clips with sound.
+        net: The LPIPS net.
+        mean: Mean LPIPS over the prompts; LPIPS of a clip is the mean over its frames.
+        ci95: Bootstrap interval of `mean`.
+        per_prompt: LPIPS of each prompt, in order.
+        noise_floor: The mean distance of bf16 from itself, generated one by one instead of in
+            batches. Smaller differences mean nothing. None: not measured.
+        per_frame: LPIPS of the frames of each clip; () for pictures.
+        motion: `frames.motion_difference`, of clips on held-out prompts.
+        detail_db: `detail.detail_distance`, on held-out prompts.
+        audio: `audio.audio_distance`, of clips with sound.
         audio_weight: LPIPS that a unit of `audio` counts as.
-        max_audio_distance: the most that the mean of `audio` may be; None asks nothing.
+        max_audio_distance: The largest mean of `audio` that is allowed; None allows any.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     net: str
     mean: float
@@ -68,9 +76,9 @@ class Score:
     per_prompt: tuple[float, ...]
     noise_floor: float | None
     per_frame: tuple[tuple[float, ...], ...] = ()
-    motion: Measure | None = None
-    detail_db: Measure | None = None
-    audio: Measure | None = None
+    motion: MetricValues | None = None
+    detail_db: MetricValues | None = None
+    audio: MetricValues | None = None
     audio_weight: float = 0.0
     max_audio_distance: float | None = None
 
@@ -91,7 +99,7 @@ class Score:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the sound keeps to its bound: else the skip-list is never chosen."""
+        """Whether the sound is within its bound. If it is not, the skip-list is never chosen."""
         return (
             self.audio is None
             or self.max_audio_distance is None
@@ -100,49 +108,52 @@ class Score:
 
     @property
     def cost(self) -> float:
-        """What a proposer learns: damage, as many times over as the sound is farther than its
-        bound, so that proposals keep away from there.
+        """What a proposer learns from: damage, times audio / bound if the sound is beyond its
+        bound.
+
+        The factor keeps proposals away from such skip-lists.
         """
         if self.is_allowed or self.audio is None or self.max_audio_distance is None:
             return self.damage
         return self.damage * self.audio.mean / self.max_audio_distance
 
     def to_json(self) -> dict[str, Any]:
-        """The score as JSON holds it; what was not measured is left out."""
-        unsaid = {
-            field.name: field.default for field in dataclasses.fields(self)
-        }  # MISSING where there is none, which no value equals
-        data = {
-            key: value for key, value in dataclasses.asdict(self).items() if value != unsaid[key]
-        }
-        rows = {"per_frame": [list(row) for row in self.per_frame]} if self.per_frame else {}
-        return data | {"ci95": list(self.ci95), "per_prompt": list(self.per_prompt)} | rows
+        """The score as JSON holds it; fields with their default are left out."""
+        row: dict[str, Any] = _SCORE.dump_python(self, mode="json")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in row.items() if getattr(self, name) != defaults[name]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Score":
-        """The score that `to_json` gave."""
-        rows = {key: tuple(data[key]) for key in ("ci95", "per_prompt")} | {
-            "per_frame": tuple(map(tuple, data.get("per_frame", ())))
-        }
-        measures = {
-            key: Measure(
-                per_prompt=tuple(data[key]["per_prompt"]), noise_floor=data[key]["noise_floor"]
-            )
-            for key in MEASURES
-            if key in data
-        }
-        return cls(**{**data, **rows, **measures})
+        """Read what `to_json` gave.
+
+        Raises:
+            StoreError: A key is missing or unknown, or a value has the wrong type.
+        """
+        try:
+            return _SCORE.validate_python(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the score"
+            raise StoreError(
+                f"A stored score is malformed: {where}: {first['msg']}; expected what an earlier"
+                " search wrote. Delete the study's database, and search again."
+            ) from None
+
+
+_SCORE = TypeAdapter(Score)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartialScore:
-    """Damages of one skip-list on the first prompts of a split, where drawing ended early: no
-    score, and never kept as one.
+    """Damages of one skip-list on the first prompts of a split, if generation was stopped early.
+
+    It is not a score, and is never kept as one.
 
     Attributes:
-        net: as in `Score`.
-        per_prompt: damages of the prompts that were drawn, in order.
-        prompts: how many a score has.
+        net: As in `Score`.
+        per_prompt: Damages of the prompts that were generated, in order.
+        prompts: How many prompts a score has.
     """
 
     net: str
@@ -151,39 +162,24 @@ class PartialScore:
 
     @property
     def mean(self) -> float:
-        """Mean over the prompts that were drawn; prompts differ in size, so it is no estimate of a
-        score's mean.
+        """Mean over the prompts that were generated.
+
+        Prompts differ in size, so this is no estimate of a score's mean.
         """
         return float(np.mean(self.per_prompt))
 
     @property
     def share(self) -> float:
-        """Part of the prompts that were drawn."""
+        """The part of the prompts that were generated."""
         return len(self.per_prompt) / self.prompts
-
-
-class Distance(abc.ABC):
-    """A perceptual distance.
-
-    `name` is what a recipe calls it; `key` is all that decides its values, for cache keys.
-    """
-
-    name: str
-    key: dict[str, str]
-
-    @abc.abstractmethod
-    def __call__(self, pictures: Tensor, references: Tensor) -> Tensor:
-        """pictures, references:
-
-        (B, 3, H, W) in [-1, 1]. Returns (B,) fp32 on the CPU, each at least 0.
-        """
 
 
 def bootstrap_interval(
     values: tuple[float, ...], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values` over resampled prompts; the same values give
-    the same interval.
+    """95 % percentile interval of the mean of `values` over resampled prompts.
+
+    The same values and seed give the same interval.
     """
     array = np.asarray(values, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, len(array), size=(resamples, len(array)))
@@ -192,9 +188,10 @@ def bootstrap_interval(
 
 
 def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score:
-    """The score of one distance a prompt, shape (B,).
+    """The score of distances of shape (B,), one for each prompt.
 
-    Raises MeasurementError as `finite_values` does.
+    Raises:
+        MeasurementError: A distance is NaN or infinite.
     """
     values = finite_values(distances)
     return Score(
@@ -210,7 +207,7 @@ def finite_values(distances: Tensor) -> tuple[float, ...]:
     """Distances of shape (B,) as numbers.
 
     Raises:
-        MeasurementError: a distance is NaN or infinite, as when the model gave NaN pictures.
+        MeasurementError: A distance is NaN or infinite, as when the model gave NaN pictures.
     """
     values = tuple(float(v) for v in distances.double().tolist())
     broken = [i for i, v in enumerate(values) if not np.isfinite(v)]

@@ -1,57 +1,47 @@
-"""How does a CPU quantize to MXFP8, NVFP4 and FP8 fast enough to search with, and multiply with one
-rounding? For `formats.py`.
+"""How does a CPU quantize to MXFP8, NVFP4 and FP8 fast enough to search with?
 
-torchao's primitives unpack codes bit by bit, in many passes over memory. The kernels here find the
-same numbers in a handful of vectorised passes; `formats.py` decides when to call them, and calls
-torchao's primitives for everything else (other devices, compiled graphs, odd inputs).
+torchao's primitives unpack codes bit by bit, in many passes over memory. The kernels here compute
+the same numbers in a few vectorised passes. The formats decide when to call them, and call
+torchao's primitives for everything else (other devices, compiled graphs, unusual inputs).
 
-**Rounding.** To round y to a grid of spacing u (a power of two), add and subtract c = 1.5 * 2^23 *
-u: y + c lies where fp32 numbers are u apart, so the addition itself rounds to nearest, ties to
-even, and the subtraction is exact. A floating-point grid with m mantissa bits has u = p * 2^-m,
-where p is the power of two below |y| (its exponent bits) but not less than the smallest normal
-p_min. Hence c = p * 1.5
-* 2^(23-m): e2m1 has m = 1, p_min = 1; e4m3 has m = 3, p_min = 2^-6. bf16 itself is 16 fewer bits:
-  there c = p * 1.5 * 2^(7-m), which
-serves MXFP8, whose scales are powers of two, so that x is rounded in place on the grid (scale *
-e4m3) without ever dividing.
+**Rounding.** To round y to a grid of spacing u (a power of two), add and subtract a large c:
+
+    c = 1.5 * 2^23 * u
+
+fp32 numbers near y + c are u apart, so the addition itself rounds to nearest, ties to even, and the
+subtraction is exact. A floating-point grid with m mantissa bits has u = p * 2^-m, where p is the
+power of two below |y| (its exponent bits), but at least the smallest normal p_min. Hence
+
+    c = p * 1.5 * 2^(23-m)
+
+with m = 1, p_min = 1 for e2m1 and m = 3, p_min = 2^-6 for e4m3. bf16 has 16 bits fewer, so there
+c = p * 1.5 * 2^(7-m). MXFP8 uses that: its scales are powers of two, so x is rounded in place on
+the grid (scale * e4m3) and never divided.
 
 **Block maxima.** |x| as int16 bits orders like |x|. A running maximum over shifted, contiguous
-copies (8, 4, 2, 1 elements) leaves the maximum of every block of 16 at its first element: log2(16)
-fully vectorised passes, twice as fast as a reduction along an axis of 16.
+copies (8, 4, 2, 1 elements) leaves the maximum of every block of 16 at its first element. These are
+log2(16) fully vectorised passes, twice as fast as a reduction along an axis of 16.
 
-**Memory.** Work goes through chunks of about `CHUNK_ELEMENTS` so that intermediate arrays stay in
+**Memory.** Work goes through chunks of about `CHUNK_ELEMENTS`, so that intermediate arrays stay in
 cache.
 
-**Products.** bf16 GEMMs of oneDNN keep the whole sum in fp32, multiply by alpha, add the bias and
-round once: `fused_linear`. Scales that are not one number need the product in fp32: `product_fp32`.
-So does a CPU that `fused_linear_is_exact` has seen round twice.
+Conventions: x is (rows, K), bf16, contiguous, on the CPU, K a multiple of the block. Results are
+torchao's bit for bit (`tests/formats` holds them to that), with one exception: the sign of a zero
+is not kept (-0.1 may round to +0.0, where a code would say -0.0), which no sum or product can show.
+What it does not do: choose the device, call torchao, or differentiate.
 
-**Reuse.** Attention hands one tensor to to_q, to_k, to_v (and FLUX to proj_mlp): `LastResult`
-quantizes it once.
-
-Conventions: x is (rows, K), bf16, contiguous, on the CPU, K a multiple of the block. The sign of a
-zero is not kept (-0.1 may round to +0.0, where a code would say -0.0): no sum or product can tell.
-Results are else bit-for-bit torchao's; `tests/test_formats.py` holds that. What it does not do: no
-dispatch on devices, no torchao, nothing differentiable.
-
-    values, scale = quantize_nvfp4(x) or from_torchao(x)    # x: (2304, 192): 0.3 ms on 2 cores, where torchao takes 3.3 ms
+    fast = quantize_nvfp4(x)        # (values, scale), or None where torchao's primitives must do it
+                                    # x: (2304, 192): 0.3 ms on 2 cores, 3.3 ms in torchao
 """
 
-import functools
-import threading
-import weakref
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
-
 CHUNK_ELEMENTS = 448 * 1024
-"""Elements of one chunk: two fp32 arrays of it (3.5 MiB) stay in the L2 and L3 caches of one CPU;
-measured best of 2^14 to 2^21.
+"""Elements of one chunk. Two fp32 arrays of it (3.5 MiB) stay in the L2 and L3 caches of one CPU.
+Timed fastest of 2^14 to 2^21.
 """
 
 F32_EXPONENT = 0x7F800000
@@ -77,10 +67,8 @@ def _row_chunks(rows: int, k: int) -> Iterator[slice]:
 
 
 def _block_amax_bits(x: Tensor, block: int) -> Tensor:
-    """x:
-
-    (rows, K) bf16. Returns (rows, K / block) int16, the bits of the largest |x| of each block; a
-    NaN counts as larger than inf.
+    """The bits of the largest |x| of each block, (rows, K / block) int16; NaN counts as larger than
+    inf. x: (rows, K) bf16.
     """
     rows, k = x.shape
     bits = x.view(torch.int16).view(-1)
@@ -103,8 +91,9 @@ def _block_amax_bits(x: Tensor, block: int) -> Tensor:
 
 
 def _round_(y: Tensor, exponents: Tensor, *, p_min: float, magic: float) -> Tensor:
-    """Round fp32 y in place to a floating-point grid (see the essay); exponents: fp32 scratch of
-    the same shape.
+    """Round fp32 y in place to a floating-point grid, as the module's docstring explains.
+
+    exponents: fp32 scratch of the same shape.
     """
     torch.bitwise_and(y.view(torch.int32), F32_EXPONENT, out=exponents.view(torch.int32))
     exponents.clamp_(min=p_min)
@@ -112,14 +101,15 @@ def _round_(y: Tensor, exponents: Tensor, *, p_min: float, magic: float) -> Tens
 
 
 def quantize_nvfp4(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """NVFP4 of (rows, K) bf16: values = code * block scale, (rows, K) bf16, and the fp32 per-tensor
-    scale, ().
+    """NVFP4 of (rows, K) bf16: values = code * block scale, (rows, K) bf16, and the per-tensor
+    scale, () fp32.
 
-    None where the fast arithmetic is not proved equal to torchao's: NaN, inf, all zeros, or a
-    largest magnitude outside [SAFE_MIN, SAFE_MAX]. Formulas: torchao `nvfp4_quantize` with
-    two-level scales: tensor scale T = amax / (448 * 6); block scale s = e4m3(clamp(bmax / 6 / T,
-    2^-6, 448)); code = e2m1(x * ((1 / T) / s)). No clamp to 6 is needed: s is at most half a step
-    of e4m3 too small, so |code| <= 6.4 before rounding.
+    None where this arithmetic is not proved equal to torchao's: NaN, inf, all zeros, or a largest
+    magnitude outside [SAFE_MIN, SAFE_MAX].
+
+    Formulas of torchao's `nvfp4_quantize` with two-level scales: tensor scale T = amax / (448 * 6);
+    block scale s = e4m3(clamp(bmax / 6 / T, 2^-6, 448)); code = e2m1(x * ((1 / T) / s)). No clamp
+    to 6 is needed: s is at most half a step of e4m3 too small, so |code| <= 6.4 before rounding.
     """
     rows, k = x.shape
     blocks = k // 16
@@ -147,11 +137,12 @@ def quantize_nvfp4(x: Tensor) -> tuple[Tensor, Tensor] | None:
 def quantize_mxfp8(x: Tensor) -> Tensor | None:
     """MXFP8 of (rows, K) bf16: values = code * block scale, (rows, K) bf16.
 
-    None where the fast arithmetic is not proved equal to torchao's: NaN, inf, a magnitude above
-    SAFE_MAX, or a block that is not zero but lies below SAFE_MIN. Formulas: torchao `to_mx` with
-    ScaleCalculationMode.RCEIL: block scale 2^ceil(log2(bmax / 448)), code = e4m3(x / scale). 448 is
-    1.75 * 2^8, so adding 0x1F to the 7 mantissa bits of bmax carries into its exponent exactly when
-    bmax > 1.75 * 2^e.
+    None where this arithmetic is not proved equal to torchao's: NaN, inf, a magnitude above
+    SAFE_MAX, or a block that is not zero and lies below SAFE_MIN.
+
+    Formulas of torchao's `to_mx` with ScaleCalculationMode.RCEIL: block scale
+    2^ceil(log2(bmax / 448)), code = e4m3(x / scale). 448 is 1.75 * 2^8, so adding 0x1F to the 7
+    mantissa bits of bmax carries into its exponent exactly when bmax > 1.75 * 2^e.
     """
     rows, k = x.shape
     blocks = k // 32
@@ -161,8 +152,8 @@ def quantize_mxfp8(x: Tensor) -> Tensor | None:
         ((magnitudes > 0) & (magnitudes < SAFE_MIN)).any()
     ):
         return None
-    # bits of p_min * scale = 2^-6 * 2^-8 * 2^ceil: 14 less in the exponent; a zero block gets 0 and
-    # stays zero.
+    # The bits of p_min * scale = 2^-6 * 2^-8 * 2^ceil: 14 less in the exponent. A zero block gets 0
+    # and stays zero.
     smallest_normal = (
         block_amax.add_(0x1F).bitwise_and_(BF16_EXPONENT).sub_(14 << 7).clamp_(min=0).unsqueeze(-1)
     )
@@ -188,9 +179,9 @@ def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """FP8 of (rows, K) bf16: codes as fp32 numbers, (rows, K), and the fp32 scale of each row,
     (rows, 1).
 
-    Formulas: torchao `_choose_scale_float8` and `_quantize_affine_float8`: scale = amax / 448
+    Formulas of torchao's `_choose_scale_float8` and `_quantize_affine_float8`: scale = amax / 448
     **rounded to bf16**, code = e4m3(clamp(x / scale, -448, 448)). A row of zeros has scale 0 and
-    codes 0 / 0 = NaN, there and here.
+    codes 0 / 0 = NaN, in torchao and here.
     """
     rows, k = x.shape
     bits = torch.bitwise_and(x.view(torch.int16), BF16_MAGNITUDE)
@@ -204,114 +195,3 @@ def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.div(x[chunk], scale[chunk], out=codes[chunk]).clamp_(-E4M3_MAX, E4M3_MAX)
         _round_(y, exponents[:count], p_min=E4M3_MIN_NORMAL, magic=ROUND_E4M3)
     return codes, scale
-
-
-@contextmanager
-def _bf16_products() -> Iterator[None]:
-    """Let oneDNN multiply fp32 operands as bf16 with an fp32 result: lossless for operands that are
-    exact in bf16. Restored on the way out.
-
-    The switch is the process's, not the thread's: an fp32 GEMM that another thread runs meanwhile
-    may be rounded to bf16.
-    """
-    flags = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set at import, not declared
-    before = flags.fp32_precision
-    flags.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        flags.fp32_precision = before
-
-
-def product_fp32(a: Tensor, b: Tensor) -> Tensor:
-    """a:
-
-    (rows, K), b: (N, K), CPU, every element exact in bf16. Returns a @ b.T in fp32, (rows, N),
-    accumulated in fp32.
-    """
-    with _bf16_products(), torch.autocast("cpu", enabled=False):
-        return torch.mm(a.float(), b.float().t())
-
-
-def fused_linear(a: Tensor, b: Tensor, bias: Tensor | None, *, alpha: float = 1.0) -> Tensor:
-    """a:
-
-    (rows, K), b: (N, K), bias: (N,), all bf16. Returns bf16(alpha * a @ b.T + bias), (rows, N):
-    accumulated, scaled and added in fp32, rounded once.
-
-    With alpha = 1 these are the very calls of torchao's emulated MX linear (`_addmm_mx_dispatch`),
-    so results are bit-for-bit its results.
-    """
-    if bias is not None:
-        return torch.addmm(bias, a, b.t(), alpha=alpha)
-    if alpha == 1.0:
-        return torch.mm(a, b.t())
-    return torch.addmm(a.new_zeros(1), a, b.t(), beta=0.0, alpha=alpha)
-
-
-@contextmanager
-def full_precision_reductions() -> Iterator[None]:
-    """On CUDA: bf16 GEMMs that split K add the parts in fp32, so that there is one rounding."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_bf16_reduced_precision_reduction
-    matmul.allow_bf16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        matmul.allow_bf16_reduced_precision_reduction = before
-
-
-@functools.lru_cache(maxsize=1)
-def fused_linear_is_exact() -> bool:
-    """Whether this CPU's bf16 GEMM rounds only once.
-
-    Seen, not assumed: with small integers fp32 is exact, so one answer is right.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def integers(rows: int, columns: int) -> Tensor:
-        return torch.randint(-8, 9, (rows, columns), generator=generator).bfloat16()
-
-    for rows in (1, 3, 64):
-        a, b, bias = integers(rows, 192), integers(64, 192), integers(1, 64)[0] * 0.375
-        product = a.float() @ b.float().t()  # at most 14 bits
-        for alpha in (
-            1.0,
-            0.375,
-        ):  # 16 bits after scaling: exact in fp32, in any order and with or without fma
-            for addend in (None, bias):
-                expected = alpha * product if addend is None else alpha * product + addend.float()
-                if not torch.equal(fused_linear(a, b, addend, alpha=alpha), expected.bfloat16()):
-                    return False
-    return True
-
-
-class LastResult(threading.local, Generic[T]):
-    """Remembers what was last computed from a tensor, for each thread: the same object, unchanged,
-    is not computed twice.
-
-    Unchanged means that torch's version counter stands still, which every in-place operation on the
-    tensor or a view of it advances (writes through `.data` or numpy do not). Tensors made in
-    `torch.inference_mode` have no counter and are never remembered. The tensor is held weakly, the
-    result until the next.
-    """
-
-    def __init__(self) -> None:
-        self._source: weakref.ref[Tensor] | None = None
-        self._key: Hashable = None
-        self._result: T | None = None
-
-    def of(self, x: Tensor, name: str, compute: Callable[[], T]) -> T:
-        """The result of `compute()`, which must be a function of x and name alone."""
-        if x.is_inference():
-            return compute()
-        key = (name, x._version)
-        if (
-            self._result is None
-            or self._source is None
-            or self._source() is not x
-            or self._key != key
-        ):
-            self._result = compute()
-            self._source, self._key = weakref.ref(x), key
-        return self._result

@@ -1,12 +1,12 @@
 """How does one Linear compute in a format that it is not stored in?
 
-`emulated_linear`: any activation, a quantized weight, the formats' own arithmetic.
+`emulated_linear` takes any activation and a quantized weight, and uses the format's own arithmetic.
 
     fmt = as_run_on(FormatName.MXFP8, weight.device)
     y = emulated_linear(x, fmt.quantize_weight(weight), bias, fmt)      # (..., K) -> (..., N)
 
-FP8 is not emulated on a GPU that has it: there it runs as torchao runs it. What it does not do:
-hold weights (`switch.py`), give latencies.
+FP8 is not emulated on a GPU that supports it: there it runs as torchao runs it. What it does not
+do: hold weights (`switch` does), or give latencies.
 """
 
 from typing import Any
@@ -15,18 +15,20 @@ import torch
 from torch import Tensor
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.formats import cpu_kernels as kernels
-from sensitivity.formats._base import Format, QuantizedOperand, has_triton, is_eager_cpu
+from sensitivity.formats._base import Format, QuantizedOperand
 from sensitivity.formats.fp8 import HardwareFP8
+from sensitivity.formats.kernel_choice import has_triton, is_eager_cpu
+from sensitivity.formats.last_result import LastResult
 from sensitivity.formats.registry import get_format
 
 _HARDWARE_FP8 = HardwareFP8()
 
+_last_activation = LastResult[QuantizedOperand]()
+
 
 def as_run_on(name: FormatName, device: torch.device) -> Format:
-    """The format as a search runs it on `device`:
-
-    FP8 by the GPU's own GEMM where it has one, all else emulated.
+    """The format as a search runs it on `device`: FP8 by the GPU's own GEMM where there is one, all
+    else emulated.
     """
     if (
         name is FormatName.FP8
@@ -39,8 +41,9 @@ def as_run_on(name: FormatName, device: torch.device) -> Format:
 
 
 def arithmetic_on(device: str) -> Any:
-    """What identifies the arithmetic of quantized Linears on a device, for keys of scores; 1 is
-    plain emulation.
+    """What identifies the arithmetic of quantized Linears on a device, for the keys of scores.
+
+    1 means emulation with the CPU's kernels or torchao's primitives.
     """
     where = torch.device(device)
     if where.type != "cuda" or not has_triton():
@@ -51,20 +54,24 @@ def arithmetic_on(device: str) -> Any:
     }
 
 
-_last_activation = kernels.LastResult[QuantizedOperand]()
-
-
 def emulated_linear(
     x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fmt: Format, *, remember: bool = True
 ) -> Tensor:
-    """x:
+    """Quantize x, multiply it with a quantized weight, and add the bias.
 
-    (..., K) bf16; weight: `fmt.quantize_weight` of (N, K); bias: (N,). Returns (..., N) bf16. All
-    rows of x are quantized as one tensor.
+    All rows of x are quantized as one tensor.
 
-    On the CPU the operand made from x is kept until the next call, for the Linears that read the
-    same x (to_q, to_k, to_v). Not so where `remember` is False: compiled graphs write over their
-    buffers without telling.
+    Args:
+        x: (..., K) bf16.
+        weight: `fmt.quantize_weight` of a weight (N, K).
+        bias: (N,), or None.
+        fmt: the format.
+        remember: on the CPU, keep the quantized x until the next call, for other Linears that read
+            the same x (to_q, to_k, to_v). Must be False in compiled graphs: they write into their
+            buffers without advancing the version counter.
+
+    Returns:
+        (..., N) bf16.
     """
     lead, k, n = x.shape[:-1], x.shape[-1], weight.values.shape[0]
     if x.numel() == 0:
@@ -73,7 +80,8 @@ def emulated_linear(
     def quantize() -> QuantizedOperand:
         return fmt.quantize_activation(x.reshape(-1, k))
 
-    rows = (
-        _last_activation.of(x, fmt.name, quantize) if remember and is_eager_cpu(x) else quantize()
-    )
+    if remember and is_eager_cpu(x):
+        rows = _last_activation.of(x, fmt.name, quantize)
+    else:
+        rows = quantize()
     return fmt.linear(rows, weight, bias).view(*lead, n)

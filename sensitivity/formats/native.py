@@ -1,10 +1,9 @@
 """How does a module run with torchao's own quantized Linears?
 
-`quantize_native`, and what the machine's kernels need.
+`quantize_native` changes Linears in place. A format that the device cannot run is refused, never
+emulated; `switch` emulates.
 
     quantize_native(pipeline.transformer, recipe.layers)
-
-Formats that a device lacks are refused, never emulated: that is `switch.py`.
 """
 
 import importlib.metadata
@@ -16,17 +15,20 @@ from torchao.quantization import quantize_
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
-from sensitivity.formats.nvfp4 import mslk_is_available
+from sensitivity.formats import mslk
 from sensitivity.formats.registry import get_format
 
 
 def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> None:
-    """Quantize Linears of `module` in place with torchao:
+    """Quantize Linears of `module` in place with torchao.
 
-    `formats` maps exact FQNs to formats; bf16 and unnamed Linears stay as they are.
+    Args:
+        module: the denoiser, or any module.
+        formats: {exact FQN: format}. Linears that are bf16 or not named stay as they are.
 
-    Raises FormatError before touching anything if an FQN is not a Linear of `module`, a shape or
-    dtype is refused, or a device lacks the format.
+    Raises:
+        FormatError: an FQN is not a Linear of `module`, a format refuses a shape or dtype, or the
+            device lacks the format. Nothing has changed then.
     """
     linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
     chosen: dict[FormatName, set[str]] = {}
@@ -44,7 +46,7 @@ def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> Non
         ) or fmt.native_refusal(weight.device)
         if reason is not None:
             raise FormatError(f"{fqn} cannot be quantized natively: {reason}")
-        if fmt.name is not FormatName.BF16:
+        if fmt.name.is_quantized:
             chosen.setdefault(fmt.name, set()).add(fqn)
     for name, fqns in chosen.items():
         quantize_(
@@ -54,38 +56,12 @@ def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> Non
         )
 
 
-def mslk_advice() -> str | None:
-    """What NVFP4 loses without mslk, and the command that installs it; None if it is there.
-
-    NVFP4 runs natively either way.
-    """
-    if mslk_is_available():
-        return None
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    index = "https://download.pytorch.org/whl/cu" + (torch.version.cuda or "13.0").replace(".", "")
-    command = (
-        f"pip install mslk --index-url {index}"
-        if (major, minor) >= (2, 12)
-        else "pip install mslk-cuda"
-    )
-    return (
-        "mslk is not installed (PyPI's `mslk` is an empty placeholder): NVFP4 quantizes slowly"
-        f" unless compiled; run `{command}`"
-    )
-
-
 def describe_versions() -> dict[str, str]:
-    """Versions of the packages that decide these numbers: torch, torchao, mslk ("not installed" if
-    it is not).
+    """Versions of the packages that decide what native kernels compute: torch, torchao, mslk ("not
+    installed" where it is missing).
     """
-    distributions = (
-        {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
-        if mslk_is_available()
-        else {}
-    )
-    mslk = distributions.get("mslk") or distributions.get("mslk-cuda") or "not installed"
     return {
         "torch": torch.__version__,
         "torchao": importlib.metadata.version("torchao"),
-        "mslk": mslk,
+        "mslk": mslk.version() or "not installed",
     }

@@ -2,7 +2,8 @@
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
-from sensitivity.formats._base import BF16, Format
+from sensitivity.formats._base import Format
+from sensitivity.formats.bf16 import BF16
 from sensitivity.formats.fp8 import FP8
 from sensitivity.formats.mxfp8 import MXFP8
 from sensitivity.formats.nvfp4 import NVFP4
@@ -15,7 +16,7 @@ def get_format(name: FormatName | str) -> Format:
     try:
         return _FORMATS[FormatName(name)]
     except ValueError:
-        allowed = ", ".join(_FORMATS)
+        known = ", ".join(_FORMATS)
         raise FormatError(
-            f"unknown format {str(name)!r}; formats are {allowed}: choose one of them"
+            f"unknown format {str(name)!r}; expected one of {known}: choose one of them"
         ) from None

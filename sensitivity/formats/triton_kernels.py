@@ -1,21 +1,21 @@
 """How does a GPU quantize to MXFP8, NVFP4 and FP8 in one pass, so that an emulated step keeps up
-with a bf16 one? For `formats.py`.
+with a bf16 one?
 
 torchao's primitives, run eagerly, read and write a tensor about twenty times. The kernels here read
-it once (NVFP4 twice: its scale is the whole tensor's) and find the same numbers. `formats.py`
-decides when to call them; graphs that torch compiles call them inside an opaque operator
-(`switch.py`).
+it once (NVFP4 twice, since its scale is the whole tensor's) and compute the same numbers. The
+formats decide when to call them. Graphs that torch compiles call them inside an opaque operator
+(`switchable_linear`).
 
-**Numbers.** The arithmetic of torchao in torchao's order: fp32, divisions rounded to nearest, no
-fused multiply-add (`enable_fp_fusion=False`). Rounding to a grid is that of `kernels.py`: add and
-subtract 1.5 * 2^23 * spacing. Maxima are taken over the bits of |x|, which order like |x| and put
-NaN above everything.
+**Numbers.** The arithmetic is torchao's, in torchao's order: fp32, divisions rounded to nearest, no
+fused multiply-add (`enable_fp_fusion=False`). Rounding to a grid is explained in `cpu_kernels`: add
+and subtract 1.5 * 2^23 * spacing. Maxima are taken over the bits of |x|, which order like |x| and
+put NaN above everything.
 
-Conventions: x is (rows, K), bf16, contiguous, on CUDA, K a multiple of the block; values come back
-in bf16, exact, block scales folded in. Zeros, NaN and inf are torchao's as `formats.py` tells them.
-Below 2^-100 numbers may underflow differently. `tests/test_triton_kernels.py` holds the kernels to
-torchao bit for bit, in Triton's interpreter; `tests/gpu` on a GPU. What it does not do: no
-dispatch, no torchao, nothing differentiable.
+Conventions: x is (rows, K), bf16, contiguous, on CUDA, K a multiple of the block. Values come back
+in bf16, exact, block scales folded in. Zeros, NaN and inf behave as in torchao (`_base`). Numbers
+below 2^-100 may underflow differently. The tests hold the kernels to torchao bit for bit: in
+Triton's interpreter (`tests/formats/test_triton_kernels.py`) and on a GPU (`tests/gpu`). What it
+does not do: choose the device, call torchao, or differentiate.
 
     values = quantize_mxfp8(x)                # x: (4608, 3072)
     values, scale = quantize_nvfp4(x)
@@ -39,9 +39,9 @@ def _bits(x):
 
 @triton.jit
 def _round(y, lowest: tl.constexpr, magic: tl.constexpr):
-    """fp32 to the nearest of a floating-point grid, ties to even:
+    """fp32 rounded to a floating-point grid, ties to even.
 
-    `lowest` is its least normal power of two, `magic` 1.5 * 2^(23 - mantissa bits).
+    `lowest` is the grid's least normal power of two, `magic` 1.5 * 2^(23 - mantissa bits).
     """
     power = (y.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
     c = tl.maximum(power, lowest) * magic
@@ -50,8 +50,9 @@ def _round(y, lowest: tl.constexpr, magic: tl.constexpr):
 
 @triton.jit
 def _nearest_bf16(y):
-    """fp32 to the nearest bf16 number, ties to even, still fp32 (Triton's interpreter cuts off
-    where a GPU rounds).
+    """fp32 rounded to the nearest bf16 number, ties to even, still fp32.
+
+    A cast to bf16 would do on a GPU; Triton's interpreter truncates there.
     """
     bits = y.to(tl.int32, bitcast=True)
     return tl.where(
@@ -164,27 +165,21 @@ def quantize_mxfp8(x: Tensor) -> Tensor:
 
 
 def quantize_nvfp4(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x:
-
-    (rows, K), K % 16 == 0. Returns values (rows, K) and the tensor's scale, () fp32, NaN for a
-    tensor of zeros.
+    """x: (rows, K), K % 16 == 0. Returns values (rows, K) and the tensor's scale, () fp32, NaN for
+    a tensor of zeros.
     """
     out, bits = torch.empty_like(x), torch.zeros((), dtype=torch.int32, device=x.device)
     grid = (triton.cdiv(x.numel(), ELEMENTS),)
     _amax[grid](x, bits, x.numel(), SIZE=ELEMENTS)
     _nvfp4[grid](x, bits, out, x.numel(), BLOCKS=ELEMENTS // 16, **EXACT)
     amax = bits.view(torch.float32)
-    whole = amax / torch.full_like(
-        amax, 2688.0
-    )  # CUDA multiplies by the reciprocal of a Python number, an ulp off now and then
+    # A tensor, since CUDA multiplies by the reciprocal of a Python number, at times an ulp off.
+    whole = amax / torch.full_like(amax, 2688.0)
     return out, torch.where(amax == 0, torch.nan, whole)
 
 
 def quantize_fp8_rows(x: Tensor, *, codes: bool = False) -> tuple[Tensor, Tensor]:
-    """x:
-
-    (rows, K). Returns values (rows, K), in bf16 or as e4m3 `codes`, and scales (rows, 1) fp32.
-    """
+    """x: (rows, K). Returns values (rows, K), in bf16 or as e4m3 `codes`, and scales (rows, 1)."""
     out = torch.empty_like(x, dtype=torch.float8_e4m3fn if codes else torch.bfloat16)
     scale = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
     _fp8_rows[(x.shape[0],)](

@@ -1,10 +1,14 @@
-"""How long does a run take when each Linear has a given format?
+"""How long does a run take if each Linear has a given format?
 
-`_base.py` holds the contract: a `LatencyModel` prices one Linear call (`linear_us`) and what is not
-a Linear (`rest_s`), and `estimate` adds them up for a ShapeTable and a format for each FQN.
-`predicted.py` predicts from a device's limits (`devices.py`) and from what kernels reach of them
-(`constants.py`); `table.py` measures each shape on the GPU at hand, `end_to_end.py` a whole run.
-Every estimate carries the word `predicted` or `measured`.
+A `LatencyModel` prices one Linear call and what is not a Linear, and `estimate` adds them up for a
+shape table and a format map. There are two models. Every estimate says which one it came from.
+
+- `PredictedLatency` predicts from a device's limits (`devices`) and from the parts of them that
+  kernels reach (`constants`): Linears in `kernels`, everything else in `rest_of_run`.
+- `measured.MeasuredLatency` reads times of shapes that were measured on the GPU at hand
+  (`shape_timing`, `shape_times`).
+
+`end_to_end` measures whole runs instead. `pricer` prices skip-lists of a study, memory included.
 
 Example:
     >>> from sensitivity.latency import PredictedLatency, get_device
@@ -13,16 +17,11 @@ Example:
 """
 
 from sensitivity.core.format_name import CompileMode, Source
-from sensitivity.latency._base import (
-    LatencyEstimate,
-    LatencyModel,
-    LinearCost,
-    ShapeScale,
-    batch_rows,
-    stand_for,
-)
+from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.devices import DEVICES, Device, find_device, get_device
+from sensitivity.latency.estimate import LatencyEstimate, LinearCost
 from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.scale import ShapeScale, batch_rows, stand_for
 
 __all__ = [
     "DEVICES",

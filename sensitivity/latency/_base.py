@@ -1,29 +1,27 @@
-"""The contract of everything that prices a run: records, and the sum that all latency models share.
+"""The contract of everything that prices a run: `LatencyModel`.
 
-Method. A model says two things: the microseconds of one Linear call of a shape in a format, and the
-seconds of what is not a Linear. `LatencyModel.estimate` adds them up over a ShapeTable: run = sum
-over Linears of calls x time + rest. The rest does not depend on formats. A caller who has measured
-the bf16 run gives its seconds, and the model divides them into Linears and rest (`divide_anchor`):
-a table of measured Linears keeps them and the rest is what remains; a prediction corrects both.
+Method. A model gives two things: the microseconds of one Linear call of a shape in a format, and
+the seconds of what is not a Linear (the rest, which does not depend on formats).
+`LatencyModel.estimate` adds them up over a shape table: run = sum over Linears of calls x time +
+rest.
+
+Anchor. A caller who has measured the bf16 run passes its seconds. The model then divides that total
+into Linears and rest (`divide_anchor`). A model that has measured its Linears keeps them, and the
+rest is what remains; a model that predicts both corrects both.
 
 Conventions.
-- `_us` is one call, `_s` is the whole run that the table was profiled on (`calls` counts the whole
-  run).
-- A Linear whose M varies is priced for each M with its calls; its row shows the mean over the calls
-  beside its largest M, so that calls x time is its part of the total in every row.
-- Linears that read one tensor (q, k and v) are one quantizing and several products where the
-  compiler merges the quantizing: `sibling_us` is the time of one more of them, and each of r
-  readers costs (linear_us + (r - 1) x sibling_us) / r.
-- A Linear outside the repeated blocks (no block in its FQN) runs eagerly where blocks are compiled
-  one by one: `eager_us` prices it.
-- A Linear that a format map leaves out is bf16; a Linear that was never called costs nothing and
-  may stand in the map.
-- `source` is "predicted" or "measured" and says where the Linears' times come from.
-- Rows of a batch axis are Linears with M = batch (modulation, time, guidance and pooled-text
-  embedders); see `batch_rows`.
+- `_us` is one call, `_s` is the whole run that the table was profiled on.
+- A Linear whose M varies is priced for each M with its calls.
+- Linears that read one tensor (q, k and v) are quantized once if the compiler merges their
+  quantizing. `sibling_us` is the time of one more of them. Each of r readers then costs
+  (linear_us + (r - 1) x sibling_us) / r.
+- A Linear outside the repeated blocks has no block in its FQN. It runs eagerly, since only the
+  blocks are compiled, and `eager_us` prices it.
+- A Linear that a format map leaves out is bf16. A Linear that was never called costs nothing; a
+  format map may name it.
+- `source` is "predicted" or "measured": where the Linears' times come from.
 
-What it does not do: check that a format takes a shape (formats.py: K % 32, K % 16, N % 16), or
-measure.
+What it does not do: check whether a format takes a shape (`sensitivity.formats`), or measure.
 
 Example: a model that knows one rate.
     >>> class TenTeraflops(LatencyModel):
@@ -43,133 +41,24 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sensitivity.core.format_name import CompileMode, FormatName, Source
-from sensitivity.errors import PatternError, UserError
-from sensitivity.latency.memory import MemoryEstimate
+from sensitivity.errors import FormatError, PatternError, UserError
+from sensitivity.latency.estimate import LatencyEstimate, LinearCost
+from sensitivity.latency.scale import scale_of
 from sensitivity.shapes.table import LinearProfile, ShapeTable
-
-SCALE_SETTING = "stands_for_factor"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearCost:
-    """What one Linear costs a call.
-
-    `quantized_us` is its time in `format`, equal to `bf16_us` where that is bf16; m is its largest
-    M. `why` says in a clause what decides the difference, "" where the model does not know.
-    """
-
-    fqn: str
-    m: int
-    k: int
-    n: int
-    calls: int
-    format: FormatName
-    bf16_us: float
-    quantized_us: float
-    why: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShapeScale:
-    """How a table that stands for a larger model is scaled: token rows, K and N times `factor`,
-    rows of the batch axis as they are.
-    """
-
-    factor: int
-
-    def __post_init__(self) -> None:
-        """Raise UserError unless the factor is a whole number from 1 up."""
-        if type(self.factor) is not int or self.factor < 1:
-            raise UserError(
-                f"The scale's factor is {self.factor!r}; allowed: a whole number from 1 up. Correct"
-                " the study's scale."
-            )
-
-    def __str__(self) -> str:
-        """Say it in words, for notes."""
-        return (
-            f"priced at the scale it stands for: token rows, K and N x {self.factor}, batch rows"
-            " unscaled"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatencyEstimate:
-    """What a run takes in bf16 and in the given formats.
-
-    Attributes:
-        target: The GPU that was priced.
-        source: Where the Linears' times come from.
-        batch_size: Samples a run.
-        compile_mode: How the run is compiled; "reduce-overhead" replays CUDA graphs.
-        bf16_s: Seconds of the whole run with every Linear in bf16.
-        quantized_s: The same with the formats given.
-        linears: One row a called Linear, in the table's order.
-        note: What the seconds cover and where they come from, for people.
-        scale: How the table was scaled, None where it was not.
-        interval90: 5 % and 95 % quantiles of the speedup, None where the model states none.
-        memory: Bytes of weights and peak, None where nobody estimated them.
-    """
-
-    target: str
-    source: Source
-    batch_size: int
-    compile_mode: CompileMode
-    bf16_s: float
-    quantized_s: float
-    linears: tuple[LinearCost, ...]
-    note: str
-    scale: ShapeScale | None = None
-    interval90: tuple[float, float] | None = None
-    memory: MemoryEstimate | None = None
-
-    @property
-    def speedup(self) -> float:
-        """bf16_s / quantized_s: above 1 is faster."""
-        return self.bf16_s / self.quantized_s
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the `latency --json` object.
-
-        Beside the contract's keys: "speedup_interval90" and "memory" where they are known, "note"
-        and "scale" in an estimate for a larger model than was profiled.
-        """
-        data: dict[str, Any] = {
-            "target": self.target,
-            "source": self.source,
-            "batch_size": self.batch_size,
-            "compile_mode": self.compile_mode,
-            "bf16_s": self.bf16_s,
-            "quantized_s": self.quantized_s,
-            "speedup": self.speedup,
-            "linears": [
-                {key: value for key, value in dataclasses.asdict(linear).items() if key != "why"}
-                | {"format": linear.format.value}
-                for linear in self.linears
-            ],
-        }
-        if self.interval90 is not None:
-            data["speedup_interval90"] = list(self.interval90)
-        if self.memory is not None:
-            data["memory"] = self.memory.to_json()
-        if self.scale is not None:
-            data |= {"note": self.note, "scale": dataclasses.asdict(self.scale)}
-        return data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Savings:
-    """What an interval is made from.
+    """What a model needs to know of a run for the interval of its speedup.
 
     Attributes:
-        shapes: Calls by (M, K, N, format, whether it is in a compiled block, Linears that read its
-            input).
-        linears_s: Seconds of all Linears in bf16, anchored where there is an anchor.
+        shapes: Calls by (M, K, N, format, whether it stands in a compiled block, how many Linears
+            read its input).
+        linears_s: Seconds of all Linears in bf16, corrected if there is an anchor.
         rest_s: Seconds of everything else.
-        anchored: Whether their sum was measured.
+        anchored: Whether the sum of both was measured.
     """
 
     shapes: Mapping[tuple[int, int, int, FormatName, bool, int], int]
@@ -178,7 +67,7 @@ class Savings:
     anchored: bool
 
     def fraction(self, model: "LatencyModel") -> float:
-        """Part of the bf16 Linears' time that the formats save, by a model."""
+        """The part of the bf16 Linears' time that the formats save, as `model` prices them."""
         bf16_us = quantized_us = 0.0
         for (m, k, n, format, compiled, readers), calls in self.shapes.items():
             bf16_us += calls * model.call_us(
@@ -193,13 +82,14 @@ class Savings:
 class LatencyModel(ABC):
     """Prices Linears and the rest of a run on one target.
 
-    Subclasses set the four attributes and two methods; `estimate` is theirs to keep.
+    Subclasses set the four attributes and implement `linear_us` and `rest_s`. They inherit
+    `estimate`.
 
     Attributes:
-        target: The GPU that is priced, as `--target` names it.
+        target: The name of the GPU that is priced, "b200".
         source: "predicted" or "measured".
         compile_mode: How the priced run is compiled.
-        covers: What `rest_s` counts and what it leaves out, a clause for notes.
+        covers: A clause for notes: what `rest_s` counts and what it leaves out.
     """
 
     target: str
@@ -207,36 +97,72 @@ class LatencyModel(ABC):
     compile_mode: CompileMode
     covers: str
 
+    def check_format(self, format: FormatName) -> None:  # noqa: B027 - most models take all
+        """Raise FormatError if the target cannot compute in `format`. By default it can in all.
+
+        The message names the formats that the target has. Nothing is priced.
+        """
+
+    def supports(self, format: FormatName) -> bool:
+        """Whether the target can compute in `format`; `check_format` has the reason if not."""
+        try:
+            self.check_format(format)
+        except FormatError:
+            return False
+        return True
+
     @abstractmethod
     def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
-        """Give the microseconds of one call, with everything that the format adds to it; 0 where m
-        is 0.
+        """Microseconds of one call, with everything that the format adds to it; 0 if m is 0.
 
         Raises:
             FormatError: The target cannot compute in this format.
         """
 
     def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
-        """Give the microseconds of one call outside the compiled blocks; as inside them, where the
-        model does not know better.
-        """
+        """Microseconds of one call outside the compiled blocks. By default `linear_us`."""
         return self.linear_us(m=m, k=k, n=n, format=format)
 
     def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
-        """Give the microseconds of one more Linear on an input that is quantized already; the full
-        price, where nothing is merged.
+        """Microseconds of one more Linear on an input that is already quantized.
+
+        By default `linear_us`, as if nothing were merged.
         """
         return self.linear_us(m=m, k=k, n=n, format=format)
 
     def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:  # noqa: ARG002 - for models that know
-        """Say in a clause what decides a quantized Linear's gain or loss; "" where the model does
-        not know.
-        """
+        """A clause on what decides a quantized Linear's gain or loss. By default "": unknown."""
         return ""
 
     @abstractmethod
     def rest_s(self, table: ShapeTable) -> float:
-        """Give the seconds of the whole run that are not Linears; they do not depend on formats."""
+        """Seconds of the whole run that are not Linears; they do not depend on formats."""
+
+    def divide_anchor(
+        self,
+        bf16_seconds: float,
+        linears_s: float,
+        rest_s: float,  # noqa: ARG002 - for models that correct both
+    ) -> tuple[float, float]:
+        """Divide a measured bf16 total into (factor on the Linears' times, seconds of the rest).
+
+        By default the Linears are right, and the rest is what remains.
+
+        Raises:
+            UserError: The total is shorter than the Linears.
+        """
+        if not math.isfinite(bf16_seconds) or bf16_seconds < linears_s:
+            raise UserError(
+                f"The measured bf16 run (`bf16_seconds`) takes {bf16_seconds:.4g} s; expected at"
+                f" least the {linears_s:.4g} s of its Linears alone. Give the seconds of the whole"
+                " run that was profiled (all steps, same batch size and target), or leave"
+                " `bf16_seconds` out."
+            )
+        return 1.0, bf16_seconds - linears_s
+
+    def interval90(self, savings: Savings) -> tuple[float, float] | None:  # noqa: ARG002 - for models that know
+        """The 5 % and 95 % quantiles of the speedup. By default None: unknown."""
+        return None
 
     def estimate(
         self,
@@ -248,22 +174,16 @@ class LatencyModel(ABC):
         """Price a run in bf16 and with `formats`.
 
         Args:
-            table: The run's shapes; scaled by `stand_for` where it stands for a larger model.
+            table: The run's shapes, scaled by `stand_for` if they stand for a larger model.
             formats: FQN -> format; Linears left out are bf16.
-            bf16_seconds: Measured seconds of the whole bf16 run, as an anchor; then `rest_s` is not
-                asked.
+            bf16_seconds: Measured seconds of the whole bf16 run, as an anchor.
 
         Raises:
             PatternError: `formats` names FQNs that the table does not have.
             FormatError: The target cannot compute in one of the formats.
-            UserError: The table has nothing to price, or the anchor is shorter than its bf16
-                Linears alone.
+            UserError: The table has nothing to price, or the anchor cannot be that of this run.
         """
-        if not any(linear.rows for linear in table.linears):
-            raise UserError(
-                f"The shape table of {table.model!r} has no Linear call with rows; allowed: one or"
-                " more. Profile a run that calls them."
-            )
+        _check_has_rows(table)
         _check_names(table, formats)
         chosen = {
             linear.fqn: FormatName(formats.get(linear.fqn, FormatName.BF16))
@@ -275,60 +195,38 @@ class LatencyModel(ABC):
             for linear in table.linears
         )
         savings, anchor = self.savings(table, chosen), self.covers
-        linears_s, rest_s = savings.linears_s, savings.rest_s
         if bf16_seconds is not None:
-            factor, rest_s = self.divide_anchor(bf16_seconds, linears_s, rest_s)
-            costs = tuple(
-                dataclasses.replace(
-                    cost, bf16_us=cost.bf16_us * factor, quantized_us=cost.quantized_us * factor
-                )
-                for cost in costs
+            factor, rest_s = self.divide_anchor(bf16_seconds, savings.linears_s, savings.rest_s)
+            costs = tuple(cost.times(factor) for cost in costs)
+            savings = dataclasses.replace(
+                savings, linears_s=savings.linears_s * factor, rest_s=rest_s, anchored=True
             )
-            linears_s, anchor = linears_s * factor, "bf16_s as the caller measured it"
-        scale, quantized_linears_s = (
-            _scale_of(table),
-            sum(cost.calls * cost.quantized_us for cost in costs) / 1e6,
-        )
+            anchor = "bf16_s as the caller measured it"
+        return self._summed(table, costs, savings, anchor)
+
+    def _summed(
+        self, table: ShapeTable, costs: tuple[LinearCost, ...], savings: Savings, anchor: str
+    ) -> LatencyEstimate:
+        """The estimate of a run whose Linears cost `costs`."""
+        scale = scale_of(table)
+        origins = [f"{self.source} for {self.target}", anchor, *([str(scale)] if scale else [])]
         return LatencyEstimate(
             target=self.target,
             source=self.source,
             batch_size=table.batch_size,
             compile_mode=self.compile_mode,
-            bf16_s=sum(cost.calls * cost.bf16_us for cost in costs) / 1e6 + rest_s,
-            quantized_s=quantized_linears_s + rest_s,
+            bf16_s=sum(cost.calls * cost.bf16_us for cost in costs) / 1e6 + savings.rest_s,
+            quantized_s=(
+                sum(cost.calls * cost.quantized_us for cost in costs) / 1e6 + savings.rest_s
+            ),
             linears=costs,
-            note="; ".join(
-                [f"{self.source} for {self.target}", anchor] + ([str(scale)] if scale else [])
-            ),
+            note="; ".join(origins),
             scale=scale,
-            interval90=self.interval90(
-                dataclasses.replace(
-                    savings, linears_s=linears_s, rest_s=rest_s, anchored=bf16_seconds is not None
-                )
-            ),
+            interval90=self.interval90(savings),
         )
 
-    def divide_anchor(
-        self, bf16_seconds: float, linears_s: float, rest_s: float
-    ) -> tuple[float, float]:  # noqa: ARG002 - for models that correct both
-        """Divide a measured bf16 total:
-
-        (factor on the Linears' times, seconds of the rest). Here the Linears are right and the rest
-        is what remains.
-
-        Raises:
-            UserError: The total is shorter than the Linears.
-        """
-        return 1.0, _rest_of(bf16_seconds, linears_s)
-
-    def interval90(self, savings: Savings) -> tuple[float, float] | None:  # noqa: ARG002 - for models that know
-        """Give the 5 % and 95 % quantiles of the speedup; None where the model does not know them."""
-        return None
-
     def savings(self, table: ShapeTable, formats: Mapping[str, FormatName]) -> Savings:
-        """Give a run's shapes with their calls and formats, and the seconds that the model predicts
-        for its bf16 parts.
-        """
+        """A run's shapes with their calls and formats, and the seconds of its bf16 parts."""
         shapes: Counter[tuple[int, int, int, FormatName, bool, int]] = Counter()
         readers = table.readers
         for linear in table.linears:
@@ -348,7 +246,12 @@ class LatencyModel(ABC):
 
     def _cost(self, linear: LinearProfile, format: FormatName, readers: int) -> LinearCost:
         bf16_us = self.mean_us(linear, FormatName.BF16, readers)
-        quantized = format is not FormatName.BF16
+        quantized_us, why = bf16_us, ""
+        if format.is_quantized:
+            quantized_us = self.mean_us(linear, format, readers)
+            why = self.why(
+                m=linear.m, k=linear.k, n=linear.n, format=format, compiled=bool(linear.block)
+            )
         return LinearCost(
             fqn=linear.fqn,
             m=linear.m,
@@ -357,20 +260,12 @@ class LatencyModel(ABC):
             calls=linear.calls,
             format=format,
             bf16_us=bf16_us,
-            quantized_us=self.mean_us(linear, format, readers) if quantized else bf16_us,
-            why=(
-                self.why(
-                    m=linear.m, k=linear.k, n=linear.n, format=format, compiled=bool(linear.block)
-                )
-                if quantized
-                else ""
-            ),
+            quantized_us=quantized_us,
+            why=why,
         )
 
     def mean_us(self, linear: LinearProfile, format: FormatName, readers: int = 1) -> float:
-        """Give the mean microseconds of a Linear's calls in a format, one of `readers` Linears that
-        read its input.
-        """
+        """Mean microseconds of a Linear's calls in a format; `readers` Linears read its input."""
         return (
             sum(
                 calls
@@ -390,8 +285,10 @@ class LatencyModel(ABC):
     def call_us(
         self, *, m: int, k: int, n: int, format: FormatName, compiled: bool, readers: int
     ) -> float:
-        """Give the microseconds of one call: eager outside the blocks; inside, its part of what
-        `readers` Linears on one input cost.
+        """Microseconds of one call, inside or outside the compiled blocks.
+
+        Inside, it is one of `readers` Linears on one input, and takes its part of what they cost
+        together.
         """
         if not compiled:
             return self.eager_us(m=m, k=k, n=n, format=format)
@@ -401,75 +298,24 @@ class LatencyModel(ABC):
         return (first_us + (readers - 1) * self.sibling_us(m=m, k=k, n=n, format=format)) / readers
 
 
+def _check_has_rows(table: ShapeTable) -> None:
+    """Raise UserError for a table without a single row to price."""
+    if not any(linear.rows for linear in table.linears):
+        raise UserError(
+            f"The shape table of {table.model!r} has no Linear call with rows; expected one or"
+            " more. Profile a run that calls them."
+        )
+
+
 def _check_names(table: ShapeTable, formats: Mapping[str, FormatName]) -> None:
-    known = {linear.fqn for linear in table.linears} | set(table.uncalled)
+    """Raise PatternError for FQNs that the table does not have."""
+    known = set(table.fqns)
     unknown = [fqn for fqn in formats if fqn not in known]
     if unknown:
         closest = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f" (closest: {closest[0]!r})" if closest else ""
         raise PatternError(
             f"{len(unknown)} FQNs of the format map are no Linear of {table.model!r}, the first is"
-            f" {unknown[0]!r}{hint}; allowed: the {len(known)} FQNs of its shape table. Remove"
-            " them, or profile the model that they belong to."
+            f" {unknown[0]!r}{hint}; expected some of the {len(known)} FQNs of its shape table."
+            " Remove them, or profile the model that they belong to."
         )
-
-
-def _rest_of(bf16_seconds: float, bf16_linears_s: float) -> float:
-    if not math.isfinite(bf16_seconds) or bf16_seconds < bf16_linears_s:
-        raise UserError(
-            f"The measured bf16 run takes {bf16_seconds:.4g} s; allowed: no less than the"
-            f" {bf16_linears_s:.4g} s of its Linears alone. Give the seconds of the whole run that"
-            " was profiled (all steps, same batch size and target), or leave --bf16-seconds out."
-        )
-    return bf16_seconds - bf16_linears_s
-
-
-def batch_rows(table: ShapeTable) -> int:
-    """Give the batch axis of one forward:
-
-    M of the Linears that see no tokens (modulation, time, guidance, pooled text).
-
-    It is the batch size where a Linear has that M, else twice that where one has (guidance by a
-    doubled batch), else the batch size.
-    """
-    rows = {m for linear in table.linears for m, _ in linear.m_values}
-    return next(
-        (m for m in (table.batch_size, 2 * table.batch_size) if m in rows), table.batch_size
-    )
-
-
-def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
-    """Scale a small model's table to the model that it stands for.
-
-    Token rows, K and N are multiplied by the factor; rows of the batch axis (M =
-    `batch_rows(table)`) keep their M. Names, calls and dtypes stay; counts of the run grow as
-    `RunCounts.scaled` says. The factor is written into the table's settings, and every estimate
-    made from it says so; scaling twice multiplies.
-    """
-    batch = batch_rows(table)
-    linears = []
-    for linear in table.linears:
-        scaled: Counter[int] = Counter()
-        for m, calls in linear.m_values:
-            scaled[m if m == batch else m * scale.factor] += calls
-        pairs = tuple(sorted(scaled.items()))
-        linears.append(
-            dataclasses.replace(
-                linear,
-                m=pairs[-1][0],
-                k=linear.k * scale.factor,
-                n=linear.n * scale.factor,
-                m_values=pairs,
-            )
-        )
-    before = _scale_of(table)
-    factor = scale.factor * (before.factor if before else 1)
-    run = None if table.run is None else table.run.scaled(scale.factor)
-    return dataclasses.replace(
-        table, linears=tuple(linears), settings={**table.settings, SCALE_SETTING: factor}, run=run
-    )
-
-
-def _scale_of(table: ShapeTable) -> ShapeScale | None:
-    factor = table.settings.get(SCALE_SETTING)
-    return None if factor is None else ShapeScale(factor=factor)  # type: ignore[arg-type]  # checked there

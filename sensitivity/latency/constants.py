@@ -1,12 +1,14 @@
-"""What do today's kernels reach of a chip's limits?
+"""What do today's kernels reach of a chip's limits? The few constants of the predicted latency,
+each with its meaning and its source.
 
-The few constants of the predicted latency, each with its meaning and its source.
+`benchmarks/calibrate_latency.py` fits the Blackwell constants to two published tables and to
+nothing else: speedups of square Linears, and whole FLUX.1-dev runs on a B200
+(`benchmarks/published/`). It prints what it finds with residuals and leave-one-out errors, and the
+numbers below are its output. Constants that the tables cannot tell apart are stated here with their
+source instead.
 
-The Blackwell constants are fitted by `benchmarks/calibrate_latency.py` to two published tables and
-to nothing else: speedups of square Linears and whole FLUX.1-dev runs on a B200
-(`benchmarks/published/`). The script prints what it finds, with residuals and leave-one-out errors;
-the numbers below are its output. Parts that the tables cannot tell apart are held at the values
-that are stated here with their source.
+    BLACKWELL.gap_us
+    HOPPER.replaced({"gap_us": 2.0})
 """
 
 import dataclasses
@@ -21,30 +23,32 @@ from sensitivity.errors import UserError
 class KernelConstants:
     """Parts of a chip's limits that kernels reach, and their shortest times.
 
+    "The same" repeats the meaning of the line above.
+
     Attributes:
-        sustained_matmul: Part of the bf16 peak that large bf16 GEMMs reach inside a long run (the
-            chip is at its power limit).
-        isolated_matmul: The same for a GEMM alone, with pauses (clocks are higher).
+        sustained_matmul: Part of the bf16 peak that large bf16 GEMMs reach inside a long run, where
+            the chip is at its power limit.
+        isolated_matmul: The same for a GEMM alone with pauses, where clocks are higher.
         fp8_matmul: Part of its own peak that an FP8 GEMM (a scale for each row) reaches, relative
             to bf16's part of its peak.
         mxfp8_matmul: The same for MXFP8.
         nvfp4_matmul: The same for NVFP4.
         exposed_write: Part of a GEMM's output write that is not hidden behind its arithmetic.
         gemm_ramp_us: Time of a GEMM beyond its arithmetic: filling and draining the pipeline.
-        pass_ramp_us: The same of an elementwise or reduction kernel.
-        nvfp4_ramp_us: The same of the NVFP4 quantizer (MSLK's Triton kernel).
+        pass_ramp_us: The same for an elementwise or reduction kernel.
+        nvfp4_ramp_us: The same for the NVFP4 quantizer (MSLK's Triton kernel).
         gap_us: From the end of a kernel to the work of the next inside a run.
-        quantize_bandwidth: Part of the memory bandwidth that compiled quantizers reach (FP8,
-            MXFP8).
+        quantize_bandwidth: Part of the memory bandwidth that compiled FP8 and MXFP8 quantizers
+            reach.
         nvfp4_bandwidth: The same for NVFP4's absolute maximum and quantizer.
         pass_bandwidth: The same for plain elementwise kernels.
         attention: Part of the bf16 peak that fused attention reaches.
-        fusion_bandwidth: Part of the bandwidth at which the denoiser's remaining elementwise work
-            runs, counted as one pass over the input and one over the output of each Linear.
-        linear_sd: Relative standard deviation of the predicted bf16 Linears against a measured run,
-            all together.
-        rest_sd: The same of everything else; with `linear_sd` it decides how a measured total is
-            divided.
+        fusion_bandwidth: Part of the memory bandwidth at which the denoiser's fused elementwise
+            work runs, if it counts as one pass over the input and one over the output of each
+            Linear.
+        linear_sd: Relative standard deviation of the predicted bf16 Linears, all together, from a
+            measured run.
+        rest_sd: The same for everything else. Both decide how a measured total is divided.
         saving_sd: Relative standard deviation of the predicted saving, beyond that of the fit.
     """
 
@@ -68,24 +72,24 @@ class KernelConstants:
     saving_sd: float
 
     def replaced(self, values: Mapping[str, float]) -> "KernelConstants":
-        """Give a copy with some constants replaced.
+        """A copy with some constants replaced.
 
         Raises:
-            UserError: An unknown constant, or a value that is not above 0.
+            UserError: A constant is unknown, or a value is not above 0.
         """
         names = [field.name for field in dataclasses.fields(self)]
         for name, value in values.items():
             if name not in names:
                 closest = difflib.get_close_matches(name, names, n=1)
-                hint = f" Did you mean {closest[0]!r}?" if closest else ""
+                hint = f"Did you mean {closest[0]!r}?" if closest else "Choose one of these."
                 raise UserError(
-                    f"No kernel constant is called {name!r}; allowed are {', '.join(names)}.{hint}"
-                    " Correct the device."
+                    f"No kernel constant is called {name!r}; expected one of {', '.join(names)}."
+                    f" {hint}"
                 )
             if not value > 0:
                 raise UserError(
-                    f"The kernel constant {name} is {value}; allowed is a number above 0. Correct"
-                    " the device."
+                    f"The kernel constant {name} is {value}; expected a number above 0. Correct it"
+                    " in the device TOML."
                 )
         return dataclasses.replace(self, **values)
 
@@ -110,13 +114,12 @@ BLACKWELL = KernelConstants(
     rest_sd=0.25,
     saving_sd=0.05,
 )
-"""B200 and its siblings.
+"""B200 and its siblings. All are fitted, except these:
 
-Fitted, but for: exposed_write (assumed; 0 to 1 changes no prediction by more than 1 %),
-pass_bandwidth (torchao roofline_utils, pct_achievable_mem_bw), fp8_matmul (taken to be MXFP8's:
-nobody published FP8 there), and the three deviations: linear_sd and rest_sd are judged from what
-the bf16 runs miss without an anchor (up to 1.7 %, from one model), saving_sd from FLUX's
-leave-one-out errors (up to 2.3 % of a speedup).
+exposed_write is assumed; 0 to 1 changes no prediction by more than 1 %. pass_bandwidth is torchao's
+(roofline_utils, pct_achievable_mem_bw). fp8_matmul is taken to be MXFP8's, since nobody published
+FP8 there. linear_sd and rest_sd are judged from what the bf16 runs miss without an anchor (up to
+1.7 %, from one model), saving_sd from FLUX's leave-one-out errors (up to 2.3 % of a speedup).
 """
 
 HOPPER = dataclasses.replace(
@@ -129,8 +132,10 @@ HOPPER = dataclasses.replace(
     fusion_bandwidth=0.8,
     saving_sd=0.1,
 )
-"""H100 and H200: stated, not fitted. sustained_matmul and fp8_matmul: single Linears timed on an
-H100; isolated_matmul: torchao roofline_utils; attention, fusion_bandwidth and gap_us: cuDNN
-attention (440 us for 24 heads of 4608 tokens), Triton kernels and gaps in profiles of
-FLUX.1-dev's bf16 denoiser compiled on an H100; everything else as on a B200.
+"""H100 and H200. All are stated, none is fitted:
+
+sustained_matmul and fp8_matmul are from single Linears timed on an H100. isolated_matmul is
+torchao's (roofline_utils). attention, fusion_bandwidth and gap_us are from profiles of FLUX.1-dev's
+bf16 denoiser compiled on an H100 (cuDNN attention: 440 us for 24 heads of 4608 tokens; Triton
+kernels; gaps). Everything else is as on a B200.
 """

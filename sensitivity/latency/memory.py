@@ -1,15 +1,19 @@
 """How much GPU memory does a run need, in bf16 and quantized?
 
-Bytes of weights, and the peak where a run was counted.
+Weights. Every Linear of the table counts what its format stores (codes and padded scales), and
+everything else counts as it is loaded.
 
-Method. Weights: every Linear of the table by its format's own rule (codes and padded scales),
-everything else as it is loaded. Peak: all components' weights are on the GPU together, plus the
-largest sum of live activations of any one component, in eager order (census.py). What CUDA itself,
-convolutions' workspaces, fragmentation and CUDA graphs' private pools take comes on top and is not
-predicted: against the published FLUX.1-dev peaks 3 GB are missing at batch 1 and 6 GB at batch 8,
-while what quantizing saves is right within 0.1 GB.
+Peak. The weights of all components are on the GPU together. On top come the live activations of the
+component that has the most, counted in eager order (`shapes.census`).
 
-Conventions: bytes; GB are 1e9.
+Not predicted: what CUDA itself, workspaces of convolutions, fragmentation and the private pools of
+CUDA graphs take. Against the published peaks of FLUX.1-dev, 3 GB are missing at batch 1 and 6 GB at
+batch 8. What quantizing saves is right within 0.1 GB.
+
+Conventions: bytes; 1 GB is 1e9 bytes.
+
+    memory = estimate_memory(table, formats, weight_bytes)
+    memory.bf16_peak_bytes, memory.quantized_peak_bytes
 """
 
 import dataclasses
@@ -27,9 +31,10 @@ class MemoryEstimate:
 
     Attributes:
         bf16_linear_bytes: Weights of the table's Linears in bf16.
-        quantized_linear_bytes: The same in the given formats.
-        other_weight_bytes: All other weights of the pipeline; None where the run was not counted.
-        activation_bytes: The largest live activations of one component; None likewise.
+        quantized_linear_bytes: The same weights in the given formats.
+        other_weight_bytes: All other weights of the pipeline; None if the run was not counted.
+        activation_bytes: The largest live activations of one component; None if the run was not
+            counted.
     """
 
     bf16_linear_bytes: int
@@ -39,12 +44,12 @@ class MemoryEstimate:
 
     @property
     def bf16_peak_bytes(self) -> int | None:
-        """All weights and the activations, in bf16."""
+        """All weights and the activations with every Linear in bf16; None if not counted."""
         return self._peak(self.bf16_linear_bytes)
 
     @property
     def quantized_peak_bytes(self) -> int | None:
-        """The same, quantized."""
+        """All weights and the activations in the given formats; None if not counted."""
         return self._peak(self.quantized_linear_bytes)
 
     def _peak(self, linear_bytes: int) -> int | None:
@@ -53,7 +58,7 @@ class MemoryEstimate:
         return linear_bytes + self.other_weight_bytes + self.activation_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """Give the object for JSON, peaks included; "source" is "predicted"."""
+        """The object "memory" of `latency --json`, peaks included; "source" is "predicted"."""
         data = dataclasses.asdict(self) | {
             "bf16_peak_bytes": self.bf16_peak_bytes,
             "quantized_peak_bytes": self.quantized_peak_bytes,
@@ -71,7 +76,7 @@ def estimate_memory(
     """Add up a table's bytes.
 
     Args:
-        table: The run's shapes, not scaled; with counts where peaks are wanted. Linears that were
+        table: The run's shapes. Peaks need its counts (`table.run`). Linears that were
             never called are not in it.
         formats: FQN -> format; Linears left out are bf16.
         weight_bytes: (format, K, N) -> bytes of the stored weight with its scales.

@@ -1,30 +1,54 @@
-"""How well are the fitted constants known?
+"""How well are the fitted kernel constants known? Samples from their posterior.
 
-Draws from their posterior, as `benchmarks/calibrate_latency.py` wrote them.
+`benchmarks/calibrate_latency.py` fits the constants of Blackwell and writes `fit_b200.json`: the
+names of the fitted constants, their values, and samples around them. `posterior_samples` gives
+these samples as `KernelConstants`. Constants that were not fitted have none.
 
-`fit_b200.json` holds the fitted names, the constants, and draws around them; `draws_for` gives the
-draws as constants. Constants that were changed by the user have none.
+    posterior_samples(BLACKWELL)[0].gap_us
 """
 
 import dataclasses
-import json
 from functools import cache
 from importlib import resources
+
+from pydantic import BaseModel, ConfigDict
 
 from sensitivity.latency.constants import BLACKWELL, KernelConstants
 
 
-def draws_for(constants: KernelConstants) -> tuple[KernelConstants, ...]:
-    """The draws around `constants`; () where these are not the fitted ones."""
-    return _blackwell_draws() if constants == BLACKWELL else ()
+class Fit(BaseModel):
+    """What the fit wrote.
+
+    Attributes:
+        names: The constants that were fitted.
+        constants: Their values, as `constants.py` states them.
+        samples: Samples of the posterior, each in the order of `names`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    constants: dict[str, float]
+    samples: tuple[tuple[float, ...], ...]
 
 
 @cache
-def _blackwell_draws() -> tuple[KernelConstants, ...]:
-    fit = json.loads(
-        resources.files("sensitivity.latency").joinpath("fit_b200.json").read_text(encoding="utf-8")
+def load_fit() -> Fit:
+    """Read `fit_b200.json`."""
+    return Fit.model_validate_json(
+        resources.files("sensitivity.latency").joinpath("fit_b200.json").read_bytes()
     )
+
+
+def posterior_samples(constants: KernelConstants) -> tuple[KernelConstants, ...]:
+    """Samples around `constants`; () if these are not the fitted ones."""
+    return _blackwell_samples() if constants == BLACKWELL else ()
+
+
+@cache
+def _blackwell_samples() -> tuple[KernelConstants, ...]:
+    fit = load_fit()
     return tuple(
-        dataclasses.replace(BLACKWELL, **dict(zip(fit["names"], draw, strict=True)))
-        for draw in fit["draws"]
+        dataclasses.replace(BLACKWELL, **dict(zip(fit.names, values, strict=True)))
+        for values in fit.samples
     )

@@ -1,4 +1,10 @@
-"""What does a list cost? `Pricer`: formats of a run's Linears in, seconds and bytes out."""
+"""What does a skip-list cost? `Pricer`: formats of a run's Linears in, seconds and bytes out.
+
+    pricer = Pricer.of(spec, run_shapes(spec))
+    pricer.price("mine", {"blocks.0.attn.to_q": FormatName.NVFP4}).estimate.speedup
+
+Prices are those of the scale that the study stands for (`at_priced_scale`).
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,10 +12,12 @@ from dataclasses import dataclass
 
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.formats.registry import get_format
-from sensitivity.latency._base import LatencyEstimate, LatencyModel, ShapeScale, stand_for
+from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.devices import get_device
+from sensitivity.latency.estimate import LatencyEstimate
 from sensitivity.latency.memory import estimate_memory
 from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.scale import ShapeScale, stand_for
 from sensitivity.shapes.run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
@@ -17,8 +25,15 @@ from sensitivity.spec.study_spec import StudySpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PricedList:
-    """One skip-list or recipe: its price, the formats it gives, its patterns that match nothing,
-    the Linears that the format refuses, the recipe's notice.
+    """The price of one skip-list or recipe.
+
+    Attributes:
+        name: What it is called in tables.
+        formats: FQN -> format; Linears left out are bf16.
+        estimate: Its price, memory included.
+        dead: Patterns of the list that match no Linear.
+        refused: FQNs that the format does not take and that the list does not skip.
+        notice: What a recipe has to say of itself; "" if nothing.
     """
 
     name: str
@@ -30,16 +45,19 @@ class PricedList:
 
     @property
     def quantized(self) -> int:
-        """Linears of the run that are quantized."""
-        return sum(cost.format is not FormatName.BF16 for cost in self.estimate.linears)
+        """How many Linears of the run are quantized."""
+        return sum(cost.format.is_quantized for cost in self.estimate.linears)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pricer:
     """Prices lists on one run.
 
-    `table` is the run's at the scale that is priced, `bf16_seconds` the measured bf16 run where
-    there is one.
+    Attributes:
+        run: The run.
+        table: Its shapes at the scale that is priced.
+        latency: The model that prices them.
+        bf16_seconds: Measured seconds of the whole bf16 run, as an anchor; None without one.
     """
 
     run: ShapeRun
@@ -56,13 +74,14 @@ class Pricer:
         target: str | None = None,
         compile_mode: CompileMode = "reduce-overhead",
     ) -> "Pricer":
-        """By the predicted model, for the study's target or another.
+        """A pricer by the predicted model, for `target` or the study's own.
 
-        Raises UserError for an unknown one.
+        Raises:
+            UserError: No such target.
         """
         return cls(
             run=run,
-            table=_scaled(spec, run),
+            table=at_priced_scale(run.table, spec),
             latency=latency_model(spec, target, compile_mode=compile_mode),
         )
 
@@ -74,10 +93,11 @@ class Pricer:
         dead: tuple[str, ...] = (),
         refused: tuple[str, ...] = (),
     ) -> PricedList:
-        """One list's price, memory included.
+        """One list's price, memory included; `PricedList` has the arguments.
 
-        Raises PatternError for FQNs that the run does not have, FormatError for a format that the
-        target lacks.
+        Raises:
+            PatternError: `formats` names FQNs that the run does not have.
+            FormatError: The target lacks a format.
         """
         estimate = self.latency.estimate(self.table, formats, bf16_seconds=self.bf16_seconds)
         memory = estimate_memory(
@@ -92,21 +112,19 @@ class Pricer:
         )
 
 
-def _scaled(spec: StudySpec, run: ShapeRun) -> ShapeTable:
-    """The run's table at the scale that it is priced at."""
-    return (
-        stand_for(run.table, ShapeScale(factor=spec.pricing.stands_for))
-        if spec.pricing.stands_for > 1
-        else run.table
-    )
+def at_priced_scale(table: ShapeTable, spec: StudySpec) -> ShapeTable:
+    """A table at the scale that is priced: scaled if the study stands for a larger model."""
+    factor = spec.pricing.stands_for
+    return stand_for(table, ShapeScale(factor=factor)) if factor > 1 else table
 
 
 def latency_model(
     spec: StudySpec, target: str | None, *, compile_mode: CompileMode = "reduce-overhead"
 ) -> LatencyModel:
-    """The model that prices a study's Linears on a GPU.
+    """The predicted model for `target`; None is the study's own target.
 
-    Raises UserError, with the closest names, for an unknown one.
+    Raises:
+        UserError: No such target; the message names the closest one.
     """
     return PredictedLatency(
         get_device(spec.pricing.target if target is None else target), compile_mode=compile_mode

@@ -1,63 +1,63 @@
-"""How long does a call take on this machine, once its work no longer fits the cache and nothing
-else is in the way? Stopwatches, and order afterwards.
+"""How long does a call take on this machine once its work no longer fits the cache? Stopwatches.
 
-A stopwatch prepares a cycle (copy 0, copy 1, ... of the same call, each with its own inputs and
-weights) and gives a function that runs it once and returns the microseconds of one call. Three of
-them:
+A stopwatch prepares a cycle: copy 0, copy 1, ... of the same call, each with inputs and weights of
+its own. It gives a function that runs the cycle and returns the microseconds of one call. There are
+three of them:
 
-    GraphStopwatch     many calls captured in one CUDA graph, replayed between two CUDA events: no launch costs (compile mode "reduce-overhead")
-    StreamStopwatch    the same calls launched one after another from Python, between two CUDA events (compile mode "default")
-    WallStopwatch      the host's clock, for a CPU: it exercises everything else, its numbers say nothing about a GPU
+    GraphStopwatch     many calls captured in one CUDA graph and replayed between two CUDA events:
+                       no launch costs (compile mode "reduce-overhead")
+    StreamStopwatch    the same calls launched one after another from Python, between two CUDA
+                       events (compile mode "default")
+    WallStopwatch      the host's clock, for a CPU: it exercises everything else, and its numbers
+                       say nothing about a GPU
 
-Method. Every copy is called once first, on the stream that is timed (compiles, autotunes,
-initialises libraries). A pilot run of one cycle says how many calls fill `MIN_RUN_US`; a run is a
-whole number of cycles. `time_runs` times each prepared cycle twice and keeps every repetition: on a
-rested GPU, and under its own steady load, where the GPU is at its power limit and has lowered its
-clock. A real run mixes kernels that draw more and less, and its clock lies between. Formats are not
-timed in turn: bf16 would heat the others.
+Method. Every copy is called once first, on the stream that is timed: this compiles, autotunes and
+initialises libraries. A pilot run of one cycle says how many calls fill `MIN_RUN_US`; a run is a
+whole number of cycles.
 
-`preserved_settings` puts back what torch.compile and torchao change for the whole process:
-inductor's and dynamo's settings and the fp32 matmul precision.
+`time_runs` times each prepared cycle twice and keeps every repetition: on a rested GPU, and under
+its own steady load, where the GPU is at its power limit and has lowered its clock. A real run mixes
+kernels that draw more and less power, and its clock lies between. Formats are not timed in turn,
+since bf16 would heat the others.
 
     with preserved_settings(), torch.no_grad():
-        run = stopwatch_for(device, "reduce-overhead").prepare(lambda i: linear(inputs[i]), copies=4)
+        watch = stopwatch_for(device, "reduce-overhead")
+        run = watch.prepare(lambda i: linear(inputs[i]), copies=4)
         times = time_runs({"linear": run}, repetitions=10, pause_s=0.02, settle_s=0.5)
 """
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from sensitivity.core.format_name import CompileMode
+from sensitivity.core.words import first_line
 
 MIN_RUN_US = 2_000.0
+"""Microseconds that a timed run takes at least, if `MAX_CALLS` calls are enough for that."""
 MAX_CALLS = 4_096
 SETTLING_ROUNDS = 2
 _Name = TypeVar("_Name", bound=Hashable)
 
 Cycle = Callable[[int], object]
-"""call(i): run copy i.
-
-What it returns is kept until the copy's turn comes again, so that outputs move through memory too.
+"""call(i): run copy i. What it returns is kept until the copy's turn comes again, so that outputs
+move through memory too.
 """
 Run = Callable[[], float]
-"""Run a prepared cycle once: microseconds of one call."""
+"""Run a prepared cycle once, and return the microseconds of one call."""
 
 
 def device_of(name: str) -> torch.device:
-    """The device, with its index where it is a GPU."""
+    """The torch device of a name, with its index if it is a GPU."""
     device = torch.device(name)
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if device.type == "cuda" and device.index is None
-        else device
-    )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 class Stopwatch(Protocol):
@@ -71,15 +71,18 @@ class Stopwatch(Protocol):
 
 
 def stopwatch_for(device: torch.device, compile_mode: CompileMode) -> Stopwatch:
-    """The stopwatch that stands for a compile mode on a device."""
+    """The stopwatch of a compile mode on a device."""
     if device.type != "cuda":
         return WallStopwatch()
     return GraphStopwatch(device) if compile_mode == "reduce-overhead" else StreamStopwatch(device)
 
 
-def calls_a_run(pilot_us: float, copies: int) -> int:
-    """How many calls fill MIN_RUN_US, as a multiple of `copies`; at most MAX_CALLS, at least one
-    cycle.
+def calls_to_fill(pilot_us: float, copies: int) -> int:
+    """How many calls fill `MIN_RUN_US`: a multiple of `copies`, at least one cycle.
+
+    Args:
+        pilot_us: Microseconds of one call.
+        copies: Calls in a cycle.
     """
     cycles = math.ceil(MIN_RUN_US / max(pilot_us * copies, 1e-3))
     return copies * max(1, min(cycles, MAX_CALLS // copies))
@@ -92,6 +95,7 @@ class GraphStopwatch:
         self.device = device
 
     def prepare(self, call: Cycle, copies: int) -> Run:
+        """See `Stopwatch`."""
         with torch.cuda.device(self.device):
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
@@ -102,7 +106,7 @@ class GraphStopwatch:
             torch.cuda.synchronize()
             pilot = self._capture(call, copies, copies, stream)
             pilot()
-            calls = calls_a_run(min(pilot() for _ in range(3)), copies)
+            calls = calls_to_fill(min(pilot() for _ in range(3)), copies)
             return pilot if calls == copies else self._capture(call, copies, calls, stream)
 
     def _capture(self, call: Cycle, copies: int, calls: int, stream: torch.cuda.Stream) -> Run:
@@ -112,11 +116,9 @@ class GraphStopwatch:
         torch.cuda.synchronize()
 
         def run() -> float:
-            assert (
-                kept is not None
-                # a graph reads and writes at fixed addresses: what lies there must live as long as it
-                # does
-            )
+            # A graph reads and writes at fixed addresses. Naming `kept` and `call` here keeps the
+            # tensors at these addresses alive as long as the graph.
+            assert kept is not None
             assert call is not None
             return _between_events(self.device, graph.replay) / calls
 
@@ -130,13 +132,14 @@ class StreamStopwatch:
         self.device = device
 
     def prepare(self, call: Cycle, copies: int) -> Run:
+        """See `Stopwatch`."""
         _run_calls(call, copies, copies)
 
         def pilot() -> float:
             return _between_events(self.device, lambda: _run_calls(call, copies, copies)) / copies
 
         pilot()
-        calls = calls_a_run(min(pilot() for _ in range(3)), copies)
+        calls = calls_to_fill(min(pilot() for _ in range(3)), copies)
         return lambda: _between_events(self.device, lambda: _run_calls(call, copies, calls)) / calls
 
 
@@ -147,6 +150,7 @@ class WallStopwatch:
         self.clock = clock
 
     def prepare(self, call: Cycle, copies: int) -> Run:
+        """See `Stopwatch`."""
         _run_calls(call, copies, copies)
 
         def run() -> float:
@@ -179,8 +183,11 @@ def _between_events(device: torch.device, work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Times:
-    """Microseconds a call of every repetition: of a rested GPU, and of one under the run's own
-    steady load.
+    """Microseconds a call of every repetition.
+
+    Attributes:
+        rested: On a GPU that was idle before each repetition.
+        steady: Under the run's own steady load.
     """
 
     rested: tuple[float, ...]
@@ -190,10 +197,13 @@ class Times:
 def time_runs(
     runs: Mapping[_Name, Run], *, repetitions: int, pause_s: float = 0.0, settle_s: float = 0.0
 ) -> dict[_Name, Times]:
-    """Time every run, one after the other: with `pause_s` of idleness before each repetition, then
-    without any after `settle_s` of the same load.
+    """Time every run, one after the other, each rested first and then under load.
 
-    Each is run `SETTLING_ROUNDS` times first.
+    Args:
+        runs: Prepared cycles; each is run `SETTLING_ROUNDS` times before it is timed.
+        repetitions: Timed runs of each kind.
+        pause_s: Idle seconds before each rested repetition.
+        settle_s: Seconds of load before the steady repetitions, which follow without a pause.
     """
     times: dict[_Name, Times] = {}
     for name, run in runs.items():
@@ -213,11 +223,13 @@ def time_runs(
 def copies_past_cache(
     call_bytes: int, device: torch.device, *, memory_part: float = 0.2, most: int = 256
 ) -> int:
-    """How many copies of a call's tensors make one cycle touch two L2 caches more than the call
-    itself.
+    """How many copies of a call's tensors make one cycle touch two L2 caches more than one call.
 
-    At most `most` copies, and at most `memory_part` of the memory that is free now; at least one. 2
-    on a CPU.
+    Args:
+        call_bytes: Bytes that one call reads and writes.
+        device: On a CPU the answer is 2.
+        memory_part: The part of the memory that is free now which the copies may fill.
+        most: The most copies. There is always at least one.
     """
     if device.type != "cuda":
         return 2
@@ -234,50 +246,14 @@ def copies_for(call_bytes: int, *, cache_bytes: int, spare_bytes: int, most: int
     return max(1, min(wanted, spare_bytes // call_bytes, most))
 
 
-@contextmanager
-def preserved_settings(*, recompile_limit: int | None = None) -> Iterator[None]:
-    """Put inductor's, dynamo's and functorch's settings and the fp32 matmul precision back as they
-    were, whatever happens inside.
-
-    `recompile_limit` sets dynamo's limits inside: graphs a code object, and 64 times that for all
-    of them together (if that is more than they have).
-    """
-    modules = _setting_modules()
-    before = [module.get_config_copy() for module in modules]
-    precision = torch.get_float32_matmul_precision()
-    try:
-        if recompile_limit is not None:
-            dynamo: Any = torch._dynamo.config
-            dynamo.recompile_limit = recompile_limit
-            dynamo.accumulated_recompile_limit = max(
-                dynamo.accumulated_recompile_limit, 64 * recompile_limit
-            )
-        yield
-    finally:
-        for module, values in zip(modules, before, strict=True):
-            after = module.get_config_copy()
-            for name, value in values.items():
-                if name in after and after[name] != value:
-                    setattr(module, name, value)
-        torch.set_float32_matmul_precision(precision)
-
-
-def _setting_modules() -> tuple[Any, ...]:
-    import torch._dynamo.config
-    import torch._functorch.config
-    import torch._inductor.config
-
-    return torch._dynamo.config, torch._functorch.config, torch._inductor.config
-
-
 def failure_reason(error: BaseException) -> str:
-    """One line for a table: "out of memory", or the error's class and first line."""
+    """One line for a table: "out of memory on this device", or the error's class and first line."""
     seen: BaseException | None = error
-    while (
-        seen is not None
-    ):  # an error of the compiler, or of ending a capture, may stand before the one that caused it
+    # The compiler, or the end of a graph's capture, may raise an error of its own that hides the
+    # out-of-memory error behind it.
+    while seen is not None:
         if isinstance(seen, torch.OutOfMemoryError):
             return "out of memory on this device"
         seen = seen.__cause__ or seen.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no reason given'}"
+    name, gist = type(error).__name__, first_line(error, most=300)
+    return name if gist == name else f"{name}: {gist}"

@@ -1,21 +1,21 @@
-"""What of a denoiser does torch compile one by one, and how many graphs does that make?
+"""Which parts of a denoiser does torch compile separately, and how many graphs are that?
 
-Regional compilation, for measuring and for searching.
+This is regional compilation, for measuring times and for searching.
 
     compile_denoiser(denoiser, compile_mode="default")
-    with CompiledRegions(denoiser):                 # for a while: outside, the denoiser runs eagerly, and nothing is compiled again when it comes back
+    with CompiledRegions(denoiser):     # compiled inside the context, eager outside
         pipeline(...)
 
-Modules whose class `_repeated_blocks` names are compiled, as diffusers'
-`compile_repeated_blocks(fullgraph=True)` does; where a denoiser has no such list, the blocks that
-its FQNs count (`blocks.0`, `blocks.1`, ...); where it has none, the denoiser as a whole. Each of
-several denoisers is looked at for itself.
+Regions are the modules whose classes `_repeated_blocks` names, as in diffusers'
+`compile_repeated_blocks(fullgraph=True)`. A denoiser without that list has the blocks that its FQNs
+number as regions (`blocks.0`, `blocks.1`, ...), and one without such blocks is a single region.
+Several denoisers are treated one by one.
 
-Recompile limit. There is one graph for each distinct pattern of native formats among the blocks of
-a class, and torch gives up at its limit (`torch._dynamo.config.recompile_limit`, 8 for each class).
-`check_recompile_limit` says so before anything is compiled. Inputs with other strides may cost one
-graph more than the patterns; that is refused in the same words when it happens. Linears that a
-`Switch` holds make one graph, whatever their formats are.
+Recompile limit. torch makes one graph for each distinct pattern of native formats among the blocks
+of a class, and gives up at its limit (`torch._dynamo.config.recompile_limit`, 8 for each class).
+`check_recompile_limit` refuses too many patterns before anything is compiled. Inputs with other
+strides may cost one more graph; if that exceeds the limit, the same error is raised while the
+denoiser runs. Linears that a `Switch` holds make one graph, whatever their formats are.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,16 +32,17 @@ from sensitivity.errors import UserError
 from sensitivity.models.denoisers import Denoisers, parts_of
 
 SEARCH_LIMIT = 64
-"""Graphs that a search lets torch make of one block class: one for each shape of batch, far fewer
-than these.
+"""Graphs that torch may make of one block class in a search. It needs one for each shape of a
+batch, which are far fewer.
 """
 
 
 def regions_of(denoiser: nn.Module) -> tuple[str, dict[str, nn.Module]]:
-    """What is compiled one by one:
+    """The regions of a denoiser.
 
-    (for people, {FQN: module}); the FQN of the whole denoiser is "", or its component where there
-    are several.
+    Returns:
+        A description for people, and {FQN: module}. The FQN of a whole denoiser is "", or its
+        component's name where there are several.
     """
     if isinstance(denoiser, Denoisers):
         found = {name: regions_of(part) for name, part in parts_of(denoiser).items()}
@@ -82,8 +83,9 @@ def _classes(regions: Mapping[str, nn.Module]) -> str:
 
 
 def count_block_patterns(denoiser: nn.Module, formats: Mapping[str, FormatName]) -> dict[str, int]:
-    """{class of compiled regions: number of distinct format patterns among them}: the graphs that
-    torch makes of that class.
+    """{class of regions: number of distinct format patterns among them}.
+
+    torch makes so many graphs of that class. Linears that `formats` does not name are bf16.
     """
     patterns: dict[str, set[tuple[tuple[str, FormatName], ...]]] = {}
     for fqn, region in regions_of(denoiser)[1].items():
@@ -97,8 +99,11 @@ def count_block_patterns(denoiser: nn.Module, formats: Mapping[str, FormatName])
 
 
 def check_recompile_limit(patterns: Mapping[str, int], limit: int | None = None) -> None:
-    """Raise UserError if a class has more patterns than torch compiles graphs of one class
-    (`limit`, torch's own where None).
+    """Raise UserError if a class has more patterns than torch compiles graphs of one class.
+
+    Args:
+        patterns: as `count_block_patterns` gives them.
+        limit: the most graphs; None means torch's own limit.
     """
     allowed = default_recompile_limit() if limit is None else limit
     kind, found = max(patterns.items(), key=lambda item: item[1], default=("", 0))
@@ -118,22 +123,35 @@ def default_recompile_limit() -> int:
 
 
 def limit_error(found: str, allowed: int, enough: int) -> UserError:
+    """The error for more graphs than torch's recompile limit.
+
+    Args:
+        found: what was found, with its number.
+        allowed: the limit.
+        enough: a limit that would do.
+    """
     return UserError(
-        f"{found}; allowed are {allowed}, torch's recompile limit: pass --recompile-limit {enough}"
-        " (each graph costs compile time), or search with --granularity group and fewer depth"
-        " bands, which makes fewer patterns"
+        f"{found}; expected at most {allowed}, torch's recompile limit: set `recompile_limit` to"
+        f" {enough} (each graph costs compile time), or search with `granularity` group and fewer"
+        " depth bands, which makes fewer patterns"
     )
 
 
 def compile_denoiser(
     denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any = "inductor"
 ) -> str:
-    """Compile the denoiser's regions in place; returns what was compiled, for people.
+    """Compile the denoiser's regions in place. `restore_denoiser` undoes it.
 
-    `restore_denoiser` undoes it.
+    Shapes are static. The caller raises torch's recompile limit where it needs to, because it is a
+    setting of the process (`latency.torch_settings.preserved_settings`).
 
-    Shapes are static. Raising torch's recompile limit is the caller's
-    (`timing.preserved_settings(recompile_limit=...)`), since it is a setting of the process.
+    Args:
+        denoiser: one denoiser, or several that are joined.
+        compile_mode: as `torch.compile` takes it.
+        backend: as `torch.compile` takes it.
+
+    Returns:
+        What was compiled, for people.
     """
     described, regions = regions_of(denoiser)
     whole = list(parts_of(denoiser).values())
@@ -154,9 +172,7 @@ def restore_denoiser(denoiser: nn.Module) -> None:
 
 
 def _with_cloned_outputs(call: Any, *, begins_step: bool) -> Callable[..., object]:
-    """Outputs of a CUDA graph lie in memory that the next replay overwrites: give the caller
-    copies.
-    """
+    """The call with copies of its outputs: the next replay of a CUDA graph overwrites them."""
 
     def cloned(*args: object, **kwargs: object) -> object:
         if begins_step:
@@ -167,7 +183,7 @@ def _with_cloned_outputs(call: Any, *, begins_step: bool) -> Callable[..., objec
 
 
 def begin_step(*_: object) -> None:
-    """Tell torch's CUDA graph trees that no output of an earlier denoiser call is needed any more."""
+    """Tell torch's CUDA graph trees that outputs of earlier denoiser calls are not needed."""
     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
 
@@ -179,18 +195,22 @@ def compiled_graphs() -> int:
 
 
 def is_compile_error(error: BaseException) -> bool:
-    """Whether torch's compiler raised it: what runs eagerly it may not follow, as experts that a
-    router chooses for each token.
+    """Whether torch's compiler raised the error.
+
+    It cannot compile everything that runs eagerly, for example a router's choice of experts for
+    each token.
     """
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 class CompiledRegions:
-    """A denoiser whose regions are compiled while the context is open, and which runs eagerly
-    elsewhere; it may be opened again and again.
+    """A context in which a denoiser's regions are compiled. Outside, the denoiser runs eagerly.
 
-    Compiling happens at the first call with a new shape. torch's recompile limit is raised to
-    `SEARCH_LIMIT` for the process while it is open.
+    It may be entered any number of times, and compiled graphs are kept. Compiling happens at the
+    first call with a new shape. Inside, torch's recompile limit is `SEARCH_LIMIT` for the process.
+
+    Attributes:
+        described: what is compiled, for people.
     """
 
     def __init__(self, denoiser: nn.Module, *, backend: Any = "inductor") -> None:

@@ -1,14 +1,16 @@
 """How are several denoisers of a pipeline searched as one?
 
-`joined`: a module that holds them, so that FQNs begin with a component's name.
+`joined` makes one module of them, in which FQNs begin with a component's name.
 
-    denoiser = joined({"transformer": pipe.transformer, "transformer_2": pipe.transformer_2})     # Wan 2.2
-    [fqn for fqn, _ in denoiser.named_modules()]        # "", "transformer", "transformer.blocks.0.attn1.to_q", ...
-    parts_of(denoiser)                                  # {"transformer": ..., "transformer_2": ...}
+    denoiser = joined({"transformer": pipe.transformer, "transformer_2": pipe.transformer_2})
+    denoiser.get_submodule("transformer_2.blocks.0.attn1.to_q")     # Wan 2.2's second denoiser
+    parts_of(denoiser)                      # {"transformer": ..., "transformer_2": ...}
 
-It holds the pipeline's own modules: nothing is copied, and the pipeline does not know of it. One
-denoiser alone stays what it is, with the names that it has. What it does not do: run. A pipeline
-calls its denoisers one by one, so hooks on forwards go to the parts.
+The module holds the pipeline's own denoisers: nothing is copied, and the pipeline does not change.
+A single denoiser is not wrapped, so its FQNs have no component.
+
+It cannot be called. A pipeline calls its denoisers one by one, so hooks on forwards go on the
+parts.
 """
 
 from collections.abc import Mapping
@@ -31,5 +33,5 @@ def joined(modules: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def parts_of(denoiser: nn.Module) -> dict[str, nn.Module]:
-    """{component: module}; {"": denoiser} of one alone."""
+    """{component: module} of joined denoisers; {"": denoiser} of a single one."""
     return dict(denoiser.named_children()) if isinstance(denoiser, Denoisers) else {"": denoiser}

@@ -1,10 +1,10 @@
-"""What is settled before a library loads anything: does the Hub answer, and do diffusers and
-transformers keep quiet?
+"""Does the Hugging Face Hub answer, and how are diffusers and transformers kept quiet?
 
-    with quiet():
-        DiffusionPipeline.from_pretrained(folder)       # no bars, no notices
+Both questions come up before a library loads anything. Nothing is loaded here.
 
-It loads nothing itself.
+    if hub_answers():
+        with quiet():
+            DiffusionPipeline.from_pretrained(name)     # no progress bars, no notices
 """
 
 import logging
@@ -17,9 +17,9 @@ HUB_TIMEOUT_S = 8.0
 
 
 def hub_answers() -> bool:
-    """Whether the Hugging Face Hub answers anything at all in `HUB_TIMEOUT_S`.
+    """Whether the Hugging Face Hub answers anything at all within `HUB_TIMEOUT_S`.
 
-    The loaders' own retries take many minutes where it does not.
+    Without this question the loaders would retry for many minutes where there is no network.
     """
     from huggingface_hub import constants
 
@@ -35,16 +35,15 @@ def hub_answers() -> bool:
         answered.set()
 
     if not constants.HF_HUB_OFFLINE:
-        asking = threading.Thread(
-            target=ask, daemon=True
-        )  # looking up a name has no time limit of its own
+        # in a thread, because looking up a host's name has no time limit of its own
+        asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(HUB_TIMEOUT_S)
     return answered.is_set()
 
 
 class quiet:  # noqa: N801 - reads as a statement: with quiet()
-    """Loading prints bars and notices of three libraries; none of them is about the user's model."""
+    """A context without the progress bars and notices of diffusers, transformers and torch."""
 
     def __enter__(self) -> None:
         from diffusers.utils import logging as diffusers_logging

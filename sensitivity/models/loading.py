@@ -1,75 +1,65 @@
-"""How does a study's model come into memory?
+"""How is a study's pipeline loaded on a device?
 
-`load_pipeline`: the `[model]` section of a study as a diffusers pipeline on a device; `painting`
-draws with it.
+`load_pipeline`: the `[model]` section of a study as a diffusers pipeline. `generating` makes
+pictures with it.
 
     loaded = load_pipeline(spec, device="cuda")
-    loaded.remember(prompts)                        # text that the study does not name; its own is encoded by then
+    loaded.remember(["a red ring"])     # encode a text that the study does not have
 
-Method. Files are looked at before any is opened (`weight_files`). On the CPU everything is mapped
-from its files, and text is encoded when it is first drawn. Elsewhere the text encoders are read
-straight to the device, every prompt of the study is encoded (`text_memory`), they leave, and only
-then is the denoiser read straight to the device; what decodes comes for each decoding and leaves
-when the denoiser is called again (`guests`). So the peak is the larger of the two, not the sum, and
-host memory holds no copy of either. With `model.random_seed` nothing is read: modules are drawn at
-full size (`random_weights`).
+Method. On the CPU every component is memory-mapped from its files, and a text is encoded when it
+is first used. On other devices the components take turns, so that the peak of memory is the largest
+of them and not their sum:
 
-Conventions: bf16, safetensors only, no remote code, no custom pipelines. What it does not do: split
-one module over devices, or offload the denoiser.
+1. The text encoders are loaded, every prompt of the study is encoded (`text_memory`), and they are
+   unloaded.
+2. The denoisers are loaded, and stay.
+3. What decodes is loaded for each decoding, and unloaded when a denoiser is called again
+   (`residency`).
+
+Host memory holds no copy of encoders and denoisers. `pipeline_source` says where components come
+from.
+
+What it does not do: split one module over several devices, or offload the denoiser.
 """
 
-import hashlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sensitivity.errors import PipelineError, SensitivityError, SpecError
+from sensitivity.core.words import first_line
+from sensitivity.errors import PipelineError, SpecError
 from sensitivity.models.denoisers import joined
-from sensitivity.models.hub import HUB_TIMEOUT_S, hub_answers, quiet
-from sensitivity.models.model_index import (
-    component_class,
-    enable_vae_tiling,
-    no_component,
-    pipeline_class,
-    read_json,
-)
-from sensitivity.models.random_weights import random_component, random_digest, random_pipeline
-from sensitivity.models.residency import Guest, home_of, say_device, source_from
-from sensitivity.models.skeleton import build_component
+from sensitivity.models.hub import quiet
+from sensitivity.models.model_index import unknown_component
+from sensitivity.models.pipeline_source import PipelineSource, pipeline_source
+from sensitivity.models.residency import OnDemandModule, host_copy, report_device, source_from
 from sensitivity.models.text_memory import TextMemory
-from sensitivity.models.weight_files import find_weights
+from sensitivity.models.vae import enable_vae_tiling
 from sensitivity.spec.study_spec import StudySpec
 
-CHECKER = (  # not loaded: it blackens what it flags, and a black picture has no distance
-    "safety_checker"
-)
-WHOLE_FILE_BYTES = 64 * 2**20
-SAMPLED_CHUNKS, CHUNK_BYTES = 64, 2**20
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedPipeline:
-    """A pipeline on a device, and what identifies its weights.
+    """A pipeline on a device.
 
     Attributes:
         spec: the study that it was loaded for.
-        pipe: the diffusers pipeline, in bf16, no progress bar.
-        denoiser: the component whose Linears are studied, or all of them as one module
-            (`denoisers.joined`).
+        pipe: the diffusers pipeline, in bf16, without a progress bar.
+        denoiser: the component whose Linears are studied; all of them as one module where there
+            are several (`denoisers.joined`).
         device: where it runs, as torch names it.
-        weights_hash: sha256 over all weight files (see `hash_weights`), or of the seed and the
-            configs of random ones.
-        denoisers: {component: module} of all that are denoisers, those of `model.denoisers` first.
-        text: remembers what was encoded; None where every call encodes anew.
-        guests: modules that are on the device only while they are used, by component.
+        weights_hash: identifies its weights (`weights_hash`).
+        denoisers: {component: module} of all denoisers, those of `model.denoisers` first.
+        text: remembers encoded text; None where every call encodes text.
+        on_demand: {component: module} of those that are on the device only while they are used.
     """
 
     spec: StudySpec
@@ -79,40 +69,20 @@ class LoadedPipeline:
     weights_hash: str
     denoisers: Mapping[str, nn.Module] = field(default_factory=dict)
     text: TextMemory | None = None
-    guests: Mapping[str, Guest] = field(default_factory=dict)
+    on_demand: Mapping[str, OnDemandModule] = field(default_factory=dict)
 
     def remember(self, prompts: Sequence[str]) -> None:
         """Encode each prompt that is not known yet, one at a time, at the study's settings.
 
-        Raises what the pipeline's call raises.
+        What the pipeline's call raises is raised again.
         """
-        if self.text is not None:
-            for prompt in prompts:
-                self.text.learn(
-                    prompt,
-                    lambda prompt=prompt: self.pipe(**text_call(self.spec, self.pipe, prompt)),
-                )  # type: ignore[misc]
+        if self.text is None:
+            return
+        for prompt in prompts:
+            self.text.learn(prompt, partial(self._call, prompt))
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """Where a pipeline's parts come from.
-
-    Attributes:
-        pipeline: the name of its class.
-        classes: {component: class} of those that have weights.
-        make: (component, device) -> the component there, in bf16.
-        shell: component -> the same on meta.
-        assemble: {component: module} -> the pipeline.
-        digest: identifies the weights.
-    """
-
-    pipeline: str
-    classes: Mapping[str, type]
-    make: Callable[[str, str], nn.Module]
-    shell: Callable[[str], nn.Module]
-    assemble: Callable[[Mapping[str, nn.Module]], Any]
-    digest: str
+    def _call(self, prompt: str) -> object:
+        return self.pipe(**text_call(self.spec, self.pipe, prompt))
 
 
 def load_pipeline(
@@ -125,133 +95,147 @@ def load_pipeline(
         device: where it runs.
         resident: keep all of it on the device and encode text in every call, as a plain pipeline
             does.
-        in_turn: let its parts take turns on the device; None is everywhere but on the CPU.
+        in_turn: let its components take turns on the device; None means on all devices but the CPU.
 
     Raises:
         PipelineError: the folder or Hub id cannot be loaded (no such id, no network, a missing or
-            damaged file), it has no such component, or memory ran out.
+            damaged file), the pipeline lacks a component of the study, or memory ran out.
         SpecError: the study decodes in tiles and the pipeline's VAE cannot, or it sets arguments
             that the pipeline's call does not have.
     """
-    source = _stored(spec) if spec.model.random_seed is None else _random(spec, device)
+    source = pipeline_source(spec, device=device)
     for name in spec.model.denoisers:
         if name not in source.classes:
-            raise PipelineError(no_component(spec, source.pipeline, name, list(source.classes)))
+            raise unknown_component(spec, source.pipeline, name, list(source.classes))
+    if in_turn is None:
+        in_turn = torch.device(device).type != "cpu"
     try:
         with quiet():
-            if not resident and (
-                torch.device(device).type != "cpu" if in_turn is None else in_turn
-            ):
+            if in_turn and not resident:
                 return _load_in_turn(spec, source, device)
             return _load_whole(spec, source, device, remembers=not resident)
     except torch.OutOfMemoryError as error:
         raise PipelineError(
-            f"{spec.name} ran out of memory on {device} while it was loaded ({_first_line(error)});"
-            " allowed is what fits beside whatever else is there: `sensitivity search --dry-run`"
-            " says how much it needs, end what else uses the device, or take a larger one"
+            f"{spec.name} ran out of memory on {device} while it was loaded"
+            f" ({first_line(error, most=300)}); expected room for the largest of its parts: see how"
+            " much a search needs with `dry_run`, end what else uses the device, or take a larger"
+            " one"
         ) from error
 
 
 def _load_whole(
-    spec: StudySpec, source: _Source, device: str, *, remembers: bool
+    spec: StudySpec, source: PipelineSource, device: str, *, remembers: bool
 ) -> LoadedPipeline:
-    """All components on the device, to stay."""
+    """All components on the device for good."""
     modules = {name: source.make(name, device) for name in source.classes}
     pipe = _assembled(spec, source, modules)
-    denoisers = {name: modules[name] for name in _denoisers(spec, source)}
-    rest = {
-        name: part
-        for name, part in modules.items()
-        if name not in denoisers and not hasattr(part, "decode")
-    }
-    text = (
-        TextMemory(rest, denoisers=list(denoisers.values()), device=device) if remembers else None
-    )
+    denoisers = {name: modules[name] for name in _denoiser_names(spec, source)}
+    text = None
+    if remembers:
+        encoders = {
+            name: part
+            for name, part in modules.items()
+            if name not in denoisers and not hasattr(part, "decode")
+        }
+        text = TextMemory(encoders, denoisers=list(denoisers.values()), device=device)
     return LoadedPipeline(
         spec=spec,
         pipe=pipe,
         denoiser=_studied(spec, denoisers),
         device=device,
-        weights_hash=source.digest,
+        weights_hash=source.weights_hash,
         denoisers=denoisers,
         text=text,
     )
 
 
-def _load_in_turn(spec: StudySpec, source: _Source, device: str) -> LoadedPipeline:
-    """First what encodes text, then, when it has left, the denoisers; see the module's docstring."""
-    awaited = {name: source.shell(name) for name in _denoisers(spec, source)}
-    for shell in awaited.values():
-        say_device(shell, torch.device(device))
-    others = {name: cls for name, cls in source.classes.items() if name not in awaited}
-    coders = [name for name, cls in others.items() if hasattr(cls, "decode")]
-    early = [name for name in others if name not in coders]
-    parts = {
-        name: source.make(name, "cpu" if name in coders else device) for name in (*early, *coders)
-    }
-    pipe = _assembled(spec, source, awaited | parts)
-    guests = {
-        name: Guest(
+def _load_in_turn(spec: StudySpec, source: PipelineSource, device: str) -> LoadedPipeline:
+    """First what encodes text, then the denoisers, as the module's docstring says."""
+    shells = {name: source.shell(name) for name in _denoiser_names(spec, source)}
+    for shell in shells.values():
+        report_device(shell, torch.device(device))
+    others = [name for name in source.classes if name not in shells]
+    decoders = [name for name in others if hasattr(source.classes[name], "decode")]
+    encoders = [name for name in others if name not in decoders]
+    parts = {name: source.make(name, device) for name in encoders}
+    parts |= {name: source.make(name, "cpu") for name in decoders}
+    pipe = _assembled(spec, source, shells | parts)
+    on_demand = {
+        name: OnDemandModule(
             part,
             device=device,
             source=source_from(partial(source.make, name, device)),
-            here=name in early,
+            loaded=name in encoders,
         )
         for name, part in parts.items()
     }
     text = TextMemory(
-        {name: parts[name] for name in early}, denoisers=list(awaited.values()), device=device
+        {name: parts[name] for name in encoders}, denoisers=list(shells.values()), device=device
     )
-    encoding = LoadedPipeline(
+    loaded = LoadedPipeline(
         spec=spec,
         pipe=pipe,
-        denoiser=_studied(spec, awaited),
+        denoiser=_studied(spec, shells),
         device=device,
-        weights_hash=source.digest,
+        weights_hash=source.weights_hash,
         text=text,
     )
-    try:
-        encoding.remember([*spec.prompts.search, *spec.prompts.held_out])
-    except torch.OutOfMemoryError:
-        raise
-    # it wants more of its denoiser than a configuration, or refuses its settings, as its first
-    # picture will say
-    except Exception as error:
-        log.info(
-            "text is encoded in every call, since it could not be beforehand (%s: %s)",
-            type(error).__name__,
-            _first_line(error),
-        )
-        text.close()
-    _settle(guests, text, coders)
+    _encode_prompts(loaded, text)
+    _unload_encoded(on_demand, text, decoders)
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
-    denoisers = {name: source.make(name, device).eval().requires_grad_(False) for name in awaited}
+    denoisers = {name: source.make(name, device).eval().requires_grad_(False) for name in shells}
     for name, module in denoisers.items():
         setattr(pipe, name, module)
-        module.register_forward_pre_hook(lambda *_: _all_leave(guests))
+        module.register_forward_pre_hook(lambda *_: _unload_all(on_demand))
     text.denoisers = tuple(denoisers.values())
-    return replace(encoding, denoiser=_studied(spec, denoisers), denoisers=denoisers, guests=guests)
+    return replace(
+        loaded, denoiser=_studied(spec, denoisers), denoisers=denoisers, on_demand=on_demand
+    )
 
 
-def _settle(guests: dict[str, Guest], text: TextMemory, coders: Sequence[str]) -> None:
-    """Who leaves when the study's text is encoded: what was remembered, to be read again if need
-    be, and what was not called yet, to host memory.
+def _encode_prompts(loaded: LoadedPipeline, text: TextMemory) -> None:
+    """Encode every prompt of the study.
+
+    Where the pipeline fails, the memory is closed, and text is encoded in every call. It may need
+    more of its denoiser than a configuration; if it refuses its settings, its first real call says
+    so.
     """
-    for name in [*guests]:
-        guest = guests[name]
-        if name not in coders and (not text.works or name in text.passed):
-            guests.pop(name).close()  # it runs in every call
+    prompts = loaded.spec.prompts
+    try:
+        loaded.remember([*prompts.search, *prompts.held_out])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        log.info(
+            "text is encoded in every call, because encoding it beforehand failed (%s: %s)",
+            type(error).__name__,
+            first_line(error, most=300),
+        )
+        text.close()
+
+
+def _unload_encoded(
+    on_demand: dict[str, OnDemandModule], text: TextMemory, decoders: Sequence[str]
+) -> None:
+    """Unload what the denoiser's calls do not need.
+
+    Components whose answers are remembered are made again if a new text comes. Those that no call
+    has reached yet are kept in host memory. Those that run in every call stay on the device.
+    """
+    for name, module in [*on_demand.items()]:
+        if name not in decoders and (not text.works or name in text.passed):
+            on_demand.pop(name).close()
             continue
         if name not in text.answered:
-            guest.source = home_of(guest.module)
-        guest.leave()
+            module.source = host_copy(module.module)
+        module.unload()
 
 
-def _all_leave(guests: Mapping[str, Guest]) -> None:
-    for guest in guests.values():
-        if guest.here:
-            guest.leave()
+def _unload_all(on_demand: Mapping[str, OnDemandModule]) -> None:
+    for module in on_demand.values():
+        if module.loaded:
+            module.unload()
 
 
 def text_call(spec: StudySpec, pipe: Any, prompt: str) -> dict[str, Any]:
@@ -264,20 +248,23 @@ def text_call(spec: StudySpec, pipe: Any, prompt: str) -> dict[str, Any]:
     return call | {key: value for key, value in ours.items() if key in accepted}
 
 
-def _assembled(spec: StudySpec, source: _Source, modules: Mapping[str, nn.Module]) -> Any:
-    """The pipeline of these modules, ready to be called.
-
-    Raises SpecError for settings that it does not take.
-    """
-    pipe = source.assemble(modules)
-    pipe.set_progress_bar_config(disable=True)
+def check_settings(spec: StudySpec, pipe: Any) -> None:
+    """Raise SpecError for settings of a study that its pipeline's call does not take."""
     parameters = inspect.signature(type(pipe).__call__).parameters
     unknown = [name for name in spec.settings if name not in parameters]
     if unknown:
+        expected = ", ".join(name for name in parameters if name != "self")
         raise SpecError(
             f"{spec.name}: settings {', '.join(unknown)} are no arguments of {type(pipe).__name__};"
-            f" allowed are {', '.join(n for n in parameters if n != 'self')}: correct `[settings]`"
+            f" expected some of {expected}: correct `[settings]`"
         )
+
+
+def _assembled(spec: StudySpec, source: PipelineSource, modules: Mapping[str, nn.Module]) -> Any:
+    """The pipeline of these modules, ready to be called."""
+    pipe = source.assemble(modules)
+    pipe.set_progress_bar_config(disable=True)
+    check_settings(spec, pipe)
     for part in modules.values():
         part.eval().requires_grad_(False)
     enable_vae_tiling(spec, pipe)
@@ -288,206 +275,7 @@ def _studied(spec: StudySpec, modules: Mapping[str, nn.Module]) -> nn.Module:
     return joined({name: modules[name] for name in spec.model.denoisers})
 
 
-def _denoisers(spec: StudySpec, source: _Source) -> list[str]:
+def _denoiser_names(spec: StudySpec, source: PipelineSource) -> list[str]:
     """The denoisers that the study names, then others of the same class."""
-    named, cls = [*spec.model.denoisers], source.classes[spec.model.component]
-    return [
-        *named,
-        *(name for name, other in source.classes.items() if name not in named and other is cls),
-    ]
-
-
-def _stored(spec: StudySpec) -> _Source:
-    """A folder, or a Hub id that is downloaded first."""
-    folder = spec.model.path or _downloaded(spec)
-    local = spec.model_copy(
-        update={
-            "model": spec.model.model_copy(update={"path": folder, "hub": None, "config": None})
-        }
-    )
-    index = read_json(folder / "model_index.json")
-    classes = {
-        name: cls
-        for name, entry in index.items()
-        if name != CHECKER and (cls := _class_with_weights(entry)) is not None
-    }
-    unchecked = {CHECKER: None} if CHECKER in index else {}
-    files = find_weights(
-        folder, {name: cls.__name__ for name, cls in classes.items()}, variant=spec.model.variant
-    )
-
-    def make(name: str, device: str) -> nn.Module:
-        cls: Any = classes[name]
-        placed = {} if device == "cpu" else {"device_map": {"": device}}
-        try:
-            with quiet():
-                made, info = cls.from_pretrained(
-                    str(folder / name),
-                    dtype=torch.bfloat16,
-                    use_safetensors=True,
-                    variant=files[name].variant,
-                    output_loading_info=True,
-                    **placed,
-                )
-        except torch.OutOfMemoryError:
-            raise
-        # every loader may raise its own kind; all mean that this component did not load
-        except Exception as error:
-            raise PipelineError(
-                _message(f"{folder / name} could not be loaded as a {cls.__name__}", error)
-            ) from error
-        _check_complete(folder / name, sorted(info["missing_keys"]), name in spec.model.denoisers)
-        module: nn.Module = made
-        return module
-
-    def assemble(modules: Mapping[str, nn.Module]) -> Any:
-        cls = pipeline_class(str(index.get("_class_name", "")), folder)
-        try:
-            with quiet():
-                pipe = cls.from_pretrained(
-                    str(folder), **modules, **unchecked
-                )  # of DiffusionPipeline itself, it would read optional components again
-        except Exception as error:
-            raise PipelineError(
-                _message(f"{folder} could not be loaded as a {cls.__name__}", error)
-            ) from error
-        for name, module in modules.items():
-            setattr(pipe, name, module)
-        return pipe
-
-    return _Source(
-        pipeline=str(index.get("_class_name")),
-        classes=classes,
-        make=make,
-        shell=lambda name: build_component(local, name),
-        assemble=assemble,
-        digest=hash_weights(spec, folder),
-    )
-
-
-def _class_with_weights(entry: object) -> type | None:
-    """The class that an entry of model_index.json names, if it is a module's.
-
-    Raises PipelineError for one that is not installed.
-    """
-    if not (
-        isinstance(entry, list) and len(entry) == 2 and all(isinstance(text, str) for text in entry)
-    ):
-        return None
-    cls = component_class(*entry)
-    return cls if issubclass(cls, nn.Module) else None
-
-
-def _check_complete(place: Path, missing: list[str], studied: bool) -> None:
-    """Weights that files lack are drawn at random by the libraries: said, or refused in what is
-    studied.
-    """
-    if not missing:
-        return
-    text = f"{place} lacks {len(missing)} weights that its class has, the first is {missing[0]}"
-    if studied:
-        raise PipelineError(
-            f"{text}; allowed is all of them: download it again, or correct config.json"
-        )
-    log.warning("%s: the library has drawn them at random", text)
-
-
-def _random(spec: StudySpec, device: str) -> _Source:
-    """The config files, and a seed.
-
-    Everything is drawn on `device`, wherever it goes: another device draws other numbers.
-    """
-    seed, skeleton = spec.model.random_seed or 0, random_pipeline(spec)
-    shells = {
-        name: part for name, part in skeleton.components.items() if isinstance(part, nn.Module)
-    }
-
-    def assemble(modules: Mapping[str, nn.Module]) -> Any:
-        for name, module in modules.items():
-            setattr(skeleton, name, module)
-        return skeleton
-
-    return _Source(
-        pipeline=type(skeleton).__name__,
-        classes={name: type(part) for name, part in shells.items()},
-        make=lambda name, where: random_component(
-            spec, component=name, device=device, seed=seed + 1000 * list(shells).index(name)
-        ).to(where),
-        shell=shells.__getitem__,
-        assemble=assemble,
-        digest=random_digest(spec, seed),
-    )
-
-
-def _downloaded(spec: StudySpec) -> Path:
-    """The folder of a Hub id in the local cache, fetched as far as it is not there.
-
-    Raises PipelineError where it cannot be had.
-    """
-    from diffusers import DiffusionPipeline
-
-    model, offline = spec.model, not hub_answers()
-    try:
-        with quiet():
-            return Path(
-                DiffusionPipeline.download(
-                    model.hub,
-                    revision=model.revision,
-                    variant=model.variant,
-                    use_safetensors=True,
-                    local_files_only=offline,
-                )
-            )
-    except SensitivityError:
-        raise
-    except (
-        Exception
-    ) as error:  # the Hub's client has an error for each way in which a file cannot be had
-        asked = f"{model.hub}, revision {model.revision}," if model.revision else str(model.hub)
-        silent = (
-            f"the Hub does not answer in {HUB_TIMEOUT_S:g} s, and the cache does not hold all of it"
-        )
-        reason = silent if offline else f"{type(error).__name__}: {_first_line(error)}"
-        raise PipelineError(
-            f"{asked} could not be loaded from the Hugging Face Hub or its local cache ({reason});"
-            " allowed is a public diffusers pipeline that is reachable or already downloaded:"
-            " check the id, the revision and the network, log in for gated models (`hf auth"
-            " login`), or pass a folder made by `pipeline.save_pretrained`"
-        ) from error
-
-
-def _message(what: str, error: Exception) -> str:
-    return (
-        f"{what} ({type(error).__name__}: {_first_line(error)}); allowed is what"
-        " `pipeline.save_pretrained(folder)` writes with the installed diffusers and transformers:"
-        " save or download it again, or upgrade them"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-
-
-def hash_weights(spec: StudySpec, folder: Path) -> str:
-    """sha256 of every weight and config file: the whole of files up to 64 MiB, 64 evenly spread MiB
-    and the size of larger ones; of a Hub id, its commit.
-    """
-    digest = hashlib.sha256()
-    if spec.model.variant is not None:
-        digest.update(f"variant {spec.model.variant}:".encode())
-    if spec.model.hub is not None:  # a snapshot's folder is named after its commit
-        digest.update(f"{spec.model.hub}@{folder.name}".encode())
-        return digest.hexdigest()
-    for path in sorted(
-        p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and p.is_file()
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())
-        with path.open("rb") as file:
-            if size <= WHOLE_FILE_BYTES:
-                digest.update(file.read())
-                continue
-            for i in range(SAMPLED_CHUNKS):
-                file.seek((size - CHUNK_BYTES) * i // (SAMPLED_CHUNKS - 1))
-                digest.update(file.read(CHUNK_BYTES))
-    return digest.hexdigest()
+    named, cls = spec.model.denoisers, source.classes[spec.model.component]
+    return [*named, *(k for k, other in source.classes.items() if k not in named and other is cls)]

@@ -1,16 +1,19 @@
-"""What did a pipeline draw? `Media`: pictures, or clips of frames with their sound.
+"""What did a pipeline generate? `Media`: pictures, or clips of frames with their sound.
 
-    media = Media.of_clips(frames, sound=sound, sample_rate=24000)      # frames (B, F, 3, H, W) in [0, 1], on any device
-    media.is_video, len(media), media.frames(0, [0, 1, 2])              # the last: (3, 3, H, W) fp32 in [-1, 1]
+    media = Media.of_clips(frames, sound=sound, sample_rate=24000)  # frames: (B, F, 3, H, W)
+    media.is_video, len(media)                                      # True, B
+    media.frames(0, [0, 1, 2])                      # (3, 3, H, W) fp32 in [-1, 1], of one clip
 
 Conventions. Pictures are (B, 3, H, W) fp32 in [-1, 1]. Frames are (B, F, 3, H, W) fp16 in [0, 1],
-as the pipeline gave them: 285 MB for a clip of 121 frames of 768 x 512. Half precision holds every
-value that a bf16 decoder gives (8 bits against 11) and NaN, so nothing is lost: the LPIPS of
-tiny-flux's pictures stays the same. Codes of 8 bits would be half as large, and move the LPIPS of
-its NVFP4 pictures from 0.04795 to 0.04801, as much as the noise floor there (0.00008). Sound is (B,
-channels, samples) fp32, `sample_rate` a second. All of it lies on the CPU.
+as the pipeline gave them. Sound is (B, channels, samples) fp32, with `sample_rate` samples per
+second. All of it is on the CPU.
 
-It holds what was drawn; `painting` draws, `fidelity` compares.
+Why fp16. A clip of 121 frames of 768 x 512 takes 285 MB. Half precision holds every value that a
+bf16 decoder gives (11 bits of precision against 8), and NaN, so nothing is lost: the LPIPS of
+tiny-flux's pictures stays the same. Codes of 8 bits would be half as large, but they move the LPIPS
+of its NVFP4 pictures from 0.04795 to 0.04801, about the noise floor there (0.00008).
+
+`generating` makes media, and `fidelity` compares them.
 """
 
 from collections.abc import Sequence
@@ -27,12 +30,12 @@ PIXELS_AT_ONCE = 2**22
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Media:
-    """B pictures or clips, one a prompt.
+    """B pictures or clips, one for each prompt.
 
     Attributes:
         pictures: (B, 3, H, W) fp32 in [-1, 1], or clips (B, F, 3, H, W) fp16 in [0, 1].
         sound: (B, channels, samples) fp32; None where the pipeline makes none.
-        sample_rate: samples a second.
+        sample_rate: samples per second.
     """
 
     pictures: Tensor
@@ -43,7 +46,7 @@ class Media:
     def of_clips(
         cls, frames: Tensor, *, sound: Tensor | None = None, sample_rate: int | None = None
     ) -> Self:
-        """Clips, brought to the CPU one by one.
+        """Clips, moved to the CPU one by one.
 
         Args:
             frames: (B, F, 3, H, W) in [0, 1], of any float dtype, on any device.
@@ -61,22 +64,21 @@ class Media:
 
     @classmethod
     def joined(cls, parts: Sequence["Media"]) -> Self:
-        """All of several, in order.
+        """Several media as one, in order.
 
         Raises:
-            PipelineError: they differ in size, as clips of which each has a length of its own.
+            PipelineError: they differ in size; clips may each have a length of their own.
         """
         if len({part.shape for part in parts}) > 1:
             raise PipelineError(
-                "the pipeline draws clips of different sizes"
-                f" ({' and '.join(str(part.shape) for part in parts[:2])}); allowed are clips of"
-                " one length in a study: set num_frames in its `[settings]`"
+                "the pipeline generates clips of different sizes"
+                f" ({' and '.join(str(part.shape) for part in parts[:2])}); expected clips of one"
+                " length in a study: set num_frames in its `[settings]`"
             )
         sounds = [part.sound for part in parts if part.sound is not None]
+        # contiguous, because equal pictures in two memory layouts have two LPIPS
         return cls(
-            pictures=torch.cat(
-                [part.pictures for part in parts]
-            ).contiguous(),  # equal pictures in two memory layouts have two LPIPS
+            pictures=torch.cat([part.pictures for part in parts]).contiguous(),
             sound=torch.cat(sounds) if sounds else None,
             sample_rate=parts[0].sample_rate,
         )
@@ -103,13 +105,12 @@ class Media:
 
     def frames(self, clip: int, at: Sequence[int], device: str = "cpu") -> Tensor:
         """Frames of one clip as pictures on a device: (len(at), 3, H, W) fp32 in [-1, 1]."""
-        return self.pictures[clip, list(at)].to(device).float() * 2 - 1  # they travel in 16 bits
+        return self.pictures[clip, list(at)].to(device).float() * 2 - 1  # moved in 16 bits
 
     def is_finite(self) -> Tensor:
         """(B,) bool: False where the model gave NaN or inf in a picture, a frame or the sound."""
-        seen = [
-            torch.stack(picture.aminmax()).isfinite().all() for picture in self.pictures
-        ]  # NaN is the least and the greatest of all
+        # aminmax is NaN where any value is
+        seen = [torch.stack(picture.aminmax()).isfinite().all() for picture in self.pictures]
         heard = (
             [True] * len(self)
             if self.sound is None
@@ -118,16 +119,14 @@ class Media:
         return torch.tensor([bool(a) and bool(b) for a, b in zip(seen, heard, strict=True)])
 
     def is_blank(self) -> Tensor:
-        """(B,) bool:
-
-        True for a picture or clip in which every value is the same, as a black one.
-        """
+        """(B,) bool: True where all values of a picture or clip are equal, as in a black one."""
         return torch.tensor([bool(torch.eq(*picture.aminmax())) for picture in self.pictures])
 
 
-def drawn_in(output: Any) -> tuple[Any, Any]:
-    """The pictures and the clips in a pipeline's output, by the names that diffusers has for them;
-    None for what there is none of.
+def pictures_and_clips(output: Any) -> tuple[Any, Any]:
+    """The pictures and the clips in a pipeline's output; None for what it does not have.
+
+    diffusers' pipelines return pictures as `images` or `image`, clips as `frames` or `video`.
     """
 
     def first(*names: str) -> Any:
@@ -139,7 +138,7 @@ def drawn_in(output: Any) -> tuple[Any, Any]:
 
 
 def pictures_at_once(height: int, width: int) -> int:
-    """How many pictures of this size are compared together: 4 Mpixel of them, at least one and at
-    most 16.
+    """How many pictures of this size to compare at once: at most 16, and 4 Mpixel if that is more
+    than one picture.
     """
     return min(16, max(1, PIXELS_AT_ONCE // (height * width)))

@@ -1,166 +1,234 @@
-"""What does `model_index.json` say a pipeline is made of?"""
+"""Which components does a pipeline consist of?
+
+`ModelIndex` is the content of a `model_index.json`, read once and checked.
+
+    index = ModelIndex.of(resolve_spec("flux1-dev"))
+    index.pipeline                                  # "FluxPipeline"
+    index.components["transformer"].class_name      # "FluxTransformer2DModel"
+    index.modules                                   # those with weights, by their class's name
+    index.components["vae"].load_class()            # diffusers.AutoencoderKL
+
+Conventions. An entry `[library, class]` names a component, and a class of null says that the
+pipeline goes without it. Any other entry is an argument of the pipeline's constructor. Safety
+checkers count as absent: they replace a picture that they flag by a black one, whose distance
+means nothing.
+
+Reading imports neither torch nor diffusers; only `load_class`, `module_class` and
+`pipeline_class` do. Classes come from the installed diffusers and transformers alone: remote code
+is never run.
+"""
 
 import importlib
 import inspect
-import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sensitivity.errors import PipelineError, SpecError
-from sensitivity.models.hub import hub_answers, quiet
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sensitivity.errors import PipelineError
+from sensitivity.models.config_files import INDEX_FILE, config_folder, read_config
+from sensitivity.models.hub import quiet
 from sensitivity.spec.study_spec import StudySpec
 
 TEXT_CLASSES = ("Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
+"""Endings of the classes that prepare inputs: they have no weights."""
+SAFETY_CHECKER = "safety_checker"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def enable_vae_tiling(spec: StudySpec, pipe: Any) -> None:
-    """Let the pipeline decode in tiles if the study says so (`model.vae_tiling`).
+class ComponentEntry(BaseModel):
+    """One component, as the index names it."""
 
-    Raises SpecError where its VAE cannot, or where it has none.
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    library: str
+    class_name: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it prepares inputs: a tokenizer, processor or feature extractor."""
+        return self.class_name.endswith(TEXT_CLASSES)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it has weights, as far as its class's name tells."""
+        return not self.is_text and "Scheduler" not in self.class_name
+
+    def load_class(self) -> Any:
+        """The class, from diffusers, transformers, or one of diffusers' pipelines.
+
+        Raises:
+            PipelineError: the installed versions have no such class.
+        """
+        known = self.library in ("diffusers", "transformers")
+        source: Any = importlib.import_module(self.library if known else "diffusers.pipelines")
+        if not known:
+            source = getattr(source, self.library, None) if self.library.isidentifier() else None
+        cls = getattr(source, self.class_name, None)
+        if not isinstance(cls, type):
+            raise PipelineError(
+                f"{INDEX_FILE} names {self.library}.{self.class_name}; expected a class of the"
+                " installed diffusers or transformers: upgrade them (remote code is not run)"
+            )
+        return cls
+
+    def module_class(self) -> Any:
+        """The class if it is an `nn.Module`, else None.
+
+        Raises:
+            PipelineError: as `load_class`.
+        """
+        from torch import nn
+
+        cls = self.load_class()
+        return cls if issubclass(cls, nn.Module) else None
+
+
+class ModelIndex(BaseModel):
+    """What a `model_index.json` says.
+
+    Attributes:
+        folder: the pipeline's folder.
+        pipeline: the name of the pipeline's class.
+        components: {name: entry} in the order of the file.
+        absent: names of components that the pipeline goes without.
+        arguments: the other arguments of the pipeline's constructor.
     """
-    if not spec.model.vae_tiling:
-        return
-    vae: Any = getattr(pipe, "vae", None)
-    try:
-        vae.enable_tiling()
-    except (
-        AttributeError,
-        NotImplementedError,
-    ):  # diffusers' classes lack the method, or have one that raises
-        has = (
-            "has no vae"
-            if vae is None
-            else f"has a vae of class {type(vae).__name__}, which does not decode in tiles"
-        )
-        raise SpecError(
-            f"{spec.name}: `model.vae_tiling` is true, and the {type(pipe).__name__} {has}; allowed"
-            " is true where the VAE has `enable_tiling`: take the line out of the study TOML"
-        ) from None
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    folder: Path
+    pipeline: str
+    components: dict[str, ComponentEntry]
+    absent: tuple[str, ...]
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, spec: StudySpec) -> Self:
+        """The index of a study's pipeline; the config files of a Hub id are downloaded.
+
+        Raises:
+            PipelineError: it cannot be had, or is malformed.
+        """
+        return cls.read(config_folder(spec))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The index in a pipeline's folder.
+
+        Raises:
+            PipelineError: it is missing, or malformed.
+        """
+        path = folder / INDEX_FILE
+        data = read_config(path)
+        entries = {key: value for key, value in data.items() if not key.startswith("_")}
+        named = {key: value for key, value in entries.items() if _names_component(value)}
+        absent = {key for key, value in named.items() if value[1] is None or key == SAFETY_CHECKER}
+        try:
+            return cls.model_validate(
+                {
+                    "folder": folder,
+                    "pipeline": data.get("_class_name", ""),
+                    "components": {
+                        key: {"library": library, "class_name": class_name}
+                        for key, (library, class_name) in named.items()
+                        if key not in absent
+                    },
+                    "absent": tuple(key for key in named if key in absent),
+                    "arguments": {key: x for key, x in entries.items() if key not in named},
+                }
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise PipelineError(
+                f"{path} is malformed: {'.'.join(map(str, first['loc']))} is {first['input']!r}"
+                f" ({first['msg']}); expected the class's name as `_class_name`, and [library,"
+                " class] or [null, null] for each component: write it again with"
+                " `pipeline.save_pretrained`"
+            ) from None
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """{component: class name} of those with weights, as far as their names tell."""
+        return {name: x.class_name for name, x in self.components.items() if x.is_module}
+
+    @property
+    def text_components(self) -> tuple[str, ...]:
+        """Names of tokenizers, processors and feature extractors."""
+        return tuple(name for name, x in self.components.items() if x.is_text)
+
+    def is_module(self, name: str) -> bool:
+        """Whether there is a component of this name, with weights."""
+        return name in self.modules
+
+    def module_classes(self) -> dict[str, Any]:
+        """{component: class} of those whose class is an `nn.Module`.
+
+        Raises:
+            PipelineError: the installed versions lack the class of some component.
+        """
+        found = {name: entry.module_class() for name, entry in self.components.items()}
+        return {name: cls for name, cls in found.items() if cls is not None}
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a snapshot in the Hub's cache; None for any other folder."""
+        is_snapshot = self.folder.parent.name == "snapshots"
+        return self.folder.name if is_snapshot and COMMIT.fullmatch(self.folder.name) else None
+
+    def pipeline_class(self) -> Any:
+        """The pipeline's class.
+
+        Raises:
+            PipelineError: it is no pipeline of the installed diffusers.
+        """
+        with quiet():
+            import diffusers
+
+            cls = getattr(diffusers, self.pipeline, None) if self.pipeline.isidentifier() else None
+            if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+                raise PipelineError(
+                    f"{self.folder / INDEX_FILE} names the class {self.pipeline!r}; expected a"
+                    f" pipeline of the installed diffusers {diffusers.__version__}: upgrade"
+                    " diffusers, or correct `_class_name`"
+                )
+        return cls
+
+    def pipeline_call(self) -> tuple[str, dict[str, Any]]:
+        """The pipeline's class name, and {argument of its call: default}; nothing is built.
+
+        An argument without a default has `inspect.Parameter.empty`.
+
+        Raises:
+            PipelineError: as `pipeline_class`.
+        """
+        cls = self.pipeline_class()
+        parameters = inspect.signature(cls.__call__).parameters
+        return cls.__name__, {name: p.default for name, p in parameters.items() if name != "self"}
 
 
-def pipeline_call(spec: StudySpec) -> tuple[str, dict[str, Any]]:
-    """The class name of the study's pipeline, and {argument of its call: default}; nothing is
-    built.
+def unknown_component(
+    spec: StudySpec, pipeline: str, found: str, names: list[str]
+) -> PipelineError:
+    """The error for a component that a pipeline does not have.
+
+    Args:
+        spec: the study.
+        pipeline: the class of its pipeline.
+        found: the component that was asked for.
+        names: those that there are.
     """
-    folder = config_folder(spec)
-    with quiet():
-        cls = pipeline_class(
-            str(read_json(folder / "model_index.json").get("_class_name", "")), folder
-        )
-    parameters = inspect.signature(cls.__call__).parameters
-    return cls.__name__, {name: p.default for name, p in parameters.items() if name != "self"}
-
-
-def no_component(spec: StudySpec, pipeline: str, found: str, names: list[str]) -> str:
-    """The message for a component that a pipeline has not."""
-    return (
-        f"{spec.name}: the {pipeline} has no module {found!r}; it has {', '.join(names) or 'none'}:"
-        " pass one with --component, or set `model.component` in a study TOML"
+    there = ", ".join(names) or "(it has none)"
+    return PipelineError(
+        f"{spec.name}: the {pipeline} has no module {found!r}; expected one of {there}: correct"
+        " `component`, or `model.component` in a study TOML"
     )
 
 
-def config_folder(spec: StudySpec) -> Path:
-    """Where the study's config files are; those of a Hub id are fetched, JSON only."""
-    model = spec.model
-    folder = model.config or model.path or _fetch(spec)
-    if not (folder / "model_index.json").is_file():
-        raise PipelineError(
-            f"{folder} has no model_index.json; allowed is a diffusers pipeline folder, weights may"
-            " be missing: name the folder that holds it"
-        )
-    return folder
-
-
-def _fetch(spec: StudySpec) -> Path:
-    from huggingface_hub import snapshot_download
-
-    offline = not hub_answers()
-    try:
-        with quiet():
-            return Path(
-                snapshot_download(
-                    str(spec.model.hub),
-                    revision=spec.model.revision,
-                    allow_patterns=["*.json"],
-                    local_files_only=offline,
-                )
-            )
-    except (
-        Exception
-    ) as error:  # the Hub's client has an error for each way in which a file cannot be had
-        reason = (
-            "the Hub does not answer, and the cache does not hold all of them"
-            if offline
-            else f"{type(error).__name__}: {_first_line(error)}"
-        )
-        raise PipelineError(
-            f"the config files of {spec.model.hub} could not be loaded from the Hugging Face Hub or"
-            f" its local cache ({reason}); allowed is a public diffusers pipeline that is reachable"
-            " or already downloaded: check the id and the network, log in for gated models (`hf"
-            " auth login`), or pass a folder made by `pipeline.save_pretrained`, weights may be"
-            " missing"
-        ) from error
-
-
-def pipeline_class(name: str, folder: Path) -> Any:
-    import diffusers
-
-    cls = getattr(diffusers, name, None) if name.isidentifier() else None
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
-        raise PipelineError(
-            f"{folder / 'model_index.json'} names the class {name!r}; allowed are pipelines of the"
-            f" installed diffusers {diffusers.__version__}: upgrade diffusers, or correct"
-            " _class_name"
-        )
-    return cls
-
-
-def _is_module_entry(entry: object) -> bool:
+def _names_component(entry: object) -> bool:
     return (
         isinstance(entry, list)
         and len(entry) == 2
-        and bool(entry[1])
-        and not _is_text(str(entry[1]))
-        and "Scheduler" not in str(entry[1])
+        and all(isinstance(text, str | None) for text in entry)
     )
-
-
-def _is_text(name: str) -> bool:
-    return name.endswith(TEXT_CLASSES)
-
-
-def component_class(library: str, name: str) -> Any:
-    """A class of diffusers, transformers, or of one of diffusers' pipelines; nothing else is
-    imported.
-    """
-    known = library in ("diffusers", "transformers")
-    module: Any = importlib.import_module(library if known else "diffusers.pipelines")
-    if not known:
-        module = getattr(module, library, None) if library.isidentifier() else None
-    cls = getattr(module, name, None)
-    if not isinstance(cls, type):
-        raise PipelineError(
-            f"model_index.json names {library}.{name}; allowed are classes of the installed"
-            " diffusers and transformers: upgrade them, remote code is not run"
-        )
-    return cls
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PipelineError(
-            f"{path} could not be loaded ({_first_line(error)}); allowed is the JSON that"
-            " `save_pretrained` writes: write it again"
-        ) from None
-    if not isinstance(data, dict):
-        raise PipelineError(
-            f"{path} holds a {type(data).__name__}; allowed is the JSON object that"
-            " `save_pretrained` writes: write it again"
-        )
-    return data
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0][:300]

@@ -1,19 +1,19 @@
-"""What stands in for weights that nobody downloaded?
+"""What takes the place of weights that were not downloaded?
 
-`random_component`, and `random_pipeline` for a whole run: full size, drawn on the device.
+`random_component` makes one component at full size with random weights. `random_pipeline` makes
+the pipeline around such components.
 
-    denoiser = random_component(spec, device="cuda")            # 12 billion numbers from a seed
-    pipe = random_pipeline(spec)                                # its modules still on meta; tokenizers that tell texts apart
+    denoiser = random_component(spec, device="cuda")    # 12 billion numbers from one seed
+    pipe = random_pipeline(spec)                        # modules on meta, tokenizers that work
 
-Weights are drawn so that signals keep their size: matrices and convolutions normal with deviation 1
-/ sqrt(fan-in), embeddings with 1, scales of norms 1, biases 0, other vectors 0.02. Outputs are
-finite and differ from prompt to prompt; pictures mean nothing. The same seed and device give the
-same weights.
+Weights are initialised so that signals keep their size: matrices and convolutions are normal with
+standard deviation 1 / sqrt(fan-in), embeddings normal with 1, scales of norms are 1, biases 0, and
+other vectors 0.02. Outputs are finite and differ from prompt to prompt. The same seed on the same
+device gives the same weights.
 
-What it does not do: weights that make a trial's scores worth reading.
+What it does not do: weights whose pictures or scores mean anything.
 """
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensitivity.core.words import first_line
 from sensitivity.errors import PipelineError
 from sensitivity.models.hub import quiet
-from sensitivity.models.model_index import component_class, config_folder, read_json
-from sensitivity.models.shape_mode import is_meta
+from sensitivity.models.meta_tensors import is_meta
+from sensitivity.models.model_index import ComponentEntry, ModelIndex
 from sensitivity.models.skeleton import build_component, build_skeleton
 from sensitivity.models.stand_in_tokenizer import StandInTokenizer
 from sensitivity.spec.study_spec import StudySpec
 
 VECTOR = 0.02
+VOCABULARY_FILES = {
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+}
 
 
 def random_component(
     spec: StudySpec, *, component: str | None = None, device: str, seed: int = 0
 ) -> nn.Module:
-    """One component at full size with random weights that give finite outputs, in bf16, eval, no
-    gradients. Buffers are what the constructor computes.
+    """One component at full size with random weights, in bf16, eval mode, without gradients.
+
+    Its buffers are what the constructor computes.
+
+    Args:
+        spec: the study.
+        component: its name; `model.component` by default.
+        device: where the weights are initialised and stay.
+        seed: of the weights.
 
     Raises:
-        PipelineError: no config files, or no such component.
+        PipelineError: no config files can be had, or there is no such component.
     """
     module = build_component(spec, component)
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -49,9 +64,8 @@ def random_component(
             if parameter is None:
                 continue
             if id(parameter) not in made:
-                made[id(parameter)] = nn.Parameter(
-                    _random(child, name, parameter, device, generator), requires_grad=False
-                )
+                data = _initialised(child, name, parameter, device, generator)
+                made[id(parameter)] = nn.Parameter(data, requires_grad=False)
             child._parameters[name] = made[id(parameter)]
         for name, buffer in child._buffers.items():
             if buffer is not None:
@@ -63,7 +77,7 @@ def random_component(
     return module
 
 
-def _random(
+def _initialised(
     module: nn.Module, name: str, parameter: Tensor, device: str, generator: torch.Generator
 ) -> Tensor:
     data = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
@@ -78,26 +92,24 @@ def _random(
 
 
 def random_pipeline(spec: StudySpec) -> Any:
-    """The study's pipeline from its config files: modules on meta, a real scheduler, real
-    tokenizers where their files are there.
+    """The study's pipeline with its modules on meta, a real scheduler, and tokenizers.
 
-    Elsewhere stand-ins whose ids depend on the text; a prompt of the study has
-    `pricing.prompt_tokens`, any other text `negative_prompt_tokens`.
+    A tokenizer is real where its vocabulary is in its folder. Elsewhere it is a stand-in whose ids
+    depend on the text: prompts of the study have `pricing.prompt_tokens` tokens, any other text
+    `pricing.negative_prompt_tokens`.
 
     Raises:
-        PipelineError: as `build_skeleton`.
+        PipelineError: as `skeleton.build_skeleton`, or a tokenizer's files are damaged.
     """
-    pipe, folder = build_skeleton(spec), config_folder(spec)
-    pipe.__class__ = type(pipe).__mro__[
-        1
-    ]  # the skeleton's own class stays on the CPU, this one goes where its modules are
-    index = read_json(folder / "model_index.json")
+    pipe, index = build_skeleton(spec), ModelIndex.of(spec)
+    # The skeleton's own class says that it is on the CPU; its parent is where its modules are.
+    pipe.__class__ = type(pipe).__mro__[1]
     for name, part in pipe.components.items():
         if not isinstance(part, StandInTokenizer):
             continue
-        library, class_name = index[name]
-        if _has_vocabulary(folder / name):
-            setattr(pipe, name, _real_tokenizer(folder / name, library, class_name))
+        folder = index.folder / name
+        if _has_vocabulary(folder):
+            setattr(pipe, name, _real_tokenizer(folder, index.components[name]))
         else:
             part.tell_apart((*spec.prompts.search, *spec.prompts.held_out))
     return pipe
@@ -106,29 +118,17 @@ def random_pipeline(spec: StudySpec) -> Any:
 def _has_vocabulary(folder: Path) -> bool:
     """Whether a tokenizer's folder holds more than settings."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return bool(
-        names & {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model"}
-    )
+    return bool(names & VOCABULARY_FILES)
 
 
-def _real_tokenizer(folder: Path, library: str, class_name: str) -> Any:
-    cls: Any = component_class(library, class_name)
+def _real_tokenizer(folder: Path, entry: ComponentEntry) -> Any:
+    cls = entry.load_class()
     try:
         with quiet():
             return cls.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # every class may refuse its files in its own way
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+    except Exception as error:  # every class refuses its files in its own way
         raise PipelineError(
-            f"{folder} cannot be loaded as a {class_name} ({type(error).__name__}: {reason});"
-            " allowed are the files that `save_pretrained` writes: write them again, or take all"
-            " but tokenizer_config.json out for a stand-in"
+            f"{folder} cannot be loaded as a {entry.class_name} ({type(error).__name__}:"
+            f" {first_line(error, most=300)}); expected the files that `save_pretrained` writes:"
+            " write them again, or remove all but tokenizer_config.json to use a stand-in"
         ) from error
-
-
-def random_digest(spec: StudySpec, seed: int) -> str:
-    """What identifies random weights: the seed and every config file, as sha256."""
-    folder = config_folder(spec)
-    digest = hashlib.sha256(f"random weights, seed {seed}\n".encode())
-    for path in sorted(folder.rglob("*.json")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -1,17 +1,18 @@
-"""What stands where a pipeline has a tokenizer?
+"""What takes the place of a tokenizer whose files are missing?
 
-`StandInTokenizer`: token ids of the right length and no meaning.
+`StandInTokenizer` gives token ids of the right number, without meaning. The shapes of a run depend
+on how many tokens a text has, and not on which.
 
-Shapes follow from how many tokens a text has, not from which. Padding to a fixed length gives that
-length, with as many attended tokens as the text has; otherwise a text is as long as what the
-pipeline's template puts before it and drops again, plus the tokens that the study declares:
-`prompt_tokens` for texts that hold `PROMPT`, `negative_prompt_tokens` for all others. The same
-object answers for processors.
+    tokenizer = StandInTokenizer(prompt_tokens=14, negative_prompt_tokens=6, max_length=512)
+    tokenizer([PROMPT, ""], padding=True, return_tensors="pt")["input_ids"]     # (2, 14)
 
-Ids are 1 where a token is, unless `tell_apart` was called: then they are drawn from a generator
-seeded with the text, below 16, which every encoder's vocabulary holds.
+Conventions. A text that contains `PROMPT` has `prompt_tokens` tokens, any other text
+`negative_prompt_tokens`. The tokens of the pipeline's template, which the pipeline drops after
+encoding, are added to these. Padding to a fixed length gives that length. Ids are 1 where there is a token. After
+`tell_apart` they are random numbers below 16, seeded with the text; every encoder's vocabulary has
+these. The same object takes the place of processors.
 
-What it does not do: tokenize, or anything for images and sound.
+What it does not do: tokenize text, or process pictures and sound.
 """
 
 import random
@@ -21,11 +22,11 @@ from typing import Any
 import torch
 
 PROMPT = "quantized prompt"
-"""The text that `run_shapes` gives as prompt: templates may stand around it."""
+"""The prompt of a run without weights. Pipelines may put a template around it."""
 
 
 class StandInEncoding(dict[str, Any]):
-    """What a tokenizer returns: keys that are attributes too, and `to`."""
+    """What a tokenizer returns: a dict whose keys are attributes, too."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -44,12 +45,12 @@ class StandInEncoding(dict[str, Any]):
 
 
 class StandInTokenizer:
-    """Counts tokens as declared.
+    """Gives each text the number of tokens that the study declares.
 
     Args:
         prompt_tokens: tokens of a prompt.
         negative_prompt_tokens: tokens of any other text.
-        max_length: what `padding="max_length"` means where the call does not say.
+        max_length: the length of `padding="max_length"`, unless the call gives another.
 
     Attributes:
         dropped_tokens: tokens that the pipeline's template adds and the pipeline drops again.
@@ -84,8 +85,9 @@ class StandInTokenizer:
         return self.vocab_size
 
     def tell_apart(self, prompts: Sequence[str]) -> None:
-        """Give each text ids of its own from now on; texts that hold one of `prompts` have a
-        prompt's length.
+        """Give different texts different ids from now on.
+
+        Texts that contain one of `prompts` have the length of a prompt.
         """
         self.prompts, self.apart = tuple(prompt.lower() for prompt in prompts), True
 
@@ -100,7 +102,7 @@ class StandInTokenizer:
         return_length: bool = False,
         **_options: Any,
     ) -> StandInEncoding:
-        """Ids of a text or a list of texts: (B, L), 1 where attended."""
+        """Ids and attention mask of a text, or of each text of a list: (B, L)."""
         batched = isinstance(text, list | tuple)
         texts = list(text) if batched else [text]
         limit = max_length or self.model_max_length
@@ -133,18 +135,15 @@ class StandInTokenizer:
         return zeros + ones if self.padding_side == "left" else ones + zeros
 
     def _ids(self, text: object, mask: list[int]) -> list[int]:
-        """The ids of a text that attends to `mask`: the mask itself, or numbers that the text
-        decides; `pad_token_id` where it is 0.
+        """The ids of a text: the mask itself, or random ids where it is 1 and `pad_token_id` where
+        it is 0.
         """
         if not self.apart:
             return list(mask)
-        draw = random.Random(str(text))
+        numbers = random.Random(str(text))
+        first = self.image_token_id + 1
         return [
-            (
-                draw.randrange(self.image_token_id + 1, self.vocab_size)
-                if attended
-                else self.pad_token_id
-            )
+            numbers.randrange(first, self.vocab_size) if attended else self.pad_token_id
             for attended in mask
         ]
 
@@ -164,9 +163,7 @@ class StandInTokenizer:
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        """The words of a conversation, or of each of several, as one text; tokenized unless told
-        otherwise.
-        """
+        """The words of a conversation as one text, or of each of several; tokenized by default."""
         several = bool(conversation) and isinstance(conversation[0], list | tuple)
         texts = [" ".join(_strings(one)) for one in (conversation if several else [conversation])]
         if not tokenize:
@@ -176,28 +173,28 @@ class StandInTokenizer:
         return out if return_dict else out["input_ids"]
 
     def batch_decode(self, ids: Any, **_options: Any) -> list[str]:
-        """One empty text a row."""
+        """An empty text for each row."""
         return [""] * len(ids)
 
     def decode(self, *_ids: Any, **_options: Any) -> str:
-        """No text."""
+        """An empty text."""
         return ""
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """1 for each."""
+        """1 for each token."""
         return [1] * len(tokens) if isinstance(tokens, list | tuple) else 1
 
     def convert_ids_to_tokens(self, ids: Any, **_options: Any) -> Any:
-        """A word for each."""
+        """ "token" for each id."""
         return ["token"] * len(ids) if isinstance(ids, list | tuple) else "token"
 
     def add_special_tokens(self, *_tokens: Any, **_options: Any) -> int:
-        """None are added."""
+        """The number of added tokens: none."""
         return 0
 
 
 def _strings(value: Any) -> list[str]:
-    """The texts in a conversation: contents, not roles and types."""
+    """The texts in a conversation, without its roles and types."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):

@@ -1,24 +1,24 @@
-"""Which weight files of a pipeline folder would be opened, and are they whole?
+"""Which weight files of a pipeline folder would be loaded, and are they complete?
 
-`find_weights`: answered from names and headers, before any weight is read.
+`find_weights` answers from names and headers, before any weight is read.
 
     files = find_weights(folder, {"transformer": "FluxTransformer2DModel"}, variant=None)
     files["transformer"].variant, len(files["transformer"].files)
 
-Conventions: safetensors only, since pickled files run code when they are opened. A header says how
-many bytes follow it, so a file that was cut short is known without reading it. A component without
-files of the variant that was asked for takes the plain ones, as diffusers does, if another
-component has the variant.
+Conventions. Only safetensors files count, because pickled files run code when they are opened. A
+header says how many bytes follow it, so a truncated file is found without reading it. If some
+component has the variant that was asked for, those without it take their plain files, as in
+diffusers.
 
 What it does not do: compare weights with what the model's class expects.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from sensitivity.errors import PipelineError
@@ -27,13 +27,26 @@ NAME = re.compile(
     r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<legacy>\w+))?\.safetensors"
     r"|(?:diffusion_pytorch_)?model\.safetensors(?:\.(?P<before>\w+))?\.index(?:\.(?P<after>\w+))?\.json"
 )
+"""Names of weight files and their indexes, as diffusers and transformers write and wrote them."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 LFS_POINTER = b"version https://git-lfs"
 
 
+class _ShardIndex(BaseModel):
+    """What a `*.safetensors.index.json` says: {tensor: the file that holds it}."""
+
+    weight_map: dict[str, str]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentFiles:
-    """The weight files of one component, all of one variant (None: the plain one)."""
+    """The weight files of one component, all of one variant.
+
+    Attributes:
+        component: its name.
+        files: what is loaded.
+        variant: as in the files' names; None means plain names.
+    """
 
     component: str
     files: tuple[Path, ...]
@@ -48,24 +61,24 @@ class ComponentFiles:
 def find_weights(
     folder: Path, classes: Mapping[str, str], *, variant: str | None
 ) -> dict[str, ComponentFiles]:
-    """The files of each component, looked at but not read.
+    """The files of each component; their headers are read, their weights are not.
 
     Args:
         folder: a diffusers pipeline folder.
         classes: {component with weights: its class}, for messages.
-        variant: as in file names ("fp16"), None for plain names.
+        variant: as in file names ("fp16"); None means plain names.
 
     Raises:
-        PipelineError: a component's folder or files are missing, cut short, pickled, or of other
-            variants.
+        PipelineError: a component's folder or files are missing, truncated, pickled, or of another
+            variant.
     """
     held = {name: _variants(folder, name, kind) for name, kind in classes.items()}
     if variant is not None and not any(variant in found for found in held.values()):
         there = sorted({one for found in held.values() for one in found if one is not None})
         raise PipelineError(
-            f"{folder} has no weights of the variant {variant!r}; allowed are"
-            f" {', '.join(map(repr, there)) or 'the plain ones alone'}: correct `variant` under"
-            " [model] in the study TOML, or take it out"
+            f"{folder} has no weights of the variant {variant!r}; expected one of"
+            f" {', '.join(map(repr, there)) or '(there are only plain ones)'}: correct `variant`"
+            " under [model] in the study TOML, or take it out"
         )
     chosen = {}
     for name, found in held.items():
@@ -74,9 +87,8 @@ def find_weights(
             first = sorted(str(one) for one in found)[0]
             raise PipelineError(
                 f"{folder / name} holds weights of the variant"
-                f" {', '.join(sorted(map(repr, found)))} alone; allowed are plain ones, or a"
-                " variant that is "
-                f'asked for: set `variant = "{first}"` under [model] in a study TOML'
+                f" {', '.join(sorted(map(repr, found)))} alone; expected plain ones, or a variant"
+                f' that the study names: set `variant = "{first}"` under [model] in a study TOML'
             )
         files = _shards(found[kind])
         for path in files:
@@ -86,15 +98,15 @@ def find_weights(
 
 
 def _variants(folder: Path, name: str, kind: str) -> dict[str | None, list[Path]]:
-    """{variant: its files and indexes} of a component.
+    """{variant: its files and indexes} of a component of class `kind`.
 
-    Raises PipelineError where there is none that may be opened.
+    Raises PipelineError where there are none.
     """
     place = folder / name
     if not place.is_dir():
         raise PipelineError(
-            f"{place} is not there, and model_index.json names {kind} for {name}; allowed is a"
-            " folder for each component: save the pipeline again with"
+            f"{place} is missing, and model_index.json names {kind} for {name}; expected a folder"
+            " for each component: save the pipeline again with"
             " `pipeline.save_pretrained(folder)`, or download it again"
         )
     found: dict[str | None, list[Path]] = {}
@@ -109,15 +121,15 @@ def _variants(folder: Path, name: str, kind: str) -> dict[str | None, list[Path]
         )
         why = "pickled files run code when they are opened" if pickled else f"{kind} has some"
         raise PipelineError(
-            f"{place} {what}; allowed are .safetensors files, since {why}: save the pipeline again"
-            " with `pipeline.save_pretrained(folder)`, or pass --weights random for a run without"
+            f"{place} {what}; expected .safetensors files, because {why}: save the pipeline again"
+            " with `pipeline.save_pretrained(folder)`, or set `weights` to random for a run without"
             " weights"
         )
     return found
 
 
 def _shards(paths: list[Path]) -> tuple[Path, ...]:
-    """The files to open among those of a variant: what the index lists, else the only ones.
+    """The files to load among those of a variant: those that the index lists, or the single one.
 
     Raises PipelineError where some are missing.
     """
@@ -128,29 +140,31 @@ def _shards(paths: list[Path]) -> tuple[Path, ...]:
     if not indexes:
         raise PipelineError(
             f"{paths[0].parent} holds {len(paths)} shards and no"
-            f" {paths[0].name.split('-')[0]}.safetensors.index.json, which lists them; allowed is"
+            f" {paths[0].name.split('-')[0]}.safetensors.index.json, which lists them; expected"
             " both: download the folder again"
         )
     index = indexes[0]
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        listed = [index.parent / name for name in names]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        weight_map = _ShardIndex.model_validate_json(index.read_bytes()).weight_map
+    except (OSError, ValidationError) as error:
+        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise PipelineError(
-            f"{index} could not be read ({type(error).__name__}: {error}); allowed is the index"
-            " that `save_pretrained` writes: download it again"
+            f"{index} could not be read ({found}); expected the index that `save_pretrained` writes"
+            " (`weight_map`: the file of each weight): download it again"
         ) from None
+    listed = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [path.name for path in listed if not path.is_file()]
     if missing:
         raise PipelineError(
             f"{index.parent} lacks {len(missing)} of the {len(listed)} shards that {index.name}"
-            f" lists, the first is {missing[0]}; allowed is a folder with all of them: download it"
+            f" lists, the first is {missing[0]}; expected a folder with all of them: download it"
             " again"
         )
     return tuple(listed)
 
 
 def _check_whole(path: Path) -> None:
+    """Raise PipelineError unless the file is a complete safetensors file."""
     try:
         with safe_open(path, framework="pt"):
             pass
@@ -160,10 +174,10 @@ def _check_whole(path: Path) -> None:
         what = (
             "is a Git LFS pointer, not the weights"
             if pointer
-            else f"is cut short or damaged ({error})"
+            else f"is truncated or damaged ({error})"
         )
         step = "run `git lfs pull` in the folder" if pointer else "copy or download it again"
         raise PipelineError(
-            f"{path} {what}, {path.stat().st_size} bytes; allowed is a whole safetensors file:"
-            f" {step}"
+            f"{path} {what}, {path.stat().st_size} bytes; expected a complete safetensors"
+            f" file: {step}"
         ) from None

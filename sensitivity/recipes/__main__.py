@@ -2,6 +2,6 @@
 
 import json
 
-from sensitivity.recipes.recipe import recipe_json_schema
+from sensitivity.recipes.schema import recipe_json_schema
 
 print(json.dumps(recipe_json_schema(), indent=2))

@@ -1,11 +1,22 @@
-"""How does a model become what a recipe says? The checks before, the quantizing, and the report."""
+"""How does a model become what a recipe says? It is checked, quantized in place, and reported on.
+
+    report = apply_layers(layers, model, pipeline, name="mine", emulate=False, caveat="")
+    report.counts            # {FormatName.NVFP4: 456, FormatName.BF16: 48}
+
+Method. First everything is checked: the classes, the Linears, the shapes, and the hardware where
+native kernels are asked for. A model that does not fit is left as it is. Then the Linears are
+quantized, and it is checked that each was: torchao silently leaves a layer as it was when a kernel
+does not take it.
+
+What this module does not do: read recipes, or import torch before it is called.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.words import counted
 from sensitivity.errors import RecipeError, RecipeMismatchError
 from sensitivity.recipes.records import ModelInfo
@@ -16,10 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyReport:
-    """What `Recipe.apply` did.
+    """What was done to a model.
 
-    `counts` is Linears a format; `refused` is empty, because a refusal raises; `caveat` is the
-    recipe's.
+    Attributes:
+        mode: native kernels, or emulated in bf16 arithmetic.
+        layers: the format of every Linear.
+        counts: {format: number of Linears}.
+        refused: empty, since a Linear that is refused raises.
+        caveat: the recipe's, to be shown.
     """
 
     mode: Literal["native", "emulated"]
@@ -38,47 +53,53 @@ def apply_layers(
     emulate: bool,
     caveat: str,
 ) -> ApplyReport:
-    """Quantize the Linears of `holder` as `layers` says; see `Recipe.apply`, whose fields these
-    are.
+    """Quantize the Linears of `holder` as `layers` says.
 
     Args:
-        layers: format of every Linear.
-        model: the components that `layers` is for.
-        holder: a diffusers pipeline, or the component itself where it is one.
+        layers: the format of every Linear.
+        model: the denoisers that `layers` is for.
+        holder: a diffusers pipeline, or the denoiser itself if there is one.
         name: the recipe's, for messages.
-        emulate: compute with the same quantized values in bf16 arithmetic instead of native
-            kernels.
-        caveat: stands in the report.
+        emulate: compute with the same quantized values in bf16 arithmetic, without native kernels.
+        caveat: the recipe's, for the report.
+
+    Raises:
+        RecipeMismatchError: the model does not fit.
+        RecipeError: the hardware lacks a format, or the kernels left a layer in bf16.
     """
-    module = _find_component(model, holder)
-    linears = _check_fit(layers, model, module, name)
-    quantized = {fqn: format for fqn, format in layers.items() if format is not FormatName.BF16}
-    _check_shapes(linears, quantized)
+    denoiser = _find_denoiser(model, holder)
+    _check_classes(model, denoiser, name)
+    linears = _matching_linears(layers, denoiser, name)
+    chosen = quantized(layers)
+    _check_shapes(linears, chosen)
     if emulate:
         from sensitivity.formats.switch import Switch
 
-        Switch(module).set(dict(layers))
+        Switch(denoiser).set(dict(layers))
     else:
-        _check_hardware(linears, quantized)
-        _quantize(module, quantized)
-    counts = dict(Counter(layers.values()))
-    mode: Literal["native", "emulated"] = "emulated" if emulate else "native"
-    return ApplyReport(mode=mode, layers=dict(layers), counts=counts, refused={}, caveat=caveat)
+        _check_hardware(linears, chosen)
+        _quantize(denoiser, chosen)
+    return ApplyReport(
+        mode="emulated" if emulate else "native",
+        layers=dict(layers),
+        counts=dict(Counter(layers.values())),
+        refused={},
+        caveat=caveat,
+    )
 
 
-def _find_component(model: ModelInfo, holder: object) -> "nn.Module":
-    """What the recipe describes:
+def _find_denoiser(model: ModelInfo, holder: object) -> "nn.Module":
+    """The denoiser that the recipe is for: `holder` itself, or an attribute of the pipeline.
 
-    `holder` itself, or attributes of a pipeline, several as one module. Compiled modules are
-    unwrapped.
+    Several denoisers are joined in one module. Compiled modules are unwrapped.
     """
     from torch import nn
 
     from sensitivity.models.denoisers import joined
 
-    names = model.classes
-    bare = isinstance(holder, nn.Module) and len(names) == 1
-    modules = {name: holder if bare else getattr(holder, name, None) for name in names}
+    names = list(model.classes)
+    is_module = isinstance(holder, nn.Module) and len(names) == 1
+    modules = {name: holder if is_module else getattr(holder, name, None) for name in names}
     found = {
         name: getattr(module, "_orig_mod", module)
         for name, module in modules.items()
@@ -86,103 +107,99 @@ def _find_component(model: ModelInfo, holder: object) -> "nn.Module":
     }
     missing = [name for name in names if name not in found]
     if missing:
-        alone = ", or the module itself; pass one of them" if len(names) == 1 else "; pass it"
+        one = len(names) == 1
         raise RecipeMismatchError(
             f"found a {type(holder).__name__} without a module named"
-            f" {' or '.join(map(repr, missing))}; allowed is a pipeline that has"
-            f" {'it' if len(names) == 1 else 'all of ' + ', '.join(names)}, such as"
-            f" {model.pipeline_class}{alone}"
+            f" {' or '.join(map(repr, missing))}; expected a pipeline that has"
+            f" {'it' if one else 'all of ' + ', '.join(names)}, such as {model.pipeline_class}"
+            f"{', or the module itself: pass one of them' if one else ': pass it'}"
         )
     return joined(found)
 
 
-def _check_fit(
-    layers: Mapping[str, FormatName], model: ModelInfo, module: "nn.Module", name: str
-) -> dict[str, "nn.Linear"]:
-    """The Linears of `module` by FQN, if they are the recipe's and still plain."""
-    import torch
-
+def _check_classes(model: ModelInfo, denoiser: "nn.Module", name: str) -> None:
     from sensitivity.models.denoisers import parts_of
 
-    for part, kind in zip(parts_of(module).values(), model.classes.values(), strict=True):
+    for part, kind in zip(parts_of(denoiser).values(), model.classes.values(), strict=True):
         if type(part).__name__ != kind:
             raise RecipeMismatchError(
-                f"found a {type(part).__name__}; the recipe {name!r} is for {kind}; pass that"
-                " model, or a recipe searched for this one"
+                f"found a {type(part).__name__}; expected {kind}, which the recipe {name!r} is for:"
+                " pass that model, or a recipe that was searched for this one"
             )
+
+
+def _matching_linears(
+    layers: Mapping[str, FormatName], denoiser: "nn.Module", name: str
+) -> dict[str, "nn.Linear"]:
+    """The Linears of `denoiser` by FQN, which are those of `layers` and not yet quantized."""
+    import torch
+
     linears = {
-        fqn: child for fqn, child in module.named_modules() if isinstance(child, torch.nn.Linear)
+        fqn: module
+        for fqn, module in denoiser.named_modules()
+        if isinstance(module, torch.nn.Linear)
     }
-    missing, extra = (
-        [fqn for fqn in layers if fqn not in linears],
-        [fqn for fqn in linears if fqn not in layers],
-    )
+    missing = [fqn for fqn in layers if fqn not in linears]
+    extra = [fqn for fqn in linears if fqn not in layers]
     if missing or extra:
         raise RecipeMismatchError(
             f"found other Linears than the recipe {name!r} has: missing in the model"
-            f" {counted(missing)}, extra {counted(extra)}; the two sets must be equal; load the"
-            " model and revision that the recipe names, or search again"
+            f" {counted(missing)}, extra {counted(extra)}; expected the same: load the model and"
+            " revision that the recipe names, or search again"
         )
     wrapped = [
         fqn for fqn, linear in linears.items() if type(linear.weight.data) is not torch.Tensor
     ]
     if wrapped:
         raise RecipeMismatchError(
-            f"found weights that are no plain tensors in {counted(wrapped)}; a recipe is applied"
-            " once, to plain weights; load the model again"
+            f"found weights that are not plain tensors in {counted(wrapped)}; expected weights that"
+            " are not yet quantized, since a recipe is applied once: load the model again"
         )
     return linears
 
 
-def _check_shapes(linears: Mapping[str, "nn.Linear"], quantized: Mapping[str, FormatName]) -> None:
+def _check_shapes(linears: Mapping[str, "nn.Linear"], chosen: Mapping[str, FormatName]) -> None:
     from sensitivity.formats.registry import get_format
 
     refused = []
-    for fqn, name in quantized.items():
-        linear = linears[fqn]
-        if reason := get_format(name).refusal(
-            k=linear.in_features, n=linear.out_features, dtype=linear.weight.dtype
-        ):
+    for fqn, name in chosen.items():
+        k, n = linears[fqn].in_features, linears[fqn].out_features
+        if reason := get_format(name).refusal(k=k, n=n, dtype=linears[fqn].weight.dtype):
             refused.append(f"{fqn} in {name}: {reason}")
     if refused:
         raise RecipeMismatchError(
-            f"found Linears that their format refuses: {counted(refused)}; every layer must take"
-            " its format; load the model in bf16, or search again for this model"
+            f"found Linears that their format refuses: {counted(refused)}; expected formats that"
+            " take every layer: load the model in bf16, or search again for this model"
         )
 
 
-def _check_hardware(
-    linears: Mapping[str, "nn.Linear"], quantized: Mapping[str, FormatName]
-) -> None:
+def _check_hardware(linears: Mapping[str, "nn.Linear"], chosen: Mapping[str, FormatName]) -> None:
     from sensitivity.formats.registry import get_format
 
-    for name, device in sorted(
-        {(name, linears[fqn].weight.device) for fqn, name in quantized.items()}, key=str
-    ):
+    pairs = {(name, linears[fqn].weight.device) for fqn, name in chosen.items()}
+    for name, device in sorted(pairs, key=str):
         if reason := get_format(name).native_refusal(device):
             raise RecipeError(
-                f"found no native {name} on {device}: {reason}; native kernels need hardware that"
-                " has the format; move the model there, or pass emulate=True for the recipe's"
-                " quality without its speed"
+                f"found no native {name} on {device}: {reason}; expected hardware that has the"
+                " format: move the model there, or pass emulate=True for the recipe's quality"
+                " without its speed"
             )
 
 
-def _quantize(module: "nn.Module", quantized: Mapping[str, FormatName]) -> None:
-    """Quantize natively, then look: torchao leaves a layer as it was without a word when a kernel
-    does not take it.
-    """
+def _quantize(denoiser: "nn.Module", chosen: Mapping[str, FormatName]) -> None:
+    """Quantize natively, and check that each Linear was."""
     import torch
 
     from sensitivity.formats.native import quantize_native
 
-    quantize_native(module, quantized)
+    quantize_native(denoiser, chosen)
     left = [
         fqn
-        for fqn in quantized
-        if type(module.get_submodule(fqn).get_parameter("weight").data) is torch.Tensor
+        for fqn in chosen
+        if type(denoiser.get_submodule(fqn).get_parameter("weight").data) is torch.Tensor
     ]
     if left:
         raise RecipeError(
-            f"found Linears that stayed in bf16: {counted(left)}; each must take its format; update"
-            " torchao, or search again"
+            f"found Linears that stayed in bf16: {counted(left)}; expected each in its format:"
+            " update torchao, or search again"
         )

@@ -1,39 +1,36 @@
-"""What does a search hand over, and how does a model become what the recipe says?
+"""What does a search hand over? `Recipe`: one JSON file, which is read, written and applied here.
 
-`Recipe`: one JSON file, and `apply`.
+    recipe = load_recipe("recipes/ltx2-nvfp4-b200.json")
+    report = recipe.apply(pipeline)       # emulate=True: the recipe's quality, not its speed
 
-A recipe gives every `nn.Linear` of a pipeline's denoiser its format, and beside it what that costs
-and gains: seconds, LPIPS, bytes, where each number came from, and the front that it was chosen
-from. `recipe.schema.json` beside this module is its JSON Schema.
+A recipe gives every `nn.Linear` of a pipeline's denoiser its format. Beside the formats it has what
+they cost and gain (seconds, LPIPS, bytes), where each number comes from, and the front that the
+recipe was chosen from. `recipe.schema.json` beside this module is its JSON Schema.
 
-Method. A recipe comes from elsewhere, so reading is strict (`strict_json`), files over 8 MiB or of
-100,000 values are refused, and loading runs nothing. Writing is whole or not at all.
+Method. Recipes come from strangers, so only strict JSON is read (`core.json_files`), a file of more
+than `MAX_BYTES` or `MAX_VALUES` is refused, and nothing in a file is run. A file is written as a
+whole or not at all.
 
 Compatibility. `schema_version` is "major.minor", and a reader of 1.x reads every 1.y. A later minor
-only adds fields; they have defaults, so that older files are read. Fields that a reader does not
-know are kept at every level, through load and save. What a reader would misunderstand takes a new
-major, and another major is refused: another meaning of a field, one more that is required, a new
-word where words are listed (a format, a source).
+only adds fields, which have defaults, so that older files are read. Fields that a reader does not
+know are kept at every level, through loading and saving. What a reader would misunderstand takes a
+new major version, and another major version is refused: a changed meaning, a new required field, a
+new word in a closed list (a format, a source).
 
-Conventions. Keys carry their units (`_s` seconds of one whole pipeline call, `_bytes`); `source`
-beside a number says predicted or measured; LPIPS has none. `layers` names every Linear, `bf16` ones
-included, and `skip` repeats those; where the pipeline has several denoisers (`model.components`),
-names begin with the component's and a dot. A recipe whose pictures were never compared is
-unverified: `fidelity` and `verified` are null, and `notice` is shown wherever it is (`caveat`).
+Conventions. Keys carry their units (`_s`: seconds of one whole pipeline call; `_bytes`), and
+`source` beside a number is "predicted" or "measured"; LPIPS has no unit. `layers` has every Linear,
+those in bf16 included, and `skip` repeats the latter. If the pipeline has several denoisers
+(`model.components`), names begin with the component's and a dot. A recipe whose pictures were never
+compared is unverified: `fidelity` and `verified` are null, and `notice` is shown wherever the
+recipe is (`Recipe.caveat`).
 
-It does not measure or choose, and imports no torch: only `Recipe.apply`, `to_torchao` and
-`to_diffusers` do, when called.
-    recipe = load_recipe("recipes/ltx2-nvfp4-b200.json")
-    report = recipe.apply(pipeline)            # or emulate=True: the quality of the recipe, without the speed
-
-The schema is written by `python -m sensitivity.recipes > schema.json && mv schema.json
-sensitivity/recipes/recipe.schema.json`.
+What this module does not do: measure or choose, or import torch before `Recipe.apply` is called.
+Other tools' forms of a recipe are written by the room `consumers`.
 """
 
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -41,14 +38,14 @@ from typing import Annotated, Any, Self
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.core.fqns import by_component, is_in
+from sensitivity.core.fqns import by_component
 from sensitivity.core.json_files import check_value, parse_json, read_bounded, write_whole
-from sensitivity.core.patterns import FQN, MAX_LENGTH, Pattern, is_fqn, match
-from sensitivity.core.words import counted, printable
-from sensitivity.errors import PatternError, RecipeError
+from sensitivity.core.patterns import FQN, MAX_LENGTH, Pattern
+from sensitivity.core.words import printable
+from sensitivity.errors import RecipeError
 from sensitivity.recipes.applying import ApplyReport, apply_layers
 from sensitivity.recipes.records import (
-    Choice,
+    ChoiceInfo,
     Count,
     Fidelity,
     FrontMember,
@@ -58,31 +55,39 @@ from sensitivity.recipes.records import (
     Record,
     SearchInfo,
 )
+from sensitivity.recipes.rules import (
+    check_components,
+    check_evidence,
+    check_layers,
+    check_patterns,
+    check_skip,
+    wrong_fields,
+)
 
 SCHEMA_VERSION = "1.0"
-MAX_BYTES, MAX_VALUES = 8 * 1024 * 1024, 100_000
-"""Of a recipe file; one of 1,400 Linears has 0.3 MB and 4,000 values."""
-MAX_MATCHING = 250_000_000
-"""Characters of patterns and layers that are compared, every pattern with every layer: half a
-second at the worst. 1,400 layers and 300 patterns make 35 million.
-"""
+_MAJOR = SCHEMA_VERSION.partition(".")[0]
+MAX_BYTES = 8 * 1024 * 1024
+"""Of a recipe file. One of 1,400 Linears has 0.3 MB."""
+MAX_VALUES = 100_000
+"""JSON values in a recipe file. One of 1,400 Linears has 4,000."""
 
 UNSAFE = r"/\\\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Characters that are not safe in a file name or on a terminal, for a set of a regular expression:
+path separators, control characters, line breaks and marks of direction.
+"""
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=rf"^[^.{UNSAFE}][^{UNSAFE}]*$")]
+"""A text without `UNSAFE` characters that does not begin with a dot."""
 LAYERS: dict[str, Any] = {
     "minProperties": 1,
     "propertyNames": {"pattern": f"^{FQN}$", "maxLength": MAX_LENGTH},
 }
-
-Name = Annotated[str, Field(min_length=1, max_length=256, pattern=rf"^[^.{UNSAFE}][^{UNSAFE}]*$")]
-"""A text that is safe as a file name and on a terminal: no path separators, no control characters,
-line breaks or marks of direction, no dot in front.
-"""
+"""What the JSON Schema says of `layers` besides its type."""
 
 
 class Recipe(Record):
-    """A format for every Linear of one component, or of several, and the numbers that defend it.
+    """A format for every Linear of one or several denoisers, and the numbers that support it.
 
-    The fields are those of the JSON.
+    Its fields are those of the JSON file.
     """
 
     schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = (
@@ -99,7 +104,7 @@ class Recipe(Record):
     memory: Memory
     block_patterns: Mapping[str, Count]
     search: SearchInfo
-    choice: Choice | None = None
+    choice: ChoiceInfo | None = None
     verified: Mapping[str, JsonValue] | None = None
     environment: Mapping[str, JsonValue]
     front: tuple[FrontMember, ...] = ()
@@ -107,110 +112,39 @@ class Recipe(Record):
     @field_validator("schema_version")
     @classmethod
     def _check_version(cls, value: str) -> str:
-        if value.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        if value.partition(".")[0] != _MAJOR:
             raise ValueError(_version_message(value))
         return value
 
     @field_validator("layers")
     @classmethod
-    def _check_fqns(cls, value: Mapping[str, FormatName]) -> Mapping[str, FormatName]:
-        if not value:
-            raise ValueError(
-                "found no layers; a recipe names every Linear of the component; export it again"
-            )
-        for fqn in value:
-            if not is_fqn(fqn):
-                raise ValueError(
-                    f"found the layer {fqn[:80]!r}; allowed are module names (letters, digits, '_',"
-                    " '-', '.'); export it again"
-                )
+    def _check_layers(cls, value: Mapping[str, FormatName]) -> Mapping[str, FormatName]:
+        check_layers(value)
         return value
 
     @model_validator(mode="after")
-    def _check_components(self) -> Self:
-        names = self.model.components
-        stray = [
-            fqn for fqn in self.layers if names and not any(is_in(fqn, name) for name in names)
-        ]
-        empty = [name for name, own in by_component(self.layers, names).items() if not own]
-        if stray or empty:
-            what = (
-                f"the layers {counted(stray)}, of none of them"
-                if stray
-                else f"no layer of {', '.join(empty)}"
-            )
-            raise ValueError(
-                f"found components {', '.join(names)} and {what}; every layer begins with a"
-                " component's name and a dot; export it again"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_whole(self) -> Self:
-        plain = {fqn for fqn, name in self.layers.items() if name is FormatName.BF16}
-        if set(self.skip) != plain or len(self.skip) != len(plain):
-            wrong = sorted(
-                plain.symmetric_difference(self.skip) or (Counter(self.skip) - Counter(plain))
-            )
-            raise ValueError(
-                f"found a skip list that differs from the bf16 layers in {counted(wrong)}; list"
-                " each bf16 layer once"
-            )
+    def _check_rules(self) -> Self:
+        check_components(self.layers, self.model.components)
+        check_skip(self.skip, self.layers)
         check_value(self.model_dump())
-        return self
-
-    @model_validator(mode="after")
-    def _check_patterns(self) -> Self:
-        characters = sum(map(len, self.layers)) * len(self.patterns) + len(self.layers) * sum(
-            len(entry.pattern) for entry in self.patterns
+        check_patterns(self.patterns, self.layers)
+        check_evidence(
+            has_fidelity=self.fidelity is not None,
+            is_verified=self.verified is not None,
+            notice=self.notice,
         )
-        if characters > MAX_MATCHING:
-            raise ValueError(
-                f"found {len(self.patterns)} patterns for {len(self.layers)} layers, {characters}"
-                f" characters to compare; allowed are {MAX_MATCHING}; drop patterns"
-            )
-        for entry in self.patterns:
-            try:
-                hits = match(entry.pattern, self.layers)
-            except PatternError as error:
-                raise ValueError(str(error)) from None
-            wrong = [fqn for fqn in hits if self.layers[fqn] is not FormatName.BF16]
-            if wrong or not hits:
-                what = (
-                    f"matches quantized layers: {counted(wrong)}" if wrong else "matches no layer"
-                )
-                raise ValueError(
-                    f"found the pattern {entry.pattern!r}, which {what}; patterns explain bf16"
-                    " layers; correct or drop it"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _check_evidence(self) -> Self:
-        if self.fidelity is None and (self.notice is None or not self.notice.strip()):
-            raise ValueError(
-                "found fidelity null without a notice; a recipe whose pictures were not compared"
-                " says so in notice; write it"
-            )
-        if self.fidelity is None and self.verified is not None:
-            raise ValueError(
-                "found fidelity null and verified filled; nothing is verified without pictures;"
-                " write verified null"
-            )
         return self
 
     @property
     def is_unverified(self) -> bool:
-        """Whether no picture was compared: formats and predicted seconds only.
-
-        `notice` says why, wherever the recipe is shown.
-        """
+        """Whether no picture was compared; `notice` says why then."""
         return self.fidelity is None
 
     @property
     def caveat(self) -> str:
-        """The one printable line that stands wherever the recipe is shown: its notice, behind
-        UNVERIFIED where no picture was compared; "" where there is none.
+        """The line that is shown wherever the recipe is: its notice, "" if it has none.
+
+        It is printable, and begins with UNVERIFIED if no picture was compared.
         """
         if self.notice is None:
             return ""
@@ -219,11 +153,9 @@ class Recipe(Record):
     @property
     def layers_by_component(self) -> dict[str, dict[str, FormatName]]:
         """{component: {FQN inside it: format}}."""
-        return (
-            by_component(self.layers, self.model.components)
-            if self.model.components
-            else {self.model.component: dict(self.layers)}
-        )
+        if not self.model.components:
+            return {self.model.component: dict(self.layers)}
+        return by_component(self.layers, self.model.components)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> Self:
@@ -234,49 +166,33 @@ class Recipe(Record):
                 lists the fields.
         """
         version = data.get("schema_version")
-        if (
-            isinstance(version, str)
-            and version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]
-        ):
+        if isinstance(version, str) and version.partition(".")[0] != _MAJOR:
             raise RecipeError(_version_message(version))
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            newer = (
-                isinstance(version, str)
-                and re.fullmatch(r"\d{1,9}\.\d{1,9}", version)
-                and version != SCHEMA_VERSION
-            )
-            more = (
-                f"; its schema_version is {version}, this reads {SCHEMA_VERSION}: update"
-                " `sensitivity`"
-                if newer
-                else ""
-            )
-            raise RecipeError(_validation_message(error) + more) from None
+            raise RecipeError(wrong_fields(error) + _newer_version(version)) from None
 
     def to_json(self) -> str:
         """The recipe as strict JSON text, indented, with a final newline."""
-        return (
-            json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-            + "\n"
-        )
+        data = self.model_dump(mode="json")
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the recipe to `path`, whole or not at all, and return where it lies.
+        """Write the recipe to `path`, as a whole or not at all; returns the real path.
 
         Raises:
-            OutputError: the folder does not exist or cannot be written, or `path` is something
+            OutputError: the folder does not exist or cannot be written to, or `path` is something
                 other than a file.
             RecipeError: the file would be larger than `load_recipe` reads.
         """
         data = self.to_json().encode()
-        if len(data) <= MAX_BYTES:
-            return write_whole(path, data)
-        raise RecipeError(
-            f"found a recipe of {len(data)} bytes; allowed are {MAX_BYTES}; shorten front or"
-            " per_prompt"
-        )
+        if len(data) > MAX_BYTES:
+            raise RecipeError(
+                f"found a recipe of {len(data)} bytes; expected at most {MAX_BYTES}: shorten front"
+                " or per_prompt"
+            )
+        return write_whole(path, data)
 
     def apply(
         self,
@@ -285,25 +201,23 @@ class Recipe(Record):
         emulate: bool | None = None,
         allow_random_weights: bool = False,
     ) -> ApplyReport:
-        """Quantize a pipeline's denoisers, or the bare component, in place, exactly as the recipe
-        says.
+        """Quantize a pipeline's denoisers in place, exactly as the recipe says.
 
-        Nothing is changed unless the model fits: same component class, same Linears, formats that
-        accept every shape.
+        Nothing is changed unless the model fits: it has the recipe's classes and Linears, and the
+        formats take every shape.
 
         Args:
-            pipeline_or_module: a diffusers pipeline (its components are named in the recipe), or
-                the component itself where it is one.
-            emulate: None and False run the native kernels and refuse where the hardware lacks one.
+            pipeline_or_module: a diffusers pipeline, or the denoiser itself if there is one.
+            emulate: None and False run the native kernels, and refuse where the hardware lacks one.
                 True computes with the same quantized values in bf16 arithmetic: the recipe's
                 quality, never its speed.
-            allow_random_weights: take a recipe that was searched on random weights, which says
+            allow_random_weights: apply a recipe that was searched on random weights, which says
                 nothing about the model.
 
         Raises:
             RecipeMismatchError: the model is not the recipe's; the message names layers.
-            RecipeError: the hardware lacks a format, the kernels left a layer as it was, or the
-                recipe is of random weights.
+            RecipeError: the hardware lacks a format, the kernels left a layer in bf16, or the
+                recipe is one of random weights.
         """
         self.check_weights(allow_random=allow_random_weights)
         return apply_layers(
@@ -316,15 +230,16 @@ class Recipe(Record):
         )
 
     def check_weights(self, *, allow_random: bool = False) -> None:
-        """Raise RecipeError for a recipe that was searched on random weights, unless that is
-        allowed.
+        """Raise RecipeError if the recipe was searched on random weights and those are not allowed.
+
+        The skip-list and the LPIPS of such a recipe say nothing about the model.
         """
         if self.model.weights == "random" and not allow_random:
             raise RecipeError(
                 f"the recipe {self.name!r} was searched on random weights: its skip-list and its"
-                f" LPIPS say nothing about {printable(self.model.id)}; allowed are recipes of"
-                " trained weights: search again without --weights random, or, to try out what"
-                " follows, pass --allow-random-weights (allow_random_weights=True)"
+                f" LPIPS say nothing about {printable(self.model.id)}; expected a recipe of trained"
+                " weights: search again with those, or set `allow_random_weights` to try out what"
+                " comes after a search"
             )
 
 
@@ -332,66 +247,36 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read a recipe file. Nothing in it is run.
 
     Raises:
-        RecipeError: the file cannot be read, is no strict JSON, or is no recipe; the message starts
-            with the path.
+        RecipeError: the file cannot be read, is not strict JSON, or is not a recipe; the message
+            starts with the path.
     """
     try:
         parsed = parse_json(read_bounded(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES))
         if not isinstance(parsed, dict):
             raise RecipeError(
-                f"found a {type(parsed).__name__} at the top; a recipe is one JSON object; name"
+                f"found a {type(parsed).__name__} at the top; expected one JSON object: name"
                 " another file"
             )
         return Recipe.from_mapping(parsed)
     except OSError as error:
         raise RecipeError(
-            f"{os.fspath(path)}: found {error.strerror}; a recipe is a readable JSON file; name one"
-            " from `export`"
+            f"{os.fspath(path)}: found {error.strerror}; expected a JSON file that can be read:"
+            " name a recipe that `sensitivity search` or `sensitivity select` wrote"
         ) from None
     except (ValueError, RecipeError) as error:
         raise RecipeError(f"{os.fspath(path)}: {error}") from None
 
 
-def recipe_json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe file.
-
-    Most rules between fields (skip, speedup) and the dialect of patterns are checked on loading
-    only.
-    """
-    schema = Recipe.model_json_schema()
-    head = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:sensitivity:recipe:{SCHEMA_VERSION}",
-    }
-    unverified = {
-        "required": ["notice"],
-        "properties": {"notice": {"type": "string"}, "verified": {"type": "null"}},
-    }
-    rule = {"if": {"properties": {"fidelity": {"type": "null"}}}, "then": unverified}
-    return {**head, **schema, **rule, "title": f"sensitivity recipe {SCHEMA_VERSION}"}
-
-
 def _version_message(found: str) -> str:
     return (
-        f"found schema_version {found[:40]!r}; allowed are {SCHEMA_VERSION[:1]}.x; update"
-        " `sensitivity`, or export the recipe again"
+        f"found schema_version {found[:40]!r}; expected {_MAJOR}.x: update `sensitivity`, or export"
+        " the recipe again"
     )
 
 
-def _validation_message(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_context=False)
-    lines = []
-    for item in found[:5]:
-        value = (
-            ""
-            if item["type"] in ("missing", "value_error")
-            else f" (found {repr(item['input'])[:80]})"
-        )
-        place = ".".join(
-            ascii(key[:80])[1:-1] if isinstance(key, str) else str(key) for key in item["loc"]
-        )
-        lines.append(f"{place or 'recipe'}: {item['msg'].removeprefix('Value error, ')}{value}")
-    return (
-        f"found {len(found)} wrong field(s), first {'; '.join(lines)}; recipe.schema.json has what"
-        " is allowed; export the recipe again"
-    )
+def _newer_version(version: object) -> str:
+    """The hint to update, for a file of another minor version; "" for one of this version."""
+    is_version = isinstance(version, str) and re.fullmatch(r"\d{1,9}\.\d{1,9}", version)
+    if not is_version or version == SCHEMA_VERSION:
+        return ""
+    return f"; its schema_version is {version}, this reads {SCHEMA_VERSION}: update `sensitivity`"

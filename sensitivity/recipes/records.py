@@ -1,23 +1,25 @@
-"""The parts of a recipe: model, latency, fidelity, memory, the search and the choice.
+"""What are the parts of a recipe? Model, latency, fidelity, memory, search, choice and front.
 
-`recipe.Recipe` holds them, its docstring has the conventions.
+`recipes.recipe.Recipe` is made of these records, and its module has the conventions. All are
+frozen. Fields that a record does not know survive a round trip, and fields that came with a later
+version have defaults, so that older recipes are read.
 
-Frozen pydantic records whose unknown fields survive a round trip; fields that came later have
-defaults, so that older recipes are read.
+    recipe.latency.speedup, recipe.fidelity.lpips.mean        # 1.47, 0.031
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sensitivity.core.format_name import Source
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 Identifier = Annotated[str, Field(pattern=IDENTIFIER, max_length=256)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
-Source = Literal["predicted", "measured"]
 
 
 class Record(BaseModel):
@@ -27,12 +29,11 @@ class Record(BaseModel):
 
 
 class ModelInfo(Record):
-    """Which weights the recipe is for.
+    """The weights that the recipe is for.
 
-    `component` is the pipeline's attribute, `component_class` the name of its class.
-
-    `components` is {component: class} of all denoisers where the recipe is for several, `component`
-    first: layers begin with their names then.
+    `component` is the denoiser's attribute of the pipeline, and `component_class` the name of its
+    class. A recipe for several denoisers has all of them in `components`, {component: class},
+    `component` first; the names of its layers begin with the component's.
     """
 
     id: Annotated[str, Field(min_length=1)]
@@ -48,25 +49,25 @@ class ModelInfo(Record):
 
     @model_validator(mode="after")
     def _check_components(self) -> Self:
-        said = next(iter(self.components.items()), (self.component, self.component_class))
-        if said != (self.component, self.component_class) or len(self.components) == 1:
+        main = (self.component, self.component_class)
+        if next(iter(self.components.items()), main) != main or len(self.components) == 1:
             found = ", ".join(f"{name} ({kind})" for name, kind in self.components.items())
             raise ValueError(
-                f"found the components {found}; allowed are two or more, {self.component}"
-                f" ({self.component_class}) first, or none; export it again"
+                f"found the components {found}; expected two or more, {self.component}"
+                f" ({self.component_class}) first, or none: export the recipe again"
             )
         return self
 
     @property
     def classes(self) -> dict[str, str]:
-        """{component: class} of all that the recipe is for, one or several."""
+        """{component: class} of all denoisers that the recipe is for, one or several."""
         return dict(self.components) or {self.component: self.component_class}
 
 
 class Latency(Record):
     """Seconds of one pipeline call; `speedup` is bf16 over quantized.
 
-    Priced at `stands_for` x the model's dimensions (1: its own).
+    They are those of a model that is `stands_for` times larger in each dimension (1: of this one).
     """
 
     bf16_s: Annotated[Real, Field(gt=0)]
@@ -83,20 +84,20 @@ class Latency(Record):
         ratio = self.bf16_s / self.quantized_s
         if not math.isclose(self.speedup, ratio, rel_tol=1e-6):
             raise ValueError(
-                f"found speedup {self.speedup!r}; bf16_s / quantized_s is {ratio!r}; write that"
-                " ratio, unrounded"
+                f"found speedup {self.speedup!r}; expected bf16_s / quantized_s, {ratio!r}: write"
+                " that ratio, unrounded"
             )
         return self
 
 
 class Lpips(Record):
-    """LPIPS against bf16 pictures.
+    """LPIPS against what bf16 generates.
 
-    `prompts`, `seeds` and `per_prompt` are parallel: one entry a picture (or video).
-
-    `ci95` is a 95 % interval of the mean over prompts; it holds at once for the `simultaneous`
-    skip-lists that were compared on these prompts, and so for the one that was named among them.
-    `noise_floor` is bf16 against bf16 recomputed another way (null: not measured).
+    `prompts`, `seeds` and `per_prompt` are parallel, with one entry for each picture or video.
+    `ci95` is a 95 % interval of the mean over prompts. It holds for `simultaneous` skip-lists at
+    once, those that were compared on these prompts, and so for the one that was chosen among them.
+    `noise_floor` is the LPIPS of bf16 against bf16 that is computed in another way, such as with
+    another batch size (null: not computed).
     """
 
     mean: Annotated[Real, Field(ge=0)]
@@ -113,24 +114,21 @@ class Lpips(Record):
         lengths = (len(self.prompts), len(self.seeds), len(self.per_prompt))
         if len(set(lengths)) > 1:
             raise ValueError(
-                f"found {lengths} prompts, seeds, per_prompt; each has one entry a picture; repeat"
-                " a prompt for each seed"
+                f"found {lengths} prompts, seeds, per_prompt; expected one entry of each for a"
+                " picture: repeat a prompt for each of its seeds"
             )
         if self.ci95[0] > self.ci95[1]:
             raise ValueError(
-                f"found ci95 {list(self.ci95)}; the lower bound comes first; swap them"
+                f"found ci95 {list(self.ci95)}; expected the lower bound first: swap them"
             )
-        average = sum(self.per_prompt) / max(1, len(self.per_prompt))
-        if self.per_prompt and not math.isclose(self.mean, average, rel_tol=1e-4, abs_tol=1e-9):
-            raise ValueError(
-                f"found mean {self.mean!r}; per_prompt averages {average!r}; write that average"
-            )
+        if self.per_prompt:
+            _check_mean(self.mean, self.per_prompt)
         return self
 
 
-class Measure(Record):
-    """Another distance to what bf16 generates: one value a picture or clip, in the order of
-    `lpips.prompts`. `noise_floor` is as in `Lpips`.
+class MetricSummary(Record):
+    """Another metric against what bf16 generates: its mean, and one value for each picture or clip,
+    in the order of `lpips.prompts`. `noise_floor` is as in `Lpips`.
     """
 
     mean: Real
@@ -139,18 +137,14 @@ class Measure(Record):
 
     @model_validator(mode="after")
     def _check_mean(self) -> Self:
-        average = sum(self.per_prompt) / max(1, len(self.per_prompt))
-        if not math.isclose(self.mean, average, rel_tol=1e-4, abs_tol=1e-9):
-            raise ValueError(
-                f"found mean {self.mean!r}; per_prompt averages {average!r}; write that average"
-            )
+        _check_mean(self.mean, self.per_prompt)
         return self
 
 
-class Audio(Measure):
+class Audio(MetricSummary):
     """Spectral distance of the sound.
 
-    A unit of it counted as `weight` of LPIPS in the search; `max_distance` is the study's bound
+    One unit of it counts as `weight` of LPIPS in the search. `max_distance` is the study's bound
     (null: none).
     """
 
@@ -159,29 +153,30 @@ class Audio(Measure):
 
 
 class Frames(Record):
-    """LPIPS of every `stride`-th frame, one row a clip."""
+    """LPIPS of every `stride`-th frame, one row for each clip."""
 
     stride: Annotated[int, Field(strict=True, ge=1)]
     lpips: tuple[tuple[Annotated[Real, Field(ge=0)], ...], ...]
 
 
 class Fidelity(Record):
-    """Distances to what bf16 generates; null is not measured, or not there to be measured.
+    """How far the output is from what bf16 generates; null means not computed, or that the model
+    generates no such output.
 
-    `lpips`: of pictures, or the mean over the frames of clips (`frames` has each). `motion`: how
-    differently clips change from frame to frame (tLP). `detail_db`: decibels between the local
+    `lpips`: of pictures, or of clips as the mean over frames (`frames` has each frame). `motion`:
+    how differently clips change from frame to frame (tLP). `detail_db`: decibels between the local
     energies of octaves, which tell damage from drift. `audio`: of the sound.
     """
 
     lpips: Lpips
     frames: Frames | None = None
-    motion: Measure | None = None
-    detail_db: Measure | None = None
+    motion: MetricSummary | None = None
+    detail_db: MetricSummary | None = None
     audio: Audio | None = None
 
 
 class Memory(Record):
-    """Bytes of the component's weights, scales included."""
+    """Bytes of the denoisers' weights, scales included."""
 
     bf16_bytes: Count
     quantized_bytes: Count
@@ -189,13 +184,11 @@ class Memory(Record):
 
 
 class SearchInfo(Record):
-    """The search that chose this recipe.
+    """The search that found this recipe.
 
-    `budget` and `trials` count skip-lists whose pictures were generated, `stopped` those of
-    `trials` that ended early.
-
-    One that ended early is as fast as another at most, with more LPIPS on its first prompts: it has
-    no score, and no place on the front.
+    `budget` and `trials` count skip-lists whose pictures were generated. `stopped` counts the
+    trials that ended early: each is no faster than another and had more LPIPS on its first prompts,
+    so it has no score and is not on the front.
     """
 
     study: str
@@ -206,14 +199,14 @@ class SearchInfo(Record):
     seed: Count | None
 
 
-class Choice(Record):
-    """How this recipe was named among the scored skip-lists; bounds that were not asked are null,
-    skip-lists have the names of `front` and `verified`.
+class ChoiceInfo(Record):
+    """How this recipe was chosen among the scored skip-lists.
 
-    `rule` says what is taken of those that keep to the bounds. `first` is what the search prompts
-    alone choose; `shortlist` is what could be named, each scored on the held-out prompts that
-    `fidelity.lpips` reports; `passed_over` could have been, but had no held-out score and none was
-    to be drawn.
+    `rule` chooses among those that satisfy the bounds; a bound that was not set is null. `first` is
+    the choice by the search prompts alone. `shortlist` has the skip-lists that could be chosen,
+    each with a score on the held-out prompts that `fidelity.lpips` reports. Those in `passed_over`
+    could have been chosen too, but had no such score and none was to be computed. All names are
+    those of `front` and `verified`.
     """
 
     rule: Literal["fastest", "least LPIPS", "knee"]
@@ -226,11 +219,20 @@ class Choice(Record):
 
 
 class FrontMember(Record):
-    """One non-dominated skip-list of the search; `lpips` is its mean on the search prompts, `audio`
-    that of its sound.
+    """A non-dominated skip-list of the search.
+
+    `lpips` is its mean on the search prompts, and `audio` that of its sound's distance.
     """
 
     name: str
     latency: Latency
     lpips: Annotated[Real, Field(ge=0)]
     audio: Annotated[Real, Field(ge=0)] | None = None
+
+
+def _check_mean(mean: float, per_prompt: Sequence[float]) -> None:
+    average = sum(per_prompt) / max(1, len(per_prompt))
+    if not math.isclose(mean, average, rel_tol=1e-4, abs_tol=1e-9):
+        raise ValueError(
+            f"found mean {mean!r}; expected the average of per_prompt, {average!r}: write that"
+        )

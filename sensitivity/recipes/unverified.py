@@ -1,22 +1,22 @@
-"""What can a recipe say before a picture is drawn?
-
-Formats and predicted seconds, labelled unverified: `priced_recipe`, and the `study_of` a recipe.
-
-A list that somebody wrote, or the nearest recipe that a consumer can express, has a price at once
-and no LPIPS. Its recipe says so: `fidelity` and `verified` are null, and `notice` stands wherever
-it is shown.
+"""What can a recipe say before any picture is generated? Formats and predicted seconds.
 
     run = run_shapes(spec)
     priced = Pricer.of(spec, run).price("mine", formats)
-    recipe = priced_recipe(priced, run, spec, name="flux1-dev-mine", notice="priced by shapes; no picture was drawn")
+    recipe = priced_recipe(priced, run, spec, name="mine", notice="no picture was generated")
 
-Conventions: seconds are those of `priced.estimate`, for its target and batch; a list that is slower
-than bf16 is a recipe as well. Memory is that of the denoisers' weights. What it does not do: choose
-formats, or say anything about quality.
+A skip-list that somebody wrote, or the nearest recipe that a consumer can express, has a price at
+once, but no LPIPS. Its recipe is unverified: `fidelity` and `verified` are null, and `notice` is
+shown wherever the recipe is.
+
+Conventions. Seconds are those of `priced.estimate`, for its target and batch; a list that is slower
+than bf16 has a recipe as well. Memory is that of the denoisers' weights.
+
+What this module does not do: choose formats, or say anything about quality.
 """
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -29,12 +29,14 @@ from sensitivity.recipes.parts import latency_record, layer_records
 from sensitivity.recipes.recipe import UNSAFE, Recipe
 from sensitivity.shapes.run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
-from sensitivity.spec.loading import list_studies, load_spec
+from sensitivity.spec.loading import load_spec
+from sensitivity.spec.shipped import list_studies
 from sensitivity.spec.study_spec import StudySpec
 
 FINGERPRINT = re.compile(r"-(?:bf16|nvfp4|mxfp8|fp8)(?:\+\w+)*-[\w.-]+-[0-9a-f]{8}")
-"""What a search puts behind its study's name: formats, target, eight digits of a hash."""
+"""What a search appends to the name of its study: formats, target, eight digits of a hash."""
 OF_A_DEVICE = ("device_type", "device")
+"""Fields of an environment that a prediction does not depend on."""
 
 
 def priced_recipe(
@@ -43,48 +45,27 @@ def priced_recipe(
     """The unverified recipe of a priced list.
 
     Args:
-        priced: the list; Linears that its formats leave out are bf16.
-        run: the run that it was priced on, of all of the study's denoisers.
+        priced: the list; Linears that it does not name stay bf16.
+        run: the run that it was priced on, of all denoisers of the study.
         spec: the study.
-        name: the recipe's name; what a file name must not hold becomes a hyphen.
+        name: the recipe's name; characters that are not safe in a file name become hyphens.
         notice: why no picture was compared, for people; it is shown wherever the recipe is.
 
     Raises:
         FormatError: a format refuses the shape of a Linear that should get it.
-        PatternError: the list names a Linear that the run does not have (by `Pricer.price`,
-            earlier).
     """
     formats = complete_formats(priced.formats, run.table)
-    saved = sum(
-        2 * linear.k * linear.n
-        - get_format(formats[linear.fqn]).weight_bytes(k=linear.k, n=linear.n)
-        for linear in run.table.linears
-    )
-    counted = run.table.run.components if run.table.run is not None else ()
-    bf16_bytes = sum(part.weight_bytes for part in counted if part.component in run.classes)
-    main = spec.model.component
+    environment = describe_environment("cpu")
     return Recipe.from_mapping(
         {
             "name": safe_name(name),
             "notice": notice,
             "fidelity": None,
             "verified": None,
-            "model": {
-                "id": spec.model.hub or spec.name,
-                "revision": spec.model.revision,
-                "pipeline_class": run.pipeline_class,
-                "component": main,
-                "component_class": run.classes[main],
-                "components": dict(run.classes) if len(run.classes) > 1 else {},
-                "weights": spec.model.weights,
-            },
+            "model": _model_record(spec, run),
             **layer_records(formats),
             "latency": latency_record(priced.estimate, priced.estimate.quantized_s),
-            "memory": {
-                "bf16_bytes": bf16_bytes,
-                "quantized_bytes": bf16_bytes - saved,
-                "source": "predicted",
-            },
+            "memory": _memory_record(formats, run),
             "search": {
                 "study": spec.name,
                 "budget": 0,
@@ -93,37 +74,64 @@ def priced_recipe(
                 "seed": None,
             },
             "environment": {
-                key: value
-                for key, value in describe_environment("cpu").items()
-                if key not in OF_A_DEVICE
+                key: value for key, value in environment.items() if key not in OF_A_DEVICE
             },
         }
     )
 
 
+def _model_record(spec: StudySpec, run: ShapeRun) -> dict[str, Any]:
+    main = spec.model.component
+    return {
+        "id": spec.model.hub or spec.name,
+        "revision": spec.model.revision,
+        "pipeline_class": run.pipeline_class,
+        "component": main,
+        "component_class": run.classes[main],
+        "components": dict(run.classes) if len(run.classes) > 1 else {},
+        "weights": spec.model.weights,
+    }
+
+
+def _memory_record(formats: Mapping[str, FormatName], run: ShapeRun) -> dict[str, Any]:
+    """Predicted bytes of the denoisers' weights, in bf16 and in these formats."""
+    saved = sum(
+        2 * x.k * x.n - get_format(formats[x.fqn]).weight_bytes(k=x.k, n=x.n)
+        for x in run.table.linears
+    )
+    components = run.table.run.components if run.table.run is not None else ()
+    bf16 = sum(part.weight_bytes for part in components if part.component in run.classes)
+    return {"bf16_bytes": bf16, "quantized_bytes": bf16 - saved, "source": "predicted"}
+
+
 def safe_name(text: str) -> str:
-    """A text as a recipe's name, which is safe as a file name."""
+    """A text as the name of a recipe, which is safe as a file name."""
     return re.sub(rf"^\.|[{UNSAFE}]", "-", text[:256]) or "recipe"
 
 
 def complete_formats(formats: Mapping[str, FormatName], table: ShapeTable) -> dict[str, FormatName]:
     """{FQN: format} of every Linear of a run, those that were never called last.
 
-    Raises FormatError where a format refuses a Linear's shape or dtype.
+    Args:
+        formats: of some Linears; the others are bf16.
+        table: the run.
+
+    Raises:
+        FormatError: a format refuses a Linear's shape or dtype.
     """
     whole = {
         fqn: formats.get(fqn, FormatName.BF16)
         for fqn in (*(linear.fqn for linear in table.linears), *table.uncalled)
     }
-    for fqn, reason in refusing(whole, table).items():
+    for fqn, reason in refusals(whole, table).items():
         raise FormatError(
-            f"found {fqn} in {whole[fqn]}: {reason}; allowed is a format that takes it: leave it in"
+            f"found {fqn} in {whole[fqn]}: {reason}; expected a format that takes it: leave it in"
             " bf16"
         )
     return whole
 
 
-def refusing(formats: Mapping[str, FormatName], table: ShapeTable) -> dict[str, str]:
+def refusals(formats: Mapping[str, FormatName], table: ShapeTable) -> dict[str, str]:
     """{FQN: why} of the Linears of a run whose shape or dtype their format does not take."""
     reasons = {
         x.fqn: get_format(formats[x.fqn]).refusal(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))
@@ -133,22 +141,23 @@ def refusing(formats: Mapping[str, FormatName], table: ShapeTable) -> dict[str, 
 
 
 def study_of(recipe: Recipe) -> StudySpec:
-    """The study of the package that a recipe was searched or priced with; its text is compared with
-    the names of studies and never taken for a path.
+    """The study of the package that a recipe was searched or priced with.
+
+    The study's name in the recipe is compared with the names of studies; it is never used as a
+    path.
 
     Raises:
-        UnknownModelError: it is none of the package's.
+        UnknownModelError: it is not one of the package's.
     """
-    said = recipe.search.study
+    named = recipe.search.study
     for name, path in list_studies().items():
-        if said == name or (
-            said.startswith(name) and FINGERPRINT.fullmatch(said.removeprefix(name))
-        ):
+        searched = named.startswith(name) and FINGERPRINT.fullmatch(named.removeprefix(name))
+        if named == name or searched:
             spec = load_spec(path)
             if recipe.model.id == (spec.model.hub or spec.name):
                 return spec
     raise UnknownModelError(
-        f"the recipe {recipe.name!r} is of the study {said[:80]!r} of {recipe.model.id[:80]!r},"
-        " which does not come with the package; its shapes and seconds are those of a study: pass"
-        " --model with its study TOML, folder or Hub id"
+        f"the recipe {recipe.name!r} is of the study {named[:80]!r} of {recipe.model.id[:80]!r};"
+        " expected a study that comes with the package: set `model` to the study's TOML, folder or"
+        " Hub id"
     )

@@ -1,28 +1,29 @@
-"""What does each group's format do to LPIPS?
+"""What does each group's format do to LPIPS? A posterior over additive damages.
 
-A belief about additive damages: calibrated errors first, then what trials show.
+Model. LPIPS to the power q is a sum over groups: LPIPS(choice)^q = sum of damage[g, option of g],
+with q between 1 (errors that line up) and 2 (independent errors). Each damage has a normal prior.
+Its mean is a weighted geometric mean of the calibrated error to the power q and of the group's
+size. The weight of the error, `trust`, is 1/2 by default; it may become 1, 4/3 or 0 (in case the
+calibration is misleading). Its standard deviation is `spread` times that mean. A trial observes its
+sum with a relative error `noise`. The posterior is Bayesian linear regression (Bishop 2006,
+"Pattern Recognition and Machine Learning", section 3.3), in the form of the trials' own n x n
+matrix, since there are fewer trials than damages.
 
-Model. LPIPS to the power q is a sum over groups: LPIPS(choice)^q = sum of damage[g, option of g], q
-between 1 (errors that line up) and 2 (independent errors). Each damage has a normal prior whose
-mean is a weighted geometric mean of the calibrated error to the power q and of its size; the weight
-of the error, `trust`, is 1/2 at first, and may become 1, 4/3 or 0 (should calibration be
-misleading). Its standard deviation is `spread` times that mean. A trial is its sum, with a relative
-error `noise`. The posterior is Bayesian linear regression (Bishop 2006, "Pattern Recognition and
-Machine Learning", section 3.3), written in the trials' own n x n matrix, since there are fewer
-trials than damages.
+q, trust, spread and noise are the point of a small grid with the largest marginal likelihood (the
+same book, section 3.5), times a mild preference for values that worked on tiny-flux (LOG.md). They
+are chosen again at a few trial counts only (`REFITS`), from the trials up to there. So a continued
+search has the same posterior as an uninterrupted one.
 
-q, trust, spread and noise are those of a small grid with the largest marginal likelihood (the same
-section, 3.5), times a mild preference for values that held on tiny-flux (LOG.md). They are chosen
-anew at a few trial counts only, from the trials up to there, so that a continued search believes
-what an uninterrupted one does.
+    belief = believe(features, lpips, errors, sizes, kin)
+    belief.mean                   # (D,) damages
+    belief.lpips(features)        # (n,) predicted
 
-    belief = believe(features, lpips, errors, sizes, kin)    # features (n, D) 0/1, lpips (n,), errors (D,) or None, kin (D, m)
-    belief.mean                                              # (D,) damages
-    belief.lpips(features)                                   # (n,) predicted
+Shapes. n trials; D items, which are (group, option) pairs; m shared deviations. features (n, D) is
+1 where a trial's choice takes the item; lpips (n,); errors (D,) or None; sizes (D,); kin (D, m).
 
-What is left after the additive part was uncorrelated between two sets of prompts on tiny-flux
-(2,149 skip-lists, correlation -0.02): it is luck of the prompts, and `belief.lpips` of a scored
-skip-list is a better guess at other prompts than the score itself.
+What the additive part leaves over was uncorrelated between two sets of prompts on tiny-flux (2,149
+skip-lists, correlation -0.02). It is noise of the prompts, and `belief.lpips` of a scored skip-list
+predicts other prompts better than the score itself.
 """
 
 import itertools
@@ -35,21 +36,26 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 REFITS = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-FLOOR = 0.01  # noise of a tiny score, relative to the largest one's
-LEAST = 0.02  # a damage is at least this part of its prior mean: nothing is free
+"""Trial counts at which the hypothesis is chosen again."""
+FLOOR = 0.01
+"""Noise of a very small score, relative to the largest expected one."""
+LEAST = 0.02
+"""A damage is at least this part of its prior mean: no format is free."""
 EVIDENCE_TRIALS = 128
-OWN, ROLE, FORMAT = (
-    0.4,
-    0.4,
-    0.2,
-)  # parts of a damage's variance that are its own, its role's and its format's
+"""Trials, at most, that the marginal likelihood is computed from."""
+OWN, ROLE, FORMAT = 0.4, 0.4, 0.2
+"""Parts of a damage's variance that are its own, and shared with its role and with its format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """One point of the grid.
 
-    `trust` is p / q: how the calibrated error's power relates to LPIPS's.
+    Attributes:
+        power: q, the power to which LPIPS is additive.
+        trust: weight of the calibrated errors in the prior mean; the rest is that of the sizes.
+        spread: standard deviation of a damage, relative to its prior mean.
+        noise: standard deviation of a score, relative to its expectation.
     """
 
     power: float = 1.5
@@ -59,7 +65,7 @@ class Hypothesis:
 
     @property
     def log_preference(self) -> float:
-        """Log prior weight: trials must speak before a value far from the default is taken."""
+        """Log prior weight, largest at the defaults: other values need evidence from trials."""
         return (
             -1.0 * (self.power != 1.5)
             - 3.0 * abs(self.trust - 0.5)
@@ -80,7 +86,7 @@ FLAT = Hypothesis(trust=0.0, spread=1.5)
 
 @dataclass(frozen=True)
 class _Trials:
-    """What was seen, and what is known of the items beforehand."""
+    """The informative trials, and what is known of the items beforehand."""
 
     features: Array  # (n, D)
     lpips: Array  # (n,)
@@ -112,7 +118,7 @@ class Belief:
 
     Attributes:
         hypothesis: the grid point.
-        mean: (D,) expected damages, each above 0.
+        mean: (D,) expected damages, each above 0, in units of LPIPS to the power.
         prior: (D,) expected damages before any trial, in the same units.
     """
 
@@ -129,12 +135,14 @@ class Belief:
         return np.asarray(np.maximum(features @ self.mean, 0.0) ** (1 / self.hypothesis.power))
 
     def left_out(self) -> tuple[Array, Array]:
-        """What all other trials say about each informative trial, in their order (Rasmussen and
-        Williams 2006, equation 5.12).
+        """Leave-one-out prediction of each informative trial from all others, in their order.
+
+        Source: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", equation
+        5.12.
 
         Returns:
-            (n,) predicted LPIPS, and (n,) the relative standard deviation of that prediction for
-            not knowing the damages, noise not included.
+            (n,) predicted LPIPS, and (n,) the relative standard deviation of that prediction from
+            uncertainty of the damages, noise not included.
         """
         inverse = np.linalg.inv(self._chol @ self._chol.T)
         power, precision = self.hypothesis.power, np.diag(inverse)
@@ -145,22 +153,23 @@ class Belief:
         return np.asarray(predicted ** (1 / power)), np.asarray(unsure / (power * predicted))
 
     def sample(self, rng: np.random.Generator) -> Array:
-        """(D,) one draw of the damages (Matheron's rule: a prior draw, corrected by what it gets
-        wrong about the trials).
+        """(D,) one sample of the damages.
+
+        By Matheron's rule: a sample of the prior, corrected by its error on the trials.
         """
         kin = self._trials.kin
-        draw = self._deviation * (
+        deviation = self._deviation * (
             (OWN if kin.shape[1] else 1.0) ** 0.5 * rng.standard_normal(len(self.mean))
             + kin @ rng.standard_normal(kin.shape[1])
         )
         if len(self._noise):
-            wrong = self._trials.features @ draw / self._noise + rng.standard_normal(
+            wrong = self._trials.features @ deviation / self._noise + rng.standard_normal(
                 len(self._noise)
             )
-            draw = draw - _spread_back(
+            deviation = deviation - _correction(
                 self._trials, self._deviation, self._noise, self._chol, wrong
             )
-        return np.asarray(np.maximum(self.mean + draw, LEAST * self.prior))
+        return np.asarray(np.maximum(self.mean + deviation, LEAST * self.prior))
 
 
 def believe(
@@ -175,22 +184,24 @@ def believe(
 ) -> Belief:
     """The posterior after these trials.
 
+    Trials with nothing quantized, or with a score of 0, are ignored.
+
     Args:
-        features: (n, D) 1 where a trial's choice takes the option.
-        lpips: (n,) scores; those of stopped trials are estimates, see `shares`.
+        features: (n, D) 1 where a trial's choice takes the item.
+        lpips: (n,) scores; of stopped trials estimates, see `shares`.
         errors: (D,) calibrated errors, None without calibration.
-        sizes: (D,) prior damages up to a factor where there is no calibration, or where it is not
-            trusted.
-        kin: (D, m) loadings on shared deviations (`kinship`); None: every damage deviates for
-            itself.
+        sizes: (D,) prior damages up to a factor, for items without calibration or without trust in
+            it.
+        kin: (D, m) loadings on shared deviations (`kinship`); None: there are none.
         shares: (n,) part of the prompts that each trial saw; None: all of them.
-        memory: hypotheses that were chosen before, for callers that ask again and again about the
-            same items; filled here.
+        memory: hypotheses that were chosen before, by a caller with the same items; filled here.
     """
-    told = features.any(1) & (lpips > 0)
+    informative = features.any(1) & (lpips > 0)
     kin = np.zeros((len(sizes), 0)) if kin is None else kin
     shares = np.ones(len(lpips)) if shares is None else shares
-    trials = _Trials(features[told], lpips[told], shares[told], errors, sizes, kin)
+    trials = _Trials(
+        features[informative], lpips[informative], shares[informative], errors, sizes, kin
+    )
     refit = max((count for count in REFITS if count <= len(trials.lpips)), default=0)
     first, memory = trials.first(refit), {} if memory is None else memory
     key = first.features.tobytes() + first.lpips.tobytes() + first.shares.tobytes()
@@ -200,7 +211,12 @@ def believe(
 
 
 def kinship(roles: Sequence[str], formats: Sequence[str]) -> Array:
-    """(D, m) loadings of items that share a role, and of those that share a format."""
+    """(D, m) loadings of items on the deviations that they share with their role and their format.
+
+    Args:
+        roles: (D,) the role of each item.
+        formats: (D,) the format of each item.
+    """
     columns = [
         [weight**0.5 * (name == other) for name in names]
         for names, weight in ((roles, ROLE), (formats, FORMAT))
@@ -210,7 +226,7 @@ def kinship(roles: Sequence[str], formats: Sequence[str]) -> Array:
 
 
 def _choose(trials: _Trials) -> Hypothesis:
-    """The hypothesis with the largest evidence."""
+    """The hypothesis with the largest evidence (marginal likelihood) times preference."""
     if not len(trials.lpips):
         return DEFAULT if trials.errors is not None else FLAT
     grid = GRID if trials.errors is not None else tuple(h for h in GRID if h.trust == 0.0)
@@ -220,8 +236,9 @@ def _choose(trials: _Trials) -> Hypothesis:
 
 
 def _prior(hypothesis: Hypothesis, trials: _Trials) -> tuple[Array, Array, Array]:
-    """Prior mean (D,), its standard deviation (D,), and the noise of each trial (n,), in units of
-    LPIPS to the power.
+    """Prior mean (D,) and standard deviation (D,), and noise of each trial (n,).
+
+    All are in units of LPIPS to the power.
     """
     weights = _weights(hypothesis, trials)
     scale = 1.0 / float(weights.sum())
@@ -240,8 +257,8 @@ def _prior(hypothesis: Hypothesis, trials: _Trials) -> tuple[Array, Array, Array
 
 
 def _weights(hypothesis: Hypothesis, trials: _Trials) -> Array:
-    """(D,) prior damages up to a factor: the geometric mean of what errors and what sizes say,
-    `trust` of the former.
+    """(D,) prior damages up to a factor: the geometric mean of errors and sizes, weighted by
+    `trust`.
     """
     if trials.errors is None or hypothesis.trust == 0.0:
         return trials.sizes
@@ -262,24 +279,23 @@ def _factor(trials: _Trials, deviation: Array, noise: Array) -> Array:
 
 
 def _log_evidence(hypothesis: Hypothesis, trials: _Trials) -> float:
-    """Log density of the scores, up to what all hypotheses share."""
+    """Log density of the scores, up to a constant that all hypotheses share."""
     target = trials.lpips**hypothesis.power
     mean, deviation, noise = _prior(hypothesis, trials)
     chol = _factor(trials, deviation, noise)
     residual = np.linalg.solve(chol, (target - trials.features @ mean) / noise)
-    jacobian = np.log(
-        hypothesis.power * target / trials.lpips
-    ).sum()  # scores are densities of LPIPS, not of its power
+    # The density is one of LPIPS, not of its power.
+    jacobian = np.log(hypothesis.power * target / trials.lpips).sum()
     return float(
         -0.5 * residual @ residual - np.log(np.diag(chol)).sum() - np.log(noise).sum() + jacobian
     )
 
 
-def _spread_back(
+def _correction(
     trials: _Trials, deviation: Array, noise: Array, chol: Array, wrong: Array
 ) -> Array:
-    """(D,) what the damages have to change for the trials to be `wrong` (n,) less, in units of
-    noise.
+    """(D,) the posterior change of the damages for errors `wrong` (n,) of the trials, in units of
+    their noise.
     """
     solved = np.linalg.solve(chol.T, np.linalg.solve(chol, wrong))
     pull = (trials.features * deviation).T @ (solved / noise)
@@ -293,7 +309,7 @@ def _posterior(hypothesis: Hypothesis, trials: _Trials) -> Belief:
         return Belief(hypothesis, prior, prior, trials, deviation, noise, np.zeros((0, 0)))
     chol = _factor(trials, deviation, noise)
     wrong = (trials.lpips**hypothesis.power - trials.features @ prior) / noise
-    mean = prior + _spread_back(trials, deviation, noise, chol, wrong)
+    mean = prior + _correction(trials, deviation, noise, chol, wrong)
     return Belief(
         hypothesis, np.maximum(mean, LEAST * prior), prior, trials, deviation, noise, chol
     )

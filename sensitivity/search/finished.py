@@ -1,48 +1,46 @@
-"""Which finished searches does a database hold, and which of them is meant?
+"""Which studies does a database hold, and which of them is meant? What `select` needs to know
+before it loads a model.
 
-What `sensitivity select` needs before it loads a model.
+A search keeps its settings with its trials, so a study is found by what was asked for and not by
+the fingerprint in its name. Settings that are given must be those of the study; settings that are
+not given may be any. If one study fits, it is the one. If none or several do, the error lists them
+with their trials and settings.
 
-A search keeps its settings beside its trials, so a study is found by what was asked for, not by its
-fingerprint: settings that are given must be those of the study, settings that are not given may be
-any. One study left is the one; none or several are listed with their trials and settings.
+    studies = list_optuna_studies(store, "tiny-flux")
+    study = pick_study(studies, Wanted(seed=1), model="tiny-flux", database=store.path)
+    study.settings                                       # those of the search
 
-    study = pick_study(list_studies(store, "tiny-flux"), Wanted(seed=1), model="tiny-flux", database=store.path)
-    study.settings                                       # as the search had them
-
-Studies of earlier versions kept no settings. They are found by --study or where they are alone, and
-their settings are those that are given, else a search's defaults; the fingerprint in the name then
-says whether those are right (`workflow.select_recipe` compares).
+Studies of earlier versions kept no settings. They are found by name, or if they are the only one.
+Their settings are then those that are given, else a search's defaults (`assume_settings`); whether
+these are right shows in the fingerprint, which `workflows.select` compares.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from pydantic import TypeAdapter, ValidationError
 
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity
 from sensitivity.errors import StoreError
-from sensitivity.search.loop import OURS, SearchSettings, open_storage
+from sensitivity.search.log import OURS, first_fault, open_storage
 from sensitivity.search.proposers import SamplerName
+from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 
-FLAGS = {
-    "formats": "--format",
-    "target": "--target",
-    "seed": "--seed",
-    "sampler": "--sampler",
-    "granularity": "--granularity",
-    "calibrated": "--calibrate",
-}
+_SETTINGS = TypeAdapter(SearchSettings)
+_TELL_APART = ("formats", "target", "seed", "sampler", "granularity", "calibrated")
+"""Settings by which studies of one model are told apart, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What a study's settings are to be; None is any."""
+    """The name and the settings that a study shall have; None is any."""
 
     name: str | None = None
     formats: tuple[FormatName, ...] | None = None
@@ -55,15 +53,18 @@ class Wanted:
     @property
     def given(self) -> dict[str, Any]:
         """The settings that are not None, by name."""
-        return {
-            key: value for key, value in asdict(self).items() if key in FLAGS and value is not None
-        }
+        return {key: value for key in _TELL_APART if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptStudy:
-    """A study in a database: its name, its settings where they were kept, and how many of its
-    trials have finished or were stopped early.
+    """A study in a database.
+
+    Attributes:
+        name: with a fingerprint.
+        settings: what its search was asked for; None where it was not kept.
+        finished: how many of its trials have a score.
+        stopped: how many were stopped early.
     """
 
     name: str
@@ -72,7 +73,7 @@ class KeptStudy:
     stopped: int = 0
 
     def is_wanted(self, wanted: Wanted) -> bool:
-        """Whether its name and its settings, as far as they are known, are those that are wanted."""
+        """Whether its name and its settings are as wanted; unknown settings may be any."""
         if wanted.name is not None and wanted.name != self.name:
             return False
         return self.settings is None or all(
@@ -80,7 +81,7 @@ class KeptStudy:
         )
 
     def describe(self) -> str:
-        """One line: name, trials, settings as flags."""
+        """One line: name, trials, settings."""
         if self.settings is None:
             return f"{self.name}: {self.finished} trials, settings not kept (an earlier version's)"
         return (
@@ -90,36 +91,39 @@ class KeptStudy:
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
-    """Settings as the flags that give them."""
-    return " ".join(_flag(key, settings[key]) for key in FLAGS if key in settings)
+    """Settings as text, each after its field's name: "`format` nvfp4 `seed` 1"."""
+    return " ".join(_describe(key, settings[key]) for key in _TELL_APART if key in settings)
 
 
-def _flag(key: str, value: Any) -> str:
+def _describe(key: str, value: Any) -> str:
     if key == "calibrated":
-        return "--calibrate" if value else "--no-calibrate"
-    return " ".join(f"{FLAGS[key]} {item}" for item in (value if key == "formats" else (value,)))
+        return "`calibrate`" if value else "without `calibrate`"
+    if key == "formats":
+        return " ".join(f"`format` {name}" for name in value)
+    return f"`{key}` {value}"
 
 
-def list_studies(store: Store, model: str) -> list[KeptStudy]:
-    """The studies of a model in a database, oldest first."""
+def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
+    """The studies of a model in a database, oldest first.
+
+    Raises StoreError where the settings of a study cannot be read.
+    """
     storage = open_storage(store)
     formats = "|".join(map(re.escape, QUANTIZED_FORMATS))
-    named_so = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")
+    name_of_model = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")
     found = []
     for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
         kept = summary.user_attrs.get("settings")
         if OURS not in summary.user_attrs or not (
-            kept["model"] == model if kept else named_so.fullmatch(summary.study_name)
+            kept["model"] == model if kept else name_of_model.fullmatch(summary.study_name)
         ):
             continue
-        trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials(
-            deepcopy=False
-        )
-        count = Counter(trial.state for trial in trials)
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        count = Counter(trial.state for trial in study.get_trials(deepcopy=False))
         found.append(
             KeptStudy(
                 name=summary.study_name,
-                settings=_thaw(kept) if kept else None,
+                settings=_read_settings(summary.study_name, kept) if kept else None,
                 finished=count[TrialState.COMPLETE],
                 stopped=count[TrialState.PRUNED],
             )
@@ -127,16 +131,15 @@ def list_studies(store: Store, model: str) -> list[KeptStudy]:
     return found
 
 
-def _thaw(kept: Mapping[str, Any]) -> SearchSettings:
-    """Settings as `run_search` kept them; those that did not exist then have their defaults."""
-    data = {item.name: kept[item.name] for item in fields(SearchSettings) if item.name in kept}
-    return SearchSettings(
-        **data
-        | {
-            "formats": tuple(map(FormatName, kept["formats"])),
-            "sampler": SamplerName(kept["sampler"]),
-        }
-    )
+def _read_settings(study: str, kept: Mapping[str, Any]) -> SearchSettings:
+    """Settings as a search kept them; those of later versions have their defaults."""
+    try:
+        return _SETTINGS.validate_python(kept)
+    except ValidationError as error:
+        raise StoreError(
+            f"the settings of the study {study} cannot be read ({first_fault(error)}); expected"
+            " those of a search: choose with the version that made it"
+        ) from None
 
 
 def assume_settings(wanted: Wanted, *, target: str, budget: int) -> SearchSettings:
@@ -151,34 +154,34 @@ def pick_study(
     """The one study that is wanted.
 
     Raises:
-        StoreError: none or several are; the message lists those there are. Or the one has no
-            finished trial.
+        StoreError: none or several fit, and the message lists what there is; or the one that does
+            has no finished trial.
     """
     if not studies:
         raise StoreError(
-            f"{database} holds no study of {model}; run `sensitivity search --model {model}` first,"
-            " or pass its --storage"
+            f"{database} holds no study of {model}; expected at least one: run `sensitivity search`"
+            f" on {model} first, or name the `storage` of its search"
         )
     fitting = [study for study in studies if study.is_wanted(wanted)]
     if len(fitting) == 1:
         if not fitting[0].finished:
             raise StoreError(
-                f"the study {fitting[0].name} has no finished trial; at least one is needed: run"
-                " the same search again, it goes on"
+                f"the study {fitting[0].name} has no finished trial; expected at least one: run the"
+                " same search again, it goes on"
             )
         return fitting[0]
     asked = " ".join(
-        [f"--study {wanted.name}"] * (wanted.name is not None)
+        [f"`study` {wanted.name}"] * (wanted.name is not None)
         + [describe_settings(wanted.given)] * bool(wanted.given)
     )
     lines = "\n  ".join(study.describe() for study in fitting or studies)
     if not fitting:
         raise StoreError(
-            f"no study of {model} in {database} has {asked}; it holds\n  {lines}\ngive the settings"
-            " of one of them, or its --study NAME"
+            f"no study of {model} in {database} has {asked}; expected one of\n  {lines}\ngive the"
+            " settings of one of them, or its `study` NAME"
         )
     which = f" have {asked}" if asked else ""
     raise StoreError(
-        f"{len(fitting)} studies of {model} in {database}{which}; allowed is one: pass --study NAME"
-        f" or more of its settings\n  {lines}"
+        f"{len(fitting)} studies of {model} in {database}{which}; expected one: give"
+        f" `study` NAME, or more of its settings\n  {lines}"
     )

@@ -1,16 +1,13 @@
-"""How do the winner and its rivals do on held-out prompts?
+"""What do skip-lists score on held-out prompts? `HeldOutScores`: from the store, or computed.
 
-Their scores, and the recipe that reports them.
-
-Held-out scores are facts of the database like all others: what is known is read, what is missing is
-drawn and kept. `naming` says which skip-lists need one and which is named; beside the winner the
-bounds, the rule of thumb and the front's answers to it are scored. The recipe's LPIPS is the
-held-out one, with the interval that holds whichever of the shortlist was named, and the search's
-own stands beside it; so do detail, motion and sound on the held-out prompts.
+Held-out scores are facts of the database like all others. A known score is read; a missing one is
+computed, which generates pictures, and kept. `search.shortlist` says which trials need one,
+`search.winner` chooses by them, and `search.to_recipe` reports them.
 
     scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates)
-    naming = name_winner(result.trials, constraints=constraints, bf16_s=candidates.bf16_s, score=scores)
-    recipe = build_recipe(evaluator, candidates, estimate, settings, result, naming)
+    winner = choose_winner(trials, constraints=constraints, bf16_s=bf16_s, score=scores)
+
+`known_or_scored` does the same for any split; the search itself uses it.
 """
 
 import time
@@ -19,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.fidelity.evaluator import Evaluator, Split
+from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
+from sensitivity.fidelity.splits import Split
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial
@@ -28,19 +26,24 @@ from sensitivity.search.trials import ScoredTrial
 
 @dataclass(kw_only=True)
 class HeldOutScores:
-    """Held-out scores of trials: read from the store where they are known, drawn and kept there
-    where not and `draw` allows it.
+    """Held-out scores of trials, known or computed.
 
-    `progress(pictures done, pictures in all)`; `expected` is how many pictures are to be drawn as
-    far as is known.
+    Attributes:
+        evaluator: computes scores.
+        store: keeps them.
+        candidates: what the trials' choices mean.
+        compute: whether missing scores are computed; else there is none.
+        progress: called as progress(pictures done, pictures in all).
+        generated: pictures so far.
+        expected: pictures in all, as far as is known.
     """
 
     evaluator: Evaluator
     store: Store
     candidates: Candidates
-    draw: bool = True
+    compute: bool = True
     progress: Callable[[int, int], None] = lambda _done, _total: None
-    drawn: int = field(default=0, init=False)
+    generated: int = field(default=0, init=False)
     expected: int = field(default=0, init=False)
 
     def find(self, trial: ScoredTrial) -> Score | None:
@@ -52,28 +55,27 @@ class HeldOutScores:
         return None if known is None else self.evaluator.judged(known)
 
     def announce(self, trials: Sequence[ScoredTrial]) -> str:
-        """How many of these are known and how many pictures the others take, in words; progress
-        counts these from now on.
+        """How many scores are known and how many pictures the others take, in words.
+
+        Progress counts these pictures from now on.
         """
-        prompts, missing = (
-            len(self.evaluator.prompts("held_out")[0]),
-            sum(self.find(t) is None for t in trials),
-        )
+        prompts = len(self.evaluator.prompts("held_out")[0])
+        missing = sum(self.find(t) is None for t in trials)
         self.expected = missing * prompts
         text = (
             f"verifying {len(trials)} skip-lists on {prompts} held-out prompts:"
             f" {len(trials) - missing} scores are known"
         )
-        if self.draw:
-            return f"{text}, {missing} to draw ({self.expected} pictures)"
-        return f"{text}, {missing} are passed over (--no-verify draws none)"
+        if self.compute:
+            return f"{text}, {missing} to compute ({self.expected} pictures)"
+        return f"{text}, {missing} are passed over (`verify` is off)"
 
     def __call__(self, trial: ScoredTrial) -> Score | None:
-        """The score, drawn if need be; None where it is not known and nothing is to be drawn."""
+        """The score, computed if need be; None where it is not known and `compute` is off."""
         known = self.find(trial)
-        if known is not None or not self.draw:
+        if known is not None or not self.compute:
             return known
-        before, each = self.drawn, len(self.evaluator.prompts("held_out")[0])
+        before, each = self.generated, len(self.evaluator.prompts("held_out")[0])
         total = max(self.expected, before + each)
         score = known_or_scored(
             self.evaluator,
@@ -82,8 +84,8 @@ class HeldOutScores:
             "held_out",
             lambda done: self.progress(before + done, total),
         )
-        self.drawn = before + each
-        self.progress(self.drawn, total)
+        self.generated = before + each
+        self.progress(self.generated, total)
         return score
 
 
@@ -118,8 +120,16 @@ def known_or_scored(
     *,
     keep_going: Callable[[tuple[float, ...]], bool] | None = None,
 ) -> Score | PartialScore:
-    """The score of an assignment on a split: from the store where it is known, else made and kept
-    there. What `keep_going` ended is not kept: it is no score.
+    """The score of an assignment on a split, from the store, else computed and kept.
+
+    Args:
+        evaluator: computes it.
+        store: keeps it.
+        formats: {FQN: format}.
+        split: which prompts.
+        pictures: called with the number of pictures done.
+        keep_going: called with the damages so far; False ends the scoring. The result is then a
+            PartialScore, which is not kept.
     """
     evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)
     known = store.find_score(evaluation, assignment)

@@ -1,23 +1,21 @@
-"""Which choice does least damage while it saves at least so many seconds?
+"""Which choice does the least damage and saves at least so many seconds? `Knapsack`.
 
-An exact (to 0.1 %) multiple-choice knapsack, and its whole trade-off curve.
-
-Each group takes one option; option i of group g saves `gain` seconds and does `damage`. Minimise
-the damage subject to a total gain.
+Each group takes one option; option i of group g saves `gain` seconds and does `damage`. `solve`
+minimises the damage subject to a total gain, exactly to 0.1 %. `curve` gives the whole trade-off.
 
 Method. For a price lambda of a second, each group's best option is known at once: the least of
-damage - lambda * gain. Bisecting lambda gives the linear relaxation, whose bound lies within one
+damage - lambda * gain. Bisecting lambda solves the linear relaxation, whose bound lies within one
 group's damage of the optimum. An option whose reduced cost exceeds the gap between that bound and a
-feasible choice is in no better choice, so it is dropped; the few groups that are left (the core)
+feasible choice is in no better choice, so it is dropped. The few groups that are left (the core)
 are solved exactly by HiGHS (`scipy.optimize.milp`). Source: Sinha and Zoltners 1979, "The
 multiple-choice knapsack problem"; the reduction by bounds is section 11.2 of Kellerer, Pferschy and
 Pisinger 2004, "Knapsack Problems".
 
-    knapsack = Knapsack(gains, allowed)                      # (groups, options) seconds; option 0 is bf16: gain 0
-    choice = knapsack.solve(damage, wanted_gain=0.2)         # (groups,) options
-    curve = knapsack.curve(damage, points=128)               # optimal choices for 128 prices of a second
+    knapsack = Knapsack(gains, allowed)                 # (groups, options); column 0 is bf16
+    choice = knapsack.solve(damage, wanted_gain=0.2)    # (groups,) options
+    curve = knapsack.curve(damage, points=128)          # optimal choices for 128 prices
 
-Conventions. Damage is at least 0, and 0 for option 0. Gains may be negative: such options are never
+Conventions. Damage is at least 0, and 0 for option 0. Gains may be negative; such options are never
 chosen, since bf16 dominates them.
 """
 
@@ -35,15 +33,19 @@ from scipy.sparse import csr_array
 Array = NDArray[np.float64]
 Options = NDArray[np.int64]
 BISECTIONS = 60
-TOLERANCE = 1e-3  # relative; damages are known to a third of themselves at best
+TOLERANCE = 1e-3
+"""Relative. Damages are known to a third of themselves at best."""
 TIME_LIMIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Optimal choices, from nothing saved to everything saved:
+    """P optimal choices, from nothing saved to everything saved.
 
-    `gains` (P,) seconds, `damages` (P,), `choices` (P, groups).
+    Attributes:
+        gains: (P,) seconds saved.
+        damages: (P,) damage done.
+        choices: (P, groups) options.
     """
 
     gains: Array
@@ -52,7 +54,7 @@ class Curve:
 
 
 class Knapsack:
-    """The gains are fixed; damages differ from question to question.
+    """The knapsack of fixed gains; each call has its own damages.
 
     Args:
         gains: (groups, options) seconds saved; column 0 is bf16 and 0.
@@ -60,9 +62,8 @@ class Knapsack:
     """
 
     def __init__(self, gains: Array, allowed: NDArray[np.bool_]) -> None:
-        self.unit = (
-            float(np.abs(gains).max()) or 1.0
-        )  # HiGHS's tolerances are absolute, and a gain may be microseconds
+        # HiGHS's tolerances are absolute, and a gain may be microseconds.
+        self.unit = float(np.abs(gains).max()) or 1.0
         self.gains = np.where(allowed, gains, 0.0) / self.unit
         self.useful = allowed & (self.gains > 0)
         self.useful[:, 0] = True
@@ -75,9 +76,7 @@ class Knapsack:
         return self.most * self.unit
 
     def at_price(self, damage: Array, price: float) -> Options:
-        """(groups,) the options that minimise damage - price * gain; of equals the one that saves
-        more.
-        """
+        """(groups,) the options of least damage - price * gain; of equal ones the faster."""
         worth = np.where(self.useful, damage - price * self.gains, np.inf)
         return self._last_min(worth)
 
@@ -92,11 +91,16 @@ class Knapsack:
         return float(self.gains[self._rows, choice].sum()), float(damage[self._rows, choice].sum())
 
     def solve(self, damage: Array, wanted_gain: float) -> Options:
-        """The choice of least damage that saves at least `wanted_gain` seconds; the fastest of all
-        where none does.
+        """The choice of least damage that saves at least `wanted_gain` seconds.
+
+        Where no choice saves that much, it is the fastest.
 
         Args:
             damage: (groups, options), at least 0; column 0 is 0.
+            wanted_gain: seconds.
+
+        Returns:
+            (groups,) options.
         """
         wanted = wanted_gain / self.unit
         damage = damage / (float(np.where(self.useful, damage, 0.0).max()) or 1.0)
@@ -130,8 +134,8 @@ class Knapsack:
         return exact
 
     def _bracket(self, damage: Array, wanted: float) -> tuple[float, Options, Options]:
-        """The price of gain at which enough is just saved, and the choices just below (too little
-        saved) and at it.
+        """The least price at which enough is saved, the choice just below it (which saves too
+        little) and the choice at it.
         """
         low, high = 0.0, 1.0
         while self.totals(damage, self.at_price(damage, high))[0] < wanted and high < 1e18:
@@ -147,15 +151,15 @@ class Knapsack:
         return high, self.at_price(damage, low), self.at_price(damage, high)
 
     def _fastest(self, damage: Array) -> Options:
-        """(groups,) the options that save most; of equals the one of less damage."""
+        """(groups,) the options that save most; of equal ones that with less damage."""
         gains = np.where(self.useful, self.gains, -np.inf)
         return np.asarray(
             np.where(gains == gains.max(1, keepdims=True), damage, np.inf).argmin(1), dtype=np.int64
         )
 
     def _raised(self, damage: Array, choice: Options, wanted: float) -> Options:
-        """The choice with the cheapest single change that makes it save enough, or, where no single
-        one does, the fastest choice.
+        """The choice with the cheapest single change that makes it save enough; the fastest choice
+        where no single change does.
         """
         saved, _ = self.totals(damage, choice)
         more = self.gains - self.gains[self._rows, choice][:, None]
@@ -172,8 +176,8 @@ class Knapsack:
         return raised
 
     def _lowered(self, damage: Array, choice: Options, wanted: float) -> Options:
-        """The choice after single changes that lessen the damage, the best first, while enough
-        stays saved.
+        """The choice after single changes that reduce the damage, the best first, as long as enough
+        is saved.
         """
         choice = choice.copy()
         for _ in range(len(choice)):
@@ -193,7 +197,10 @@ class Knapsack:
     def _exact(
         self, damage: Array, keep: NDArray[np.bool_], core: Options, wanted: float, fixed: Options
     ) -> Options | None:
-        """HiGHS on the core; the other groups keep the one option that is left to them."""
+        """The core solved by HiGHS; the other groups take the one option that is left to them.
+
+        None where HiGHS finds nothing in time.
+        """
         outside = np.setdiff1d(self._rows, core)
         rest = wanted - float(self.gains[outside, fixed[outside]].sum())
         group, option = np.nonzero(keep[core])
@@ -220,8 +227,11 @@ class Knapsack:
         return choice if self.totals(damage, choice)[0] >= wanted * (1 - 1e-9) else None
 
     def curve(self, damage: Array, *, points: int) -> Curve:
-        """The lower convex hull of (gain, damage): optimal choices for `points` prices, distinct
-        ones only, slowest first.
+        """The lower convex hull of (gain, damage): distinct optimal choices, slowest first.
+
+        Args:
+            damage: (groups, options), at least 0; column 0 is 0.
+            points: number of prices for which a choice is computed.
         """
         ratios = np.where(
             self.useful & (self.gains > 0),
@@ -244,9 +254,9 @@ class Knapsack:
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """The process's stdout leads nowhere inside:
+    """Inside, what is written to the process's stdout is dropped.
 
-    HiGHS (scipy 1.17) now and then prints a line of debugging, and stdout may be our JSON.
+    HiGHS (scipy 1.17) sometimes prints a line of debugging, and stdout may be our JSON.
     """
     try:
         flush, kept = ctypes.CDLL(None).fflush, os.dup(1)

@@ -1,16 +1,19 @@
-"""The knapsack proposer as an Optuna sampler, for studies that are not ours.
+"""How does one use the knapsack proposer in an Optuna study of one's own? `KnapsackSampler`.
 
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=KnapsackSampler(candidates, errors=errors, seed=0))
-    study.optimize(lambda trial: score(sampler.suggest(trial)), n_trials=50)         # -> (seconds, LPIPS)
+    sampler = KnapsackSampler(candidates, errors=errors, seed=0)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    study.optimize(lambda trial: score(sampler.suggest(trial)), n_trials=50)
 
-The search space is one categorical parameter a group, its name the group's and its choices the
-formats that the group takes; whatever other parameters an objective asks for are drawn at random.
-History is read from the study: finished trials that have a value for every group; the last
-objective is taken for LPIPS. A choice that a trial already has, finished or running, is not
-proposed again while there is another. `first` are proposed before all others, as the baselines are
-in a search of ours.
+where score(choice) returns (seconds, LPIPS). The search space is one categorical parameter for each
+group. It has the group's name, and the formats that the group takes as choices. Other parameters of
+an objective are sampled at random.
 
-What it does not do: constraints, pruned values.
+The history is read from the study: finished trials with a value for every group. The last objective
+is taken as LPIPS. A choice that a trial already has, finished or running, is not proposed again
+while there is another. The choices in `first` are proposed before all others, as a search does with
+the baselines.
+
+Constraints and values of pruned trials are not used.
 """
 
 from collections.abc import Sequence
@@ -22,10 +25,12 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from sensitivity.search.calibration.jobs import Errors
 from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.proposers import KnapsackProposer, Observation
 
 STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
+"""States of trials whose choice is not proposed again."""
 
 
 class KnapsackSampler(BaseSampler):
@@ -42,7 +47,7 @@ class KnapsackSampler(BaseSampler):
         self,
         candidates: Candidates,
         *,
-        errors: dict[tuple[int, int], float] | None = None,
+        errors: Errors | None = None,
         seed: int = 0,
         first: Sequence[Choice] = (),
     ) -> None:
@@ -61,21 +66,24 @@ class KnapsackSampler(BaseSampler):
         }
 
     def reseed_rng(self) -> None:
-        """Reseed what draws parameters that are no groups; proposals depend on the seed and the
-        history alone.
+        """Reseed the sampling of parameters that are no groups.
+
+        Proposals depend on the seed and the history alone.
         """
         self._random.reseed_rng()
 
     def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:  # noqa: ARG002 - Optuna's contract
+        self,
+        study: Study,  # noqa: ARG002 - Optuna's contract
+        trial: FrozenTrial,  # noqa: ARG002 - the same
+    ) -> dict[str, BaseDistribution]:
         """The groups."""
         return self.space
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The proposal, as {group: format}; parameters that are no groups are drawn at random."""
+        """The proposal as {group: format}; parameters that are no groups are sampled at random."""
         others = {
             name: self._random.sample_independent(study, trial, name, search_space[name])
             for name in sorted(search_space)
@@ -96,11 +104,11 @@ class KnapsackSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A parameter that is no group, at random."""
+        """A parameter that is no group, sampled at random."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def suggest(self, trial: optuna.Trial) -> Choice:
-        """The trial's choice: call this in the objective."""
+        """The trial's choice. Call this in the objective."""
         names = [str(fmt) for fmt in self.candidates.formats]
         return tuple(
             names.index(str(trial.suggest_categorical(name, space.choices)))
@@ -122,7 +130,7 @@ class KnapsackSampler(BaseSampler):
         ]
 
     def _read(self, study: Study, current: FrozenTrial) -> tuple[list[Observation], set[Choice]]:
-        """Scored choices, in order, and all choices that some trial has."""
+        """The scored choices in order, and all choices of other trials."""
         names = {str(fmt): option for option, fmt in enumerate(self.candidates.formats)}
         history, seen = [], set()
         for trial in study.get_trials(deepcopy=False, states=STATES):

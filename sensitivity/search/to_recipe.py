@@ -1,21 +1,36 @@
-"""How does the winner of a search become a recipe?"""
+"""How does the winner of a search become a recipe? `build_recipe`.
 
+The recipe's LPIPS is that of the held-out prompts, with the interval that holds for the whole
+shortlist at once; the LPIPS of the search prompts stands beside it. Detail, motion and sound of the
+held-out prompts are reported as far as they were computed. The front has priced seconds and
+estimated LPIPS.
+
+    recipe = build_recipe(evaluator, candidates, estimate, settings, result, winner)
+
+Parts that follow from formats and shapes alone are made by `recipes.parts`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
+from sensitivity.core.format_name import FormatName
 from sensitivity.errors import ConstraintError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.fidelity.score import MEASURES, Measure, Score
+from sensitivity.fidelity.score import METRICS, MetricValues, Score
+from sensitivity.fidelity.splits import Split
 from sensitivity.latency import LatencyEstimate
 from sensitivity.models.denoisers import parts_of
 from sensitivity.recipes.parts import latency_record, layer_records, weight_bytes
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.candidates import Candidates
-from sensitivity.search.loop import SearchResult, SearchSettings
+from sensitivity.search.loop import SearchResult
+from sensitivity.search.settings import SearchSettings
+from sensitivity.search.shortlist import front_of
 from sensitivity.search.trials import ScoredTrial
-from sensitivity.search.winner import Naming, describe_unmet, front_of, name_of
+from sensitivity.search.winner import Winner, describe_unmet
 from sensitivity.spec.study_spec import StudySpec
 
 
@@ -25,80 +40,49 @@ def build_recipe(
     estimate: LatencyEstimate,
     settings: SearchSettings,
     result: SearchResult,
-    naming: Naming,
+    winner: Winner,
 ) -> Recipe:
-    """The recipe of the trial that was named; `estimate` prices its formats.
+    """The recipe of the winner.
+
+    Args:
+        evaluator: of the model.
+        candidates: what the choices mean.
+        estimate: the price of the winner's formats.
+        settings: what the search was asked for.
+        result: its trials.
+        winner: how one was chosen, with held-out scores.
 
     Raises:
-        ConstraintError: none was named.
+        ConstraintError: there is no winner.
     """
-    chosen, held_out = naming.chosen, naming.held_out
+    chosen = winner.chosen
     if chosen is None:
-        raise ConstraintError(describe_unmet(naming, bf16_s=candidates.bf16_s))
+        raise ConstraintError(describe_unmet(winner, bf16_s=candidates.bf16_s))
+    spec = evaluator.spec
     formats = candidates.decode(chosen.choice)
-    spec, loaded = evaluator.spec, evaluator.loaded
-    bf16_bytes, quantized_bytes = weight_bytes(loaded.denoiser, formats)
     return Recipe.from_mapping(
         {
             "name": f"{spec.name}-{'+'.join(settings.formats)}-{settings.target}",
-            "model": {
-                "id": spec.model.hub or spec.name,
-                "revision": spec.model.revision or f"sha256:{loaded.weights_hash}",
-                "pipeline_class": type(loaded.pipe).__name__,
-                **_components(spec, loaded.denoiser),
-                "weights": spec.model.weights,
-            },
+            "model": _model(evaluator),
             **layer_records(formats),
             "latency": latency_record(estimate, estimate.quantized_s),
-            "fidelity": {
-                "lpips": (
-                    _lpips(evaluator, held_out[chosen.index], "held_out")
-                    | {"simultaneous": len(naming.shortlist)}
-                ),
-                "lpips_search": _lpips(evaluator, chosen.score, "search"),
-                **beside_lpips(held_out[chosen.index], evaluator.spec),
-                "pictures": {
-                    "settings": dict(spec.settings),
-                    "batch_size": spec.search.batch_size,
-                    "arithmetic": "emulated",
-                },
-            },
-            "memory": {
-                "bf16_bytes": bf16_bytes,
-                "quantized_bytes": quantized_bytes,
-                "source": "predicted",
-            },
-            "search": {
-                "study": result.study,
-                "budget": settings.budget,
-                "trials": result.tried,
-                "stopped": len(result.stopped),
-                "sampler": settings.sampler.value,
-                "seed": settings.seed,
-                "granularity": settings.granularity,
-                "calibrated": settings.calibrated,
-                "trial": chosen.index,
-            },
-            "choice": {
-                "rule": naming.constraints.rule,
-                **asdict(naming.constraints),
-                "first": name_of(naming.first),
-                "shortlist": [name_of(t) for t in naming.shortlist],
-                "passed_over": [name_of(t) for t in naming.passed_over],
-            },
+            "fidelity": _fidelity(evaluator, winner, chosen),
+            "memory": _memory(evaluator, formats),
+            "search": _search(settings, result, chosen),
+            "choice": _choice(winner),
             "verified": {
                 "split": "held_out",
                 "prompts": len(evaluator.prompts("held_out")[0]),
                 "compared": [
-                    _compared(name_of(t), t, held_out[t.index], candidates)
+                    _compared(t, winner.held_out[t.index], candidates)
                     for t in result.trials
-                    if t.index in held_out
+                    if t.index in winner.held_out
                 ],
             },
             "environment": evaluator.environment,
             "front": [
                 {
-                    "name": name_of(t),
+                    "name": t.name,
                     "latency": latency_record(estimate, t.latency_s),
                     **_estimated(t),
                 }
@@ -108,8 +92,20 @@ def build_recipe(
     )
 
 
+def _model(evaluator: Evaluator) -> dict[str, Any]:
+    """Which model: where it comes from, its classes and its weights."""
+    spec, loaded = evaluator.spec, evaluator.loaded
+    return {
+        "id": spec.model.hub or spec.name,
+        "revision": spec.model.revision or f"sha256:{loaded.weights_hash}",
+        "pipeline_class": type(loaded.pipe).__name__,
+        **_components(spec, loaded.denoiser),
+        "weights": spec.model.weights,
+    }
+
+
 def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
-    """What a recipe's `model` says of the denoisers."""
+    """The denoisers and their classes."""
     kinds = {
         name or spec.model.component: type(part).__name__
         for name, part in parts_of(denoiser).items()
@@ -118,53 +114,23 @@ def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
     return main | ({"components": kinds} if len(kinds) > 1 else {})
 
 
-def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
-    """What a recipe's `fidelity`, and `verify`, say beside LPIPS:
-
-    {measure: its values}, as far as it was measured.
-    """
-    found = {
-        name: _measure(value) for name in MEASURES if (value := getattr(score, name)) is not None
-    }
-    if score.audio is not None:
-        found["audio"] |= {"weight": score.audio_weight, "max_distance": score.max_audio_distance}
-    frames = {"stride": spec.fidelity.frame_stride, "lpips": [list(row) for row in score.per_frame]}
-    return found | ({"frames": frames} if score.per_frame else {})
-
-
-def _measure(value: Measure) -> dict[str, Any]:
+def _fidelity(evaluator: Evaluator, winner: Winner, chosen: ScoredTrial) -> dict[str, Any]:
+    """Scores of the winner on both splits, and how its pictures were generated."""
+    spec, held_out = evaluator.spec, winner.held_out[chosen.index]
     return {
-        "mean": value.mean,
-        "noise_floor": value.noise_floor,
-        "per_prompt": list(value.per_prompt),
+        "lpips": _lpips(evaluator, held_out, "held_out") | {"simultaneous": len(winner.shortlist)},
+        "lpips_search": _lpips(evaluator, chosen.score, "search"),
+        **beside_lpips(held_out, spec),
+        "pictures": {
+            "settings": dict(spec.settings),
+            "batch_size": spec.search.batch_size,
+            "arithmetic": "emulated",
+        },
     }
 
 
-def _estimated(trial: ScoredTrial) -> dict[str, float]:
-    """A trial's estimate; where there is sound, LPIPS's part of it beside the distance of the sound
-    as it was drawn.
-    """
-    score = trial.score
-    if score.audio is None:
-        return {"lpips": trial.lpips}
-    part = score.mean / score.damage if score.damage else 1.0
-    return {"lpips": trial.lpips * part, "audio": score.audio.mean}
-
-
-def _compared(
-    name: str, trial: ScoredTrial, held_out: Score, candidates: Candidates
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "speedup": candidates.bf16_s / trial.latency_s,
-        "lpips_search": trial.score.mean,
-        "lpips_held_out": held_out.mean,
-        "ci95": list(held_out.ci95),
-        **{name: value.mean for name in MEASURES if (value := getattr(held_out, name)) is not None},
-    }
-
-
-def _lpips(evaluator: Evaluator, score: Score, split: Any) -> dict[str, Any]:
+def _lpips(evaluator: Evaluator, score: Score, split: Split) -> dict[str, Any]:
+    """LPIPS on one split, with its prompts and seeds."""
     texts, seeds = evaluator.prompts(split)
     return {
         "mean": score.mean,
@@ -175,3 +141,79 @@ def _lpips(evaluator: Evaluator, score: Score, split: Any) -> dict[str, Any]:
         "seeds": list(seeds),
         "per_prompt": list(score.per_prompt),
     }
+
+
+def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
+    """What a recipe's `fidelity` says beside LPIPS: {metric: its values}, as far as computed."""
+    found = {
+        name: _values(value) for name in METRICS if (value := getattr(score, name)) is not None
+    }
+    if score.audio is not None:
+        found["audio"] |= {"weight": score.audio_weight, "max_distance": score.max_audio_distance}
+    frames = {"stride": spec.fidelity.frame_stride, "lpips": [list(row) for row in score.per_frame]}
+    return found | ({"frames": frames} if score.per_frame else {})
+
+
+def _values(metric: MetricValues) -> dict[str, Any]:
+    return {
+        "mean": metric.mean,
+        "noise_floor": metric.noise_floor,
+        "per_prompt": list(metric.per_prompt),
+    }
+
+
+def _memory(evaluator: Evaluator, formats: Mapping[str, FormatName]) -> dict[str, Any]:
+    """Bytes of the denoisers' weights."""
+    bf16_bytes, quantized_bytes = weight_bytes(evaluator.loaded.denoiser, formats)
+    return {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"}
+
+
+def _search(settings: SearchSettings, result: SearchResult, chosen: ScoredTrial) -> dict[str, Any]:
+    """The search that found it."""
+    return {
+        "study": result.study,
+        "budget": settings.budget,
+        "trials": result.tried,
+        "stopped": len(result.stopped),
+        "sampler": settings.sampler.value,
+        "seed": settings.seed,
+        "granularity": settings.granularity,
+        "calibrated": settings.calibrated,
+        "trial": chosen.index,
+    }
+
+
+def _choice(winner: Winner) -> dict[str, Any]:
+    """How it was chosen."""
+    return {
+        "rule": winner.constraints.rule,
+        **asdict(winner.constraints),
+        "first": winner.first.name,
+        "shortlist": [t.name for t in winner.shortlist],
+        "passed_over": [t.name for t in winner.passed_over],
+    }
+
+
+def _compared(trial: ScoredTrial, held_out: Score, candidates: Candidates) -> dict[str, Any]:
+    """One verified trial: speedup, and scores on both splits."""
+    return {
+        "name": trial.name,
+        "speedup": candidates.bf16_s / trial.latency_s,
+        "lpips_search": trial.score.mean,
+        "lpips_held_out": held_out.mean,
+        "ci95": list(held_out.ci95),
+        **{name: value.mean for name in METRICS if (value := getattr(held_out, name)) is not None},
+    }
+
+
+def _estimated(trial: ScoredTrial) -> dict[str, float]:
+    """A trial's estimated LPIPS.
+
+    Where there is sound, the estimate is of damage: LPIPS gets its part of it, and the distance of
+    the sound is that of the search prompts.
+    """
+    score = trial.score
+    if score.audio is None:
+        return {"lpips": trial.lpips}
+    part = score.mean / score.damage if score.damage else 1.0
+    return {"lpips": trial.lpips * part, "audio": score.audio.mean}

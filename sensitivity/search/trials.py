@@ -1,9 +1,9 @@
-"""What a search has tried: trials with a score, trials that were stopped before they had one, and
-the events that tell of them.
+"""What has a search tried? Trials with a score, trials that were stopped, and events.
 
-A `ScoredTrial` may be on a front and is what others are held against. A `StoppedTrial` counts as a
-trial and is never tried again, but it has no score: it is no rival, on no front, and never
-verified; a proposer has its estimate.
+A `ScoredTrial` has the score of all search prompts: it may be on a front, and other trials are
+compared with it. A `StoppedTrial` ended before its last prompt (`search.stopping`). It counts as a
+trial and is never tried again, but it has no score: it is on no front, is never verified, and no
+trial is compared with it. A proposer gets its estimate.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,15 @@ from sensitivity.search.stopping import Stop
 class ScoredTrial:
     """One finished trial.
 
-    `label` names a baseline ("none", "all nvfp4", "rule of thumb"), "" for a proposal; `seconds` is
-    what scoring took.
-
-    `estimate` is the damage that all trials together say this one has (`search.estimate`), None
-    while the search runs.
+    Attributes:
+        index: its number among scored and stopped trials, from 0.
+        choice: one option for each group.
+        label: which baseline it is ("none", "all nvfp4", "rule of thumb"); "" for a proposal.
+        latency_s: priced seconds of one pipeline run.
+        score: on the search prompts.
+        seconds: what scoring took.
+        estimate: the damage that all trials together say it has (`search.estimate`); None while the
+            search runs.
     """
 
     index: int
@@ -34,18 +38,26 @@ class ScoredTrial:
     estimate: float | None = None
 
     @property
+    def name(self) -> str:
+        """What tables and recipes call it: its label, or its number from 1, as progress counts."""
+        return self.label or f"trial {self.index + 1}"
+
+    @property
     def lpips(self) -> float:
-        """What it is ranked by: the estimate, where there is one, else its own mean damage, which
-        is LPIPS where there is no sound (`fidelity._base`).
+        """What it is ranked by: the estimate where there is one, else its own mean damage.
+
+        Damage is LPIPS where there is no sound (`fidelity.score`).
         """
         return self.score.damage if self.estimate is None else self.estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoppedTrial:
-    """One trial that ended before its last prompt (`search.stopping`).
+    """One trial that ended before its last prompt. Only proposals are stopped.
 
-    `stop.rival` is the index of the trial that is better; only proposals are stopped.
+    Attributes:
+        index, choice, latency_s, seconds: as in `ScoredTrial`.
+        stop: why and where it stopped; `stop.rival` is the index of the trial that is better.
     """
 
     index: int
@@ -56,7 +68,7 @@ class StoppedTrial:
 
     @property
     def label(self) -> str:
-        """A proposal's, as in `ScoredTrial`."""
+        """That of a proposal, as in `ScoredTrial`."""
         return ""
 
 
@@ -65,20 +77,26 @@ Tried = ScoredTrial | StoppedTrial
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEvents:
-    """Where the search says what it does; each is called from the search's own thread.
+    """Functions that a search calls as it goes on, in its own thread.
 
-    `started(name, other studies of this model in the database)` or `continued(name, trials so
-    far)`, then `calibrating(cost)` and `calibrated(done, total)`, `noted(text)` where it goes on
-    otherwise than planned, `began(index, label)`, `pictures(done)`, and `scored(trial)`,
-    `stopped(trial)` or `failed(index, reason)`.
+    Attributes:
+        started: (study name, other studies of this model in the database) of a new study.
+        continued: (study name, trials so far) of a study that is continued.
+        calibrating: (cost, as one line) before a calibration.
+        calibrated: (done, total) numbers of it.
+        noted: (text) where the search goes on, but not as planned.
+        began: (index, label) of a trial.
+        pictures: (pictures done) of the current trial.
+        scored: (trial) with a score.
+        stopped: (trial) without one.
+        failed: (index, reason).
     """
 
     started: Callable[[str, tuple[str, ...]], None] = lambda _name, _others: None
-
+    continued: Callable[[str, tuple[Tried, ...]], None] = lambda _name, _trials: None
     calibrating: Callable[[str], None] = lambda _cost: None
     calibrated: Callable[[int, int], None] = lambda _done, _total: None
     noted: Callable[[str], None] = lambda _text: None
-    continued: Callable[[str, tuple[Tried, ...]], None] = lambda _name, _trials: None
     began: Callable[[int, str], None] = lambda _index, _label: None
     pictures: Callable[[int], None] = lambda _done: None
     scored: Callable[[ScoredTrial], None] = lambda _trial: None

@@ -1,5 +1,9 @@
-"""The lists that people write by hand, on the Linears of one model: the rule of thumb and published
-lists.
+"""Which Linears of a model do the lists quantize that people write by hand?
+
+There are two kinds: the study's rule of thumb, and lists that were published for the model.
+
+    rule_of_thumb(table, spec)                  # FQNs that it quantizes
+    published_list(table, spec.published[0])
 """
 
 from sensitivity.core.patterns import expand
@@ -9,25 +13,22 @@ from sensitivity.spec.study_spec import StudySpec
 
 
 def published_list(table: ShapeTable, listed: PublishedList) -> set[str]:
-    """FQNs that a published list quantizes."""
-    named = expand(
-        list(listed.skip), [linear.fqn for linear in table.linears], table.components
-    ).matched
+    """FQNs that a published list quantizes: not matched by its globs, and min(K, N) at least
+    `min_width`.
+    """
+    skipped = expand(list(listed.skip), [x.fqn for x in table.linears], table.components).matched
     return {
-        x.fqn for x in table.linears if x.fqn not in named and min(x.k, x.n) >= listed.min_width
+        x.fqn for x in table.linears if x.fqn not in skipped and min(x.k, x.n) >= listed.min_width
     }
 
 
 def rule_of_thumb(table: ShapeTable, spec: StudySpec) -> set[str]:
-    """FQNs that the rule of thumb quantizes: no name of its globs, and min(M, K, N) at the priced
-    scale not below its limit.
+    """FQNs that the rule of thumb quantizes: not matched by its globs, and min(M, K, N) at least
+    `min_dim`, at the scale that is priced.
     """
-    fqns = [linear.fqn for linear in table.linears]
-    named = expand(
-        [entry.pattern for entry in spec.rule_of_thumb.skip], fqns, table.components
-    ).matched
+    rule = spec.rule_of_thumb
+    patterns = [entry.pattern for entry in rule.skip]
+    skipped = expand(patterns, [x.fqn for x in table.linears], table.components).matched
     return {
-        x.fqn
-        for x in table.linears
-        if x.fqn not in named and min(x.m, x.k, x.n) >= spec.rule_of_thumb.min_dim
+        x.fqn for x in table.linears if x.fqn not in skipped and min(x.m, x.k, x.n) >= rule.min_dim
     }

@@ -1,24 +1,24 @@
-"""What does a whole pipeline run do besides its Linears' shapes?
+"""What does a whole pipeline run do besides the Linears in the table?
 
-`RunCounts`: attention, FLOPs, bytes and kernels of every component.
-
-A census prices nothing. It holds what a model of latency needs and a table of Linears does not
-have, counted in eager mode, as if nothing were fused:
+`RunCounts` has the attention, FLOPs, bytes and kernels of every component. A census prices nothing:
+it holds what a latency model needs and a table of Linears does not have, counted in eager mode, as
+if nothing were fused.
 
     counts = run_shapes(spec).table.run
-    counts.component("transformer").attention[0]        # batch, heads, q_len, kv_len, head_dim, calls
+    counts.component("transformer").attention[0]    # batch, heads, q_len, kv_len, head_dim, calls
 
-Conventions: all numbers are for one whole run, every call counted, but for `weight_bytes` and
-`peak_activation_bytes`, which are states. FLOPs count a multiply-add as two. `eager_bytes` are what
-the kernels that are neither GEMM, convolution nor fused attention read and write; views are free.
+Conventions: all numbers are for one whole run, every call counted. `weight_bytes` and
+`peak_activation_bytes` are states, not sums. FLOPs count a multiply-add as two. `eager_bytes` are
+what kernels read and write that are neither GEMM, convolution nor fused attention; views are free.
 This module imports no torch.
 """
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sensitivity.errors import UserError
+from sensitivity.shapes.json_form import Amount, Count, read_record
 
 
 class _Record(BaseModel):
@@ -38,33 +38,25 @@ class _Record(BaseModel):
             UserError: a key is missing or unknown, or a value has the wrong type or range; the
                 message names it.
         """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the counts"
-            raise UserError(
-                f"Malformed counts: {where}: {first['msg']}; allowed: what `to_json` of"
-                f" {cls.__name__} gives. Write them anew with `sensitivity profile --json`."
-            ) from None
+        return read_record(TypeAdapter(cls), data, "counts of a run")
 
 
 class AttentionShape(_Record):
     """Calls of scaled-dot-product attention with one shape.
 
-    `heads` are those of the queries; grouped keys are counted as repeated.
+    `heads` are those of the queries; grouped keys count as if they were repeated.
     """
 
-    batch: PositiveInt
-    heads: PositiveInt
-    q_len: NonNegativeInt
-    kv_len: NonNegativeInt
-    head_dim: PositiveInt
-    calls: PositiveInt
+    batch: Count
+    heads: Count
+    q_len: Amount
+    kv_len: Amount
+    head_dim: Count
+    calls: Count
 
     @property
     def flops(self) -> int:
-        """Both products of all calls: 4 x batch x heads x q_len x kv_len x head_dim.
+        """Both products of all calls: 4 x batch x heads x q_len x kv_len x head_dim x calls.
 
         A mask saves nothing here.
         """
@@ -78,55 +70,54 @@ class ComponentCounts(_Record):
         component: its name in the pipeline.
         calls: how often the pipeline called it (its forward, or decode and encode of a VAE).
         attention: fused attention, one entry a shape, most FLOPs first.
-        linear_flops: `F.linear`, in modules or not.
-        conv_flops: convolutions.
-        matmul_flops: other products of matrices, attention that is written out among them.
-        eager_bytes: read and written by kernels that are none of the above.
-        kernels: those kernels, and the GEMMs, convolutions and attentions.
-        weight_bytes: all parameters, as they are loaded (bf16, but for modules that diffusers keeps
-            in fp32).
-        peak_activation_bytes: the largest sum of live tensors that are no parameters, inside one
-            call, arguments included. What kernels allocate for themselves is not in it (FLUX's
-            published peaks grow by 2.15 GB a picture, this counts 1.61).
+        linear_flops: of `F.linear`, in modules or not.
+        conv_flops: of convolutions.
+        matmul_flops: of other matrix products, such as attention that is written out.
+        eager_bytes: what all other kernels read and write.
+        kernels: how many kernels ran, of every kind.
+        weight_bytes: of all parameters as they are loaded, in bf16 except for modules that
+            diffusers keeps in fp32.
+        peak_activation_bytes: the largest sum of live tensors inside one call, arguments included
+            and parameters not. What kernels allocate for themselves is missing (FLUX's published
+            peaks grow by 2.15 GB a picture, this counts 1.61).
     """
 
     component: str
-    calls: NonNegativeInt
+    calls: Amount
     attention: tuple[AttentionShape, ...] = ()
-    linear_flops: NonNegativeInt = 0
-    conv_flops: NonNegativeInt = 0
-    matmul_flops: NonNegativeInt = 0
-    eager_bytes: NonNegativeInt = 0
-    kernels: NonNegativeInt = 0
-    weight_bytes: NonNegativeInt = 0
-    peak_activation_bytes: NonNegativeInt = 0
+    linear_flops: Amount = 0
+    conv_flops: Amount = 0
+    matmul_flops: Amount = 0
+    eager_bytes: Amount = 0
+    kernels: Amount = 0
+    weight_bytes: Amount = 0
+    peak_activation_bytes: Amount = 0
 
 
 class RunCounts(_Record):
-    """One entry a component that has parameters, in the pipeline's order."""
+    """The counts of every component that has parameters, in the pipeline's order."""
 
     components: tuple[ComponentCounts, ...] = Field(default=())
 
     def scaled(self, factor: int) -> "RunCounts":
-        """The counts of a model with `factor` times the tokens and features: products grow with its
-        third power, tensors with its second.
+        """The counts of a model with `factor` times the tokens and features.
 
-        Attention has more heads of the same size. Kernels and calls stay.
+        Products grow with the third power of it, tensors with the second. Attention has more heads
+        of the same size. Numbers of kernels and calls stay.
         """
         return RunCounts(components=tuple(_scaled(counts, factor) for counts in self.components))
 
     def component(self, name: str) -> ComponentCounts:
         """The counts of a component.
 
-        Raises UserError, with the names that there are, for another.
+        Raises:
+            UserError: there is no component of this name; the message lists those that there are.
         """
         for counts in self.components:
             if counts.component == name:
                 return counts
-        raise UserError(
-            f"no counts of {name!r}; allowed are"
-            f" {', '.join(c.component for c in self.components) or 'none'}: choose one of them"
-        )
+        names = ", ".join(counts.component for counts in self.components) or "(there are none)"
+        raise UserError(f"no counts of {name!r}; expected one of {names}: choose one of them")
 
 
 def _scaled(counts: ComponentCounts, factor: int) -> ComponentCounts:

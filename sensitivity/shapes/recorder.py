@@ -12,18 +12,18 @@ Conventions.
 - A Linear that is reachable under two names is one row under its first name in `named_modules()`
   order, and each call counts once. Two modules that share one weight tensor stay two rows.
 - The FQN of a root module that is itself a Linear is "".
-- A call counts when it starts. A forward that raises gives no table but a MeasurementError that
-  says how far it got.
-- Compiled modules run eagerly while they are recorded: a graph that was compiled before the hooks
-  came would not call them.
+- A call counts when it starts. A forward that raises gives a MeasurementError that says how far it
+  got, and no table.
+- Compiled modules run eagerly while they are recorded: a graph that was compiled before would not
+  call the hooks.
 
-What it does not do: measure time or memory (latency/), or see arithmetic outside Linears. A Linear
-whose weight is used without calling the module (`nn.MultiheadAttention.out_proj`, for one) is
-listed in `uncalled`.
+What it does not do: measure time or memory, or see arithmetic outside Linears. A Linear whose
+weight is used without calling the module (`nn.MultiheadAttention.out_proj`, for one) is listed in
+`uncalled`.
 
-Example:
     >>> from torch import nn, zeros
-    >>> table = profile_module(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), zeros(2, 3, 8))
+    >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> table = profile_module(net, zeros(2, 3, 8))
     >>> [(linear.fqn, linear.m, linear.k, linear.n) for linear in table.linears]
     [('0', 6, 8, 4), ('2', 6, 4, 2)]
 """
@@ -37,7 +37,7 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sensitivity.core.fqns import is_in
 from sensitivity.errors import MeasurementError, SensitivityError
@@ -45,23 +45,24 @@ from sensitivity.models.denoisers import Denoisers, parts_of
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 
 RECENT_INPUTS = 8
-"""Distinct tensors that are remembered to see whether a later Linear reads them again."""
+"""How many tensors are remembered, to see whether a later Linear reads one of them again."""
 
 
 class LinearRecorder:
-    """What the hooks of `record_linears` saw so far.
+    """What the hooks of `record_linears` have seen so far.
 
-    `last` is the FQN of the last Linear reached, None before the first.
+    Attributes:
+        components: names of the components, where several denoisers are recorded together.
+        last: FQN of the last Linear that was reached; None before the first.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Name every Linear below `module`; no hook is set here."""
         self._linears = {
             fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)
         }
         self._seen: dict[str, Counter[int]] = {fqn: Counter() for fqn in self._linears}
         self.components = tuple(parts_of(module)) if isinstance(module, Denoisers) else ()
-        self._readers: deque[tuple[ref[torch.Tensor], list[str]]] = deque(maxlen=RECENT_INPUTS)
+        self._readers: deque[tuple[ref[Tensor], list[str]]] = deque(maxlen=RECENT_INPUTS)
         self._shared: dict[str, list[str]] = {}
         self.last: str | None = None
 
@@ -72,19 +73,22 @@ class LinearRecorder:
 
     @property
     def progress(self) -> str:
-        """How far the run got, as a clause for messages."""
-        reached = (
-            "no Linear was reached"
-            if self.last is None
-            else f"the last Linear reached was {self.last!r}"
-        )
+        """How far the run got, in words for messages."""
+        if self.last is None:
+            reached = "no Linear was reached"
+        else:
+            reached = f"the last Linear reached was {self.last!r}"
         return f"{reached}; {self.called} of {len(self._linears)} Linears had been called"
 
     def table(
         self, *, model: str, batch_size: int = 1, settings: Mapping[str, object] | None = None
     ) -> ShapeTable:
-        """Give the ShapeTable of all calls so far; it may be asked for inside the context or after
-        it.
+        """The table of all calls so far, inside the context or after it.
+
+        Args:
+            model: name for the table.
+            batch_size: samples that the run makes at once.
+            settings: what else determines the shapes; copied into the table.
         """
         linears = tuple(
             LinearProfile.observed(
@@ -125,44 +129,39 @@ class LinearRecorder:
         }
 
     def add(self, calls: Mapping[str, Counter[int]]) -> None:
-        """Count these calls again: for a run that is known to do the same."""
+        """Count these calls once more, for a run that is known to repeat them."""
         for fqn, rows in calls.items():
             self._seen[fqn].update(rows)
 
     def _hook(self, fqn: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.last = fqn
-            x = next(
-                (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)),
-                None,
-            )
+            given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            x = next(given, None)
             if x is None:
                 raise MeasurementError(
-                    f"{fqn!r} was called without a tensor; allowed: an input of shape (..., K)."
+                    f"{fqn!r} was called without a tensor; expected an input of shape (..., K)."
                     f" {self.progress}."
                 )
-            self._seen[fqn][math.prod(int(size) for size in x.shape[:-1])] += (
-                1  # x: (..., K); M = numel / K, also where numel is 0
-            )
+            rows = math.prod(int(size) for size in x.shape[:-1])  # x: (..., K), may be empty
+            self._seen[fqn][rows] += 1
             self._note_reader(fqn, x)
 
         return note
 
-    def _note_reader(self, fqn: str, x: torch.Tensor) -> None:
-        """Put a Linear's first call with the earlier ones, of the same component, that read the
-        same tensor.
+    def _note_reader(self, fqn: str, x: Tensor) -> None:
+        """At a Linear's first call, group it with the Linears of its component that read the same
+        tensor before.
         """
         if fqn in self._shared:
             return
         component = next((name for name in self.components if is_in(fqn, name)), "")
-        readers = next(
-            (
-                readers
-                for tensor, readers in self._readers
-                if tensor() is x and is_in(readers[0], component)
-            ),
-            None,
+        same = (
+            readers
+            for tensor, readers in self._readers
+            if tensor() is x and is_in(readers[0], component)
         )
+        readers = next(same, None)
         if readers is None:
             readers = []
             self._readers.append((ref(x), readers))
@@ -172,14 +171,14 @@ class LinearRecorder:
 
 @contextmanager
 def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
-    """Record every Linear call below `module` while the context is open; its recorder's
-    `.table(...)` gives the result.
+    """Record every call of a Linear below `module` while the context is open.
 
-    The module is in eval mode inside. Every submodule's own training flag is restored and all hooks
-    are removed, whatever happens. Contexts nest.
+    The recorder's `table` gives the result. The module is in eval mode inside. Afterwards every
+    submodule has its own training mode again and all hooks are removed, whatever happened. Contexts
+    nest.
 
     Raises:
-        MeasurementError: The body raised; the cause is chained, and the message says how far it
+        MeasurementError: the body raised; the cause is chained, and the message says how far it
             got. Errors of this library pass unchanged.
     """
     recorder = LinearRecorder(module)
@@ -196,7 +195,7 @@ def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
     except Exception as error:
         raise MeasurementError(
             f"The run raised {type(error).__name__} while its Linears were recorded ({error}):"
-            f" {recorder.progress}. Make the run succeed without the profiler first, then profile"
+            f" {recorder.progress}. Make the run succeed without the recorder first, then profile"
             " it again."
         ) from error
     finally:
@@ -208,10 +207,9 @@ def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    """Ignore torch.compile inside.
+    """Run compiled modules eagerly inside.
 
-    Where torch._dynamo was never imported nothing can be compiled, and importing it would cost
-    seconds.
+    If torch._dynamo was never imported, nothing is compiled, and importing it would cost seconds.
     """
     if "torch._dynamo" not in sys.modules:
         yield
@@ -228,15 +226,14 @@ def profile_run(
     batch_size: int = 1,
     settings: Mapping[str, object] | None = None,
 ) -> ShapeTable:
-    """Call `run()` once without gradients and give the shapes of every Linear of `module` that it
-    called.
+    """Call `run()` once, without gradients, and return the shapes of the Linears of `module`.
 
     Args:
-        module: The denoiser, or any module that `run` exercises.
-        run: What to run, a whole pipeline call for example; its result is dropped.
-        model: Name for the table.
-        batch_size: Samples that `run` makes at once.
-        settings: What else determines the shapes; copied into the table.
+        module: the denoiser, or any module that `run` uses.
+        run: what to run, such as a whole pipeline call; its result is dropped.
+        model: name for the table.
+        batch_size: samples that `run` makes at once.
+        settings: what else determines the shapes; copied into the table.
 
     Raises:
         MeasurementError: `run` raised; the message says how far it got.
@@ -254,15 +251,20 @@ def profile_module(
     settings: Mapping[str, object] | None = None,
     **kwargs: object,
 ) -> ShapeTable:
-    """Call `module(*args, **kwargs)` once without gradients and give the shapes of its Linears.
+    """Call `module(*args, **kwargs)` once, without gradients, and return the shapes of its Linears.
 
-    No configuration is needed.
+    A forward with an argument called model, batch_size or settings needs `profile_run`.
 
-    `model` defaults to the class name. A forward with an argument called model, batch_size or
-    settings needs `profile_run`.
+    Args:
+        module: any module.
+        args: positional arguments of its forward.
+        model: name for the table; the module's class by default.
+        batch_size: samples that the call makes at once.
+        settings: what else determines the shapes; copied into the table.
+        kwargs: keyword arguments of its forward.
 
     Raises:
-        MeasurementError: The forward raised; the message says how far it got.
+        MeasurementError: the forward raised; the message says how far it got.
     """
     name = type(module).__name__ if model is None else model
     return profile_run(

@@ -1,74 +1,81 @@
 """What shapes did a run have?
 
-The records that the profiler fills and everything else reads: `LinearProfile`, `ShapeTable`, and
-their JSON.
+`ShapeTable` holds one `LinearProfile` for each Linear that a run called. The recorder fills it, and
+pricing, searching and auditing read it. Both have a JSON form (`sensitivity profile` writes it).
 
 Conventions.
 - `calls` counts one whole run (for a pipeline: all its steps), not one step.
 - A Linear whose M varies inside the run keeps every (M, calls) pair; its `m` is the largest.
-- `shared_inputs` are groups of Linears that read one tensor (q, k and v): what quantizing the input
-  costs may be paid once for all of them.
+- `shared_inputs` are groups of Linears that read one tensor (q, k and v): the cost of quantizing
+  the input may be paid once for all of them.
 - The FQN of a root module that is itself a Linear is "".
+
+    table = run_shapes(resolve_spec("flux1-dev")).table
+    table.fqns[0], table.linears[0].m                       # "time_text_embed...linear_1", 1
+    ShapeTable.from_json(table.to_json()) == table          # True
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, with_config
 
 from sensitivity.core.fqns import block_of, role_of
-from sensitivity.errors import UserError
 from sensitivity.shapes.census import RunCounts
-
-_TABLE_KEYS = ("model", "batch_size", "settings", "linears", "uncalled")
-_ROW_TYPES: Mapping[str, type] = {
-    "fqn": str,
-    "m": int,
-    "k": int,
-    "n": int,
-    "calls": int,
-    "dtype": str,
-    "bias": bool,
-    "block": str,
-    "role": str,
-}
+from sensitivity.shapes.json_form import Amount, Count, Flag, read_record
 
 
+def _read_m_values(value: object) -> object:
+    """(M, calls) pairs of the JSON's {"<m>": calls}, sorted by M."""
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(isinstance(m, str) and m.isascii() and m.isdigit() for m in value)
+    ):
+        raise ValueError(f'found {value!r:.80}; expected an object {{"<m>": calls}}')
+    return sorted((int(m), calls) for m, calls in value.items())
+
+
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearProfile:
     """One Linear that was called.
 
     Attributes:
-        fqn: Its first name in the profiled module.
-        m: Rows of its input, all leading axes flattened; the largest, where M varied.
+        fqn: its first name in the profiled module.
+        m: rows of its input, all leading axes flattened; the largest, where M varied.
         k: in_features.
         n: out_features.
-        calls: Calls in the whole run.
-        dtype: The weight's dtype as torch prints it, without `torch.`: "bfloat16".
-        bias: Whether it has a bias.
+        calls: calls in the whole run.
+        dtype: the weight's dtype as torch prints it, without `torch.`: "bfloat16".
+        bias: whether it has a bias.
         block: `block_of(fqn)`.
         role: `role_of(fqn)`.
         m_values: (M, calls) pairs, sorted by M; calls sum to `calls`.
     """
 
     fqn: str
-    m: int
-    k: int
-    n: int
-    calls: int
+    m: Amount
+    k: Count
+    n: Count
+    calls: Count
     dtype: str
-    bias: bool
+    bias: Flag
     block: str
     role: str
-    m_values: tuple[tuple[int, int], ...]
+    m_values: Annotated[tuple[tuple[Amount, Count], ...], BeforeValidator(_read_m_values)]
 
     @classmethod
     def observed(
         cls, *, fqn: str, k: int, n: int, m_values: Mapping[int, int], dtype: str, bias: bool
     ) -> "LinearProfile":
-        """Build a row from what was seen (`m_values`:
+        """The profile of what was seen; m, calls, block and role follow from it.
 
-        M -> calls, not empty); m, calls, block and role follow from it.
+        Args:
+            fqn: see the class, as for k, n, dtype and bias.
+            m_values: {M: calls}, not empty.
         """
         pairs = tuple(sorted(m_values.items()))
         return cls(
@@ -91,8 +98,8 @@ class LinearProfile:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of the whole run, a multiply-add counted as two: 2 x K x N x
-        rows. The bias is not counted.
+        """Floating-point operations of the whole run: 2 x K x N x rows, a multiply-add counted as
+        two. The bias is not counted.
         """
         return 2 * self.k * self.n * self.rows
 
@@ -100,6 +107,44 @@ class LinearProfile:
     def parameters(self) -> int:
         """Elements of weight and bias: K x N, + N with a bias."""
         return self.k * self.n + (self.n if self.bias else 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of the table's JSON: all fields, "m_values" ({"<m>": calls}) only where M
+        varies."""
+        row: dict[str, Any] = {
+            "fqn": self.fqn,
+            "m": self.m,
+            "k": self.k,
+            "n": self.n,
+            "calls": self.calls,
+            "dtype": self.dtype,
+            "bias": self.bias,
+            "block": self.block,
+            "role": self.role,
+        }
+        if len(self.m_values) > 1:
+            row["m_values"] = {str(m): calls for m, calls in self.m_values}
+        return row
+
+
+def _with_m_values(row: object) -> object:
+    """A row of the JSON with its "m_values", which are left out where M does not vary."""
+    if isinstance(row, Mapping) and {"m", "calls"} <= row.keys():
+        return {"m_values": {str(row["m"]): row["calls"]}, **row}
+    return row
+
+
+def _checked_row(linear: LinearProfile) -> LinearProfile:
+    largest, calls = max(m for m, _ in linear.m_values), sum(x for _, x in linear.m_values)
+    if (largest, calls) != (linear.m, linear.calls):
+        raise ValueError(
+            f"found `m_values` with the largest M {largest} and {calls} calls in all; expected"
+            f" those of `m` ({linear.m}) and `calls` ({linear.calls})"
+        )
+    return linear
+
+
+_Row = Annotated[LinearProfile, BeforeValidator(_with_m_values), AfterValidator(_checked_row)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,31 +169,48 @@ class ShapeTable:
     """The shapes of every Linear that one run called, and the names of those that it never called.
 
     Attributes:
-        model: Name of what was profiled, for people.
-        batch_size: Samples (prompts) the run made at once, as the caller says.
-        settings: What else determines the shapes (resolution, steps, ...); values that JSON can
+        model: the name of what was profiled, for people.
+        batch_size: samples (prompts) that the run made at once, as the caller says.
+        settings: what else determines the shapes (resolution, steps, ...); values that JSON can
             hold.
-        linears: One row a Linear, in `named_modules()` order.
+        linears: one row a Linear, in `named_modules()` order.
         uncalled: FQNs of Linears that were never called.
-        run: What else the whole pipeline run did, where that was counted.
-        shared_inputs: Groups of two or more Linears that read one tensor.
-        components: Components whose Linears these are, where they are of several; FQNs begin with
-            their names then.
+        run: what else the whole pipeline run did, where that was counted.
+        shared_inputs: groups of two or more Linears that read one tensor.
+        components: the components that the Linears belong to, where there are several. FQNs then
+            begin with their names.
     """
 
     model: str
-    batch_size: int
+    batch_size: Count
     settings: Mapping[str, object]
-    linears: tuple[LinearProfile, ...]
+    linears: tuple[_Row, ...]
     uncalled: tuple[str, ...]
     run: RunCounts | None = None
     shared_inputs: tuple[tuple[str, ...], ...] = ()
     components: tuple[str, ...] = ()
 
     @property
+    def fqns(self) -> tuple[str, ...]:
+        """FQNs of all Linears: those that were called, then those that were not."""
+        return (*(linear.fqn for linear in self.linears), *self.uncalled)
+
+    @property
+    def by_fqn(self) -> dict[str, LinearProfile]:
+        """{FQN: its row} of the Linears that were called."""
+        return {linear.fqn: linear for linear in self.linears}
+
+    def mismatch(self, names: Iterable[str]) -> list[str]:
+        """The FQNs that are in `names` or in this table but not in both, sorted.
+
+        Empty if `names` are exactly the Linears of the run.
+        """
+        return sorted(set(self.fqns) ^ set(names))
+
+    @property
     def readers(self) -> dict[str, int]:
-        """{FQN: how many Linears read its input, itself included}; Linears that read alone are left
-        out.
+        """{FQN: how many Linears read its input, itself included}. A Linear that is the only reader
+        is left out.
         """
         return {fqn: len(group) for group in self.shared_inputs for fqn in group}
 
@@ -171,157 +233,63 @@ class ShapeTable:
         for (m, k, n), rows in members.items():
             calls = sum(row_calls for _, row_calls in rows)
             flops = 2 * m * k * n * calls
-            share, roles = (
-                flops / total_flops if total_flops else 0.0,
-                tuple(dict.fromkeys(role for role, _ in rows)),
+            group = ShapeGroup(
+                m=m,
+                k=k,
+                n=n,
+                linears=len(rows),
+                calls=calls,
+                flops=flops,
+                share=flops / total_flops if total_flops else 0.0,
+                roles=tuple(dict.fromkeys(role for role, _ in rows)),
             )
-            groups.append(
-                ShapeGroup(
-                    m=m,
-                    k=k,
-                    n=n,
-                    linears=len(rows),
-                    calls=calls,
-                    flops=flops,
-                    share=share,
-                    roles=roles,
-                )
-            )
+            groups.append(group)
         return tuple(sorted(groups, key=lambda group: (-group.flops, group.m, group.k, group.n)))
 
     def to_json(self) -> dict[str, Any]:
-        """Give the `profile --json` object; "m_values" ({"<m>": calls}) stands only in rows whose M
-        varies, "run" only where it was counted, "shared_inputs" and "components" only where
-        there are any.
+        """The JSON object that `sensitivity profile` writes.
+
+        "shared_inputs", "components" and "run" are there only where the table has them.
         """
-        return (
-            {
-                "model": self.model,
-                "batch_size": self.batch_size,
-                "settings": dict(self.settings),
-                "linears": [_row_to_json(linear) for linear in self.linears],
-                "uncalled": list(self.uncalled),
-            }
-            | (
-                {"shared_inputs": [list(group) for group in self.shared_inputs]}
-                if self.shared_inputs
-                else {}
-            )
-            | ({"components": list(self.components)} if self.components else {})
-            | ({} if self.run is None else {"run": self.run.to_json()})
-        )
+        data: dict[str, Any] = {
+            "model": self.model,
+            "batch_size": self.batch_size,
+            "settings": dict(self.settings),
+            "linears": [linear.to_json() for linear in self.linears],
+            "uncalled": list(self.uncalled),
+        }
+        if self.shared_inputs:
+            data["shared_inputs"] = [list(group) for group in self.shared_inputs]
+        if self.components:
+            data["components"] = list(self.components)
+        if self.run is not None:
+            data["run"] = self.run.to_json()
+        return data
 
     @classmethod
     def from_json(cls, data: object) -> "ShapeTable":
-        """Read what `to_json` gave.
-
-        Further keys beside the table's own are allowed (results are stamped), in its rows they are
-        not.
+        """Read what `to_json` gave. Unknown keys of the table are ignored, since results are
+        stamped; unknown keys of its rows are not.
 
         Raises:
-            UserError: A key is missing or unknown, a value has the wrong type or range, or an FQN
-                stands twice.
+            UserError: a key is missing or unknown, a value has the wrong type or range, or an FQN
+                is listed twice.
         """
-        table = _expect(data, dict, "the table")
-        model = _expect(_take(table, "model", "the table"), str, "'model'")
-        batch_size = _positive(_take(table, "batch_size", "the table"), "'batch_size'")
-        settings = _expect(_take(table, "settings", "the table"), dict, "'settings'")
-        rows = _expect(_take(table, "linears", "the table"), list, "'linears'")
-        linears = tuple(_row_from_json(row, f"'linears'[{i}]") for i, row in enumerate(rows))
-        names = _expect(_take(table, "uncalled", "the table"), list, "'uncalled'")
-        uncalled = tuple(_expect(name, str, "an entry of 'uncalled'") for name in names)
-        twice = [
-            fqn
-            for fqn, count in Counter([linear.fqn for linear in linears] + list(uncalled)).items()
-            if count > 1
-        ]
-        if twice:
-            raise _malformed(
-                f"the FQN {twice[0]!r} stands twice",
-                "one entry for each Linear, in 'linears' or in 'uncalled'",
-            )
-        run = None if table.get("run") is None else RunCounts.from_json(table["run"])
-        groups = _expect(table.get("shared_inputs", []), list, "'shared_inputs'")
-        known = {linear.fqn for linear in linears}
-        for group in groups:
-            if not all(fqn in known for fqn in _expect(group, list, "an entry of 'shared_inputs'")):
-                raise _malformed(
-                    f"{group!r:.80} of 'shared_inputs' names a Linear that is not in 'linears'",
-                    "FQNs of 'linears'",
-                )
-        shared = tuple(tuple(group) for group in groups)
-        components = tuple(
-            _expect(name, str, "an entry of 'components'")
-            for name in _expect(table.get("components", []), list, "'components'")
+        return read_record(_TABLE, data, "shape table")
+
+
+def _checked_table(table: ShapeTable) -> ShapeTable:
+    twice = [fqn for fqn, count in Counter(table.fqns).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"found the FQN {twice[0]!r} twice; expected one entry for each Linear, in `linears` or"
+            " in `uncalled`"
         )
-        return cls(
-            model=model,
-            batch_size=batch_size,
-            settings=settings,
-            linears=linears,
-            uncalled=uncalled,
-            run=run,
-            shared_inputs=shared,
-            components=components,
-        )
+    known = {linear.fqn for linear in table.linears}
+    strange = [fqn for group in table.shared_inputs for fqn in group if fqn not in known]
+    if strange:
+        raise ValueError(f"found {strange[0]!r} in `shared_inputs`; expected FQNs of `linears`")
+    return table
 
 
-def _row_to_json(linear: LinearProfile) -> dict[str, Any]:
-    row: dict[str, Any] = {key: getattr(linear, key) for key in _ROW_TYPES}
-    if len(linear.m_values) > 1:
-        row["m_values"] = {str(m): calls for m, calls in linear.m_values}
-    return row
-
-
-def _row_from_json(data: object, where: str) -> LinearProfile:
-    row = _expect(data, dict, where)
-    unknown = sorted(set(row) - set(_ROW_TYPES) - {"m_values"})
-    if unknown:
-        raise _malformed(
-            f"{where} has the key {unknown[0]!r}", f"only {', '.join(_ROW_TYPES)} and m_values"
-        )
-    values = {
-        key: _expect(_take(row, key, where), kind, f"{key!r} of {where}")
-        for key, kind in _ROW_TYPES.items()
-    }
-    for key in ("k", "n", "calls"):
-        _positive(values[key], f"{key!r} of {where}")
-    if values["m"] < 0:
-        raise _malformed(f"'m' of {where} is {values['m']}", "a number from 0 up")
-    given = _expect(
-        row.get("m_values", {str(values["m"]): values["calls"]}), dict, f"'m_values' of {where}"
-    )
-    if not given or not all(isinstance(m, str) and m.isascii() and m.isdigit() for m in given):
-        raise _malformed(f"'m_values' of {where} is {given!r}", 'an object {"<m>": calls}')
-    m_values = {int(m): _positive(calls, f"'m_values' of {where}") for m, calls in given.items()}
-    if max(m_values) != values["m"] or sum(m_values.values()) != values["calls"]:
-        allowed = f"'m' ({values['m']}) as the largest M and calls that sum to {values['calls']}"
-        raise _malformed(f"'m_values' of {where} is {given!r}", allowed)
-    return LinearProfile(**values, m_values=tuple(sorted(m_values.items())))
-
-
-def _malformed(found: str, allowed: str) -> UserError:
-    return UserError(
-        f"Malformed shape table: {found}; allowed: {allowed}. Write it anew with `sensitivity"
-        " profile --json`."
-    )
-
-
-def _take(data: Mapping[str, object], key: str, where: str) -> object:
-    if key not in data:
-        keys = _TABLE_KEYS if where == "the table" else tuple(_ROW_TYPES)
-        raise _malformed(f"{where} has no {key!r}", f"all of {', '.join(keys)}")
-    return data[key]
-
-
-def _expect(value: object, kind: type, where: str) -> Any:
-    if type(value) is not kind:  # type, not isinstance: JSON's true is not the number 1
-        raise _malformed(f"{where} is {value!r:.80}", f"a value of type {kind.__name__}")
-    return value
-
-
-def _positive(value: object, where: str) -> int:
-    number: int = _expect(value, int, where)
-    if number < 1:
-        raise _malformed(f"{where} is {number}", "a number from 1 up")
-    return number
+_TABLE: TypeAdapter[ShapeTable] = TypeAdapter(Annotated[ShapeTable, AfterValidator(_checked_table)])

@@ -1,32 +1,36 @@
-"""The skip-lists that people have today, as a study states them: the rule of thumb, and published
-lists with their source. Sections of a study TOML.
+"""Which skip-lists do people use today? The sections of a study TOML that state them.
+
+    [rule_of_thumb]                      # what is commonly skipped by hand
+    min_dim = 1024
+    skip = [{ pattern = "*norm*", reason = "norms and modulation" }]
+
+    [[published]]                        # a list that somebody published
+    name = "somebody's list"
+    source = "https://..."
+    skip = ["proj_out"]
+
+A search compares its results with them. `shapes.by_hand` applies them to the Linears of a run.
 """
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    """A frozen part of a study; unknown keys are refused, since a misspelt key would silently
-    change a study. NaN and inf are no settings.
-    """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
+from sensitivity.spec._base import Section
 
 
 class Reasoned(Section):
-    """A glob on FQNs and why it stands there."""
+    """A glob on FQNs and the reason that it is there."""
 
     pattern: str
     reason: str
 
 
 class RuleOfThumb(Section):
-    """The skip-list that people write by hand, as a baseline: min(M, K, N) below `min_dim` at the
-    priced scale, and these globs.
+    """The skip-list that people write by hand, which a search tries as a baseline.
+
+    It skips Linears with min(M, K, N) below `min_dim`, at the scale that is priced, and those that
+    a glob of `skip` matches.
     """
 
     min_dim: int = 1024
@@ -38,10 +42,10 @@ class RuleOfThumb(Section):
 
 
 class PublishedList(Section):
-    """A skip-list that somebody published:
+    """A skip-list that somebody published.
 
-    `skip` holds globs on FQNs, and Linears with K or N below `min_width` (at the priced scale) are
-    skipped too.
+    It skips what a glob of `skip` matches, and Linears with K or N below `min_width`, at the scale
+    that is priced.
     """
 
     name: Annotated[str, Field(min_length=1)]

@@ -1,23 +1,36 @@
-"""What a command changes of a study: settings of the run, prompts, random weights, the perceptual
-net.
+"""How does a study change by what a user asks for? Other prompts, settings, weights or LPIPS net.
+
+    with_net(with_random_weights(spec), "tiny")                       # for a dry run
+    override_settings(spec, RunOptions(steps=4), call, "FluxPipeline")
+
+Each function returns a changed copy; a study itself is frozen. Results of the copy are those of
+another study.
+
+What this module does not do: load a pipeline. `override_settings` is given the defaults of its
+call.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.errors import UserError
-from sensitivity.spec.loading import studies_folder
 from sensitivity.spec.prompts import PromptSection
+from sensitivity.spec.shipped import studies_folder
 from sensitivity.spec.study_spec import StudySpec
 
 NETS = ("alex", "vgg", "squeeze", "tiny")
+"""The nets of LPIPS."""
+MAX_COUNT = 2**16
+"""The largest size or number of a `RunOptions` field."""
 
 
 def with_random_weights(spec: StudySpec, seed: int = 0) -> StudySpec:
-    """The study with weights that are drawn from `seed`, not read; one that has such weights is
-    given back as it is.
+    """The study with random weights, initialised from `seed`; no weights are read.
+
+    A study that has random weights stays as it is.
     """
     if spec.model.random_seed is not None:
         return spec
@@ -25,50 +38,45 @@ def with_random_weights(spec: StudySpec, seed: int = 0) -> StudySpec:
     return spec.model_copy(update={"name": f"{spec.name}-random-weights", "model": model})
 
 
-def with_net(spec: StudySpec, net: str) -> StudySpec:
-    """The study with another LPIPS net; `tiny` is the trunk that comes with the package.
+def random_notice(spec: StudySpec) -> str:
+    """The warning for a study that has random weights."""
+    return (
+        f"{spec.name} has RANDOM weights (seed {spec.model.random_seed}), nothing was trained: its"
+        " pictures, LPIPS, layer sensitivities and recipe say nothing about the model"
+    )
 
-    Raises UserError for an unknown one.
+
+def with_net(spec: StudySpec, net: str) -> StudySpec:
+    """The study with another LPIPS net; the trunk of `tiny` comes with the package.
+
+    Raises:
+        UserError: the net is unknown.
     """
     if net not in NETS:
-        raise UserError(f"--net is {net!r}; allowed are {', '.join(NETS)}: choose one of them")
-    trunk = (
-        studies_folder() / "tiny-flux" / "perceptual" / "trunk.safetensors"
-        if net == "tiny"
-        else None
-    )
-    return spec.model_copy(
-        update={"fidelity": spec.fidelity.model_copy(update={"net": net, "weights": trunk})}
-    )
-
-
-def random_notice(spec: StudySpec) -> str:
-    """What has to be said of a study whose weights are drawn."""
-    said = "its pictures, LPIPS, layer sensitivities and recipe say nothing about the model"
-    return (
-        f"{spec.name} has RANDOM weights (seed {spec.model.random_seed}), nothing was trained:"
-        f" {said}"
-    )
-
-
-MOST = 2**16
-"""The largest number that an option of a run may count."""
+        raise UserError(f"`net` is {net!r}; expected one of {', '.join(NETS)}: correct it")
+    trunk = studies_folder() / "tiny-flux" / "perceptual" / "trunk.safetensors"
+    update = {"net": net, "weights": trunk if net == "tiny" else None}
+    return spec.model_copy(update={"fidelity": spec.fidelity.model_copy(update=update)})
 
 
 def with_prompts(spec: StudySpec, prompts: PromptSection) -> StudySpec:
-    """The study with other prompts, drawn in the order in which they are written: another study, as
-    far as results are concerned.
-    """
-    return spec.model_copy(
-        update={"prompts": prompts, "search": spec.search.model_copy(update={"order": ()})}
-    )
+    """The study with other prompts, whose pictures are generated in the order of the list."""
+    search = spec.search.model_copy(update={"order": ()})  # it is an order of the old prompts
+    return spec.model_copy(update={"prompts": prompts, "search": search})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """What a command line says about the run that is profiled, None where it says nothing.
+    """What a user changes about one run of the pipeline; None leaves it as the study has it.
 
-    `settings` are texts KEY=VALUE, arguments of the call.
+    Attributes:
+        batch_size: pictures or videos in the run that is priced.
+        height, width: of a picture, in pixels.
+        frames: of a video.
+        prompt_tokens: text tokens of the prompt, for a pipeline that does not pad.
+        guidance: the guidance scale; 1 or less means no guidance.
+        steps: denoising steps.
+        settings: other arguments of the pipeline's call, as texts KEY=VALUE.
     """
 
     batch_size: int | None = None
@@ -81,102 +89,99 @@ class RunOptions:
     settings: tuple[str, ...] = ()
 
 
+_FIELDS = {
+    "num_frames": "frames",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "true_cfg_scale": "guidance",
+    "height": "height",
+    "width": "width",
+}
+"""{argument of a pipeline's call: the field of `RunOptions` that sets it}."""
+
+
 def override_settings(
     spec: StudySpec, options: RunOptions, call: Mapping[str, Any], pipeline: str
 ) -> StudySpec:
-    """The study with a command line's options in its settings.
-
-    `--guidance` is `true_cfg_scale` where that guides by default, `guidance_scale` elsewhere (and
-    the audio's, where there is one). True CFG needs a negative prompt: " " where the study has
-    none.
+    """The study with a run's options in its settings.
 
     Args:
         spec: the study.
-        options: what was said.
+        options: what the user changes.
         call: {argument of the pipeline's call: its default}.
-        pipeline: the pipeline's class, for messages.
+        pipeline: the name of the pipeline's class, for messages.
 
     Raises:
         UserError: a value is out of range, or the pipeline's call has no such argument.
     """
-    counts = {"batch_size": options.batch_size, "prompt_tokens": options.prompt_tokens}
+    priced = {"batch_size": options.batch_size, "prompt_tokens": options.prompt_tokens}
     sizes = {
         "height": options.height,
         "width": options.width,
         "num_frames": options.frames,
         "num_inference_steps": options.steps,
     }
-    for name, count in (counts | sizes).items():
-        if count is not None and not 1 <= count <= MOST:
-            raise UserError(
-                f"{_FLAGS[name]} is {count}; allowed is"
-                f" {f'{MOST} or less' if count > MOST else '1 or more'}: correct it"
-            )
-    settings: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    for name, count in (priced | sizes).items():
+        _check_count(_FIELDS.get(name, name), count)
+    settings: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     if options.guidance is not None:
-        if not 0 <= options.guidance < float("inf"):
-            raise UserError(
-                f"--guidance is {options.guidance}; allowed is 0 or more, 1 or less means none"
-            )
         settings |= _guidance(options.guidance, spec, call)
     settings |= dict(_key_and_value(text) for text in options.settings)
     for name in settings:
         if name not in call:
-            flag = _FLAGS.get(name, f"--set {name}")
             raise UserError(
-                f"{flag} sets {name}, which the call of {pipeline} does not have; allowed are"
-                f" {', '.join(call)}: leave it out"
+                f"`{_FIELDS.get(name, 'settings')}` sets {name}, which the call of {pipeline} does"
+                f" not have; expected one of {', '.join(call)}: leave it out"
             )
-    priced = spec.pricing.model_copy(
-        update={name: count for name, count in counts.items() if count is not None}
+    update = {name: count for name, count in priced.items() if count is not None}
+    return spec.model_copy(
+        update={
+            "settings": spec.settings | settings,
+            "pricing": spec.pricing.model_copy(update=update),
+        }
     )
-    return spec.model_copy(update={"settings": spec.settings | settings, "pricing": priced})
 
 
-_FLAGS = {
-    "batch_size": "--batch-size",
-    "prompt_tokens": "--prompt-tokens",
-    "height": "--height",
-    "width": "--width",
-    "num_frames": "--frames",
-    "num_inference_steps": "--steps",
-    "guidance_scale": "--guidance",
-    "true_cfg_scale": "--guidance",
-}
+def _check_count(field: str, count: int | None) -> None:
+    if count is not None and not 1 <= count <= MAX_COUNT:
+        expected = f"{MAX_COUNT} or less" if count > MAX_COUNT else "1 or more"
+        raise UserError(f"`{field}` is {count}; expected {expected}: correct it")
 
 
 def _guidance(scale: float, spec: StudySpec, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the call that set the guidance scale.
+
+    `true_cfg_scale` if the pipeline guides by it by default. True CFG needs a negative prompt: " "
+    if the study has none. Otherwise it is `guidance_scale`, and the audio's where there is one.
+    """
+    if not 0 <= scale < math.inf:
+        raise UserError(
+            f"`guidance` is {scale}; expected 0 or more, where 1 or less means none: correct it"
+        )
     default = call.get("true_cfg_scale")
     if isinstance(default, int | float) and default > 1:
-        more = (
-            {"negative_prompt": " "}
-            if "negative_prompt" in call and "negative_prompt" not in spec.settings
-            else {}
-        )
-        return {"true_cfg_scale": scale} | more
+        lacks_negative = "negative_prompt" in call and "negative_prompt" not in spec.settings
+        return {"true_cfg_scale": scale} | ({"negative_prompt": " "} if lacks_negative else {})
     audio = {"audio_guidance_scale": scale} if "audio_guidance_scale" in call else {}
     return {"guidance_scale": scale} | audio
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value as JSON has it, else a text."""
+    """The key and the value of KEY=VALUE: a JSON number, true or false, or else a text."""
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier()):
         raise UserError(
-            f"--set {text!r}; allowed is KEY=VALUE with an argument of the pipeline's call, such as"
-            " --set max_sequence_length=256"
+            f"`settings` {text!r}; expected KEY=VALUE with an argument of the pipeline's call, such"
+            " as max_sequence_length=256: correct it"
         )
     try:
         parsed = json.loads(value)
     except ValueError:
         parsed = value
-    if (
-        not isinstance(parsed, int | float | str | bool)
-        or parsed in (float("inf"), float("-inf"))
-        or parsed != parsed
-    ):
+    is_scalar = isinstance(parsed, int | float | str | bool)
+    if not is_scalar or (isinstance(parsed, float) and not math.isfinite(parsed)):
         raise UserError(
-            f"--set {text!r} has a {type(parsed).__name__}; allowed are finite numbers, true, false"
-            " and texts"
+            f"`settings` {text!r} has a {type(parsed).__name__}; expected a finite number, true,"
+            " false or a text: correct it"
         )
     return key, parsed

@@ -1,41 +1,40 @@
-"""Which prompts choose, and which only report?
+"""Which prompts choose the recipe, and which only report how good it is?
 
-`PromptSection`, and `read_prompts`: a file of the user's own.
+    prompts = read_prompts(Path("mine.txt"))    # one prompt a line
+    spec = with_prompts(spec, prompts)          # the same study with other prompts
 
-    prompts = read_prompts(Path("mine.txt"))           # one prompt a line
-    spec = with_prompts(spec, prompts)                 # the same study of other pictures: another study
+Method. A trial generates pictures of all search prompts. Held-out prompts are used only for the few
+skip-lists that may become the recipe. A TOML states both lists. A text file is split by a rule
+(`split_prompts`): a third of it, the smaller part, becomes search prompts, evenly spread over the
+file, since people sort such files by kind. A file is split the same way each time.
 
-A text file is split by a rule (`split_prompts`), a TOML states both lists. The search prompts are
-drawn in every trial, the held-out ones only for the few skip-lists that could be named: so the
-smaller part chooses. People sort such files by kind, so that a part from the top would be of one
-kind: the prompts that choose are spread evenly over the file. A file is split the same way each
-time.
-
-What it does not do: decide which seeds and batches the prompts are drawn in (the study), or know
-what a tokenizer makes of them.
+What this module does not do: decide on batches, which are the study's, or know what a tokenizer
+makes of a prompt.
 """
 
 import tomllib
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from sensitivity.errors import SpecError
-from sensitivity.spec.hand_lists import Section
+from sensitivity.spec._base import Section, wrong_keys
+from sensitivity.spec.shipped import studies_folder
 
-FEWEST, MOST_SEARCH = 4, 16
-"""Prompts of each part, at least: intervals over fewer say nothing; and search prompts that a text
-file gives, at most: each is drawn in every trial.
-"""
+FEWEST = 4
+"""Prompts of each part of a text file, at least. An interval over fewer says nothing."""
+MOST_SEARCH = 16
+"""Search prompts of a text file, at most, since every trial generates pictures of all of them."""
 
 
 class PromptSection(Section):
-    """The prompts.
+    """The prompts of a study, in two lists that have none in common.
 
-    Prompt i of a list is drawn from a generator of its own, seeded `seed` + i (held-out ones:
-    `held_out_seed` + i).
+    Each picture has a random generator of its own: it is seeded with `seed` + i for search prompt
+    i, and with `held_out_seed` + i for held-out prompt i.
     """
 
     search: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -49,7 +48,7 @@ class PromptSection(Section):
         if both:
             raise ValueError(
                 f"{len(both)} prompts are in `search` and in `held_out`, the first is {both[0]!r};"
-                " held-out prompts must be others"
+                " expected each in one list only: take them out of one"
             )
         return self
 
@@ -59,43 +58,43 @@ class PromptSection(Section):
             again = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
             if again is not None:
                 raise ValueError(
-                    f"{again!r} is in `{name}` more than once; each prompt counts once: take the"
+                    f"{again!r} is in `{name}` more than once; expected each prompt once: take the"
                     " repeats out"
                 )
             if any(not text.strip() for text in texts):
-                raise ValueError(f"`{name}` has an empty prompt; allowed are texts: take it out")
+                raise ValueError(f"`{name}` has an empty prompt; expected text: take it out")
         return self
 
 
 def read_prompts(path: Path) -> PromptSection:
-    """The prompts of a file:
+    """The prompts of a file: a `.toml` with the keys of a study's `[prompts]`, or a text file.
 
-    `.toml` with the keys of a study's `[prompts]`, else UTF-8 text with one prompt a line.
-
-    Empty lines and lines that begin with # are left out; a # inside a line is part of the prompt.
+    A text file is UTF-8 and has one prompt a line. Empty lines and lines that begin with # are left
+    out; a # later in a line is part of the prompt.
 
     Raises:
-        SpecError: it cannot be read, holds too few prompts, one of them twice, or something other
-            than text.
+        SpecError: the file cannot be read, is not text, has too few prompts, or one of them twice.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise SpecError(
-            f"{path}: {error.strerror}; prompts are a text file, one prompt a line, or a TOML with"
-            " `search` and `held_out`"
+            f"{path}: {error.strerror}; expected a text file, one prompt a line, or a TOML with"
+            " `search` and `held_out`: name one"
         ) from None
     except UnicodeDecodeError as error:
         raise SpecError(
-            f"{path} is no UTF-8 text (byte {error.start}); allowed is UTF-8, one prompt a line:"
-            " save it as UTF-8"
+            f"{path} is no UTF-8 text (byte {error.start}); expected UTF-8, one prompt a line: save"
+            " it as UTF-8"
         ) from None
     return _from_toml(path, text) if path.suffix == ".toml" else _from_lines(path, text)
 
 
 def split_prompts(texts: list[str]) -> PromptSection:
-    """A third of the prompts, at least `FEWEST` and at most `MOST_SEARCH`, evenly spread over the
-    list from the first, as search prompts; the others held out.
+    """Split prompts into search prompts and held-out prompts.
+
+    A third of them become search prompts, at least `FEWEST` and at most `MOST_SEARCH`. They are
+    evenly spread over the list, from the first on.
     """
     count = min(MOST_SEARCH, max(FEWEST, len(texts) // 3))
     chosen = {i * len(texts) // count for i in range(count)}
@@ -105,28 +104,39 @@ def split_prompts(texts: list[str]) -> PromptSection:
     )
 
 
+@lru_cache(maxsize=1)
+def general_pictures() -> PromptSection:
+    """Prompts for a model of pictures that has no study of its own."""
+    return read_prompts(studies_folder() / "prompts" / "general-pictures.txt")
+
+
+@lru_cache(maxsize=1)
+def general_videos() -> PromptSection:
+    """Prompts for a model of videos that has no study of its own; something moves in each."""
+    return read_prompts(studies_folder() / "prompts" / "general-videos.txt")
+
+
 def _from_lines(path: Path, text: str) -> PromptSection:
-    first: dict[str, int] = {}
+    first: dict[str, int] = {}  # {prompt: its line number}
     for number, line in enumerate(text.splitlines(), start=1):
         prompt = line.strip()
         if not prompt or prompt.startswith("#"):
             continue
         if any(unicodedata.category(c) == "Cc" for c in prompt.replace("\t", " ")):
             raise SpecError(
-                f"{path}: line {number} holds control characters; allowed is text, one prompt a"
-                " line: name a text file"
+                f"{path}: line {number} has control characters; expected text, one prompt a line:"
+                " name a text file"
             )
         if prompt in first:
             raise SpecError(
-                f"{path}: line {number} repeats line {first[prompt]} ({prompt[:80]!r}); each prompt"
-                " counts once: take one of them out"
+                f"{path}: line {number} repeats line {first[prompt]} ({prompt[:80]!r}); expected"
+                " each prompt once: take one of them out"
             )
         first[prompt] = number
     if len(first) < 2 * FEWEST:
         raise SpecError(
-            f"{path} holds {len(first)} prompts; allowed are {2 * FEWEST} or more, of which"
-            f" {FEWEST} choose and {FEWEST} are held out: add some, or state `search` and"
-            " `held_out` in a TOML"
+            f"{path} has {len(first)} prompts; expected {2 * FEWEST} or more, {FEWEST} to search"
+            f" with and {FEWEST} held out: add some, or state `search` and `held_out` in a TOML"
         )
     return split_prompts(list(first))
 
@@ -139,73 +149,11 @@ def _from_toml(path: Path, text: str) -> PromptSection:
         )
     except tomllib.TOMLDecodeError as error:
         raise SpecError(
-            f"{path} is no TOML: {error}; allowed is `search = [...]` and `held_out = [...]`:"
-            " correct it"
+            f"{path} is no TOML: {error}; expected `search = [...]` and `held_out = [...]`: correct"
+            " it"
         ) from None
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'prompts'}: {e['msg']}"
-            for e in error.errors(include_url=False)
-        ]
         raise SpecError(
-            f"{path} holds no prompts: {'; '.join(problems[:5])}; allowed is `search = [...]` and"
+            f"{path} has no prompts: {wrong_keys(error, 'prompts')}; expected `search = [...]` and"
             " `held_out = [...]`, texts in both: correct these keys"
         ) from None
-
-
-PICTURES: PromptSection = PromptSection(
-    search=(
-        "a red bicycle leaning against a yellow wall",
-        "a bowl of fresh fruit on a wooden table, morning light",
-        "portrait of an old fisherman with a grey beard",
-        "a small town street in the rain at night, neon signs",
-        "three cats sitting on a blue sofa",
-        "a mountain lake with a wooden pier, mist",
-        'a shop window with the word "OPEN" in white letters',
-        "a robot watering plants in a greenhouse",
-    ),
-    held_out=(
-        "a lighthouse on a cliff in a storm",
-        "a child's drawing of a house, crayons on paper",
-        "two people playing chess in a park",
-        "a plate of sushi seen from above",
-        "a steam train crossing a stone bridge",
-        "a close-up of a dragonfly on a leaf",
-        'a road sign that says "STOP", snow around it',
-        "an astronaut riding a horse in a desert",
-        "a cup of coffee beside an open book",
-        "a crowded market with colourful umbrellas",
-        "a violin on a velvet chair",
-        "a fox in a birch forest in autumn",
-        "the inside of a cathedral, sunbeams",
-        "a sailing boat at sunset",
-        "a green vintage car in front of a diner",
-        "a snowman with a black hat",
-    ),
-)
-"""General prompts for a model of pictures that has no study."""
-VIDEOS: PromptSection = PromptSection(
-    search=(
-        "a dog runs along a beach and shakes water off its fur, the camera follows",
-        "a woman in a red coat walks through falling snow, street lamps behind her",
-        "waves break against black rocks in slow motion",
-        "a chef tosses vegetables in a pan, steam rises, close-up",
-        "a drone flies over a river that winds through an autumn forest",
-        "two children on swings, one goes up while the other comes down",
-    ),
-    held_out=(
-        "a hot air balloon rises over a valley at sunrise",
-        "a cat jumps from a chair onto a table and knocks over a glass",
-        "time lapse of clouds above a city skyline",
-        "a man plays a cello on an empty stage, the camera circles him",
-        "a paper boat floats down a gutter in the rain",
-        "a horse gallops across a dry plain, dust behind it",
-        "a potter shapes a bowl on a spinning wheel, hands in close-up",
-        "a tram turns a corner in an old town, people step aside",
-        "leaves fall on a pond and make rings",
-        "a robot arm paints a yellow line on white paper",
-        "an old film of a steam locomotive leaving a station",
-        "a jellyfish drifts upwards in dark blue water",
-    ),
-)
-"""General prompts for a model of videos that has no study: something moves in each."""

@@ -1,19 +1,16 @@
-"""Which model is studied, with which settings, and what may be skipped:
+"""Which model is studied, with which settings, and what may be skipped? `StudySpec` says.
 
-`StudySpec`, read from `studies/*.toml`.
+    spec = resolve_spec("tiny-flux")                           # by `spec.loading`
+    spec.model.denoisers, spec.search.batch_size               # ("transformer",), 8
 
-A study is declared, never computed: the model's folder or Hub id, the arguments of the pipeline
-call, the prompts (those that choose and those that are held out), the perceptual net, how Linears
-are grouped, what is always skipped and why, and the GPU that is priced. Everything downstream reads
-this record and nothing else.
+A study is declared, never computed. It states the model's folder or Hub id, the arguments of the
+pipeline call, the search prompts and the held-out prompts, the LPIPS net, how Linears are grouped,
+what is always skipped and why, and the GPU whose latency is predicted. The other rooms read this
+record and nothing else.
 
-    spec = resolve_spec("tiny-flux")               # a study by name
-    spec = resolve_spec("./my-study.toml")         # a study by path
-    spec = resolve_spec("./my-flux-folder")        # a diffusers folder or a Hub id: a bare study, that `deriving.derive_study` completes
-    spec = resolve_spec("black-forest-labs/FLUX.1-dev")
+A study of which only the model is known is *bare*; `shapes.deriving` completes it.
 
-Convention: paths in a TOML are relative to the TOML. This module imports no torch and opens no
-weights.
+What this module does not do: read files (`spec.loading`), import torch, or open weights.
 """
 
 from pathlib import Path
@@ -22,23 +19,28 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from sensitivity.errors import UserError
-from sensitivity.spec.hand_lists import PublishedList, Reasoned, RuleOfThumb, Section
-from sensitivity.spec.prompts import PICTURES, PromptSection
+from sensitivity.spec._base import Section
+from sensitivity.spec.hand_lists import PublishedList, Reasoned, RuleOfThumb
+from sensitivity.spec.prompts import PromptSection, general_pictures
 
 Weights = Literal["pretrained", "random", "trained-tiny"]
 
 
 class ModelSection(Section):
-    """Where the weights are:
+    """Which model is studied, and where its weights are.
 
-    `path` (a diffusers folder) or `hub` (an id) with `revision`; `component` is the pipeline's
-    denoiser.
-
-    `components` names all denoisers that are searched together, `component` first, where a pipeline
-    has several (Wan 2.2); () is `component` alone. `config` is a folder with the config files
-    alone: shapes come from it without a download. `vae_tiling` decodes in tiles. `variant` is that
-    of the weight files' names ("fp16"). `random_seed`: no weights are read, random ones of full
-    size are drawn from this seed, and `weights` is "random".
+    Attributes:
+        path: a diffusers folder; exactly one of `path` and `hub` is set.
+        hub: a Hub id, such as org/name.
+        revision: the commit of the Hub's repository.
+        config: a folder with the config files alone; shapes come from it without a download.
+        component: the pipeline's denoiser.
+        components: all denoisers that are searched together, `component` first, for a pipeline that
+            has several (Wan 2.2); () means `component` alone.
+        variant: the variant in the names of the weight files, such as "fp16".
+        weights: what the weights are; "random" needs no files.
+        random_seed: the seed of random weights; `weights` is "random" then, and none are read.
+        vae_tiling: whether the VAE decodes in tiles.
     """
 
     path: Path | None = None
@@ -54,62 +56,67 @@ class ModelSection(Section):
 
     @property
     def denoisers(self) -> tuple[str, ...]:
-        """The components that are searched."""
+        """The components that are searched, one or several."""
         return self.components or (self.component,)
 
     @model_validator(mode="before")
     @classmethod
     def _first_component(cls, data: Any) -> Any:
-        """`component` is the first of `components` where only those are given."""
-        named = (
-            data.get("components") if isinstance(data, dict) and "component" not in data else None
-        )
-        return (
-            {**data, "component": named[0]} if isinstance(named, list | tuple) and named else data
-        )
+        """Set `component` to the first of `components` if only those are given."""
+        if not isinstance(data, dict) or "component" in data:
+            return data
+        named = data.get("components")
+        if not isinstance(named, list | tuple) or not named:
+            return data
+        return {**data, "component": named[0]}
 
     @model_validator(mode="after")
     def _components_fit(self) -> Self:
         if len(set(self.components)) < len(self.components):
             raise ValueError(
-                f"`components` names one twice: {', '.join(self.components)}; take the repeat out"
+                f"`components` has one twice: {', '.join(self.components)}; expected each once:"
+                " take the repeat out"
             )
         if self.components and self.components[0] != self.component:
             raise ValueError(
                 f"`components` begins with {self.components[0]!r} and `component` is"
-                f" {self.component!r}; give one of them, or make them agree"
+                f" {self.component!r}; expected the same: correct one, or leave it out"
             )
         return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.hub is None):
+            found = "neither `path` nor `hub`" if self.path is None else "both `path` and `hub`"
             raise ValueError(
-                "give exactly one of `path` (a diffusers folder) and `hub` (an id such as org/name)"
+                f"found {found}; expected exactly one of `path` (a diffusers folder) and `hub` (an"
+                " id such as org/name)"
             )
         return self
 
     @model_validator(mode="after")
-    def _random_is_said(self) -> Self:
+    def _seed_means_random(self) -> Self:
         if self.random_seed is not None and self.weights != "random":
             raise ValueError(
-                f'`random_seed` is {self.random_seed} and `weights` is "{self.weights}"; set'
-                ' `weights = "random"`, or take the seed out'
+                f'`random_seed` is {self.random_seed} and `model.weights` is "{self.weights}";'
+                ' expected "random" weights: set `weights = "random"`, or take the seed out'
             )
         return self
 
 
 class FidelitySection(Section):
-    """The perceptual distance:
+    """How what a skip-list generates is compared with what bf16 generates.
 
-    LPIPS net and, for `tiny`, the file of its trunk. For clips also which frames are looked at, and
-    what sound may cost.
-
-    `frame_stride`: every so-manieth frame is compared. `audio_weight`: LPIPS that a unit of the
-    sound's distance counts as wherever skip-lists are ranked (at 0.5 a sound that has only its
-    spectrum in common with bf16's costs 0.67, as a picture does that has nothing in common).
-    `max_audio_distance`: skip-lists whose sound is farther than this from bf16's are never chosen;
-    None asks nothing. `fidelity.audio` has the scale of both.
+    Attributes:
+        net: the net of LPIPS.
+        weights: the file of its trunk, which `tiny` needs.
+        frame_stride: of a clip, every `frame_stride`-th frame is compared.
+        audio_weight: the LPIPS that one unit of the sound's distance counts as where skip-lists are
+            ranked. At 0.5, a sound that has only its spectrum in common with bf16's adds 0.67, as
+            much as the LPIPS of a picture that has nothing in common. The room `fidelity` has the
+            scale of the distance, in its module `audio`.
+        max_audio_distance: skip-lists whose sound is farther than this from bf16's are never
+            chosen; None sets no bound.
     """
 
     net: Literal["tiny", "alex", "vgg", "squeeze"] = "alex"
@@ -121,21 +128,30 @@ class FidelitySection(Section):
     @model_validator(mode="after")
     def _tiny_has_weights(self) -> Self:
         if self.net == "tiny" and self.weights is None:
-            raise ValueError('net "tiny" needs `weights`, the safetensors file of its trunk')
+            raise ValueError(
+                'net "tiny" is given without weights; expected `fidelity.weights`, the safetensors'
+                " file of its trunk: name it, or choose another net"
+            )
         return self
 
 
 class SearchSection(Section):
-    """How candidates are made: pictures generated together, depth bands a block class, roles that
-    consumers fuse, what is never quantized.
+    """How a trial is run, and how Linears are grouped.
 
-    `chunk`: search prompts that are drawn together before a trial is looked at, which may end
-    there; None is the batch size, and no trial ends early. `order`: indices of the search prompts
-    in the order in which they are drawn, () as written; each keeps its seed. Both decide which
-    pictures share a batch, so they are part of every score. `depth_bands`: parts of equal length
-    into which blocks of a class are split; of blocks inside of blocks (UNets), those of each
-    outermost block. `fused`: roles, each the last part of a name ("to_q") or its last parts
-    ("attn1.to_q"); the first family that has a Linear counts.
+    Attributes:
+        batch_size: pictures that are generated together.
+        chunk: search prompts after which a hopeless trial may end; None means that no trial ends
+            early.
+        order: indices of the search prompts in the order in which pictures are generated; () means
+            as written. Each prompt keeps its seed. `batch_size`, `chunk` and `order` decide which
+            pictures share a batch, so every score depends on them.
+        depth_bands: parts of equal length into which the blocks of a class are split; Linears of
+            one role in one part change format together. Where blocks are inside of blocks (UNets),
+            the blocks of each outermost block are split.
+        fused: families of roles that consumers compute as one Linear, so that they always have the
+            same format. A role is the last part of a name ("to_q") or its last parts
+            ("attn1.to_q"). A Linear belongs to the first family that has it.
+        always_skip: Linears that always stay bf16.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -152,19 +168,23 @@ class SearchSection(Section):
     def _chunk_fits(self) -> Self:
         if self.chunk is not None and self.chunk > self.batch_size:
             raise ValueError(
-                f"`chunk` is {self.chunk}; allowed is 1 to `batch_size` ({self.batch_size}): lower"
-                " it, or raise `batch_size`"
+                f"`search.chunk` is {self.chunk}; expected 1 to `search.batch_size`"
+                f" ({self.batch_size}): lower it, or raise the batch size"
             )
         return self
 
 
 class PricingSection(Section):
-    """What is priced: the GPU, the batch it serves, and how much larger than the model it is
-    (`stands_for`, 1 for real models).
+    """The run whose latency is predicted.
 
-    `prompt_tokens` and `negative_prompt_tokens` are the text tokens that the denoiser gets where
-    the pipeline does not pad to a fixed length. The defaults are QwenImage's: a prompt of 9 tokens
-    and 5 of the template, and " " with the same 5.
+    Attributes:
+        target: the GPU.
+        batch_size: pictures in one run.
+        stands_for: how many times larger in each dimension than the model the priced model is; 1
+            for all real models.
+        prompt_tokens: text tokens of the prompt, for a pipeline that does not pad to a fixed
+            length. The default is QwenImage's: 9 of the prompt and 5 of the template.
+        negative_prompt_tokens: the same for the negative prompt: 1 for " " and 5 of the template.
     """
 
     target: str = "b200"
@@ -175,15 +195,18 @@ class PricingSection(Section):
 
 
 class StudySpec(Section):
-    """One study: everything that a profile, a search or a verification needs to know before it
-    loads anything.
+    """One study: all that a profile, a search or a verification needs to know before it loads a
+    model.
+
+    `settings` are arguments of the pipeline's call. `rule_of_thumb` and `published` are skip-lists
+    that a search is compared with.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     title: str = ""
     model: ModelSection
     settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    prompts: PromptSection = Field(default_factory=lambda: PICTURES)
+    prompts: PromptSection = Field(default_factory=general_pictures)
     fidelity: FidelitySection = FidelitySection()
     search: SearchSection = SearchSection()
     pricing: PricingSection = PricingSection()
@@ -193,9 +216,9 @@ class StudySpec(Section):
 
     @property
     def bare(self) -> bool:
-        """Whether only the model is known, from a folder or a Hub id:
+        """Whether only the model is known, from a folder or a Hub id.
 
-        `deriving.derive_study` completes it, and gives back any other study as it is.
+        `shapes.deriving.derive_study` completes such a study.
         """
         return self._bare
 
@@ -204,8 +227,8 @@ class StudySpec(Section):
         count = len(self.prompts.search)
         if self.search.order and sorted(self.search.order) != list(range(count)):
             raise ValueError(
-                f"`search.order` is {list(self.search.order)}; allowed is each of 0 to {count - 1}"
-                " once, or no order"
+                f"`search.order` is {list(self.search.order)}; expected each of 0 to {count - 1}"
+                " once: correct it, or leave it out"
             )
         return self
 
@@ -213,4 +236,4 @@ class StudySpec(Section):
 def check_budget(budget: int) -> None:
     """Raise UserError unless a search of `budget` trials makes sense."""
     if budget < 1:
-        raise UserError(f"--budget is {budget}; allowed is 1 or more trials: 50 is a usual one")
+        raise UserError(f"`budget` is {budget}; expected 1 or more trials: 50 is usual")

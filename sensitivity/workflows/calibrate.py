@@ -1,11 +1,11 @@
-"""The job of `sensitivity calibrate` as one library call: study in, layer sensitivities out, each
-measured once and kept.
+"""How much does each group of Linears matter? `calibrate_study`: study in, sensitivities out.
 
-    done = calibrate_study(resolve_spec("tiny-flux"), CalibrationRequest(formats=(FormatName.NVFP4,)))
+    request = CalibrationRequest(formats=(FormatName.NVFP4,))
+    done = calibrate_study(resolve_spec("tiny-flux"), request)
     done.rows[0].group, done.rows[0].share
 
-What it measures every later search of the study reads from the same database, whatever its budget,
-constraints or target.
+Each sensitivity is measured once and kept in the study's database. Every later search of the study
+reads it there, with any budget, constraint or target.
 """
 
 from collections import Counter
@@ -16,10 +16,10 @@ from typing import Any
 
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity
 from sensitivity.core.fqns import by_component
-from sensitivity.errors import FormatError, UserError
-from sensitivity.fidelity.evaluator import default_cache_folder
+from sensitivity.errors import UserError
+from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.latency.pricer import latency_model
-from sensitivity.search.calibration import CalibrationCost
+from sensitivity.search.calibration.cost import CalibrationCost
 from sensitivity.search.calibration.jobs import EstimatorName
 from sensitivity.search.calibration.ranking import Sensitivity, rank
 from sensitivity.search.calibration.stored import (
@@ -33,16 +33,28 @@ from sensitivity.search.calibration.stored import (
 from sensitivity.search.store import Store, default_storage
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.find import Prepared, prepare
+from sensitivity.workflows.prepare import Prepared, prepare
+from sensitivity.workflows.progress import Say, silent
 from sensitivity.workflows.requests import SearchRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRequest:
-    """What the user asks for.
+    """What a calibration is asked for.
 
-    `formats` None is every format that the target has; `target` None is the study's, `storage` None
-    `default_storage`.
+    Attributes:
+        formats: None is every quantized format that the target has.
+        target: the GPU that is priced; None is the study's.
+        granularity: what is quantized together.
+        estimator: how errors are measured.
+        states: denoiser calls of a bf16 run that errors are measured on.
+        prompts: search prompts, from the first, that errors are measured on.
+        storage: the study's database; None is `default_storage`.
+        device: where torch runs.
+        cache_folder: where bf16 references are kept.
+
+    Raises:
+        UserError: a value that works with no model.
     """
 
     formats: tuple[FormatName, ...] | None = None
@@ -55,12 +67,22 @@ class CalibrationRequest:
     device: str = "cpu"
     cache_folder: Path = field(default_factory=default_cache_folder)
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a value that works with no model."""
+        get_estimator(self.estimator)
+        for name, value in (("states", self.states), ("prompts", self.prompts)):
+            if value < 1:
+                raise UserError(f"`{name}` is {value}; expected 1 or more: raise it")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """Layer sensitivities of a study.
 
-    `rows` are the worst first; `cost` is what they took in this call, as it was stated before.
+    Attributes:
+        prepared: the model, its prices and its candidates.
+        cost: what was measured in this call, as it was stated before.
+        rows: the sensitivities, largest first.
     """
 
     prepared: Prepared
@@ -97,44 +119,42 @@ def calibrate_study(
     spec: StudySpec,
     request: CalibrationRequest,
     *,
-    say: Callable[[str], None] = lambda _text: None,
+    say: Say = silent,
     started: Callable[[CalibrationCost], None] = lambda _cost: None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Calibration:
-    """Load, profile, price and group as a search does, then measure what the study's database does
-    not know yet.
+    """Load, profile, price and group as a search does; measure what the database does not have.
 
     Args:
-        say: told each step as it begins.
-        started: told the cost before anything is measured.
-        progress: (done, total) after each number.
+        spec: the study; it is derived where only its model is known.
+        request: what is measured.
+        say: called with each step as it begins.
+        started: called with the cost before anything is measured.
+        progress: called with (done, total) after each sensitivity.
 
     Raises:
         UserError: and its kinds, for anything that the caller can mend.
         MeasurementError: the bf16 denoiser gives no tensor, or NaN.
     """
-    check_calibration(request)
     formats = request.formats or formats_of_target(spec, request.target)
     asked = SearchRequest(
         formats=formats,
         target=request.target,
         granularity=request.granularity,
-        storage=request.storage,
         device=request.device,
         cache_folder=request.cache_folder,
     )
+    how: dict[str, Any] = {
+        "estimator": request.estimator,
+        "states": request.states,
+        "prompts": request.prompts,
+    }
     with Store.open(request.storage or default_storage(spec)) as store:
         prepared = prepare(spec, asked, say=say)
         evaluator, candidates = prepared.evaluator, prepared.candidates
-        how: dict[str, Any] = {
-            "estimator": request.estimator,
-            "states": request.states,
-            "prompts": request.prompts,
-        }
         try:
-            cost = calibration_cost(
-                evaluator, candidates, store, calls_a_run=calls_a_run(prepared.table), **how
-            )
+            calls = denoiser_calls(prepared.table)
+            cost = calibration_cost(evaluator, candidates, store, calls_a_run=calls, **how)
             started(cost)
             errors = calibrate(evaluator, candidates, store, progress=progress, **how)
         finally:
@@ -142,31 +162,16 @@ def calibrate_study(
     return Calibration(prepared=prepared, cost=cost, rows=rank(candidates, errors))
 
 
-def check_calibration(request: CalibrationRequest) -> None:
-    """Raise UserError for a request that cannot work on any model."""
-    get_estimator(request.estimator)
-    for flag, value in (("--states", request.states), ("--prompts", request.prompts)):
-        if value < 1:
-            raise UserError(f"{flag} is {value}; allowed is 1 or more")
-
-
 def formats_of_target(spec: StudySpec, target: str | None) -> tuple[FormatName, ...]:
-    """Every quantized format that the target (None: the study's) has a price for, in the order of
-    `FormatName`.
-    """
-    latency, found = latency_model(spec, target), []
-    for name in QUANTIZED_FORMATS:
-        try:
-            latency.linear_us(m=128, k=128, n=128, format=name)
-        except FormatError:
-            continue
-        found.append(name)
-    return tuple(found)
+    """The quantized formats that the target (None: the study's) has, in `FormatName`'s order."""
+    latency = latency_model(spec, target)
+    return tuple(name for name in QUANTIZED_FORMATS if latency.supports(name))
 
 
-def calls_a_run(table: ShapeTable) -> int:
-    """Denoiser calls of one pipeline run: the number of calls that most Linears of a denoiser have,
-    over all denoisers.
+def denoiser_calls(table: ShapeTable) -> int:
+    """Denoiser calls of one pipeline run, summed over all denoisers.
+
+    The calls of one denoiser are those that most of its Linears have.
     """
     calls = by_component({linear.fqn: linear.calls for linear in table.linears}, table.components)
     return sum(Counter(own.values()).most_common(1)[0][0] for own in calls.values() if own)

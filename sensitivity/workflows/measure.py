@@ -1,13 +1,17 @@
 """What do a model's skip-lists take on the GPU of this machine?
 
-Measured shape by shape, or whole runs end to end.
+Shape by shape, as a latency model for `price`; or whole runs, end to end.
 
-    prices = price(spec, request, latency=table_pricer(spec, device="cuda"))                # every shape measured once, kept, reused
-    runs = measure_runs(spec, prices, device="cuda", target="h100", weights="random", compile_mode="reduce-overhead")
+    pricer = table_pricer(device="cuda")                     # each shape is measured once and kept
+    prices = price(spec, request, latency=pricer)
+
+    runs = measure_runs(prices, device="cuda", target="h100", weights="random",
+                        compile_mode="reduce-overhead")
+    runs.runs[1].seconds
 
 With pretrained weights a run is the whole pipeline call. With random weights (full size, no
 download) it is all denoiser calls of the run, with random inputs of the shapes that the real
-pipeline gives. Which of the two it was stands in `covers` and in every output.
+pipeline gives. `covers` says which of the two it was, in every output.
 """
 
 import dataclasses
@@ -21,55 +25,57 @@ import torch
 
 from sensitivity.core.devices import free_memory
 from sensitivity.core.environment import describe_environment
-from sensitivity.core.format_name import CompileMode, FormatName
+from sensitivity.core.format_name import CompileMode, FormatName, quantized
 from sensitivity.core.fqns import by_component
 from sensitivity.errors import UserError
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.devices import find_device
-from sensitivity.latency.end_to_end import RunTiming, measure_calls, measure_pipeline
-from sensitivity.latency.measured import ShapeTimes, TableLatency, attentions_of, shapes_of
+from sensitivity.latency.end_to_end import measure_calls, measure_pipeline
+from sensitivity.latency.measured import MeasuredLatency
+from sensitivity.latency.run_timing import RunTiming
+from sensitivity.latency.shape_times import ShapeTimes, attentions_of, shapes_of
 from sensitivity.latency.shape_timing import measure_shapes
 from sensitivity.models.compiled_regions import restore_denoiser
 from sensitivity.models.loading import load_pipeline
 from sensitivity.models.random_weights import random_component
-from sensitivity.search.store import SharedShapeTimes, default_shape_times_path
-from sensitivity.shapes.run import ShapeRun, with_options
+from sensitivity.search.shared_times import SharedShapeTimes, default_shape_times_path
+from sensitivity.shapes.run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
-from sensitivity.spec.overrides import RunOptions
-from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.price import MakeLatency, Prices
+from sensitivity.workflows.progress import Say, silent
 
 WeightsChoice = Literal["pretrained", "random"]
 Progress = Callable[[int, int, str], None]
 
 
 def target_at_hand(device: str, asked: str | None) -> str:
-    """The name of the GPU that is measured: found by its own name, or `asked` where that is a
-    description of an unknown one.
+    """The name of the GPU that is measured.
+
+    It is found by its own name. For a GPU that the package does not know, `asked` names a device
+    TOML that describes it.
 
     Raises:
-        UserError: `asked` names another GPU than this one, or this one is unknown and nothing was
-            asked.
+        UserError: `asked` names another GPU than this one, or this one is unknown and no TOML was
+            given.
     """
     name = describe_environment(device)["device"]
     found = find_device(name)
     if asked is None or (found is not None and asked.strip().lower() == found.name):
         if found is None:
             raise UserError(
-                f"{name} is no device that the package knows; name a device TOML that describes it"
-                " (--target ./my-gpu.toml)"
+                f"{name} is no device that the package knows; expected a device TOML that describes"
+                " it: name one in `target`, as in ./my-gpu.toml"
             )
         return found.name
     if found is not None and not asked.endswith(".toml"):
         raise UserError(
-            f"--target is {asked!r}, and --measure measures the {name} of this machine; allowed is"
-            f" {found.name}: leave --target out, or --measure"
+            f"`target` is {asked!r}, and `measure` times the {name} of this machine; expected"
+            f" {found.name}: leave `target` out, or `measure`"
         )
     return asked
 
 
 def table_pricer(
-    spec: StudySpec,
     *,
     device: str,
     times_path: Path | None = None,
@@ -77,24 +83,22 @@ def table_pricer(
     progress: Progress = lambda _done, _total, _key: None,
     keep: Callable[[ShapeTimes], None] = lambda _times: None,
 ) -> MakeLatency:
-    """For `pricing.price`: measures every shape of the table, and the denoiser's attention, and
-    prices by them.
+    """A `latency` for `price`: it times every shape of the table, and the denoisers' attention.
 
     Args:
-        spec: the study; its denoisers' attention is measured.
         device: "cuda" or "cuda:N".
         times_path: database of measured times; the user's cache by default.
-        repetitions: timed runs of each row.
+        repetitions: timed runs of each shape.
         progress: see `measure_shapes`.
-        keep: is given all rows, failed ones too.
+        keep: called with all rows, failed ones too.
     """
 
     def make(
-        _run: ShapeRun, table: ShapeTable, formats: tuple[FormatName, ...], predicted: LatencyModel
+        run: ShapeRun, table: ShapeTable, formats: tuple[FormatName, ...], predicted: LatencyModel
     ) -> LatencyModel:
         times = measure_shapes(
             shapes_of(table, formats),
-            attention=attentions_of(table, components=spec.model.denoisers),
+            attention=attentions_of(table, components=tuple(run.classes)),
             device=device,
             compile_mode=predicted.compile_mode,
             cache=SharedShapeTimes(times_path or default_shape_times_path()),
@@ -102,15 +106,19 @@ def table_pricer(
             progress=progress,
         )
         keep(times)
-        return TableLatency(times, target=predicted.target, rest=predicted)
+        return MeasuredLatency(times, target=predicted.target, rest=predicted)
 
     return make
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRun:
-    """One skip-list, measured end to end: a timing for each distinct denoiser call, or one for the
-    whole pipeline call.
+    """One skip-list, measured end to end.
+
+    Attributes:
+        name: the list's.
+        formats: {FQN: format} of what it quantizes.
+        timings: one for each distinct denoiser call, or one for the whole pipeline call.
     """
 
     name: str
@@ -124,7 +132,7 @@ class MeasuredRun:
 
     @property
     def peak_bytes(self) -> int:
-        """Most that torch held from the GPU, CUDA graphs included."""
+        """The most memory that torch reserved on the GPU, CUDA graphs included."""
         return max(max(timing.peak_memory_bytes, timing.reserved_bytes) for timing in self.timings)
 
 
@@ -142,9 +150,10 @@ class MeasuredRuns:
     environment: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object of the second list (or of bf16 alone) with `source`
-        "measured"; a Linear has no time of its own here. All runs with raw repetitions stand
-        under "runs".
+        """As `latency --json` writes it, with `source` "measured".
+
+        The object is that of the second list, or of bf16 where there is no other. Linears have no
+        times of their own. "runs" has all runs with their raw repetitions.
         """
         bf16, main = self.runs[0], self.runs[min(1, len(self.runs) - 1)]
         return {
@@ -183,127 +192,124 @@ class MeasuredRuns:
 
 
 def measure_runs(
-    spec: StudySpec,
     prices: Prices,
     *,
     device: str,
     target: str,
     weights: WeightsChoice,
     compile_mode: CompileMode,
-    options: RunOptions | None = None,
     recompile_limit: int | None = None,
     repetitions: int = 5,
-    say: Callable[[str], None] = lambda _text: None,
+    say: Say = silent,
 ) -> MeasuredRuns:
     """Measure bf16 and every list of `prices` end to end.
 
     Args:
-        spec: the study.
-        prices: what `price` gave: the lists, and the run without weights that has the denoiser's
-            calls.
-        device, target: see `check_gpu` and `target_at_hand`.
+        prices: what `price` gave: the study, its run without weights, and the lists.
+        device, target: see `check_device` and `target_at_hand`.
         weights: "pretrained" times the whole pipeline call, "random" the denoiser's calls.
-        compile_mode, recompile_limit: see `end_to_end`.
-        options: what `prices` was made with.
+        compile_mode, recompile_limit: see `latency.end_to_end`.
         repetitions: timed runs of each list.
-        say: is told each list as it begins.
+        say: called with each list as it begins.
 
     Raises:
         UserError: more format patterns than torch's recompile limit, or a model that stands for a
             larger one.
         FormatError: the device lacks a format.
-        MeasurementError: a run failed; out of memory is said so.
+        MeasurementError: a run failed, or the device is out of memory.
     """
-    if spec.pricing.stands_for > 1 and weights == "random":
+    if prices.spec.pricing.stands_for > 1 and weights == "random":
         raise UserError(
-            f"{spec.name} stands for a larger model, which cannot be built; measure it with"
-            " --weights pretrained, or shape by shape"
+            f"{prices.spec.name} stands for a larger model, which cannot be built; expected"
+            " `weights` pretrained: pass that, or measure shape by shape"
         )
-    spec = with_options(spec, options) if options is not None else spec
-    lists: dict[str, dict[str, FormatName]] = {"none": {}} | {
-        row.name: dict(row.formats) for row in (prices.main, *prices.compared)
+    lists: dict[str, Mapping[str, FormatName]] = {"none": {}} | {
+        row.name: row.formats for row in (prices.main, *prices.compared)
     }
-    measure = _random_runs if weights == "random" else _pipeline_runs
-    runs = []
-    for name, formats in lists.items():
-        say(f"measuring {name}")
-        quantized = {fqn: kind for fqn, kind in formats.items() if kind is not FormatName.BF16}
-        timings = measure(
-            spec, prices.run, quantized, device, compile_mode, recompile_limit, repetitions
-        )
-        runs.append(MeasuredRun(name=name, formats=quantized, timings=timings))
-        free_memory(torch.device(device))
-    calls = sum(call.calls for call in prices.run.calls)
-    covers = (
-        "the whole pipeline call"
-        if weights == "pretrained"
-        else f"{calls} denoiser calls with random weights and inputs; nothing else of the pipeline"
+    timer = _Timer(
+        prices=prices,
+        device=device,
+        compile_mode=compile_mode,
+        recompile_limit=recompile_limit,
+        repetitions=repetitions,
     )
+    time_list = timer.random_calls if weights == "random" else timer.pipeline_call
+    runs = []
+    for name, assigned in lists.items():
+        say(f"measuring {name}")
+        formats = quantized(assigned)
+        runs.append(MeasuredRun(name=name, formats=formats, timings=time_list(formats)))
+        free_memory(torch.device(device))
     return MeasuredRuns(
         target=target,
         batch_size=prices.run.table.batch_size,
         compile_mode=compile_mode,
         weights=weights,
-        covers=covers,
+        covers=_covers(prices.run, weights),
         table=prices.run.table,
         runs=tuple(runs),
         environment=describe_environment(device),
     )
 
 
-def _random_runs(
-    spec: StudySpec,
-    run: ShapeRun,
-    formats: Mapping[str, FormatName],
-    device: str,
-    compile_mode: CompileMode,
-    limit: int | None,
-    repetitions: int,
-) -> tuple[RunTiming, ...]:
-    """Several denoisers are built and measured one after another."""
-    timings: list[RunTiming] = []
-    for name, own in zip(
-        spec.model.denoisers, by_component(formats, run.table.components).values(), strict=True
-    ):
-        timings += measure_calls(
-            partial(random_component, spec, component=name, device=device),
-            [call for call in run.calls if call.component == name],
-            formats=own,
-            compile_mode=compile_mode,
-            device=device,
-            repetitions=repetitions,
-            recompile_limit=limit,
-        )
-    return tuple(timings)
+def _covers(run: ShapeRun, weights: WeightsChoice) -> str:
+    """What is timed, in words."""
+    if weights == "pretrained":
+        return "the whole pipeline call"
+    calls = sum(call.calls for call in run.calls)
+    return f"{calls} denoiser calls with random weights and inputs; nothing else of the pipeline"
 
 
-def _pipeline_runs(
-    spec: StudySpec,
-    _run: ShapeRun,
-    formats: Mapping[str, FormatName],
-    device: str,
-    compile_mode: CompileMode,
-    limit: int | None,
-    repetitions: int,
-) -> tuple[RunTiming, ...]:
-    loaded = load_pipeline(spec, device=device, resident=True)
-    size = spec.pricing.batch_size
-    prompts = [spec.prompts.search[i % len(spec.prompts.search)] for i in range(size)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Timer:
+    """Times one list after another under the same conditions."""
 
-    def paint() -> object:
-        generators = [torch.Generator().manual_seed(spec.prompts.seed + i) for i in range(size)]
-        return loaded.pipe(prompt=prompts, **spec.settings, output_type="pt", generator=generators)
+    prices: Prices
+    device: str
+    compile_mode: CompileMode
+    recompile_limit: int | None
+    repetitions: int
 
-    try:
-        timing = measure_pipeline(
-            paint,
-            loaded.denoiser,
-            formats=formats,
-            compile_mode=compile_mode,
-            device=device,
-            repetitions=repetitions,
-            recompile_limit=limit,
-        )
-    finally:
-        restore_denoiser(loaded.denoiser)
-    return (dataclasses.replace(timing, calls=1),)
+    @property
+    def how(self) -> dict[str, Any]:
+        """The conditions, as `latency.end_to_end` takes them."""
+        return {
+            "compile_mode": self.compile_mode,
+            "device": self.device,
+            "repetitions": self.repetitions,
+            "recompile_limit": self.recompile_limit,
+        }
+
+    def random_calls(self, formats: Mapping[str, FormatName]) -> tuple[RunTiming, ...]:
+        """Denoisers with random weights, built and timed one after another."""
+        spec, run = self.prices.spec, self.prices.run
+        timings: list[RunTiming] = []
+        for name, own in zip(
+            spec.model.denoisers, by_component(formats, run.table.components).values(), strict=True
+        ):
+            timings += measure_calls(
+                partial(random_component, spec, component=name, device=self.device),
+                [call for call in run.calls if call.component == name],
+                formats=own,
+                **self.how,
+            )
+        return tuple(timings)
+
+    def pipeline_call(self, formats: Mapping[str, FormatName]) -> tuple[RunTiming, ...]:
+        """The whole pipeline call, loaded for this list."""
+        spec = self.prices.spec
+        loaded = load_pipeline(spec, device=self.device, resident=True)
+        size = spec.pricing.batch_size
+        prompts = [spec.prompts.search[i % len(spec.prompts.search)] for i in range(size)]
+
+        def generate() -> object:
+            generators = [torch.Generator().manual_seed(spec.prompts.seed + i) for i in range(size)]
+            return loaded.pipe(
+                prompt=prompts, **spec.settings, output_type="pt", generator=generators
+            )
+
+        try:
+            timing = measure_pipeline(generate, loaded.denoiser, formats=formats, **self.how)
+        finally:
+            restore_denoiser(loaded.denoiser)
+        return (dataclasses.replace(timing, calls=1),)

@@ -1,19 +1,20 @@
-"""What will a search take?
-
-`plan_search`: memory, seconds and disk, before anything is loaded, drawn or written.
+"""What will a search take? `plan_search`: memory, seconds and disk, before anything is loaded.
 
     plan = plan_search(resolve_spec("flux1-dev"), SearchRequest(budget=50, device="cuda"))
     plan.sizes.peak.nbytes, plan.trial_s, plan.total_s, plan.disk_bytes
 
-Memory comes from `sizing`. Seconds of bf16 come, in this order, from calls of the denoiser with
-random weights, timed here (on the CPU, up to `TIMED_BYTES` of weights; what else runs is put at the
-same FLOP/s); from the price model, where it knows this GPU; or from FLOPs and the rate of a plain
-GEMM that is timed here, which is a guess. What quantized trials take longer than bf16 is
-`EMULATED`. `source` says which it was. Each number is an estimate of its own, and none is a
-promise.
+Memory comes from `workflows.sizing`. Seconds of bf16 come from the first of these that is there:
 
-What it leaves out: reading weights, compiling, LPIPS (milliseconds a picture), and what a finished
-search already knows.
+1. On the CPU, for up to `TIMED_BYTES` of weights: denoiser calls with random weights, timed here.
+   The other components are taken to reach the same FLOP/s.
+2. The price model, if it knows this GPU.
+3. FLOPs over the rate of a plain GEMM that is timed here. This is a guess.
+
+A quantized trial takes longer than bf16 by the factors in `EMULATED`. `source` says where the
+seconds come from. Each number is an estimate of its own, and none is a promise.
+
+Left out: reading weights, compiling, LPIPS (milliseconds a picture), and what a finished search
+knows already. No weight is read and no file is written.
 """
 
 import math
@@ -26,30 +27,35 @@ import torch
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency.devices import find_device
-from sensitivity.latency.end_to_end import materialize
 from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.tensors import materialize
 from sensitivity.models.random_weights import random_component
 from sensitivity.search.calibration.gradient import FORWARD_BACKWARD_RECOMPUTE
 from sensitivity.search.calibration.stored import DEFAULT_PROMPTS, DEFAULT_STATES
-from sensitivity.search.winner import ANSWERS, NEAR
+from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.shapes.census import ComponentCounts
 from sensitivity.shapes.run import ShapeRun, run_shapes
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.requests import SearchRequest, check_request
-from sensitivity.workflows.sizing import SizeEstimate, drawn_together, estimate_sizes
+from sensitivity.workflows.requests import SearchRequest
+from sensitivity.workflows.sizing import SizeEstimate, estimate_sizes, largest_batch
 
 TIMED_BYTES = 2_000_000_000
+"""Most bytes of denoiser weights that are timed on the CPU."""
 CALLS = 3
+"""Timed calls of each distinct denoiser call; the quickest counts."""
 EMULATED = {FormatName.FP8: 1.0, FormatName.MXFP8: 1.24, FormatName.NVFP4: 1.58}
-"""Seconds of a Linear in an emulated format over bf16: on an H100, compiled, M = 4608, K = 3072, N
-= 12288 (0.50 ms in bf16, 0.62, 0.79). FP8 is native there.
+"""Seconds of a Linear in an emulated format over bf16. Measured on an H100, compiled, with M =
+4608, K = 3072, N = 12288 (0.50 ms in bf16, 0.62, 0.79). FP8 is native there.
 """
 EMULATED_ON_CPU = 1.8 / 1.34
-"""The same of a whole trial of tiny-flux with everything in NVFP4, on two cores."""
+"""The same for a whole trial of tiny-flux with everything in NVFP4, on two cores."""
 GEMM = {"cpu": 1024, "cuda": 8192}
+"""M = K = N of the GEMM that is timed."""
 GEMM_S = 0.2
+"""Seconds that the GEMM is repeated for."""
 DATABASE_BYTES, TRIAL_BYTES, LINEAR_BYTES = 200_000, 4_000, 100
-"""An empty database with its tables; what a trial adds, and for each Linear of the model."""
+"""Of an empty database with its tables; of each trial; of each trial for each Linear of the model.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +65,12 @@ class SearchPlan:
     Attributes:
         model: the study's name.
         sizes: predicted memory.
-        pictures: of one trial; `held_out` of one verified skip-list.
-        picture_s: seconds of a picture (or clip) in bf16, the whole pipeline's share of its batch.
+        pictures: pictures (or clips) of one trial.
+        held_out: pictures of one verified skip-list.
+        picture_s: seconds of a picture in bf16: a pipeline call divided by its batch.
         trial_s: seconds of a trial whose Linears are all quantized.
-        steps_s: {what is done: its seconds}, for the whole search.
-        source: where `picture_s` comes from.
+        steps_s: {step: its seconds} of the whole search.
+        source: where `picture_s` comes from, in words.
         references_bytes, database_bytes: on disk.
     """
 
@@ -107,53 +114,49 @@ class SearchPlan:
 
 
 def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
-    """Estimate what the search would take; a model that does not fit is no error here.
+    """Estimate what the search would take. A model that does not fit is no error here.
 
     Raises:
-        UserError: and its kinds, for a request or a model that cannot work.
+        UserError: and its kinds, for a model that cannot be run.
         MeasurementError: the pipeline cannot be run without weights.
     """
-    check_request(request)
-    batch = drawn_together(spec)
+    batch = largest_batch(spec)
     run = run_shapes(spec, batch_size=batch)
-    sizes = estimate_sizes(spec, run, device=request.device)
     run_s, source = _seconds_of_run(spec, run, request.device)
     picture_s = run_s / batch
-    slower = _slower(request)
+    trial_picture_s = picture_s * _slower(request)
     search, held_out = len(spec.prompts.search), len(spec.prompts.held_out)
-    one_by_one = search if batch > 1 else 0
-    calibration = (
-        DEFAULT_PROMPTS
-        * (
-            1
-            + DEFAULT_STATES
-            * (FORWARD_BACKWARD_RECOMPUTE + len(request.formats))
-            / _calls_a_run(run)
-        )
-        if request.calibrated
-        else 0
-    )
+    one_by_one = search if batch > 1 else 0  # for the noise floor
+    references = search + one_by_one + held_out
+    verified = NEAR + ANSWERS
     steps = {
-        "bf16 references and noise floor": (search + one_by_one + held_out) * picture_s,
-        "layer sensitivities": calibration * picture_s,
-        f"{request.budget} trials": request.budget * search * picture_s * slower,
-        f"verification of up to {NEAR + ANSWERS} skip-lists": (
-            (NEAR + ANSWERS) * held_out * picture_s * slower
-        ),
+        "bf16 references and noise floor": references * picture_s,
+        "layer sensitivities": _calibration_pictures(request, run) * picture_s,
+        f"{request.budget} trials": request.budget * search * trial_picture_s,
+        f"verification of up to {verified} skip-lists": verified * held_out * trial_picture_s,
     }
     return SearchPlan(
         model=spec.name,
-        sizes=sizes,
+        sizes=estimate_sizes(run, batch_size=batch, device=request.device),
         pictures=search,
         held_out=held_out,
         picture_s=picture_s,
-        trial_s=search * picture_s * slower,
+        trial_s=search * trial_picture_s,
         steps_s=steps,
         source=source,
-        references_bytes=(search + one_by_one + held_out) * _media_bytes(run),
+        references_bytes=references * _media_bytes(run),
         database_bytes=DATABASE_BYTES
         + request.budget * (TRIAL_BYTES + LINEAR_BYTES * len(run.table.linears)),
     )
+
+
+def _calibration_pictures(request: SearchRequest, run: ShapeRun) -> float:
+    """What calibrating takes, in bf16 pictures: the recorded runs, and the passes at each state."""
+    if not request.calibrated:
+        return 0.0
+    calls_of_run = sum(call.calls for call in run.calls) or 1
+    passes = DEFAULT_STATES * (FORWARD_BACKWARD_RECOMPUTE + len(request.formats))
+    return DEFAULT_PROMPTS * (1 + passes / calls_of_run)
 
 
 def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float, str]:
@@ -206,6 +209,7 @@ def _seconds_of_calls(spec: StudySpec, run: ShapeRun, device: str) -> float:
 
 
 def _gemm_flops_per_s(device: str) -> float:
+    """FLOP/s of a bf16 GEMM, timed here for `GEMM_S` seconds."""
     kind = torch.device(device).type
     n = GEMM[kind]
     x = torch.ones(n, n, dtype=torch.bfloat16, device=device)
@@ -225,6 +229,7 @@ def _gemm_flops_per_s(device: str) -> float:
 
 
 def _flops(part: ComponentCounts) -> int:
+    """FLOPs of a component in one run."""
     return (
         part.linear_flops
         + part.conv_flops
@@ -233,13 +238,8 @@ def _flops(part: ComponentCounts) -> int:
     )
 
 
-def _calls_a_run(run: ShapeRun) -> int:
-    """Calls of all denoisers."""
-    return sum(call.calls for call in run.calls) or 1
-
-
 def _slower(request: SearchRequest) -> float:
-    """A trial with everything in the slowest of the formats, over bf16."""
+    """Seconds of a trial with everything in the slowest of the formats, over bf16."""
     if torch.device(request.device).type == "cpu":
         return EMULATED_ON_CPU
     return max(EMULATED.get(name, 1.0) for name in request.formats)

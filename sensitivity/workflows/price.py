@@ -1,14 +1,14 @@
-"""What does a skip file or a recipe cost on a GPU?
+"""What does a skip file or a recipe cost on a GPU? `price`: files in, predicted seconds out.
 
-Shapes of a run without weights, scaled to what the model stands for, priced by a latency model.
+    request = PriceRequest(target="b200", format=FormatName.NVFP4, skip=Path("skip.txt"))
+    prices = price(resolve_spec("flux1-dev"), request)
+    prices.main.estimate.speedup
+    prices.main.dead                     # patterns of the file that match nothing
+    prices.compared                      # with `compare`: none, all, rule of thumb, and the files
 
-    prices = price(resolve_spec("flux1-dev"), PriceRequest(target="b200", format=FormatName.NVFP4, skip=Path("skip.txt"), bf16_seconds=2.10))
-    prices.main.estimate.speedup, prices.main.dead          # dead: patterns of the file that match nothing
-    [row.name for row in prices.compared]                   # with `compare`: none, all, rule of thumb, and the files
-    Pricer.of(spec, run_shapes(spec)).price("mine", formats)        # formats at hand, several on one run
-
-The model of latency is the predicted one unless `latency` is given a function that makes another
-from the table (measured ones: measuring.py).
+The shapes come from a run without weights, scaled to the model that the study stands for. They are
+priced by the predicted model, unless `latency` makes another one of them (`measure.table_pricer`).
+To price formats that are at hand already, use `latency.pricer.Pricer`.
 """
 
 import dataclasses
@@ -22,16 +22,17 @@ import torch
 
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.core.patterns import expand, read_list
-from sensitivity.errors import PatternError, RecipeMismatchError
+from sensitivity.errors import PatternError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
-from sensitivity.latency.pricer import PricedList, Pricer, _scaled, latency_model
-from sensitivity.recipes.recipe import load_recipe
+from sensitivity.latency.pricer import PricedList, Pricer, at_priced_scale, latency_model
+from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
 from sensitivity.shapes.run import ShapeRun, run_shapes, with_options
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.model_linears import check_same_linears
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +47,7 @@ class PriceRequest:
         compare: skip files that are priced beside it, with none, all and the rule of thumb.
         bf16_seconds: measured seconds of the bf16 run.
         compile_mode: how the run is compiled.
-        options: what the run is made with.
+        options: changes to the study's run.
     """
 
     target: str | None = None
@@ -61,15 +62,25 @@ class PriceRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prices:
-    """The list that was asked for, the ones beside it, and the run that they are prices of."""
+    """Prices of lists on one run.
+
+    Attributes:
+        main: the list that was asked for.
+        compared: those beside it.
+        run: the run that they are prices of.
+        spec: the study of that run, with the request's options.
+    """
 
     main: PricedList
     compared: tuple[PricedList, ...]
     run: ShapeRun
+    spec: StudySpec
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object; "unmatched_patterns" and "refused" (FQNs) and "notice" where
-        there are any, "compare" where it was asked for.
+        """As `latency --json` writes it.
+
+        "unmatched_patterns", "refused" (FQNs) and "notice" are left out where there are none,
+        "compare" where nothing was compared.
         """
         data = self.main.estimate.to_json()
         if self.main.dead:
@@ -84,79 +95,124 @@ class Prices:
 
 
 MakeLatency = Callable[[ShapeRun, ShapeTable, tuple[FormatName, ...], LatencyModel], LatencyModel]
-"""(run, the table that is priced, formats, the predicted model) -> the model that prices."""
+"""(run, its table as priced, formats, the predicted model) -> the model that prices."""
 
 
 def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None = None) -> Prices:
     """Price a list, and those beside it.
 
+    Args:
+        spec: the study.
+        request: what is priced.
+        latency: makes the model that prices; by default the predicted one prices.
+
     Raises:
         PatternError: a skip file cannot be read or is malformed, or no pattern of `skip` matches a
             Linear.
         RecipeMismatchError: the recipe is for other Linears.
-        UserError: unknown target, an option that the pipeline does not have, or an anchor of
-            another run.
+        UserError: unknown target, an option that the pipeline does not have, or a `bf16_seconds`
+            that is not of this run.
         FormatError: the target lacks the format.
     """
     spec = with_options(spec, request.options)
     predicted = latency_model(spec, request.target, compile_mode=request.compile_mode)
-    skips = [("--skip", request.skip)] if request.skip is not None else []
-    files = {
-        path: _read(flag, path)
-        for flag, path in (*[("--compare", path) for path in request.compare], *skips)
-    }
-    chosen = load_recipe(request.recipe) if request.recipe is not None else None
-    used = tuple(dict.fromkeys(chosen.layers.values())) if chosen is not None else (request.format,)
-    for name in (*used, *([request.format] if request.compare else [])):
-        predicted.linear_us(
-            m=128, k=128, n=128, format=name
-        )  # a target without the format refuses before the model is built
+    asked = _Asked.read(request)
+    for name in (*asked.formats, *([request.format] if request.compare else [])):
+        predicted.check_format(name)
     run = run_shapes(spec)
-    table = _scaled(spec, run)
-    model = predicted if latency is None else latency(run, table, used, predicted)
+    table = at_priced_scale(run.table, spec)
+    model = predicted if latency is None else latency(run, table, asked.formats, predicted)
     pricer = Pricer(run=run, table=table, latency=model, bf16_seconds=request.bf16_seconds)
+    lists = _Lists(pricer=pricer, format=request.format, files=asked.files)
+    main = _main(lists, asked, request)
+    if not request.compare:
+        return Prices(main=main, compared=(), run=run, spec=spec)
+    bounds = lists.bounds(rule_of_thumb(table, spec))
+    named = () if asked.recipe is None and request.skip is None else (main,)
+    files = tuple(
+        lists.file(path) for path in dict.fromkeys(request.compare) if path != request.skip
+    )
+    return Prices(main=main, compared=(*bounds, *named, *files), run=run, spec=spec)
 
-    def skipping(name: str, patterns: tuple[str, ...]) -> PricedList:
-        formats, dead, refused = _skipping(run.table, request.format, patterns)
-        return pricer.price(name, formats, dead=dead, refused=refused)
 
-    def listed(path: Path) -> PricedList:
-        twins = sum(other.name == path.name for other in files)
-        return skipping(path.name if twins == 1 else str(path), files[path])
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What the request's files say.
 
-    if chosen is not None:
-        main = pricer.price(
-            chosen.name, _recipe_formats(chosen.name, chosen.layers, spec, run.table)
+    Attributes:
+        files: {skip file: its patterns}.
+        recipe: the recipe that is priced, if any.
+        formats: the formats of the list that was asked for.
+    """
+
+    files: Mapping[Path, tuple[str, ...]]
+    recipe: Recipe | None
+    formats: tuple[FormatName, ...]
+
+    @classmethod
+    def read(cls, request: PriceRequest) -> "_Asked":
+        """Read all files. Raises PatternError or RecipeError for one that cannot be read."""
+        named = [("compare", path) for path in request.compare]
+        named += [("skip", request.skip)] if request.skip is not None else []
+        recipe = load_recipe(request.recipe) if request.recipe is not None else None
+        return cls(
+            files={path: _read(field_name, path) for field_name, path in named},
+            recipe=recipe,
+            formats=(
+                (request.format,)
+                if recipe is None
+                else tuple(dict.fromkeys(recipe.layers.values()))
+            ),
         )
-        main = dataclasses.replace(main, notice=chosen.caveat)
-    elif request.skip is not None:
-        main = listed(request.skip)
-        if main.dead and main.dead == files[request.skip]:
-            raise PatternError(_all_dead(request.skip, main.dead, run.table))
-    else:
-        main = skipping("all", ())
-    compared: tuple[PricedList, ...] = ()
-    if request.compare:
-        everything = _skipping(run.table, request.format, ())[0]
-        by_hand = rule_of_thumb(table, spec)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lists:
+    """Prices skip files on one run. What a file does not skip becomes `format`."""
+
+    pricer: Pricer
+    format: FormatName
+    files: Mapping[Path, tuple[str, ...]]
+
+    def file(self, path: Path) -> PricedList:
+        """A file, called by its name; by its path if two files have that name."""
+        twins = sum(other.name == path.name for other in self.files)
+        return self.patterns(path.name if twins == 1 else str(path), self.files[path])
+
+    def patterns(self, name: str, patterns: tuple[str, ...]) -> PricedList:
+        """A list of patterns."""
+        formats, dead, refused = _skipping(self.pricer.run.table, self.format, patterns)
+        return self.pricer.price(name, formats, dead=dead, refused=refused)
+
+    def bounds(self, by_hand: set[str]) -> tuple[PricedList, ...]:
+        """Nothing quantized, everything, and what the rule of thumb quantizes (`by_hand`)."""
+        everything = _skipping(self.pricer.run.table, self.format, ())[0]
         thumb = {
             fqn: name if fqn in by_hand else FormatName.BF16 for fqn, name in everything.items()
         }
-        bounds = (
-            pricer.price("none", {}),
-            pricer.price("all", everything),
-            pricer.price("rule of thumb", thumb),
+        return (
+            self.pricer.price("none", {}),
+            self.pricer.price("all", everything),
+            self.pricer.price("rule of thumb", thumb),
         )
-        asked = [main] if chosen is not None or request.skip is not None else []
-        compared = (
-            *bounds,
-            *asked,
-            *(listed(path) for path in dict.fromkeys(request.compare) if path != request.skip),
-        )
-    return Prices(main=main, compared=compared, run=run)
+
+
+def _main(lists: _Lists, asked: _Asked, request: PriceRequest) -> PricedList:
+    """The list that was asked for: the recipe, else the skip file, else everything."""
+    if asked.recipe is not None:
+        check_same_linears(asked.recipe, lists.pricer.run.table)
+        priced = lists.pricer.price(asked.recipe.name, dict(asked.recipe.layers))
+        return dataclasses.replace(priced, notice=asked.recipe.caveat)
+    if request.skip is None:
+        return lists.patterns("all", ())
+    main = lists.file(request.skip)
+    if main.dead and main.dead == asked.files[request.skip]:
+        raise PatternError(_all_dead(request.skip, main.dead, lists.pricer.run.table))
+    return main
 
 
 def _summary(row: PricedList) -> dict[str, Any]:
+    """One entry of "compare" in the JSON."""
     estimate = row.estimate.to_json()
     keys = ("bf16_s", "quantized_s", "speedup", "speedup_interval90", "memory")
     return {
@@ -166,25 +222,16 @@ def _summary(row: PricedList) -> dict[str, Any]:
     } | {key: estimate[key] for key in keys if key in estimate}
 
 
-def _recipe_formats(
-    name: str, layers: Mapping[str, FormatName], spec: StudySpec, table: ShapeTable
-) -> dict[str, FormatName]:
-    odd = sorted(set(layers) ^ set(_fqns(table)))
-    if odd:
-        raise RecipeMismatchError(
-            f"the recipe {name!r} and {spec.name} differ in {len(odd)} Linears, the first is"
-            f" {odd[0]}; pass the model that it is for"
-        )
-    return dict(layers)
-
-
 def _skipping(
     table: ShapeTable, fmt: FormatName, patterns: tuple[str, ...]
 ) -> tuple[dict[str, FormatName], tuple[str, ...], tuple[str, ...]]:
-    """Formats with the patterns' Linears, and those that the format refuses, in bf16; the patterns
-    that match nothing; the refused that were not skipped.
+    """What a skip-list does to a run's Linears.
+
+    Returns:
+        {FQN: format}, with what the patterns match or the format refuses in bf16; the patterns that
+        match nothing; and the FQNs that the format refuses and no pattern matches.
     """
-    fqns, refuses = _fqns(table), get_format(fmt).refusal
+    fqns, refuses = table.fqns, get_format(fmt).refusal
     matched, dead = expand(patterns, fqns, table.components)
     refused = [
         x.fqn
@@ -195,31 +242,25 @@ def _skipping(
     return {fqn: FormatName.BF16 if fqn in bf16 else fmt for fqn in fqns}, dead, tuple(refused)
 
 
-def _fqns(table: ShapeTable) -> list[str]:
-    return [linear.fqn for linear in table.linears] + list(table.uncalled)
-
-
 def _all_dead(path: Path, patterns: tuple[str, ...], table: ShapeTable) -> str:
-    fqns = _fqns(table)
+    fqns = table.fqns
     closest = difflib.get_close_matches(patterns[0], fqns, n=1)
     return (
-        f"--skip {path}: none of its {len(patterns)} patterns matches a Linear of {table.model},"
-        f" the first is {patterns[0]!r}; allowed are names of its Linears and globs on them, such"
-        f" as {(closest or fqns)[0]}: `sensitivity profile --json -` lists the names"
+        f"`skip` {path}: none of its {len(patterns)} patterns matches a Linear of {table.model},"
+        f" the first is {patterns[0]!r}; expected names of its Linears or globs on them, such as"
+        f" {(closest or fqns)[0]}: `sensitivity profile` lists the names"
     )
 
 
-def _read(flag: str, path: Path) -> tuple[str, ...]:
+def _read(field_name: str, path: Path) -> tuple[str, ...]:
+    """The patterns of a skip file. Raises PatternError if it cannot be read or is malformed."""
     try:
         return read_list(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a ValueError is text that is no UTF-8, or a path that no file system takes
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no path of this file system
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise PatternError(
-            f"{flag} {path} cannot be read ({reason}); allowed is a text file with one FQN or glob"
-            " a line: name one"
+            f"`{field_name}` {path} cannot be read ({reason}); expected a text file with one FQN or"
+            " glob a line: name one"
         ) from None
     except PatternError as error:
-        raise PatternError(f"{flag} {path}: {error}") from None
+        raise PatternError(f"`{field_name}` {path}: {error}") from None

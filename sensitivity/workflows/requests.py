@@ -1,4 +1,14 @@
-"""What a caller asks of a search or a choice, checked before a weight is loaded."""
+"""What does a caller ask of a search, or of a choice among the trials of one?
+
+Two records: `SearchRequest` and `SelectRequest`. Each checks its own values when it is made, so a
+wrong value is refused before any weight is loaded and before the Hub is asked for anything.
+
+    SearchRequest(formats=(FormatName.NVFP4,), budget=50, max_lpips=0.1)
+    SearchRequest(seed=-1)                                   # UserError
+    SelectRequest(wanted=Wanted(seed=1), min_speedup=1.3)
+
+Not checked here: whether the target has the formats, which depends on the study (`prepare`).
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +16,7 @@ from pathlib import Path
 from sensitivity.core.devices import check_device
 from sensitivity.core.format_name import FormatName, Granularity
 from sensitivity.errors import UserError
-from sensitivity.fidelity.evaluator import default_cache_folder
+from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.search.finished import Wanted
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.proposers import SamplerName, stock_sampler
@@ -15,10 +25,16 @@ from sensitivity.spec.study_spec import check_budget
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Request:
-    """What a search and a choice among its trials have in common: bounds on the winner, where the
-    study lies, where torch runs, and whether blocks are compiled there.
+    """What both requests have.
 
-    `compiled` None leaves that to `Evaluator`.
+    Attributes:
+        max_lpips: largest LPIPS that the winner may have.
+        min_speedup: least speedup over bf16 that the winner must have.
+        max_seconds: most priced seconds of a run that the winner may take.
+        storage: the study's database; None is `default_storage`.
+        device: where torch runs.
+        compiled: whether the denoiser's blocks are compiled; None lets `Evaluator` decide.
+        cache_folder: where bf16 references are kept.
     """
 
     max_lpips: float | None = None
@@ -31,17 +47,32 @@ class _Request:
 
     @property
     def constraints(self) -> Constraints:
-        """What the winner must keep to."""
+        """The bounds on the winner."""
         return Constraints(
             max_lpips=self.max_lpips, min_speedup=self.min_speedup, max_seconds=self.max_seconds
         )
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a bound or a device that cannot be used."""
+        check_constraints(self.constraints)
+        check_device(self.device)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchRequest(_Request):
-    """What the user asks for.
+    """What a search is asked for.
 
-    `target` None is the study's; `storage` None is `default_storage`; `device` is where torch runs.
+    Attributes:
+        formats: the quantized formats that are searched.
+        budget: trials.
+        target: the GPU that is priced; None is the study's.
+        seed: of the proposals.
+        sampler: what proposes skip-lists.
+        granularity: what changes format together.
+        calibrated: whether layer sensitivities guide the proposals.
+
+    Raises:
+        UserError: a value that works with no model.
     """
 
     formats: tuple[FormatName, ...] = (FormatName.NVFP4,)
@@ -52,28 +83,27 @@ class SearchRequest(_Request):
     granularity: Granularity = "group"
     calibrated: bool = True
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a value that works with no model."""
+        check_budget(self.budget)
+        if self.seed < 0:
+            raise UserError(f"`seed` is {self.seed}; expected 0 or more: choose another")
+        _Request.__post_init__(self)
+        if self.sampler != SamplerName.KNAPSACK:
+            stock_sampler(self.sampler, seed=0)  # made once now, so that it cannot fail later
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectRequest(_Request):
     """What is chosen from a study that is in the database.
 
-    `verify` False draws no held-out pictures; the rest is as in `SearchRequest`.
+    Attributes:
+        wanted: which study.
+        verify: whether held-out scores that are missing are made; False generates no picture.
+
+    Raises:
+        UserError: a value that works with no model.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
     verify: bool = True
-
-
-def check_request(request: SearchRequest) -> None:
-    """Raise UserError (or FormatError for a target without a format) for a request that cannot work
-    on any model.
-    """
-    check_budget(request.budget)
-    check_constraints(request.constraints)
-    if request.seed < 0:
-        raise UserError(f"--seed is {request.seed}; allowed is 0 or more")
-    if request.sampler != SamplerName.KNAPSACK:
-        stock_sampler(
-            request.sampler, seed=0
-        )  # one that cannot be made is said now, not after the first trials
-    check_device(request.device)

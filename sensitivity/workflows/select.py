@@ -1,16 +1,31 @@
-"""Choose another skip-list of a finished search: `select_recipe`. No trial is proposed or run."""
+"""Choose another skip-list of a finished search: `select_recipe`.
+
+The trials and their scores are read from the study's database. No trial is proposed or run.
+Held-out scores that are missing are made, unless the request says otherwise.
+
+    outcome = select_recipe(resolve_spec("tiny-flux"), SelectRequest(max_lpips=0.02))
+
+The model is loaded all the same: only with it can be told whether the study was made under the
+present conditions (weights, prompts, prices, versions).
+"""
 
 from collections.abc import Callable
 
-from sensitivity.core.devices import check_device
 from sensitivity.errors import StoreError
-from sensitivity.search.finished import assume_settings, list_studies, pick_study
-from sensitivity.search.front import check_constraints
+from sensitivity.search.finished import (
+    KeptStudy,
+    assume_settings,
+    list_optuna_studies,
+    pick_study,
+)
 from sensitivity.search.held_out import HeldOutScores
-from sensitivity.search.loop import read_search, study_name
+from sensitivity.search.loop import SearchResult, read_search
+from sensitivity.search.settings import SearchSettings, study_name
 from sensitivity.search.store import Store, default_storage
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.find import SearchOutcome, _conclude, prepare
+from sensitivity.workflows.conclude import SearchOutcome, conclude
+from sensitivity.workflows.prepare import Prepared, prepare
+from sensitivity.workflows.progress import Say, silent
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
 
 
@@ -18,63 +33,80 @@ def select_recipe(
     spec: StudySpec,
     request: SelectRequest,
     *,
-    say: Callable[[str], None] = lambda _text: None,
+    say: Say = silent,
     verifying: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SearchOutcome:
     """Choose again from the trials of a study that is in the database.
 
-    No trial is proposed or drawn; held-out scores that are missing are, where `verify` says so.
+    Args:
+        spec: the study.
+        request: which search of it, and the bounds on the winner.
+        say: called with each step as it begins.
+        verifying: called with (held-out pictures done, in all).
 
     Raises:
-        StoreError: the database is not there, none or several of its studies are wanted, or the one
-            was made under other conditions.
+        StoreError: there is no database, it has no such study or several, or the study was made
+            under other conditions.
         ConstraintError: no skip-list keeps to the constraints; it carries the outcome.
     """
-    check_constraints(request.constraints)
-    check_device(request.device)
     path = request.storage or default_storage(spec)
     if not path.is_file():
         raise StoreError(
-            f"{path} is not there; allowed is the database of a search: run `sensitivity search"
-            f" --model {spec.name}`, or pass its --storage"
+            f"{path} is not there; expected the database of a search: run `sensitivity search`"
+            f" for {spec.name}, or name its database in `storage`"
         )
     with Store.open(path) as store:
         study = pick_study(
-            list_studies(store, spec.name), request.wanted, model=spec.name, database=path
+            list_optuna_studies(store, spec.name), request.wanted, model=spec.name, database=path
         )
         settings = study.settings or assume_settings(
             request.wanted, target=spec.pricing.target, budget=study.finished
         )
-        as_searched = SearchRequest(
-            formats=settings.formats,
-            target=settings.target,
-            granularity=settings.granularity,
-            device=request.device,
-            cache_folder=request.cache_folder,
-            compiled=request.compiled,
-        )
-        prepared = prepare(spec, as_searched, say=say)
-        evaluator, candidates = prepared.evaluator, prepared.candidates
+        prepared = prepare(spec, _as_searched(settings, request), say=say)
         try:
-            if study_name(evaluator, candidates, settings) != study.name:
-                raise StoreError(
-                    f"the study {study.name} was made with another model, prompts, prices, package"
-                    " versions or thread count than there are here; allowed is the same: choose"
-                    " where it was made, or search again"
-                )
-            result = read_search(store, study.name, candidates)
-            early = f", {len(result.stopped)} more stopped early" if result.stopped else ""
-            say(
-                f"choosing among the {len(result.trials)} trials of study {study.name}"
-                f" ({settings.budget} were asked for{early})"
-            )
+            result = _read(store, study, settings, prepared)
+            say(_choosing(result, settings))
             scores = HeldOutScores(
-                evaluator=evaluator,
+                evaluator=prepared.evaluator,
                 store=store,
-                candidates=candidates,
-                draw=request.verify,
+                candidates=prepared.candidates,
+                compute=request.verify,
                 progress=verifying,
             )
-            return _conclude(prepared, settings, request.constraints, result, scores, say)
+            return conclude(prepared, settings, request.constraints, result, scores, say)
         finally:
-            evaluator.close()
+            prepared.evaluator.close()
+
+
+def _as_searched(settings: SearchSettings, request: SelectRequest) -> SearchRequest:
+    """The request that prepares the same candidates as the search had."""
+    return SearchRequest(
+        formats=settings.formats,
+        target=settings.target,
+        granularity=settings.granularity,
+        device=request.device,
+        cache_folder=request.cache_folder,
+        compiled=request.compiled,
+    )
+
+
+def _read(
+    store: Store, study: KeptStudy, settings: SearchSettings, prepared: Prepared
+) -> SearchResult:
+    """The study's trials. Raises StoreError if the study was made under other conditions."""
+    if study_name(prepared.evaluator, prepared.candidates, settings) != study.name:
+        raise StoreError(
+            f"the study {study.name} was made with another model, prompts, prices, package versions"
+            " or thread count than there are here; expected the same: choose where it was made, or"
+            " search again"
+        )
+    return read_search(store, study.name, prepared.candidates)
+
+
+def _choosing(result: SearchResult, settings: SearchSettings) -> str:
+    """What is chosen from, in words."""
+    early = f", {len(result.stopped)} more stopped early" if result.stopped else ""
+    return (
+        f"choosing among the {len(result.trials)} trials of study {result.study}"
+        f" ({settings.budget} were asked for{early})"
+    )

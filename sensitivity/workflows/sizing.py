@@ -1,19 +1,20 @@
-"""Does a study's model fit on a device, before a weight is opened?
+"""Does a study's model fit on a device? Bytes by stage and part, before a weight is opened.
 
-`estimate_sizes`: bytes by stage and part, from config files alone.
-
-    sizes = check_fits(spec, run_shapes(spec), device="cuda")       # UserError says what is missing and what would help
+    run, batch = run_shapes(spec), largest_batch(spec)
+    sizes = check_fits(run, batch_size=batch, device="cuda")     # UserError if it does not fit
     sizes.peak.name, sizes.peak.nbytes, sizes.room_bytes
 
-Method. Weights are those of the skeleton, in bf16. Activations are the census's largest sum of live
-tensors of a component in eager order, times the pictures that are drawn together, times `SLACK`:
-the published peaks of FLUX.1-dev grow by 2.15 GB a picture where the census counts 1.61.
-`CUDA_BYTES` is what else those peaks hold: CUDA itself, workspaces, fragments. On the CPU all parts
-are there together. Elsewhere they come in turn (`pipelines`): first what encodes text, then the
-denoisers with what is in neither camp, and what decodes beside them.
+Method. Weights are those of the skeleton, in bf16. Activations are the largest sum of live tensors
+that the census finds in a component in eager order, times the pictures that are generated together,
+times `SLACK`: the published peaks of FLUX.1-dev grow by 2.15 GB a picture where the census counts
+1.61. `CUDA_BYTES` is what else those peaks hold: CUDA itself, workspaces, fragments.
 
-Conventions: bytes; GB are 1e9. Everything here is predicted, and meant to err on the large side.
-What it does not do: gradients of a calibration, and the host's memory on a GPU machine.
+On the CPU all components are in memory together. On a GPU they come in turn, as `models.loading`
+arranges it: first those that encode text, then the denoisers, then those that decode, beside the
+denoisers. Components of no kind are there while text is encoded and while the denoisers run.
+
+Conventions: bytes; a GB is 1e9. All numbers are predicted and meant to err on the large side. Not
+counted: gradients of a calibration, and the host's memory beside a GPU.
 """
 
 from collections.abc import Iterable
@@ -30,14 +31,16 @@ from sensitivity.shapes.run import ShapeRun
 from sensitivity.spec.study_spec import StudySpec
 
 SLACK = 2.15 / 1.61
+"""Measured over counted growth of the activations, a picture."""
 CUDA_BYTES = 2_500_000_000
+"""What is on a GPU beside weights and activations."""
 ROOM = 0.9
-"""Part of what is left that may be filled with what only saves time."""
+"""Part of the free memory that a cache may fill."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What takes memory: the weights of a component, activations, a cache."""
+    """One thing that takes memory: the weights of a component, activations, a cache."""
 
     name: str
     nbytes: int
@@ -45,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """What is on the device together."""
+    """Parts that are on the device at the same time."""
 
     name: str
     parts: tuple[Part, ...]
@@ -58,7 +61,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SizeEstimate:
-    """Predicted memory of a search. `free_bytes` is None where the device does not say."""
+    """Predicted memory of a search.
+
+    Attributes:
+        device: where torch runs.
+        batch_size: pictures that are generated together, at most.
+        stages: one after another; all parts at once on the CPU.
+        free_bytes: on the device now; None if it does not say.
+    """
 
     device: str
     batch_size: int
@@ -72,12 +82,12 @@ class SizeEstimate:
 
     @property
     def fits(self) -> bool:
-        """Whether it does, as far as is known."""
+        """Whether the largest stage is no larger than what is free. True if that is unknown."""
         return self.free_bytes is None or self.peak.nbytes <= self.free_bytes
 
     @property
     def room_bytes(self) -> int | None:
-        """What may be filled with quantized weights; None where nobody knows."""
+        """Bytes that a cache of quantized weights may take; None if what is free is unknown."""
         return (
             None
             if self.free_bytes is None
@@ -101,49 +111,45 @@ class SizeEstimate:
         }
 
 
+def largest_batch(spec: StudySpec) -> int:
+    """The most pictures that a search of this study generates together."""
+    return min(spec.search.batch_size, max(len(spec.prompts.search), len(spec.prompts.held_out)))
+
+
 def estimate_sizes(
-    spec: StudySpec,
     run: ShapeRun,
     *,
+    batch_size: int,
     device: str,
-    batch_size: int | None = None,
     weight_cache_bytes: int = 0,
     free: int | None = None,
 ) -> SizeEstimate:
     """Bytes by stage.
 
     Args:
-        spec: the study.
-        run: its run without weights.
+        run: a run of the study without weights, at any batch size.
+        batch_size: pictures that are generated together.
         device: where torch runs.
-        batch_size: pictures that are drawn together; the largest batch of a search by default.
         weight_cache_bytes: quantized weights that are kept beside the bf16 ones.
-        free: bytes that may be used; what `free_bytes` says by default.
+        free: bytes that may be used; by default what is free on the device.
     """
-    batch = batch_size or drawn_together(spec)
     counts = {
         part.component: part
         for part in (run.table.run.components if run.table.run is not None else ())
     }
-    denoisers = {*spec.model.denoisers, *run.other_denoisers} & counts.keys()
+    denoisers = {*run.classes, *run.other_denoisers} & counts.keys()
     text, coders = {*run.text_encoders} - denoisers, {*run.coders} - denoisers
     rest = counts.keys() - denoisers - text - coders
-    once, times = SLACK / run.table.batch_size, SLACK * batch / run.table.batch_size
+    once, times = SLACK / run.table.batch_size, SLACK * batch_size / run.table.batch_size
+    on_cpu = torch.device(device).type == "cpu"
 
     def stage(
         name: str, components: Iterable[str], active: Iterable[str], factor: float, cache: int = 0
     ) -> Stage:
         here = [counts[key] for key in counts if key in components]
-        return _stage(
-            name,
-            here,
-            [counts[key] for key in active],
-            factor,
-            cache,
-            cuda=torch.device(device).type != "cpu",
-        )
+        return _stage(name, here, [counts[key] for key in active], factor, cache, cuda=not on_cpu)
 
-    if torch.device(device).type == "cpu":
+    if on_cpu:
         stages: tuple[Stage, ...] = (
             stage("all together", counts, counts, times, weight_cache_bytes),
         )
@@ -155,7 +161,7 @@ def estimate_sizes(
         )
     return SizeEstimate(
         device=device,
-        batch_size=batch,
+        batch_size=batch_size,
         stages=stages,
         free_bytes=free_bytes(device) if free is None else free,
     )
@@ -170,6 +176,10 @@ def _stage(
     *,
     cuda: bool,
 ) -> Stage:
+    """A stage of the components `here`, of which those in `active` run.
+
+    Components run one after another, so the largest activations count, times `factor`.
+    """
     activations = max((part.peak_activation_bytes for part in active), default=0)
     parts = [Part(name=part.component, nbytes=part.weight_bytes) for part in here]
     parts.append(Part(name="activations", nbytes=int(activations * factor)))
@@ -180,59 +190,60 @@ def _stage(
     return Stage(name=name, parts=tuple(parts))
 
 
-def drawn_together(spec: StudySpec) -> int:
-    """Pictures of a search's largest batch."""
-    return min(spec.search.batch_size, max(len(spec.prompts.search), len(spec.prompts.held_out)))
-
-
-def check_fits(spec: StudySpec, run: ShapeRun, *, device: str) -> SizeEstimate:
-    """The estimate of a study that fits.
+def check_fits(run: ShapeRun, *, batch_size: int, device: str) -> SizeEstimate:
+    """The estimate of a run that fits. See `estimate_sizes` for the arguments.
 
     Raises:
-        UserError: it does not; the message says how much it needs, how much there is, and what
+        UserError: it does not fit; the message says how much it needs, how much there is, and what
             would help.
     """
-    sizes = estimate_sizes(spec, run, device=device)
+    sizes = estimate_sizes(run, batch_size=batch_size, device=device)
     if not sizes.fits:
-        raise UserError(_does_not_fit(spec, run, sizes))
+        raise UserError(_does_not_fit(run, sizes))
     return sizes
 
 
-def _does_not_fit(spec: StudySpec, run: ShapeRun, sizes: SizeEstimate) -> str:
-    free = sizes.free_bytes or 0
+def _does_not_fit(run: ShapeRun, sizes: SizeEstimate) -> str:
+    """What is needed, what is free, and what would help, in words."""
     parts = ", ".join(
         f"{part.name} {_gb(part.nbytes)}"
         for part in sorted(sizes.peak.parts, key=lambda part: -part.nbytes)
         if part.nbytes
     )
-    helps = []
-    for batch in range(sizes.batch_size - 1, 0, -1):
-        if estimate_sizes(spec, run, device=sizes.device, batch_size=batch, free=free).fits:
-            helps.append(f"`batch_size = {batch}` under [search] in a study TOML fits")
-            break
-    else:
-        helps.append("no smaller batch fits, a smaller picture may (`[settings]` in a study TOML)")
-    if torch.device(sizes.device).type == "cpu":
-        helps.append(
-            "a machine with more memory, or --device cuda, where text encoders and decoders are on"
-            " the GPU only while they are used"
-        )
-    else:
-        larger = [name for name, gpu in DEVICES.items() if gpu.memory_bytes >= sizes.peak.nbytes]
-        helps.append(
-            f"a GPU with more memory ({', '.join(larger)})"
-            if larger
-            else "no GPU that the package knows has as much"
-        )
-        helps.append(
-            "text encoders and decoders are off the GPU already while the denoiser runs, and"
-            " offloading parts of a denoiser is not supported"
-        )
     return (
-        f"{spec.name} does not fit on {sizes.device}: {sizes.peak.name} needs about"
+        f"{run.table.model} does not fit on {sizes.device}: {sizes.peak.name} needs about"
         f" {_gb(sizes.peak.nbytes)} with {sizes.batch_size} pictures together ({parts}; predicted,"
-        f" nothing was loaded); {_gb(free)} are free there: {'; '.join(helps)}"
+        f" nothing was loaded); {_gb(sizes.free_bytes or 0)} are free there:"
+        f" {'; '.join([_smaller_batch(run, sizes), *_other_devices(sizes)])}"
     )
+
+
+def _smaller_batch(run: ShapeRun, sizes: SizeEstimate) -> str:
+    """The largest batch that fits, in words."""
+    for batch in range(sizes.batch_size - 1, 0, -1):
+        tried = estimate_sizes(
+            run, batch_size=batch, device=sizes.device, free=sizes.free_bytes or 0
+        )
+        if tried.fits:
+            return f"`batch_size = {batch}` under [search] in a study TOML fits"
+    return "no smaller batch fits, a smaller picture may (`[settings]` in a study TOML)"
+
+
+def _other_devices(sizes: SizeEstimate) -> list[str]:
+    """Where the model may fit, in words."""
+    if torch.device(sizes.device).type == "cpu":
+        return [
+            "a machine with more memory, or `device` cuda, where text encoders and decoders are on"
+            " the GPU only while they are used"
+        ]
+    larger = [name for name, gpu in DEVICES.items() if gpu.memory_bytes >= sizes.peak.nbytes]
+    return [
+        f"a GPU with more memory ({', '.join(larger)})"
+        if larger
+        else "no GPU that the package knows has as much",
+        "text encoders and decoders are off the GPU already while the denoiser runs, and offloading"
+        " parts of a denoiser is not supported",
+    ]
 
 
 def _gb(nbytes: int) -> str:

@@ -212,9 +212,12 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "unknown target": (["list.txt", "--target", "b2000"], ["b200"]),
     "unknown severity": (
         ["list.txt", "--fail-on", "note"],
-        ["--fail-on is 'note'", "error, warning, never"],
+        ["--fail-on", "'note' is not one of 'error', 'warning', 'never'"],
     ),
-    "width below nothing": (["list.txt", "--min-width", -1], ["--min-width is -1"]),
+    "width below nothing": (
+        ["list.txt", "--min-width", -1],
+        ["'--min-width': found -1, expected 0 to"],
+    ),
     "one file for two results": (
         ["list.txt", "--fix", "a.json", "--json", "a.json"],
         ["is the file of"],

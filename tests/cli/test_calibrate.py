@@ -21,7 +21,8 @@ from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.search.calibration.ranking import long_tail, rank
 from sensitivity.search.calibration.stored import calibrate, calibration_cost
-from sensitivity.search.candidates import Candidates, Group, make_candidates
+from sensitivity.search.candidates import Candidates, Group
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
 from sensitivity.workflows import calibrate as calibrating
@@ -300,11 +301,11 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--estimator", "best"], ["--estimator is 'best'", "output, preview, gradient, local"]),
-        (["--states", 0], ["--states is 0", "1 or more"]),
-        (["--prompt-count", -1], ["--prompt-count is -1", "1 or more"]),
-        (["--granularity", "block"], ["'block'", "group, layer"]),
-        (["--format", "nvpf4"], ["'nvpf4' is unknown", "did you mean nvfp4?"]),
+        (["--estimator", "best"], ["--estimator", "'best' is not one of 'gradient', 'local',"]),
+        (["--states", 0], ["'--states': found 0, expected 1 or more"]),
+        (["--prompt-count", -1], ["'--prompt-count': found -1, expected 1 or more"]),
+        (["--granularity", "block"], ["'block' is not one of 'group', 'layer'"]),
+        (["--format", "nvpf4"], ["'nvpf4' is not one of 'nvfp4', 'mxfp8', 'fp8'"]),
         (["--target", "h100", "--format", "nvfp4"], ["h100 has no nvfp4"]),
         (["--device", "tpu"], ["--device is 'tpu'"]),
     ],
@@ -316,7 +317,7 @@ def test_mistakes_are_named_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Exit code 2, nothing on stdout, the value found and what is allowed on stderr."""
+    """Exit code 2, nothing on stdout, the value found and what was expected on stderr."""
     monkeypatch.chdir(tmp_path)
     code, out, err = ran(["calibrate", "--model", "tiny-flux", *arguments], capsys)
     assert (code, out) == (2, "")

@@ -142,15 +142,15 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "format misspelt": (
         ["search", "--model", "tiny-flux", "--format", "nvpf4"],
-        ["'nvpf4' is unknown", "mxfp8, nvfp4, fp8", "did you mean nvfp4?"],
+        ["--format", "'nvpf4' is not one of 'nvfp4', 'mxfp8', 'fp8'"],
     ),
     "format bf16": (
         ["search", "--model", "tiny-flux", "--format", "bf16"],
-        ["'bf16' is what skipped Linears keep", "mxfp8, nvfp4, fp8"],
+        ["--format", "'bf16' is not one of 'nvfp4', 'mxfp8', 'fp8'"],
     ),
     "format in capitals": (
         ["latency", "--model", "tiny-flux", "--format", "NVFP4"],
-        ["'NVFP4' is unknown", "mxfp8, nvfp4, fp8"],
+        ["--format", "'NVFP4' is not one of 'nvfp4', 'mxfp8', 'fp8'"],
     ),
     "two formats of a skip-list": (
         ["latency", "--model", "tiny-flux", "-f", "nvfp4", "-f", "mxfp8"],
@@ -162,7 +162,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "skip that is not there": (
         ["latency", "--model", "tiny-flux", "--skip", "none.txt"],
-        ["--skip none.txt", "one FQN or glob a line"],
+        ["--skip none.txt", "No such file", "one FQN or glob a line"],
     ),
     "recipe that is not there": (
         ["latency", "--model", "tiny-flux", "--recipe", "none.json"],
@@ -171,11 +171,11 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "recipe that is a folder": (["verify", ".", "--model", "tiny-flux"], ["found a folder"]),
     "device unknown": (
         ["search", "--model", "tiny-flux", "--device", "tpu"],
-        ["--device is 'tpu'", "cpu, cuda and cuda:N"],
+        ["--device is 'tpu'", "cpu, cuda or cuda:N"],
     ),
     "device that is not there": (
         ["search", "--model", "tiny-flux", "--device", "cuda:99"],
-        ["'cuda:99'", "--device cpu"],
+        ["--device is 'cuda:99'", "set --device to cpu"],
     ),
     "target unknown": (
         ["search", "--model", "tiny-flux", "--target", "b20"],
@@ -191,11 +191,11 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "format empty": (
         ["latency", "--model", "tiny-flux", "--format", ""],
-        ["--format ''", "mxfp8, nvfp4, fp8"],
+        ["--format", "'' is not one of 'nvfp4', 'mxfp8', 'fp8'"],
     ),
     "device empty": (
         ["search", "--model", "tiny-flux", "--device", ""],
-        ["--device is ''", "cpu, cuda and cuda:N"],
+        ["--device is ''", "cpu, cuda or cuda:N"],
     ),
     "component empty": (
         ["profile", "--model", "tiny-flux", "--component", ""],
@@ -207,11 +207,11 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "sampler unknown": (
         ["search", "--model", "tiny-flux", "--sampler", "best"],
-        ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"],
+        ["'best'", "knapsack, tpe, nsga2, nsga3, gp, random"],
     ),
     "granularity unknown": (
         ["search", "--model", "tiny-flux", "--granularity", "block"],
-        ["'block'", "group, layer"],
+        ["--granularity", "'block' is not one of 'group', 'layer'"],
     ),
     "seed negative": (
         ["search", "--model", "tiny-flux", "--seed", -1],
@@ -247,11 +247,11 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "selection of an unknown sampler": (
         ["select", "--model", "tiny-flux", "--sampler", "best"],
-        ["'best'", "knapsack, Optuna's tpe, nsga2, nsga3, gp, random"],
+        ["'best'", "knapsack, tpe, nsga2, nsga3, gp, random"],
     ),
     "selection of an unknown format": (
         ["select", "--model", "tiny-flux", "--format", "nvpf4"],
-        ["'nvpf4' is unknown", "did you mean nvfp4?"],
+        ["--format", "'nvpf4' is not one of 'nvfp4', 'mxfp8', 'fp8'"],
     ),
     "frames of a picture": (
         ["profile", "--model", "tiny-flux", "--frames", 9],
@@ -308,7 +308,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "database below a file": (
         ["search", "--model", "tiny-flux", "--storage", "file/s.db"],
-        ["file/s.db cannot be written", "--storage"],
+        ["--storage file/s.db", "cannot be made"],
     ),
     "database is a text": (
         ["search", "--model", "tiny-flux", "--storage", "file"],
@@ -344,11 +344,11 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", list(MISTAKES))
-def test_a_mistake_ends_with_value_allowed_and_next_step(
+def test_a_mistake_ends_with_the_value_found_what_was_expected_and_a_next_step(
     run: Run, tmp_path: Path, name: str
 ) -> None:
     """Each mistake ends at once with exit code 2 and a message on stderr that has the value found,
-    what is allowed and the next step.
+    what was expected and the next step.
     """
     (tmp_path / "file").write_text("a text, not a database\n" * 100)
     arguments, words = MISTAKES[name]
@@ -384,7 +384,7 @@ def test_a_database_of_another_schema_is_refused(
 ) -> None:
     """A database that another version wrote is refused with both schemas and a next step."""
     with monkeypatch.context() as patch:
-        patch.setattr("sensitivity.search.store.SCHEMA", 99)
+        patch.setattr("sensitivity.search.database.SCHEMA", 99)
         Store.open(tmp_path / "old.db").close()
     wrong(
         run("search", "--model", "tiny-flux", "--storage", "old.db"),
@@ -453,7 +453,7 @@ def test_missing_lpips_weights_say_how_to_get_them(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr(
-        "sensitivity.workflows.find.load_pipeline",
+        "sensitivity.workflows.prepare.load_pipeline",
         lambda *_a, **_o: pytest.fail("the model was loaded first"),
     )
     ran = run(
@@ -642,8 +642,8 @@ def test_the_help_of_a_format_says_how_often_it_is_given(run: Run) -> None:
     (see MISTAKES).
     """
     said = {name: " ".join(run(name, "--help").out.split()) for name in ("search", "latency")}
-    assert "nvfp4, mxfp8 or fp8; given several times" in said["search"]
-    assert "nvfp4, mxfp8 or fp8, given once" in said["latency"]
+    assert "May be given several times: each group chooses" in said["search"]
+    assert "Given once: what Linears" in said["latency"]
 
 
 def test_a_damaged_pipeline_folder_is_a_mistake(run: Run, tmp_path: Path) -> None:
@@ -779,7 +779,9 @@ def test_searching_again_draws_no_trial_and_says_that_it_continues(
     """The same command on a finished study says so and writes the same recipe from what is stored,
     without one picture.
     """
-    monkeypatch.setattr("sensitivity.models.generating.Painter.draw", plain_profile_only())
+    monkeypatch.setattr(
+        "sensitivity.models.generating.MediaGenerator.generate", plain_profile_only()
+    )
     ran = run(
         "search",
         "--model",
@@ -807,7 +809,9 @@ def test_select_writes_the_searchs_recipe_and_draws_nothing(
     """`select` on a finished study prints its front and how the winner was named, and without
     constraints writes the recipe of the search.
     """
-    monkeypatch.setattr("sensitivity.models.generating.Painter.draw", plain_profile_only())
+    monkeypatch.setattr(
+        "sensitivity.models.generating.MediaGenerator.generate", plain_profile_only()
+    )
     ran = run(
         "select",
         "--model",
@@ -827,10 +831,10 @@ def test_select_writes_the_searchs_recipe_and_draws_nothing(
     )
     for words in (
         "choosing among the 3 trials of study",
-        "0 to draw (0 pictures)",
+        "0 to compute (0 pictures)",
         "front of",
         "share a letter",
-        "named as the knee of the front",
+        "chosen as the knee of the front",
     ):
         assert words in ran.err
 
@@ -846,7 +850,9 @@ def test_unmet_constraints_show_the_front_first(
     """Where nothing is fast enough, the front is printed, the message has what it offers, the exit
     code is 2 and no recipe is written.
     """
-    monkeypatch.setattr("sensitivity.models.generating.Painter.draw", plain_profile_only())
+    monkeypatch.setattr(
+        "sensitivity.models.generating.MediaGenerator.generate", plain_profile_only()
+    )
     more = ["--budget", 3] if command == "search" else []
     ran = run(
         command,
@@ -904,17 +910,17 @@ def test_two_studies_are_told_apart_by_their_settings(
 
 
 def plain_profile_only() -> Any:
-    """A `Painter.draw` that draws one picture, for the profile, and fails on a second call."""
-    from sensitivity.models.generating import Painter
+    """A `MediaGenerator.generate` that draws one picture, for the profile, and fails on a second call."""
+    from sensitivity.models.generating import MediaGenerator
 
-    plain, calls = Painter.draw, []
+    plain, calls = MediaGenerator.generate, []
 
-    def draw(self: Painter, *arguments: Any, **options: Any) -> Any:
+    def generate(self: MediaGenerator, *arguments: Any, **options: Any) -> Any:
         calls.append(1)
         assert len(calls) == 1, "pictures were drawn"
         return plain(self, *arguments, **options)
 
-    return draw
+    return generate
 
 
 def test_profile_json(run: Run, tiny_study: Path, tmp_path: Path) -> None:

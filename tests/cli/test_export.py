@@ -19,7 +19,8 @@ from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.recipes.unverified import priced_recipe, safe_name
 from sensitivity.shapes.run import ShapeRun, run_shapes
 from sensitivity.spec.loading import resolve_spec
-from sensitivity.workflows.nearest import linears_of, nearest_recipe
+from sensitivity.workflows.model_linears import linears_of
+from sensitivity.workflows.nearest import nearest_recipe
 
 SPEC = resolve_spec("tiny-flux")
 NOTICE = "priced for a test"
@@ -324,7 +325,7 @@ def test_mistakes_are_said_before_anything_is_written(two: Path, one: Path, tmp_
         ),
         (
             (unknown, "--to", "skip-list", "--nearest", tmp_path / "n.json"),
-            "the study 'mine'.*pass --model",
+            "the study 'mine'.*set --model",
         ),
         ((two, "--to", "skip-lists"), "did you mean 'skip-list'"),
     ):

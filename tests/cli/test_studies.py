@@ -15,7 +15,8 @@ import torch
 
 from sensitivity import cli
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.spec.loading import list_studies, load_spec
+from sensitivity.spec.loading import load_spec
+from sensitivity.spec.shipped import list_studies
 from sensitivity.spec.overrides import with_prompts
 from sensitivity.spec.prompts import read_prompts
 
@@ -115,7 +116,7 @@ def test_a_saved_study_never_replaces_another_file(run: Run, tmp_path: Path) -> 
     save_toy("sdxl", folder)
     Path("there.toml").write_text("name = 1")
     for path, words in (
-        ("there.toml", "says something else"),
+        ("there.toml", "is a file with another content"),
         ("mine.json", "does not end in .toml"),
         (".", "does not end in .toml"),
     ):
@@ -136,7 +137,7 @@ def test_prompts_that_cannot_be_are_refused_first(run: Run, command: list[str]) 
     Path("few.txt").write_text("a\nb\n")
     code, out, err = run(*command, "--model", "tiny-flux", "--prompts", "few.txt")
     assert (code, out) == (2, "")
-    assert "few.txt holds 2 prompts" in err
+    assert "few.txt has 2 prompts" in err
     assert "torch" not in err
 
 

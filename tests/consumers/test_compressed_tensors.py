@@ -29,8 +29,8 @@ from torch import nn
 from sensitivity.consumers.exporters.compressed_tensors import (
     SCHEMES,
     CompressedTensorsExporter,
-    exact_targets,
 )
+from sensitivity.consumers.exporters.exact_targets import exact_targets
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader, guess_reader
 from sensitivity.core.format_name import FormatName
@@ -485,9 +485,9 @@ def _args(preset: str) -> dict[str, Any]:
     [
         (
             {"config_groups": {"a": _args("NVFP4A16")}},
-            "input_activations None; allowed are NVFP4, MXFP8 and FP8 for both",
+            "input_activations None; expected one of NVFP4, MXFP8 and FP8 for both",
         ),
-        ({"config_groups": {"a": _args("W8A8")}}, "allowed are NVFP4, MXFP8 and FP8 for both"),
+        ({"config_groups": {"a": _args("W8A8")}}, "expected one of NVFP4, MXFP8 and FP8 for both"),
         (
             {
                 "config_groups": {
@@ -501,7 +501,7 @@ def _args(preset: str) -> dict[str, Any]:
         ),
         (
             {"config_groups": {"W4A16": ["Linear"]}},
-            "found the scheme 'W4A16'; allowed are UNQUANTIZED, NVFP4",
+            "found the scheme 'W4A16'; expected one of UNQUANTIZED, NVFP4",
         ),
         (
             {"config_groups": {"NVFP4": ["Linear"]}, "scheme": "NVFP4"},
@@ -509,18 +509,18 @@ def _args(preset: str) -> dict[str, Any]:
         ),
         (
             {"config_groups": {"NVFP4": "Linear"}},
-            "allowed are targets, weights and input_activations",
+            "expected an object with targets, weights and input_activations",
         ),
-        ({"config_groups": {"NVFP4": [3]}}, "found the target '3'"),
-        ({"config_groups": ["NVFP4"]}, "allowed is a mapping of groups"),
+        ({"config_groups": {"NVFP4": [3]}}, "found '3' in targets or ignore"),
+        ({"config_groups": ["NVFP4"]}, "expected an object of groups"),
         (
             {"config_groups": {"NVFP4": ["Linear"]}, "ignore": "proj_out"},
-            "found ignore 'proj_out'; allowed is a list",
+            "found ignore 'proj_out'; expected a list",
         ),
         ({"config_groups": {"NVFP4": ["re:("]}}, r"found the regular expression '\('"),
         (
             {"quant_method": "modelopt", "config_groups": {}},
-            "read it with that tool's reader, such as --as modelopt",
+            "with the `form` of that tool, such as modelopt",
         ),
         ({"targets": ["Linear"]}, "without config_groups or scheme"),
         (

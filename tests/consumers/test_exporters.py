@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from sensitivity.consumers.exporters import EXPORTERS, get_exporter
+from sensitivity.consumers.exporters import EXPORTERS, get_exporter, to_diffusers, to_torchao
 from sensitivity.consumers.exporters.diffusers import DiffusersExporter
 from sensitivity.consumers.exporters.skip_list import SkipListExporter
-from sensitivity.consumers.exporters.substrings import cover
+from sensitivity.consumers.exporters.substrings import exact_substrings
 from sensitivity.consumers.exporters.torchao import TorchaoExporter
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader
@@ -118,7 +118,7 @@ def test_unknown_exporter_gets_the_closest_name() -> None:
     assert {"skip-list", "torchao", "diffusers"} <= set(EXPORTERS)
     with pytest.raises(
         RecipeError,
-        match=r"found the exporter 'skiplist'; allowed are skip-list, .*; did you mean 'skip-list'",
+        match=r"found the exporter 'skiplist'; expected one of skip-list, .*; did you mean 'skip-list'",
     ):
         get_exporter("skiplist")
     with pytest.raises(RecipeError, match="name one of them"):
@@ -240,7 +240,7 @@ def test_real_torchao_quantizes_exactly_the_recipe(via_json: bool) -> None:
     config = (
         config_from_dict(json.loads(get_exporter("torchao").export(recipe)))
         if via_json
-        else recipe.to_torchao()
+        else to_torchao(recipe)
     )
     quantize_(net, config, filter_fn=None)
     assert _quantized(net) == dict.fromkeys(chosen, "MXTensor")
@@ -329,7 +329,7 @@ def test_torchao_json_is_torchaos_own() -> None:
 
     recipe = flux_recipe("mxfp8", "nvfp4", "fp8")
     read = config_from_dict(json.loads(get_exporter("torchao").export(recipe)))
-    made = recipe.to_torchao()
+    made = to_torchao(recipe)
     for config in (*read.fqn_to_config.values(), *made.fqn_to_config.values()):
         if hasattr(config, "use_triton_kernel"):
             config.use_triton_kernel = None
@@ -340,11 +340,11 @@ def test_torchao_json_is_torchaos_own() -> None:
 
 def test_text_does_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """With or without mslk the exported texts are the same."""
-    import sensitivity.formats._base
+    from sensitivity.formats import mslk
 
     recipe, texts = flux_recipe(), set()
     for there in (True, False):
-        monkeypatch.setattr(sensitivity.formats, "mslk_is_available", lambda there=there: there)
+        monkeypatch.setattr(mslk, "is_available", lambda there=there: there)
         texts.add(tuple(exporter.export(recipe) for exporter in ALL))
     assert len(texts) == 1
 
@@ -396,7 +396,7 @@ def _config_from(form: str, recipe: Recipe) -> Any:
     import diffusers
 
     if form == "object":
-        return recipe.to_diffusers()
+        return to_diffusers(recipe)
     if form == "json":
         mapping = json.loads(DiffusersExporter(form="json").export(recipe))
         configs = {
@@ -539,22 +539,22 @@ def test_parts_of_names_are_short_where_they_can_be() -> None:
     the whole name hits more; each says what it hits.
     """
     roles = [fqn for fqn in FLUX_FQNS if fqn.endswith((".proj_mlp", "norm1.linear"))]
-    assert cover(roles, FLUX_FQNS) == {
+    assert exact_substrings(roles, FLUX_FQNS) == {
         "norm1": "12 Linears, first transformer_blocks.0.norm1.linear",
         "proj_mlp": "12 Linears, first single_transformer_blocks.0.proj_mlp",
     }
-    assert list(cover([fqn for fqn in FLUX_FQNS if fqn.startswith("single")], FLUX_FQNS)) == [
+    assert list(exact_substrings([fqn for fqn in FLUX_FQNS if fqn.startswith("single")], FLUX_FQNS)) == [
         "single_transformer_blocks"
     ]
-    assert cover(["proj_out"], FLUX_FQNS) == {"proj_out.weight": "this Linear; 'proj_out' hits 13"}
-    assert cover(["single_transformer_blocks.1.proj_out"], FLUX_FQNS) == {
+    assert exact_substrings(["proj_out"], FLUX_FQNS) == {"proj_out.weight": "this Linear; 'proj_out' hits 13"}
+    assert exact_substrings(["single_transformer_blocks.1.proj_out"], FLUX_FQNS) == {
         "single_transformer_blocks.1.proj_out": "this Linear"
     }
-    assert list(cover(["transformer_blocks.1.attn.to_q"], FLUX_FQNS)) == [
+    assert list(exact_substrings(["transformer_blocks.1.attn.to_q"], FLUX_FQNS)) == [
         "transformer_blocks.1.attn.to_q.weight"
     ]
-    assert cover([], FLUX_FQNS) == {}
-    assert cover(["0"], ["0", "1.0", "10"]) == {
+    assert exact_substrings([], FLUX_FQNS) == {}
+    assert exact_substrings(["0"], ["0", "1.0", "10"]) == {
         "0.weight": "this Linear; '0' hits 3"
     }  # a Sequential's
     assert '"proj_out.weight",  # this Linear; ' in DiffusersExporter(
@@ -587,14 +587,14 @@ def test_python_export_checks_the_version(monkeypatch: pytest.MonkeyPatch) -> No
     namespace = _run(DiffusersExporter().export(recipe))
     monkeypatch.setattr(diffusers, "__version__", "0.41.2")
     with pytest.raises(
-        RuntimeError, match=r"found diffusers 0\.41\.2; allowed are 0\.42 and newer"
+        RuntimeError, match=r"found diffusers 0\.41\.2; expected 0\.42 or newer"
     ):
         namespace["quantization_config"]()
     with pytest.raises(
         RecipeError,
-        match=r"found diffusers 0\.41\.2; allowed are 0\.42 and newer.*exporter torchao",
+        match=r"found diffusers 0\.41\.2; expected 0\.42 or newer.*exporter torchao",
     ):
-        recipe.to_diffusers()
+        to_diffusers(recipe)
 
 
 def test_python_export_reads_nvfp4_without_mslk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sensitivity.consumers.exporters.modelopt import ModelOptExporter, attention_families
+from sensitivity.consumers.exporters.attention_families import attention_families
+from sensitivity.consumers.exporters.modelopt import ModelOptExporter
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader, guess_reader
-from sensitivity.consumers.readers.modelopt import QuantizerList
+from sensitivity.consumers.readers.modelopt_quantizers import QuantizerList
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError, RecipeError
 from sensitivity.recipes.recipe import Recipe
@@ -721,13 +722,13 @@ def test_checkpoint_configs_are_shell_patterns() -> None:
             [OFF, *both("*", NVFP4), {"quantizer_name": "*proj_out*", "enable": True}],
             "has its output quantized",
         ),
-        ([OFF, *both("*", {"num_bits": 8, "axis": None})], r"allowed are NVFP4 \(num_bits"),
+        ([OFF, *both("*", {"num_bits": 8, "axis": None})], r"expected one of NVFP4 \(num_bits"),
         ([OFF, {"quantizer_name": "*"}], "neither cfg nor enable"),
         ([OFF, {"name": "*", "cfg": NVFP4}], r"found the entry .*write each entry so"),
-        ([{"quantizer_name": 3, "enable": False}], "allowed are texts"),
+        ([{"quantizer_name": 3, "enable": False}], "found '3' in quantizer_name"),
         (
             {"quantization": {"quant_algo": "W4A16_AWQ"}},
-            "found the quant_algo 'W4A16_AWQ'; allowed are NVFP4",
+            "found the quant_algo 'W4A16_AWQ'; expected one of NVFP4",
         ),
         ({"quantization": {"quant_algo": "MIXED_PRECISION"}}, "without quantized_layers"),
         ({"quant_cfg": 3}, "found a quant_cfg that is a int"),

@@ -1,15 +1,18 @@
-"""Strict JSON: whatever is accepted comes back equal.
-
-(Refusals and writing are tested with recipes.)
+"""Strict JSON: whatever is accepted comes back equal, what two readers could read differently is
+refused, and a file is written as a whole or not at all.
 """
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensitivity.core.json_files import check_value, parse_json
+from sensitivity.core import json_files
+from sensitivity.core.json_files import check_value, parse_json, read_bounded, write_whole
+from sensitivity.errors import OutputError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
@@ -49,3 +52,116 @@ def test_values_that_json_lacks(value: object, message: str) -> None:
     """
     with pytest.raises(ValueError, match=message):
         check_value(value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"[NaN]", "found NaN; expected a finite number"),
+        (b"[-Infinity]", "found -Infinity; expected a finite number"),
+        (b"[1e999]", "found the number 1e999; expected one that is finite in 64 bits"),
+        (b"1" * 5000, "found an integer of 5000 digits; expected a 64-bit integer"),
+        (b'{"a": 1, "b": 2, "a": 3}', "found the key 'a' twice in one object; expected it once"),
+        (b'{"x": [{"a": 1, "a": 1}]}', "found the key 'a' twice"),
+        (b'"\\ud800"', "found a lone surrogate in"),
+        (b'{"\\udfff": 1}', "found a lone surrogate in"),
+        (b"[" * 100 + b"]" * 100, "nesting deeper than 64 levels; expected at most 64"),
+        (b"[" * 90_000 + b"]" * 90_000, "nesting deeper than 64 levels"),
+        ('"\ud800"'.encode("utf-8", "surrogatepass"), "not UTF-8 at position 1"),
+        (b"", "found no valid JSON at line 1, column 1"),
+        (b"{} {}", "Extra data"),
+        (b"\xff\xfe{}", "not UTF-8 at position 0; expected UTF-8 text"),
+    ],
+    ids=range(14),
+)
+def test_what_two_readers_could_read_differently_is_refused(data: bytes, message: str) -> None:
+    """Numbers, keys, texts and nesting that JSON readers treat in more than one way."""
+    with pytest.raises(ValueError, match=message):
+        parse_json(data)
+
+
+def test_files_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    """By size, and by the number of values, before they are parsed."""
+    path = tmp_path / "a.json"
+    path.write_bytes(b"[1,2,3]")
+    assert read_bounded(path, max_bytes=7, max_values=3) == b"[1,2,3]"
+    with pytest.raises(ValueError, match="found more than 6 bytes; expected fewer"):
+        read_bounded(path, max_bytes=6, max_values=3)
+    with pytest.raises(ValueError, match="found 3 values; expected at most 2"):
+        read_bounded(path, max_bytes=7, max_values=2)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A folder and a pipe, which nobody writes to, are refused at once."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="found a folder; expected a regular file"):
+        read_bounded(tmp_path, max_bytes=1, max_values=1)
+    with pytest.raises(ValueError, match="found a pipe or device; expected a regular file"):
+        read_bounded(tmp_path / "pipe", max_bytes=1, max_values=1)
+
+
+def test_files_are_replaced_and_links_followed(tmp_path: Path) -> None:
+    """A file written through a link is whole, with the user's usual rights, and nothing else is in
+    the folder.
+    """
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    assert write_whole(link, b"new") == real
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.json", "real.json"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert real.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """A missing folder, a folder in the file's place and a device: the message has the folder and
+    the next step.
+    """
+    with pytest.raises(
+        OutputError,
+        match=(
+            f"cannot write 'r.json' in the folder {tmp_path}/no: No such file.*create it, or name"
+            " another"
+        ),
+    ):
+        write_whole(tmp_path / "no" / "r.json", b"")
+    with pytest.raises(OutputError, match="which is not a regular file; expected the path"):
+        write_whole(tmp_path, b"")
+    with pytest.raises(OutputError, match="/dev/null, which is not a regular file"):
+        write_whole("/dev/null", b"")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_whole(tmp_path / "a\0b", b"")
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """If the disk fails before or at the rename, the old file stays and no temporary file."""
+    path = tmp_path / "r.json"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json_files.os, failing, fail)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_whole(path, b"new")
+    monkeypatch.undo()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+    assert path.read_text() == "old"
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while writing removes the temporary file too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json_files.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "r.json", b"{}")
+    assert list(tmp_path.iterdir()) == []

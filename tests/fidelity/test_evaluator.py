@@ -1,446 +1,209 @@
-"""Distances follow LPIPS's definition and order distortions; scores are means with honest
-intervals; references survive damage.
+"""Chunks of the search prompts: what shares a batch is the study's, looking in between changes
+nothing, and drawing may end early.
 """
 
-import hashlib
-import io
-import itertools
-import logging
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn.functional import conv2d, max_pool2d
-from torchvision.models import squeezenet1_1
-from torchvision.transforms.functional import gaussian_blur
 
-from sensitivity.errors import MeasurementError, MissingWeightsError
-from sensitivity.fidelity.lpips import LpipsDistance
-from sensitivity.fidelity.references import ReferenceCache
-from sensitivity.fidelity.score import bootstrap_interval, score_of
+from sensitivity.core.format_name import FormatName
+from sensitivity.errors import MeasurementError, SpecError
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.fidelity.score import PartialScore, Score
+from sensitivity.models.generating import MediaGenerator
+from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.models.media import Media
+from sensitivity.spec.loading import load_spec, parse_spec
+from sensitivity.spec.study_spec import StudySpec
 
-from support.paths import TRAINING, TRUNK
-
-
-def pictures_of(count: int, size: int = 64, *, seed: int) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+Make = Callable[..., Evaluator]
 
 
-def random_trunk(path: Path) -> Path:
-    """A file with the shapes of AlexNet's convolutions and random numbers, in bf16."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "0": (64, 3, 11, 11),
-        "3": (192, 64, 5, 5),
-        "6": (384, 192, 3, 3),
-        "8": (256, 384, 3, 3),
-        "10": (256, 256, 3, 3),
-    }
-    tensors = {}
-    for name, shape in shapes.items():
-        tensors[f"{name}.weight"] = (
-            torch.randn(shape, generator=generator) * (2 / np.prod(shape[1:])) ** 0.5
-        ).bfloat16()
-        tensors[f"{name}.bias"] = (torch.randn(shape[0], generator=generator) * 0.1).bfloat16()
-    save_file(tensors, path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny() -> LpipsDistance:
-    """Net tiny with the trunk that ships."""
-    return LpipsDistance("tiny", weights=TRUNK, device="cpu")
-
-
-def lpips_by_definition(trunk: Path, a: Tensor, b: Tensor) -> np.ndarray:
-    """Equation 1 of Zhang et al. 2018 with w = 1, in float64: scaled input, the five ReLU outputs
-    of AlexNet, unit-normalised over channels.
-    """
-    w = {name: value.double() for name, value in load_file(trunk).items()}
-    plan = {
-        "0": (4, 2, False),
-        "3": (1, 2, True),
-        "6": (1, 1, True),
-        "8": (1, 1, False),
-        "10": (1, 1, False),
-    }  # stride, padding, pooled before
-    total = np.zeros(len(a))
-    x, y = (
-        (p.double() - torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
-        / torch.tensor([0.458, 0.448, 0.450])[:, None, None]
-        for p in (a, b)
-    )
-    for name, (stride, padding, pooled) in plan.items():
-        x, y = (max_pool2d(v, 3, 2) if pooled else v for v in (x, y))
-        x, y = (
-            conv2d(v, w[f"{name}.weight"], w[f"{name}.bias"], stride=stride, padding=padding).clamp(
-                min=0
-            )
-            for v in (x, y)
-        )
-        u, v = (f.numpy() / np.sqrt((f.numpy() ** 2).sum(1, keepdims=True) + 1e-30) for f in (x, y))
-        total += ((u - v) ** 2).sum(1).mean((1, 2))
-    return total
-
-
-def test_tiny_is_lpips_by_definition(tmp_path: Path) -> None:
-    """On random pictures and a random trunk the distance is the paper's formula; batches of any
-    size give the same.
-    """
-    trunk = random_trunk(tmp_path / "trunk.safetensors")
-    a, b = pictures_of(19, seed=1), pictures_of(19, seed=2)
-    found = LpipsDistance("tiny", weights=trunk, device="cpu")(a, b)
-    assert found.shape == (19,)
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), lpips_by_definition(trunk, a, b), rtol=1e-4)
-
-
-def test_shipped_trunk_is_lpips_by_definition(tiny: LpipsDistance) -> None:
-    """The trunk that ships has the keys and shapes of AlexNet's convolutions, and gives the
-    formula's value, also for pictures that are no square.
-    """
-    a, b = pictures_of(2, 128, seed=1)[..., :96], pictures_of(2, 128, seed=2)[..., :96]
-    np.testing.assert_allclose(tiny(a, b).numpy(), lpips_by_definition(TRUNK, a, b), rtol=1e-4)
-
-
-def test_a_distance_is_zero_for_equal_pictures_and_symmetric(tiny: LpipsDistance) -> None:
-    """d(a, a) is exactly 0, d(a, b) = d(b, a) > 0."""
-    a, b = pictures_of(3, seed=1), pictures_of(3, seed=2)
-    assert tiny(a, a.clone()).tolist() == [0.0] * 3
-    torch.testing.assert_close(tiny(a, b), tiny(b, a))
-    assert bool((tiny(a, b) > 0).all())
-
-
-@pytest.fixture(scope="session")
-def scenes() -> tuple[Tensor, Callable[[float], Tensor]]:
-    """Sixteen drawn scenes of one or more objects, and the same scenes with the first object moved
-    to the right.
-    """
-    sys.path.insert(0, str(TRAINING))
-    try:
-        from scenes import draw, sample_scenes  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(TRAINING))
-    drawn = sample_scenes(16, torch.Generator().manual_seed(7))
-
-    def moved(pixels: float) -> Tensor:
-        return draw(drawn, torch.Generator().manual_seed(8), shift=pixels)
-
-    return moved(0.0), moved
-
-
-def jpeg(pictures: Tensor, quality: float) -> Tensor:
-    decoded = []
-    for picture in pictures:
-        data = io.BytesIO()
-        Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()).save(
-            data, "JPEG", quality=int(quality)
-        )
-        decoded.append(torch.from_numpy(np.array(Image.open(data))).permute(2, 0, 1) / 127.5 - 1)
-    return torch.stack(decoded)
-
-
-def blurred(pictures: Tensor, sigma: float) -> Tensor:
-    return gaussian_blur(pictures, [25, 25], [sigma, sigma])
-
-
-def noisy(pictures: Tensor, sd: float) -> Tensor:
-    return (
-        pictures + sd * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(9))
-    ).clamp(-1, 1)
-
-
-@pytest.mark.parametrize(
-    ("distortion", "strengths"),
-    [
-        ("jpeg", (90, 70, 50, 30, 15, 5)),
-        ("blur", (0.5, 0.8, 1.2, 2.0, 3.0, 5.0)),
-        ("noise", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)),
-        ("shift", (1, 2, 4, 8, 16, 32)),
-    ],
-)
-def test_tiny_orders_distortions(
-    tiny: LpipsDistance,
-    scenes: tuple[Tensor, Callable[[float], Tensor]],
-    distortion: str,
-    strengths: tuple[float, ...],
-) -> None:
-    """The mean distance over sixteen scenes grows at every step of JPEG compression, blur, noise
-    and the shift of one object, from 0.
-    """
-    clean, moved = scenes
-    distort = {
-        "jpeg": lambda s: jpeg(clean, s),
-        "blur": lambda s: blurred(clean, s),
-        "noise": lambda s: noisy(clean, s),
-        "shift": moved,
-    }[distortion]
-    means = [float(tiny(clean, clean).mean())] + [
-        float(tiny(distort(strength), clean).mean()) for strength in strengths
-    ]
-    assert means[0] == 0
-    assert all(weaker < stronger for weaker, stronger in itertools.pairwise(means)), means
-
-
-def test_key_is_the_trunk_itself(tmp_path: Path) -> None:
-    """What decides the distance is in its key: the hash of the trunk file, not its name."""
-    trunk = random_trunk(tmp_path / "trunk.safetensors")
-    key = LpipsDistance("tiny", weights=trunk, device="cpu").key
-    assert key == {"net": "tiny", "trunk": hashlib.sha256(trunk.read_bytes()).hexdigest()}
-    assert LpipsDistance("tiny", weights=TRUNK, device="cpu").key != key
-
-
-@pytest.mark.parametrize(
-    "damage", ["missing", "text", "truncated", "other keys", "other shapes", "a folder"]
-)
-def test_a_tiny_trunk_that_is_no_trunk_is_refused(tmp_path: Path, damage: str) -> None:
-    """Whatever is wrong with the trunk's file, the message names it and says how to have it again."""
-    path = tmp_path / "trunk.safetensors"
-    if damage == "text":
-        path.write_text("no tensors")
-    elif damage == "truncated":
-        path.write_bytes(TRUNK.read_bytes()[:100_000])
-    elif damage == "other keys":
-        save_file({f"features.{name}": value for name, value in load_file(TRUNK).items()}, path)
-    elif damage == "other shapes":
-        save_file({name: value[:3].clone() for name, value in load_file(TRUNK).items()}, path)
-    elif damage == "a folder":
-        path.mkdir()
-    with pytest.raises(MissingWeightsError, match=r"trunk\.safetensors cannot be read .*train\.py"):
-        LpipsDistance("tiny", weights=path, device="cpu")
+@pytest.fixture(scope="module")
+def loaded(tiny_study: Path) -> LoadedPipeline:
+    return load_pipeline(load_spec(tiny_study), device="cpu")
 
 
 @pytest.fixture
-def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty TORCH_HOME on a machine without a network; its folder of checkpoints."""
+def make(loaded: LoadedPipeline, tmp_path: Path) -> Iterator[Make]:
+    """An Evaluator whose study has other keys in `[search]`; all share one cache of references."""
+    made: list[Evaluator] = []
 
-    def unreachable(*_: object, **__: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.urlopen", unreachable)
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("net", "model"), [("alex", "alexnet"), ("vgg", "vgg16"), ("squeeze", "squeezenet1_1")]
-)
-def test_missing_published_weights_say_how_to_get_them(
-    torch_home: Path, net: str, model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without weights and network the message has the file, the folder where it belongs and the
-    command that gets it; stdout stays free for JSON.
-    """
-    with pytest.raises(MissingWeightsError, match=rf"{model}\(weights='DEFAULT'\)") as caught:
-        LpipsDistance(net, weights=None, device="cpu")
-    assert str(torch_home) in str(caught.value)
-    assert 'net = "tiny"' in str(caught.value)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "Downloading" in said.err
-
-
-def test_damaged_published_weights_say_so(torch_home: Path) -> None:
-    """A checkpoint that was cut off while it was copied is the user's to mend, not a traceback."""
-    for content in (b"", b"PK\x03\x04 cut off", b"text"):
-        (torch_home / "squeezenet1_1-b8a52dc0.pth").write_bytes(content)
-        with pytest.raises(MissingWeightsError, match=r"squeezenet1_1-b8a52dc0\.pth"):
-            LpipsDistance("squeeze", weights=None, device="cpu")
-
-
-def test_published_weights_are_found_in_torch_home(torch_home: Path) -> None:
-    """A checkpoint in TORCH_HOME is enough: no network is asked, and equal pictures are at distance
-    0.
-    """
-    torch.save(squeezenet1_1(weights=None).state_dict(), torch_home / "squeezenet1_1-b8a52dc0.pth")
-    distance = LpipsDistance("squeeze", weights=None, device="cpu")
-    a, b = pictures_of(2, seed=1), pictures_of(2, seed=2)
-    assert distance.name == "squeeze"
-    assert distance.key == {"net": "squeeze", "trunk": "squeezenet1_1-b8a52dc0.pth"}
-    assert distance(a, a).tolist() == [0.0, 0.0]
-    assert bool((distance(a, b) != 0).all())
-
-
-def test_score_is_the_mean_with_its_values() -> None:
-    """A score keeps one distance a prompt in order, and their mean; the interval holds the mean."""
-    score = score_of(torch.tensor([0.1, 0.4, 0.1]), net="tiny", noise_floor=0.01)
-    assert score.per_prompt == pytest.approx((0.1, 0.4, 0.1))
-    assert score.mean == pytest.approx(0.2)
-    assert score.ci95[0] <= score.mean <= score.ci95[1]
-    assert (score.net, score.noise_floor) == ("tiny", 0.01)
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_picture_without_distance_is_an_error(broken: float) -> None:
-    """NaN or inf never enters a mean; the first such prompt is named."""
-    with pytest.raises(
-        MeasurementError, match=r"2 of 3 pictures have no finite distance \(prompt 1 first\)"
-    ):
-        score_of(torch.tensor([0.1, broken, broken]), net="tiny", noise_floor=None)
-
-
-def test_interval_is_the_bootstrap_of_the_mean() -> None:
-    """For many values it is near mean +- 1.96 standard errors; for equal values it is a point; it
-    is the same every time.
-    """
-    values = tuple(np.random.default_rng(0).normal(1.0, 0.2, size=400).tolist())
-    error = np.std(values) / 20
-    found = bootstrap_interval(values)
-    assert found == pytest.approx(
-        (np.mean(values) - 1.96 * error, np.mean(values) + 1.96 * error), abs=0.15 * error
-    )
-    assert found == bootstrap_interval(values)
-    assert bootstrap_interval((0.25, 0.25, 0.25)) == (0.25, 0.25)
-    assert bootstrap_interval((0.25,)) == (0.25, 0.25)
-
-
-def test_interval_of_two_values_spans_them() -> None:
-    """With two prompts every resampled mean is one of them or their middle, each end with
-    probability 1/4.
-    """
-    assert bootstrap_interval((0.0, 1.0)) == (0.0, 1.0)
-
-
-class Drawing:
-    """Draws the same media each time and counts."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.count, self.pictures = 0, pictures_of(2, 8, seed=seed)
-
-    def __call__(self) -> Media:
-        self.count += 1
-        return Media(pictures=self.pictures.clone())
-
-
-KEY = {"weights": "abc", "prompts": ["a", "ü"], "batch_size": 2, "steps": 8}
-
-
-def cached(folder: Path) -> Path:
-    (file,) = folder.iterdir()
-    return file
-
-
-def test_references_are_drawn_once(tmp_path: Path) -> None:
-    """The second time, and in another cache on the same folder, the same pictures come from the
-    disk; key order does not matter.
-    """
-    drawing = Drawing()
-    first, from_disk = ReferenceCache(tmp_path / "new" / "folder").get(KEY, draw=drawing)
-    assert not from_disk
-    for key in (KEY, dict(reversed(KEY.items()))):
-        again, from_disk = ReferenceCache(tmp_path / "new" / "folder").get(key, draw=drawing)
-        assert from_disk
-        assert torch.equal(first.pictures, again.pictures)
-    assert torch.equal(first.pictures, drawing.pictures)
-    assert drawing.count == 1
-
-
-@pytest.mark.parametrize(
-    "change", [{"steps": 9}, {"prompts": ["ü", "a"]}, {"device": "cpu"}, {"batch_size": "2"}]
-)
-def test_a_changed_key_draws_again(tmp_path: Path, change: dict[str, object]) -> None:
-    """Whatever differs in the key, even an order or a type, has pictures of its own, and the old
-    ones stay.
-    """
-    old, new = Drawing(0), Drawing(1)
-    cache = ReferenceCache(tmp_path)
-    cache.get(KEY, draw=old)
-    media, from_disk = cache.get(KEY | change, draw=new)
-    assert not from_disk
-    assert torch.equal(media.pictures, new.pictures)
-    assert cache.get(KEY, draw=old)[1]
-
-
-@pytest.mark.parametrize(
-    "damage", ["truncated", "emptied", "flipped", "text", "other key", "a folder"]
-)
-def test_damaged_references_are_noticed_and_drawn_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
-    """A file that was cut, changed or swapped is reported, drawn again and replaced by a good one."""
-    cache, drawing = ReferenceCache(tmp_path), Drawing()
-    cache.get(KEY, draw=drawing)
-    path = cached(tmp_path)
-    good = path.read_bytes()
-    if damage == "a folder":
-        path.unlink()
-        path.mkdir()
-    elif damage == "other key":
-        path.unlink()
-        cache.get(KEY | {"steps": 9}, draw=Drawing(1))
-        cached(tmp_path).rename(path)
-    else:
-        flipped = good[:-5] + bytes([good[-5] ^ 1]) + good[-4:]
-        path.write_bytes(
-            {"truncated": good[:-1], "emptied": b"", "flipped": flipped, "text": b"hello"}[damage]
+    def build(**search: Any) -> Evaluator:
+        for old in made:
+            old.close()
+        data = loaded.spec.model_dump()
+        spec = StudySpec.model_validate(data | {"search": data["search"] | search})
+        fields = {
+            name: getattr(loaded, name) for name in ("pipe", "denoiser", "device", "weights_hash")
+        }
+        made.append(
+            Evaluator(LoadedPipeline(spec=spec, **fields), cache_folder=tmp_path / "references")
         )
-    with caplog.at_level(logging.WARNING):
-        media, from_disk = cache.get(KEY, draw=drawing)
-    assert "drawn again" in caplog.text
-    assert not from_disk
-    assert torch.equal(media.pictures, drawing.pictures)
-    if damage != "a folder":
-        again, from_disk = cache.get(KEY, draw=drawing)
-        assert from_disk
-        assert torch.equal(again.pictures, drawing.pictures)
+        return made[-1]
+
+    yield build
+    made[-1].close()
 
 
-def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
-    """Whichever bit of the header, and of samples of the data, is flipped: the pictures are right,
-    read or drawn again, and nothing raises.
+def all_in(evaluator: Evaluator, name: FormatName) -> dict[str, FormatName]:
+    """Every Linear of the blocks in one format."""
+    return {
+        fqn: name
+        for fqn, module in evaluator.loaded.denoiser.named_modules()
+        if "blocks." in fqn and hasattr(module, "in_features")
+    }
+
+
+def test_chunks_share_a_batch_and_looking_changes_nothing(make: Make) -> None:
+    """nvfp4 pictures of chunk 2 are those of batches of 2 and 1; the score is the same to the last
+    bit whether someone looks or not, and not that of 3 as 3.
     """
-    cache, drawing = ReferenceCache(tmp_path), Drawing()
-    cache.get(KEY, draw=drawing)
-    path = cached(tmp_path)
-    good = path.read_bytes()
-    header = 8 + int.from_bytes(good[:8], "little")
-    places = [*range(header), *range(header, len(good), 97)]
-    for i, place in enumerate(places):
-        path.write_bytes(good[:place] + bytes([good[place] ^ (1 << i % 8)]) + good[place + 1 :])
-        media, _ = cache.get(KEY, draw=drawing)
-        assert media.pictures.dtype == torch.float32
-        assert torch.equal(media.pictures, drawing.pictures)
-    assert drawing.count > len(places) * 0.9
+    evaluator = make(chunk=2)
+    formats = all_in(evaluator, FormatName.NVFP4)
+    pictures, (texts, seeds) = evaluator.generate_pictures(formats, "search"), evaluator.prompts("search")
+    evaluator.switch.set(formats)
+    assert torch.equal(pictures, MediaGenerator(evaluator.loaded).generate_pictures(texts, seeds, batch_size=2))
+    evaluator.switch.set({})
+    looked: list[tuple[float, ...]] = []
+    drawn: list[int] = []
+    unseen = evaluator.score(formats, "search")
+    seen = evaluator.score(
+        formats,
+        "search",
+        after_batch=drawn.append,
+        keep_going=lambda values: looked.append(values) or True,
+    )
+    assert isinstance(seen, Score)
+    assert seen == unseen
+    assert (evaluator.interim_looks("search"), drawn) == (1, [2, 3])
+    assert looked == [pytest.approx(seen.per_prompt[:2], rel=1e-4)]
+    assert make().score(formats, "search").per_prompt != seen.per_prompt
 
 
-@pytest.mark.parametrize("where", ["under a file", "in /proc", "a file"])
-def test_an_unwritable_folder_costs_time_not_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
+def test_drawing_ends_where_the_looker_says_no(make: Make) -> None:
+    """The first chunk's distances come back as a partial score, no further picture is drawn, and
+    bf16 draws its references again.
+    """
+    evaluator = make(chunk=1)
+    drawn: list[int] = []
+    formats = all_in(evaluator, FormatName.NVFP4)
+    full = evaluator.score(formats, "search")
+    asked: list[int] = []
+    ended = evaluator.score(
+        formats,
+        "search",
+        after_batch=drawn.append,
+        keep_going=lambda values: asked.append(len(values)) or len(values) < 2,
+    )
+    assert isinstance(ended, PartialScore)
+    assert (asked, drawn, evaluator.interim_looks("search")) == ([1, 2], [1, 2], 2)
+    assert ended.per_prompt == pytest.approx(full.per_prompt[:2], rel=1e-4)
+    assert (ended.net, ended.prompts, ended.share) == ("tiny", 3, pytest.approx(2 / 3))
+    assert ended.mean == pytest.approx(sum(full.per_prompt[:2]) / 2, rel=1e-4)
+    assert torch.equal(
+        evaluator.media_generator.generate_pictures(*evaluator.prompts("search"), batch_size=1),
+        evaluator.references("search").pictures,
+    )
+
+
+def test_a_picture_that_is_not_finite_is_an_error_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """References that cannot be kept are drawn each time, with a warning."""
-    (tmp_path / "file").write_text("")
-    folder = {
-        "under a file": tmp_path / "file" / "x" / "y",
-        "in /proc": Path("/proc/references"),
-        "a file": tmp_path / "file",
-    }[where]
-    drawing = Drawing()
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            media, from_disk = ReferenceCache(folder).get(KEY, draw=drawing)
-            assert not from_disk
-            assert torch.equal(media.pictures, drawing.pictures)
-    assert drawing.count == 2
-    assert "cannot be kept" in caplog.text
+    """Where someone looks, NaN in the first chunk ends the trial before the second is drawn, and is
+    not shown to the looker.
+    """
+    evaluator = make(chunk=1)
+    evaluator.references("search")
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        MediaGenerator,
+        "generate",
+        lambda _self, texts, _seeds, **_: Media(
+            pictures=torch.full((len(texts), 3, 64, 64), torch.nan)
+        ),
+    )
+    with pytest.raises(MeasurementError, match=r"1 of 1 pictures have no finite distance"):
+        evaluator.score(
+            {},
+            "search",
+            after_batch=drawn.append,
+            keep_going=lambda _: pytest.fail("looked at NaN"),
+        )
+    assert drawn == [1]
 
 
-def test_no_half_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails on the way leaves neither the file nor its temporary."""
+def test_the_chunk_is_part_of_every_search_key_and_of_no_other(make: Make) -> None:
+    """Without a chunk keys are those of the batch size; with one, search pictures, references and
+    scores have keys of their own, held-out ones stay.
+    """
+    plain = make()
+    keys = plain.key("search"), plain.evaluation_key("search"), plain.evaluation_key("held_out")
+    same = make(chunk=3)
+    assert (
+        same.key("search"),
+        same.evaluation_key("search"),
+        same.evaluation_key("held_out"),
+    ) == keys
+    other = make(chunk=2)
+    assert other.key("search") == keys[0] | {"batch_size": 2}
+    assert other.evaluation_key("search") != keys[1]
+    assert other.evaluation_key("held_out") == keys[2]
+    assert other.key("held_out")["batch_size"] == 3
 
-    def full(self: Path, _target: Path) -> Path:
-        assert self.exists()
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
-    ReferenceCache(tmp_path).get(KEY, draw=Drawing())
-    assert list(tmp_path.iterdir()) == []
+def test_the_noise_floor_is_that_of_the_chunk(make: Make) -> None:
+    """One picture at a time has none; two at a time are held against one at a time."""
+    assert make(chunk=1).noise_floor is None
+    evaluator = make(chunk=2)
+    alone, together = (evaluator.references("search", batch_size=size).pictures for size in (1, 2))
+    expected = evaluator.distance(alone, together).mean()
+    assert evaluator.noise_floor == float(expected)
+
+
+def test_an_order_moves_prompts_with_their_seeds(make: Make) -> None:
+    """Drawn one by one, the scores of another order are the same scores in that order; keys differ,
+    and held-out prompts stay.
+    """
+    plain = make(chunk=1)
+    formats = all_in(plain, FormatName.MXFP8)
+    first, (texts, seeds), held_out = (
+        plain.score(formats, "search"),
+        plain.prompts("search"),
+        plain.evaluation_key("held_out"),
+    )
+    moved = make(chunk=1, order=[2, 0, 1])
+    assert moved.prompts("search") == (
+        (texts[2], texts[0], texts[1]),
+        (seeds[2], seeds[0], seeds[1]),
+    )
+    assert moved.score(formats, "search").per_prompt == tuple(
+        first.per_prompt[i] for i in (2, 0, 1)
+    )
+    assert moved.key("search") != plain.key("search")
+    assert moved.evaluation_key("held_out") == held_out
+    assert moved.prompts("held_out") == plain.prompts("held_out")
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"chunk": 4}, r"`search\.chunk` is 4; expected 1 to `search\.batch_size` \(3\)"),
+        ({"chunk": 0}, r"search\.chunk"),
+        ({"order": [0, 1]}, r"`search\.order` is \[0, 1\]; expected each of 0 to 2 once"),
+        ({"order": [0, 1, 1]}, r"each of 0 to 2 once"),
+        ({"order": [1, 2, 3]}, r"each of 0 to 2 once"),
+    ],
+)
+def test_chunks_and_orders_that_do_not_fit_are_refused(
+    loaded: LoadedPipeline, search: dict[str, Any], message: str
+) -> None:
+    """A chunk larger than the batch, and an order that is no permutation of the search prompts, are
+    named with what is allowed.
+    """
+    data = loaded.spec.model_dump()
+    with pytest.raises(SpecError, match=message):
+        parse_spec(data | {"search": data["search"] | search}, where="test")

@@ -362,7 +362,8 @@ def test_weights_that_are_not_kept_are_quantized_again(
 
 
 def test_a_weight_of_zeros_is_refused_and_nothing_changes(model: nn.Module, x: Tensor) -> None:
-    """A skip-list with a weight that quantizes to NaN is refused as a whole; the one before stays."""
+    """A skip-list with a weight that quantizes to NaN is refused as a whole; the one before
+    stays."""
     model.second.weight.zero_()
     with Switch(model) as switch:
         switch.set({"first": MXFP8})

@@ -1,13 +1,13 @@
 """On a CUDA device: emulation is exact there too, and agrees with native FP8 where the device has
 it.
 
-The interval is that of `tests/test_formats.py`, with the unit roundoff of tensor cores: they align
-the addends of one instruction and cut off instead of rounding, which u = 2^-22 covers. Hopper's FP8
-tensor cores keep about 14 bits of the running sum of one instruction (32 products along K); with
-fast accumulation that sum is never promoted to fp32. So native FP8 is held to K / 32 steps of 2^-13
-of sum |a||b|, and what it really does is printed, in bf16 ulps.
+The interval is that of `support.quantized_values`, with another unit roundoff. Tensor cores align
+the addends of one instruction and truncate instead of rounding, which u = 2^-22 covers. Hopper's
+FP8 tensor cores keep about 14 bits of the running sum of one instruction (32 products along K).
+With fast accumulation that sum is never promoted to fp32. So native FP8 is held to K / 32 steps of
+2^-13 of sum |a||b|, and its real deviation is printed, in bf16 ulps.
 
-    python -m pytest tests/gpu -m gpu -s
+    python -m pytest tests/gpu/test_formats_gpu.py -m gpu -s
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
-from sensitivity.formats import Format, QuantizedOperand
+from sensitivity.formats import Format, QuantizedOperand, get_format
 from sensitivity.formats.emulation import emulated_linear
 from sensitivity.formats.native import quantize_native
-from sensitivity.formats.registry import get_format
+
+from support.quantized_values import QUANTIZED, assert_same
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-QUANTIZED = ["mxfp8", "nvfp4", "fp8"]
 SHAPES = [
     (1, 3072, 768),
     (3, 192, 96),
@@ -63,8 +63,8 @@ def needs_native(name: str) -> None:
 
 
 def round_bf16(v: Tensor) -> Tensor:
-    """float64 to the nearest bf16, ties to even, in one rounding (via float32 there would be two);
-    stays float64.
+    """float64 to the nearest bf16, still float64: ties to even, in one rounding (via float32 there
+    would be two).
     """
     fraction, exponent = torch.frexp(v)
     return torch.ldexp((fraction * 256).round(), exponent - 8)
@@ -102,10 +102,6 @@ def ulps(found: Tensor, exact: Tensor) -> float:
     _, exponent = torch.frexp(exact[large])
     deviation = (found.double().view(exact.shape) - exact).abs()[large]
     return float((deviation / torch.ldexp(torch.ones_like(deviation), exponent - 8)).max())
-
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found.float(), expected.float(), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)

@@ -18,12 +18,13 @@ from sensitivity.core.devices import release_memory
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
-from sensitivity.latency import end_to_end
-from sensitivity.latency.end_to_end import materialize, measure_calls, weight_bytes
-from sensitivity.latency.measured import LinearShape, ShapeTime, attention_key
+from sensitivity.latency.end_to_end import compiled_denoiser, measure_calls, measuring
+from sensitivity.latency.shape_times import LinearShape, attention_key
 from sensitivity.latency.shape_timing import machine_of, measure_shapes
-from sensitivity.latency.stopwatch import copies_past_cache, preserved_settings
-from sensitivity.search.store import SharedShapeTimes
+from sensitivity.latency.stopwatch import copies_past_cache
+from sensitivity.latency.tensors import materialize, stored_bytes
+from sensitivity.latency.torch_settings import preserved_settings
+from sensitivity.search.shared_times import SharedShapeTimes
 from sensitivity.shapes.census import AttentionShape
 
 pytestmark = [
@@ -125,10 +126,8 @@ def test_shapes_are_timed_and_reused(mode: Any, tmp_path: Path) -> None:
     second = measure_shapes(
         shapes, attention=[ATTENTION], device="cuda", compile_mode=mode, cache=cache
     )
-    assert {key: row.us for key, row in second.rows.items()} == {
-        key: row.us for key, row in first.rows.items()
-    }
-    assert all(row.reused for row in second.rows.values())
+    assert second.rows == first.rows
+    assert second.reused == frozenset(first.rows)
     assert (
         torch._inductor.config.get_config_copy(),
         torch._dynamo.config.get_config_copy(),
@@ -184,8 +183,8 @@ def test_a_compiled_denoiser_gives_the_eager_outputs(mode: Any, name: FormatName
     with torch.no_grad():
         eager = denoiser(**kwargs)[0].float()
     with (
-        end_to_end._measuring(CUDA, None),
-        end_to_end._compiled(denoiser, compile_mode=mode, backend="inductor"),
+        measuring(CUDA, None),
+        compiled_denoiser(denoiser, compile_mode=mode, backend="inductor"),
     ):
         outputs = [denoiser(**kwargs)[0].float() for _ in range(5)]
         changed = denoiser(**(kwargs | {"hidden_states": kwargs["hidden_states"] * 2}))[0].float()
@@ -214,7 +213,7 @@ def test_a_denoiser_is_timed_with_native_formats(mode: Any, name: FormatName) ->
     assert len(timing.seconds) == 10
     assert min(timing.seconds) > 0
     assert timing.calls == 28
-    bf16_bytes = weight_bytes(flux())
+    bf16_bytes = stored_bytes(flux())
     assert (
         timing.weight_bytes == bf16_bytes
         if name is BF16
@@ -227,5 +226,4 @@ def test_a_denoiser_is_timed_with_native_formats(mode: Any, name: FormatName) ->
 def test_attention_is_a_row() -> None:
     """An attention alone is measured too."""
     times = measure_shapes([], attention=[ATTENTION], device="cuda")
-    assert isinstance(times.rows[attention_key(ATTENTION)], ShapeTime)
     assert times.rows[attention_key(ATTENTION)].us

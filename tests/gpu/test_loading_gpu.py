@@ -1,5 +1,5 @@
-"""On a CUDA device: text encoders, denoiser and VAE take turns; the peak is that of the larger
-turn, below what was predicted; pictures stay the same.
+"""On a CUDA device text encoders, denoiser and VAE take turns. The peak of memory is that of the
+larger turn and below the prediction, and pictures stay the same.
 
 python -m pytest tests/gpu/test_loading_gpu.py -m gpu -s
 """
@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from sensitivity.core.devices import free_bytes
-from sensitivity.models.generating import Painter
+from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.shapes.run import run_shapes
-from sensitivity.spec.loading import resolve_spec, studies_folder
+from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.overrides import with_net, with_random_weights
+from sensitivity.spec.shipped import studies_folder
 from sensitivity.spec.study_spec import ModelSection, StudySpec
 from sensitivity.workflows.sizing import estimate_sizes
 
@@ -80,14 +81,16 @@ def on_gpu(loaded: LoadedPipeline) -> set[str]:
     }
 
 
-def draw(loaded: LoadedPipeline, batch_size: int) -> torch.Tensor:
+def generate(loaded: LoadedPipeline, batch_size: int) -> torch.Tensor:
     """Pictures of the first three search prompts."""
-    return Painter(loaded).paint(loaded.spec.prompts.search[:3], [0, 1, 2], batch_size=batch_size)
+    return MediaGenerator(loaded).generate_pictures(
+        loaded.spec.prompts.search[:3], [0, 1, 2], batch_size=batch_size
+    )
 
 
 def test_parts_take_turns_and_the_peak_is_the_larger_one(spec: StudySpec) -> None:
-    """While loading, encoders and denoiser are never there together; while the denoiser runs, it is
-    alone; what was predicted is not exceeded.
+    """Encoders and denoiser are never on the GPU together, the denoiser runs alone, and the
+    predicted peak is not exceeded.
     """
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -106,39 +109,40 @@ def test_parts_take_turns_and_the_peak_is_the_larger_one(spec: StudySpec) -> Non
     hook = loaded.denoiser.register_forward_pre_hook(lambda *_: seen.append(on_gpu(loaded)))
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
-        pictures = draw(loaded, 3)
+        pictures = generate(loaded, 3)
     hook.remove()
     assert all(one == {"transformer"} for one in seen)
     assert on_gpu(loaded) == {"transformer", "vae"}
     assert pictures.isfinite().all()
-    sizes = estimate_sizes(spec, run_shapes(spec, batch_size=3), device="cuda", batch_size=3)
-    drawing = torch.cuda.max_memory_allocated() - before
+    sizes = estimate_sizes(run_shapes(spec, batch_size=3), batch_size=3, device="cuda")
+    generating = torch.cuda.max_memory_allocated() - before
     print(
         f"loading {loading / 1e9:.2f} GB (text {text / 1e9:.2f}, denoiser {denoiser / 1e9:.2f}),"
-        f" drawing {drawing / 1e9:.2f} GB"
+        f" generating {generating / 1e9:.2f} GB"
     )
     print({stage.name: round(stage.nbytes / 1e9, 2) for stage in sizes.stages})
-    assert drawing < sizes.peak.nbytes
+    assert generating < sizes.peak.nbytes
 
 
 def test_pictures_are_those_of_a_resident_pipeline(spec: StudySpec) -> None:
-    """Parts that take turns change no bit of a picture that is drawn alone; an unknown text brings
-    the encoders back, and they leave.
+    """Components that take turns change no bit of a picture that is generated alone; an unknown
+    text loads the encoders, and they are unloaded again.
     """
     plain, turns = (
         load_pipeline(spec, device="cuda", resident=True),
         load_pipeline(spec, device="cuda"),
     )
-    assert torch.equal(draw(plain, 1), draw(turns, 1))
+    assert torch.equal(generate(plain, 1), generate(turns, 1))
     text = ["a text that the study does not have"]
     assert torch.equal(
-        Painter(plain).paint(text, [0], batch_size=1), Painter(turns).paint(text, [0], batch_size=1)
+        MediaGenerator(plain).generate_pictures(text, [0], batch_size=1),
+        MediaGenerator(turns).generate_pictures(text, [0], batch_size=1),
     )
     assert "text_encoder_2" not in on_gpu(turns)
 
 
 def test_a_saved_pipeline_is_read_to_the_device(tiny_folder: Path) -> None:
-    """Weights of files arrive on the GPU, bit for bit, without hooks of accelerate in the way."""
+    """Weights of files are on the GPU, bit for bit, without hooks of accelerate."""
     study = StudySpec(
         name="tiny",
         model=ModelSection(path=tiny_folder),
@@ -150,9 +154,9 @@ def test_a_saved_pipeline_is_read_to_the_device(tiny_folder: Path) -> None:
         for a, b in zip(here.denoiser.parameters(), there.denoiser.parameters(), strict=True)
     )
     assert not any(hasattr(part, "_hf_hook") for part in there.denoiser.modules())
-    assert draw(there, 3).isfinite().all()
+    assert generate(there, 3).isfinite().all()
 
 
 def test_free_memory_is_what_cuda_says() -> None:
-    """As `torch.cuda.mem_get_info` has it."""
+    """It is the number of `torch.cuda.mem_get_info`."""
     assert free_bytes("cuda") == torch.cuda.mem_get_info("cuda")[0]

@@ -1,5 +1,5 @@
-"""Text is encoded once a prompt, whatever the pipeline does around its encoders, and what a prompt
-is to the denoiser does not depend on the batch.
+"""Each prompt is encoded once, whatever the pipeline does around its encoders, and the denoiser gets
+the same for it in every batch.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ WORDS = {"red": 3, "blue": 4, "ring": 5, "star": 6, "a": 7}
 
 
 class Encoder(nn.Module):
-    """Mixes the tokens that its mask leaves, and counts the rows that it was given."""
+    """Mixes the tokens that its mask leaves, and counts the rows that it encodes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Keeps what it was given."""
+    """Keeps its arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Denoiser(nn.Module):
 
 
 class Pipeline:
-    """Pads to the longest prompt of the batch, guides with an empty prompt in the same call, and
-    works in place on what it gets.
+    """Pads to the longest prompt of the batch, encodes an empty prompt for guidance with it, and
+    changes embeddings in place.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Pipeline:
 
 
 def remembering(pipe: Any) -> TextMemory:
-    """A memory in front of a pipeline's encoder."""
+    """A memory that answers calls of a pipeline's encoder."""
     return TextMemory({"encoder": pipe.encoder}, denoisers=[pipe.denoiser], device="cpu")
 
 
@@ -91,8 +91,8 @@ def pipe() -> Pipeline:
 
 
 def test_a_prompt_is_encoded_once_and_is_the_same_in_every_batch(pipe: Pipeline) -> None:
-    """After learning two prompts nothing is encoded again; in a padded batch each has, where its
-    mask is, the bits that it has alone, and zeros beside.
+    """After learning two prompts nothing is encoded again. In a padded batch each has the bits that
+    it has alone, and zeros where it is padded.
     """
     plain = Pipeline()
     memory = remembering(pipe)
@@ -121,9 +121,9 @@ def test_a_prompt_is_encoded_once_and_is_the_same_in_every_batch(pipe: Pipeline)
     assert torch.equal(text[0, :1], alone["star"][0, :1])
 
 
-def test_answers_are_of_the_encoders_own_kind(pipe: Pipeline) -> None:
-    """What is said again has the class and the fields of what was said first, without caches; its
-    host memory is counted, shared tensors once.
+def test_answers_have_the_encoders_own_class(pipe: Pipeline) -> None:
+    """An answer from memory has the class and the fields of the encoder's answer, without caches;
+    its host memory is counted, shared tensors once.
     """
     memory = remembering(pipe)
     memory.learn("red ring", lambda: pipe(["red ring"]))
@@ -136,7 +136,7 @@ def test_answers_are_of_the_encoders_own_kind(pipe: Pipeline) -> None:
 
 
 def test_what_the_pipeline_changes_in_place_is_not_remembered(pipe: Pipeline) -> None:
-    """The pipeline doubles what it is given; three calls give the same."""
+    """The pipeline doubles the embeddings in place; three calls still give the same."""
     memory = remembering(pipe)
     memory.learn("red ring", lambda: pipe(["red ring"]))
     for _ in range(3):
@@ -145,10 +145,8 @@ def test_what_the_pipeline_changes_in_place_is_not_remembered(pipe: Pipeline) ->
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_an_unknown_prompt_is_encoded_as_ever(pipe: Pipeline) -> None:
-    """A batch with a prompt that was not learnt runs the encoder, and gives what it gives without a
-    memory.
-    """
+def test_an_unknown_prompt_is_encoded_as_without_a_memory(pipe: Pipeline) -> None:
+    """A batch with a prompt that was not learnt runs the encoder, as without a memory."""
     plain = Pipeline()
     remembering(pipe).learn("red ring", lambda: pipe(["red ring"]))
     for one in (pipe, plain):
@@ -158,7 +156,7 @@ def test_an_unknown_prompt_is_encoded_as_ever(pipe: Pipeline) -> None:
 
 
 class Noisy(Pipeline):
-    """Adds noise of its own to the text: what the denoiser gets is not decided by the ids."""
+    """Adds random noise to the embeddings: token ids do not decide what the denoiser gets."""
 
     def __call__(self, prompts: list[str]) -> Tensor:
         ids = torch.tensor([[WORDS[word] for word in text.split()] for text in prompts])
@@ -167,7 +165,7 @@ class Noisy(Pipeline):
 
 
 class Peeking(Pipeline):
-    """Reads from its encoder what no call returned."""
+    """Uses an attribute of its encoder, which no call returns."""
 
     def __call__(self, prompts: list[str]) -> Tensor:
         ids = torch.tensor([[WORDS[word] for word in text.split()] for text in prompts])
@@ -177,7 +175,7 @@ class Peeking(Pipeline):
 
 
 class Wandering(Pipeline):
-    """Encodes something else in each call."""
+    """Encodes other ids in each call."""
 
     def __call__(self, prompts: list[str]) -> Tensor:
         ids = torch.full((len(prompts), 2), len(self.asked))
@@ -187,9 +185,9 @@ class Wandering(Pipeline):
 
 
 @pytest.mark.parametrize("kind", [Noisy, Peeking, Wandering])
-def test_the_memory_steps_aside_where_it_does_not_see_everything(kind: type[Pipeline]) -> None:
-    """Where the second run of the first prompt is not the first one, the encoder runs in every
-    call, as without a memory.
+def test_the_memory_closes_itself_where_it_does_not_see_everything(kind: type[Pipeline]) -> None:
+    """Where the first prompt's second run differs from its first, the encoder runs in every call, as
+    without a memory.
     """
     pipe = kind()
     memory = remembering(pipe)
@@ -203,7 +201,7 @@ def test_the_memory_steps_aside_where_it_does_not_see_everything(kind: type[Pipe
 
 
 class Connected(Pipeline):
-    """A second component makes something of the embeddings."""
+    """A second component changes the embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,9 +215,9 @@ class Connected(Pipeline):
         return self.denoiser(torch.zeros(len(text)), text, ids)
 
 
-def test_what_is_given_embeddings_runs_in_every_call() -> None:
-    """Only calls with token ids are remembered; a component that is given embeddings is named as
-    passed.
+def test_a_component_that_reads_embeddings_runs_in_every_call() -> None:
+    """Only calls with token ids are remembered; a component that is given embeddings is listed in
+    `passed`.
     """
     pipe = Connected()
     memory = TextMemory(
@@ -231,9 +229,9 @@ def test_what_is_given_embeddings_runs_in_every_call() -> None:
     assert (memory.works, memory.answered, memory.passed) == (True, {"encoder"}, {"connector"})
 
 
-def test_an_error_of_the_pipeline_is_the_pipelines(pipe: Pipeline) -> None:
-    """What the pipeline raises while a prompt is learnt comes out as it is, and the memory goes on
-    as before.
+def test_an_error_of_the_pipeline_is_raised_again(pipe: Pipeline) -> None:
+    """What the pipeline raises while a prompt is learnt is raised unchanged, and the memory goes on
+    working.
     """
     memory = remembering(pipe)
     with pytest.raises(KeyError, match="cube"):
@@ -244,7 +242,7 @@ def test_an_error_of_the_pipeline_is_the_pipelines(pipe: Pipeline) -> None:
 
 
 def first_call(pipe: Any, component: str, call: dict[str, Any]) -> dict[str, Any]:
-    """What the denoiser's first call is given: positions as "0", "1", ..., and keywords."""
+    """The arguments of the denoiser's first call: positional ones as "0", "1", ..."""
     seen: list[dict[str, Any]] = []
 
     class Enough(BaseException):
@@ -270,8 +268,8 @@ TEXT = {
     "lumina2": ["encoder_hidden_states"],
     "zimage": ["2"],
 }
-"""{toy: what its denoiser is told of the text}; qwen, lumina2 and zimage pad to the longest prompt,
-or not at all.
+"""{toy: arguments of its denoiser that come from the text}. qwen, lumina2 and zimage pad to the
+longest prompt, or not at all.
 """
 
 
@@ -279,8 +277,8 @@ or not at all.
 def test_real_pipelines_give_each_prompt_the_same_text_in_every_batch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With prompts of different lengths, a batch's text is that of the prompts alone, padded; alone
-    it is that of a pipeline without a memory, bit for bit.
+    """A prompt alone gives the same bits as without a memory, and so does each row of a batch of
+    different lengths, apart from its padding.
     """
     monkeypatch.setattr(
         StandInTokenizer, "_length", lambda self, text: self.dropped_tokens + 2 + len(str(text)) % 7
@@ -304,8 +302,8 @@ def test_real_pipelines_give_each_prompt_the_same_text_in_every_batch(
 
 
 def assert_same_rows(alone: Any, again: Any, both: Any, i: int) -> None:
-    """`again` is `alone`, one row for each of a prompt's guided halves; rows i and 2 + i of `both`,
-    a batch of two prompts, are these and their padding.
+    """`again` equals `alone`: one row with and one without guidance. Rows i and 2 + i of `both`, a
+    batch of two prompts, are the same rows with padding.
     """
     if isinstance(alone, dict):
         for key in alone:

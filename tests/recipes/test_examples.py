@@ -3,7 +3,6 @@ what the files say.
 """
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,16 @@ from sensitivity.latency.pricer import Pricer
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.shapes.by_hand import published_list
 from sensitivity.shapes.families import fused_role
-from sensitivity.shapes.run import ShapeRun, run_shapes
 from sensitivity.spec.loading import resolve_spec
 
 from make_examples import EXAMPLES, SENSITIVE, beat_published, index, is_sensitive, sensitive_roles
+from support.shape_runs import shape_run
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 SHIPPED = {
     path.stem.removesuffix("-nvfp4-b200-unverified"): path
     for path in FOLDER.glob("*-unverified.json")
 }
-
-
-@cache
-def run_of(name: str) -> ShapeRun:
-    """A study's run without weights, made once."""
-    return run_shapes(resolve_spec(name))
 
 
 def test_what_ships() -> None:
@@ -48,7 +41,7 @@ def test_the_claims_of_an_example_hold(name: str) -> None:
     """Priced again, it is faster than the published list; sensitive roles and Linears that it
     quantizes are some of that list's; its file says these numbers.
     """
-    recipe, spec, run = load_recipe(SHIPPED[name]), resolve_spec(name), run_of(name)
+    recipe, spec, run = load_recipe(SHIPPED[name]), resolve_spec(name), shape_run(name)
     pricer, theirs = Pricer.of(spec, run), published_list(run.table, spec.published[0])
     ours_s = pricer.price("ours", recipe.layers).estimate.quantized_s
     published = pricer.price("theirs", dict.fromkeys(theirs, FormatName.NVFP4))
@@ -103,7 +96,7 @@ def test_qwen_image_has_none() -> None:
     """Each Linear of the published list gains, and what is outside of it loses or is sensitive:
     there is nothing to drop and nothing to add.
     """
-    spec, run = resolve_spec("qwen-image"), run_of("qwen-image")
+    spec, run = resolve_spec("qwen-image"), shape_run("qwen-image")
     theirs = published_list(run.table, spec.published[0])
     takes = [
         x.fqn
@@ -150,7 +143,7 @@ def test_what_is_sensitive() -> None:
         for wanted, fqns in named.items()
     } == named
     roles = {
-        role_of(fqn) for name in EXAMPLES for fqn in (x.fqn for x in run_of(name).table.linears)
+        role_of(fqn) for name in EXAMPLES for fqn in (x.fqn for x in shape_run(name).table.linears)
     }
     dead = {entry.pattern for entry in SENSITIVE if not match(entry.pattern, roles)}
     assert dead == {"*adaln*"}, "a name that other models have"

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.formats.switch import Switch, SwitchableLinear
+from sensitivity.formats.switch import Switch
+from sensitivity.formats.switchable_linear import SwitchableLinear
 from sensitivity.latency import ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.loading import load_pipeline
 from sensitivity.search.calibration import output
 from sensitivity.search.calibration.stored import calibrate as calibrate_by
-from sensitivity.search.candidates import Candidates, make_candidates
+from sensitivity.search.candidates import Candidates
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
 
@@ -142,7 +144,7 @@ def test_an_interrupted_calibration_goes_on(
 
     with pytest.raises(KeyboardInterrupt):
         calibrate(evaluator, candidates, store, progress=stop)
-    assert all(linear._active is None for linear in evaluator.switch.linears.values())  # type: ignore[attr-defined]
+    assert all(linear.active is None for linear in evaluator.switch.linears.values())  # type: ignore[attr-defined]
     with counting(evaluator.loaded.denoiser) as calls:
         resumed = calibrate(evaluator, candidates, store)
         assert len(calls) == 2 + 3 * 2
@@ -171,14 +173,17 @@ def test_another_number_of_states_is_another_calibration(
 
 def test_nothing_is_left_behind(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:
     """Afterwards the Linears are bf16, the hooks are gone and the pictures are those of before."""
-    before = evaluator.paint({}, "search")
+    before = evaluator.generate_pictures({}, "search")
     calibrate(evaluator, candidates, store)
     assert not evaluator.loaded.denoiser._forward_hooks
     assert all(
-        type(linear) is SwitchableLinear and linear._active is None
+        type(linear) is SwitchableLinear and linear.active is None
         for linear in evaluator.switch.linears.values()
     )
-    assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3), before)
+    assert torch.equal(
+        evaluator.media_generator.generate_pictures(*evaluator.prompts("search"), batch_size=3),
+        before,
+    )
 
 
 def test_a_bf16_run_that_is_nan_is_an_error(
@@ -199,7 +204,7 @@ def test_a_pipeline_that_fails_leaves_no_hook(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(evaluator.painter, "draw", broken)
+    monkeypatch.setattr(evaluator.media_generator, "generate", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         calibrate(evaluator, candidates, store)
     assert not evaluator.loaded.denoiser._forward_hooks
@@ -209,7 +214,7 @@ def test_a_pipeline_without_denoiser_calls_is_an_error(
     evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the denoiser was never called there is nothing to record, and the message says so."""
-    monkeypatch.setattr(evaluator.painter, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(evaluator.media_generator, "generate", lambda *_, **__: None)
     with pytest.raises(MeasurementError, match="never called its denoiser"):
         calibrate(evaluator, candidates, store)
 
@@ -235,7 +240,7 @@ def test_a_group_that_gives_nan_is_the_worst_not_the_end(
 
     def broken(found: Any) -> Tensor:
         tensor = real(found)
-        active = evaluator.switch.linears[bad]._active
+        active = evaluator.switch.linears[bad].active
         return (
             tensor * float("nan")
             if active is not None and active[0].name is FormatName.NVFP4

@@ -17,11 +17,13 @@ from sensitivity.latency import LatencyModel, ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.skeleton import build_component
-from sensitivity.search.candidates import Candidates, make_candidates
+from sensitivity.search.candidates import Candidates
+from sensitivity.search.grouping import make_candidates
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 from sensitivity.spec.hand_lists import Reasoned, RuleOfThumb
-from sensitivity.spec.loading import list_studies, load_spec
+from sensitivity.spec.loading import load_spec
 from sensitivity.spec.prompts import PromptSection
+from sensitivity.spec.shipped import list_studies
 from sensitivity.spec.study_spec import ModelSection, SearchSection, StudySpec
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
@@ -348,7 +350,7 @@ def test_the_q_of_a_cross_attention_stands_alone() -> None:
 
 
 def test_patterns_that_match_nothing_are_reported() -> None:
-    """What a study always skips, and is not there, is named in the order written; the others work."""
+    """Always-skip patterns that match nothing are listed in their order; the others work."""
     skips = [{"pattern": pattern, "reason": "r"} for pattern in ("adaln_single.*", "out", "proj")]
     candidates = make(transformer(), spec_of(always_skip=skips))
     assert candidates.dead == ("adaln_single.*", "proj")
@@ -420,7 +422,7 @@ def test_nothing_to_quantize_is_an_error() -> None:
         FormatError,
         match=(
             r"none of the 1 Linears of toy may be quantized to nvfp4 \(x: N = 24.*choose another"
-            r" --format"
+            r" `format`"
         ),
     ):
         make(table_of(linear("x", n=24)), spec_of())

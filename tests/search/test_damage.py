@@ -340,7 +340,7 @@ def test_the_hypothesis_has_the_largest_evidence() -> None:
 
 
 def test_without_trials_damages_lie_between_errors_and_sizes() -> None:
-    """Shares of the geometric mean of errors ** 1.5 and sizes; without errors shares of the sizes."""
+    """They are shares of the geometric mean of errors ** 1.5 and sizes, or of the sizes alone."""
     seen = world(7, 0)
     sizes = np.arange(1.0, 8.0)
     belief = believe(seen.features, seen.lpips, seen.errors, sizes, kin_of(7))

@@ -22,13 +22,14 @@ from sensitivity.latency import ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
-from sensitivity.search.calibration import State, gradient
+from sensitivity.search.calibration import gradient
 from sensitivity.search.calibration.jobs import BROKEN, Job
-from sensitivity.search.calibration.local import jobs_by_linear, local_error
+from sensitivity.search.calibration.local import formats_by_linear, local_error
 from sensitivity.search.calibration.preview import Replay
-from sensitivity.search.calibration.states import pick_calls, record_states
+from sensitivity.search.calibration.states import State, pick_calls, record_states
 from sensitivity.search.calibration.stored import calibrate
-from sensitivity.search.candidates import Candidates, make_candidates
+from sensitivity.search.candidates import Candidates
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
 
@@ -248,7 +249,7 @@ def test_a_denoiser_without_gradients_is_refused() -> None:
     for model, words in ((NoGradients(), "a is called where"), (Detached(), "no gradient reaches")):
         with (
             Switch(model) as switch,
-            pytest.raises(MeasurementError, match=words + ".* --estimator output"),
+            pytest.raises(MeasurementError, match=words + ".* with `estimator` output"),
         ):
             gradient.contract(model, switch.linears, state_of(model, x), jobs("a", "b"))
         assert not model.a._forward_hooks
@@ -299,7 +300,7 @@ def test_the_last_preview_is_the_picture(evaluator: Evaluator) -> None:
     Nothing of the replay stays.
     """
     denoiser, scheduler = evaluator.loaded.denoiser, evaluator.loaded.pipe.scheduler
-    drawn = evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3)
+    drawn = evaluator.media_generator.generate_pictures(*evaluator.prompts("search"), batch_size=3)
     replay = Replay(evaluator, 3)
     assert replay.steps == 2
     assert (
@@ -308,7 +309,10 @@ def test_the_last_preview_is_the_picture(evaluator: Evaluator) -> None:
     assert float((replay.preview(0).pictures - drawn).abs().mean()) > 0.02
     assert "forward" not in vars(denoiser)
     assert "step" not in vars(scheduler)
-    assert torch.equal(evaluator.painter.paint(*evaluator.prompts("search"), batch_size=3), drawn)
+    assert torch.equal(
+        evaluator.media_generator.generate_pictures(*evaluator.prompts("search"), batch_size=3),
+        drawn,
+    )
 
 
 def test_a_preview_of_another_scheduler_is_refused(
@@ -321,8 +325,8 @@ def test_a_preview_of_another_scheduler_is_refused(
     with pytest.raises(
         UserError,
         match=(
-            r"FlowMatchEulerDiscreteScheduler, and the FluxPipeline has DDIMScheduler; allowed .*"
-            r" output, gradient"
+            r"the FluxPipeline has the scheduler DDIMScheduler; `estimator` preview expects"
+            r" FlowMatchEulerDiscreteScheduler: choose one of output, gradient"
         ),
     ):
         calibrate(evaluator, candidates, store, estimator="preview")
@@ -332,7 +336,7 @@ def test_an_unknown_estimator_is_refused(
     evaluator: Evaluator, candidates: Candidates, store: Store
 ) -> None:
     """The message names the estimators."""
-    with pytest.raises(UserError, match="'best'; allowed are output, preview, gradient, local"):
+    with pytest.raises(UserError, match="'best'; expected one of output, preview, gradient, local"):
         calibrate(evaluator, candidates, store, estimator="best")
 
 
@@ -365,4 +369,4 @@ def test_states_are_spread_over_the_first_half() -> None:
     assert pick_calls(8, 4) == [0, 1, 2, 3]
     assert pick_calls(50, 3) == [0, 8, 16]
     assert pick_calls(2, 4) == [0, 0, 1, 1]
-    assert jobs_by_linear(jobs("a", "b")) == {"a": (MXFP8, NVFP4), "b": (MXFP8, NVFP4)}
+    assert formats_by_linear(jobs("a", "b")) == {"a": (MXFP8, NVFP4), "b": (MXFP8, NVFP4)}

@@ -9,9 +9,15 @@ import pytest
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import StoreError
-from sensitivity.search.finished import KeptStudy, Wanted, assume_settings, list_studies, pick_study
-from sensitivity.search.loop import SearchSettings
+from sensitivity.search.finished import (
+    KeptStudy,
+    Wanted,
+    assume_settings,
+    list_optuna_studies,
+    pick_study,
+)
 from sensitivity.search.proposers import SamplerName
+from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 
 DATABASE = Path("runs.db")
@@ -58,13 +64,13 @@ def test_several_are_listed_with_trials_and_settings() -> None:
         pick([study("m-a"), study("m-b", seed=1, finished=3)], Wanted(target="b200"))
     text = str(raised.value)
     for words in (
-        "2 studies of m in runs.db have --target b200",
-        "allowed is one",
-        "--study NAME",
+        "2 studies of m in runs.db have `target` b200",
+        "expected one",
+        "`study` NAME",
         "m-a: 8 of 8",
         "m-b: 3 of 8",
-        "--seed 1",
-        "--calibrate",
+        "`seed` 1",
+        "`calibrate`",
     ):
         assert words in text
 
@@ -75,11 +81,11 @@ def test_a_study_that_is_not_there_is_said_with_those_that_are() -> None:
     """
     with pytest.raises(
         StoreError,
-        match=r"no study of m in runs\.db has --study x --seed 7; it holds\n  m-a: 8 of 8 trials",
+        match=r"no study of m in runs\.db has `study` x `seed` 7; expected one of\n  m-a: 8 of 8",
     ):
         pick([study("m-a")], Wanted(name="x", seed=7))
     with pytest.raises(
-        StoreError, match=r"holds no study of m; run `sensitivity search --model m`"
+        StoreError, match=r"holds no study of m; .* run `sensitivity search` on m first"
     ):
         pick([], Wanted())
     with pytest.raises(StoreError, match="has no finished trial"):
@@ -126,7 +132,7 @@ def test_a_database_lists_its_studies_of_one_model(tmp_path: Path) -> None:
                 made.set_user_attr("settings", kept)
                 made.tell(made.ask(), 1.0)
                 made.ask()
-        found = list_studies(store, "tiny")
+        found = list_optuna_studies(store, "tiny")
     assert [s.name for s in found] == ["tiny-nvfp4-b200-0123abcd", "tiny-mxfp8+nvfp4-b200-00000000"]
     assert [s.finished for s in found] == [0, 1]
     assert found[0].settings is None

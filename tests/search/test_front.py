@@ -181,13 +181,13 @@ def test_a_bound_that_is_met_exactly_is_met() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Constraints(max_lpips=float("nan")), "--max-lpips is nan; allowed is 0 or more"),
-        (Constraints(min_speedup=0.0), "--min-speedup is 0.0; allowed is a factor above 0"),
-        (Constraints(max_seconds=-1.0), "--max-seconds is -1.0; allowed is a time above 0"),
-        (Constraints(max_seconds=float("inf")), "--max-seconds is inf; allowed is a time above 0"),
+        (Constraints(max_lpips=float("nan")), "`max_lpips` is nan; expected 0 or more"),
+        (Constraints(min_speedup=0.0), "`min_speedup` is 0.0; expected a factor above 0"),
+        (Constraints(max_seconds=-1.0), "`max_seconds` is -1.0; expected a time above 0"),
+        (Constraints(max_seconds=float("inf")), "`max_seconds` is inf; expected a time above 0"),
     ],
 )
 def test_bounds_that_mean_nothing_are_refused(asked: Constraints, message: str) -> None:
-    """The message has the value, what is allowed and an example."""
+    """The message has the value, what was expected and an example."""
     with pytest.raises(UserError, match=re.escape(message)):
         check_constraints(asked)

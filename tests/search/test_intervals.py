@@ -1,4 +1,4 @@
-"""Intervals of means and paired comparisons agree with closed forms, and hold as often as they say."""
+"""Intervals and paired comparisons agree with closed forms, and hold as often as they say."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_pairs_are_compared_prompt_by_prompt() -> None:
 
 
 def test_a_constant_difference_is_a_difference() -> None:
-    """A difference without spread is told at once, zero is none; a single prompt counts as it is."""
+    """A difference without spread is significant, zero is not; one prompt counts as it is."""
     assert is_distinguishable([0.5, 0.75, 1.0], [0.25, 0.5, 0.75])
     assert not is_distinguishable([0.2], [0.2])
     assert is_distinguishable([0.2], [0.3])

@@ -23,21 +23,17 @@ from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
 from sensitivity.search.candidates import Candidates
-from sensitivity.search.finished import list_studies
-from sensitivity.search.loop import (
-    SearchResult,
-    SearchSettings,
-    read_search,
-    run_search,
-    study_name,
-)
+from sensitivity.search.finished import list_optuna_studies
+from sensitivity.search.loop import SearchResult, read_search, run_search
 from sensitivity.search.proposers import STOCK, KnapsackProposer, Observation, SamplerName
+from sensitivity.search.settings import SearchSettings, study_name
+from sensitivity.search.shortlist import front_of
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial
-from sensitivity.search.winner import front_of
 from sensitivity.spec.loading import load_spec
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.find import Prepared, find_recipe, prepare
+from sensitivity.workflows.find import find_recipe
+from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
 from sensitivity.workflows.select import select_recipe
 
@@ -77,9 +73,9 @@ class Toy:
         formats: Mapping[str, FormatName],
         _split: str,
         *,
-        after_batch: Any = None,
+        after_batch: Any = None,  # noqa: ARG002 - the evaluator's signature
         keep_going: Any = None,
-    ) -> Any:  # noqa: ARG002 - the contract
+    ) -> Any:
         quantized = tuple(
             sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16)
         )
@@ -181,7 +177,7 @@ def test_dominated_trials_stop_count_and_stay_off_the_front(
     assert result.stopped
     assert result.tried == len(result.trials) + len(result.stopped) == len(toy.asked) == 20
     assert sorted(t.index for t in (*result.trials, *result.stopped)) == list(range(20))
-    assert sum(toy.drawn) == 20 * PROMPTS - result.undrawn
+    assert sum(toy.drawn) == 20 * PROMPTS - result.pictures_saved
     by_index = {t.index: t for t in result.trials}
     for trial in result.stopped:
         rival = by_index[trial.stop.rival]
@@ -263,11 +259,11 @@ def test_a_study_without_chunks_never_stops(
             spec.model_copy(update={"search": spec.search.model_copy(update=section)}),
         )
         names.append(study_name(prepared.evaluator, prepared.candidates, settings_of()))
-        monkeypatch.setattr("sensitivity.search.loop.ALPHA", 0.01)
+        monkeypatch.setattr("sensitivity.search.settings.ALPHA", 0.01)
         assert study_name(prepared.evaluator, prepared.candidates, settings_of()) == names[-1]
         toy = Toy()
         result = search(toy, sampler=SamplerName("random"))
-        assert (len(result.trials), result.stopped, result.undrawn) == (20, (), 0)
+        assert (len(result.trials), result.stopped, result.pictures_saved) == (20, (), 0)
         assert len(toy.asked) <= 20  # the third is the first, drawn already
     assert names[0] == names[2] != names[1]
 
@@ -277,7 +273,7 @@ def test_the_rules_alpha_is_part_of_the_studys_name(
 ) -> None:
     """Another alpha stops other trials, so it makes another study."""
     name = study_name(prepared.evaluator, prepared.candidates, settings_of())
-    monkeypatch.setattr("sensitivity.search.loop.ALPHA", 0.01)
+    monkeypatch.setattr("sensitivity.search.settings.ALPHA", 0.01)
     assert study_name(prepared.evaluator, prepared.candidates, settings_of()) != name
 
 
@@ -463,7 +459,7 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
     assert essence(selected.result) == essence(result)
     assert any(f"{len(result.stopped)} more stopped early" in text for text in said)
     with Store.open(tmp_path / "s.db") as store:
-        (study,) = list_studies(store, chunked.name)
+        (study,) = list_optuna_studies(store, chunked.name)
         assert essence(read_search(store, study.name, outcome.prepared.candidates)) == essence(
             result
         )

@@ -137,7 +137,9 @@ def test_a_trial_that_is_worse_on_every_prompt_stops_by_the_test() -> None:
     other = rival(*np.linspace(0.5, 1.5, 30))
     seen = np.asarray(other.per_prompt[:5]) * (1.8, 2.2, 2.0, 1.9, 2.1)
     assert CERTAIN.decide(list(seen), 1.0, [other]) is None
-    stop = StoppingRule(alpha=0.05, looks=5).decide(list(seen), 1.0, [rival(*[9.0] * 30), other])
+    stop = StoppingRule(alpha=0.05, interim_tests=5).decide(
+        list(seen), 1.0, [rival(*[9.0] * 30), other]
+    )
     assert stop is not None
     assert 0 < stop.p_value < 0.01
     assert (stop.prompts, stop.rival, stop.share) == (5, 1, pytest.approx(1 / 6))
@@ -158,8 +160,8 @@ def test_looks_share_the_error() -> None:
     other = rival(*np.linspace(0.5, 1.5, 30))
     seen = list(np.asarray(other.per_prompt[:5]) * (1.2, 1.7, 1.3, 0.9, 1.5))
     assert 0.01 < dominated_p_value(seen, other.per_prompt) < 0.05
-    assert StoppingRule(alpha=0.05, looks=1).decide(seen, 1.0, [other]) is not None
-    assert StoppingRule(alpha=0.05, looks=5).decide(seen, 1.0, [other]) is None
+    assert StoppingRule(alpha=0.05, interim_tests=1).decide(seen, 1.0, [other]) is not None
+    assert StoppingRule(alpha=0.05, interim_tests=5).decide(seen, 1.0, [other]) is None
 
 
 def test_differences_below_the_noise_floor_never_stop() -> None:
@@ -208,7 +210,7 @@ def test_trials_of_the_front_are_rarely_stopped(prompts: int, looks: tuple[int, 
     """Trials that are better than each of six rivals by a hair, the hardest case, are stopped in at
     most 5 of 100 cases over all looks, and in some.
     """
-    rule = StoppingRule(alpha=0.05, looks=len(looks))
+    rule = StoppingRule(alpha=0.05, interim_tests=len(looks))
     assert 0 < stopped_in(800, rule, looks, prompts=prompts, worse=0.9999, rivals=6, seed=1) <= 0.05
 
 
@@ -251,9 +253,15 @@ def test_prompts_are_ordered_by_their_share_of_scores() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("alpha", -0.1), ("alpha", 0.5), ("alpha", float("nan")), ("looks", 0), ("noise_floor", -1.0)],
+    [
+        ("alpha", -0.1),
+        ("alpha", 0.5),
+        ("alpha", float("nan")),
+        ("interim_tests", 0),
+        ("noise_floor", -1.0),
+    ],
 )
 def test_a_rule_out_of_range_is_refused(field: str, value: float) -> None:
-    """The message has the value and what is allowed."""
-    with pytest.raises(UserError, match=rf"early stopping is {value}; allowed is"):
+    """The message has the value and what was expected."""
+    with pytest.raises(UserError, match=rf"`{field}` of early stopping is {value}; expected"):
         StoppingRule(**{field: value})

@@ -86,7 +86,7 @@ def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\n" * 200)
     with pytest.raises(
-        StoreError, match=r"notes\.txt is no database of sensitivity .*pass another --storage"
+        StoreError, match=r"notes\.txt is no database of sensitivity .*name another `storage`"
     ):
         Store.open(path)
     assert path.read_text() == "my notes\n" * 200
@@ -103,7 +103,7 @@ def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
         connection.execute("create table bookmarks (url text)")
     connection.close()
     with pytest.raises(
-        StoreError, match=r"bookmarks.* which sensitivity did not make.*pass another --storage"
+        StoreError, match=r"bookmarks.* which sensitivity did not make.*name another `storage`"
     ):
         Store.open(path)
     with sqlite3.connect(path) as connection:
@@ -139,7 +139,7 @@ def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
     "name", ["with space.db", "100%.db", "what?.db", "a#b.db", "ü.db", "a%20b.db"]
 )
 def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
-    """The database lies where --storage says, whatever signs are in its name, and Optuna's URL
+    """The database lies at the given path, whatever signs are in its name, and Optuna's URL
     means the same file.
     """
     from sqlalchemy import make_url
@@ -170,7 +170,7 @@ def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
     assert here.recv() is True
     begun = time.monotonic()
     with pytest.raises(
-        StoreError, match=r"study\.db is in use by another search.*pass another --storage"
+        StoreError, match=r"study\.db is in use by another search.*name another `storage`"
     ):
         Store.open(path)
     assert time.monotonic() - begun < 5
@@ -197,7 +197,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, where: str) -
     """A path under a file, a folder itself and a read-only file system are the user's to change."""
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match=r"cannot be written.*pass --storage"):
+    with pytest.raises(OutputError, match=r"cannot be written.*name a `storage`"):
         Store.open(tmp_path / where)
 
 
@@ -242,6 +242,6 @@ def test_a_damaged_database_says_so(tmp_path: Path, intact_pages: int) -> None:
             store.find_sensitivities("one")
 
     with pytest.raises(
-        StoreError, match=r"no database of sensitivity .*pass another --storage, or remove the file"
+        StoreError, match=r"no database of sensitivity .*name another `storage`, or remove the file"
     ):
         read()

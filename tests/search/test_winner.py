@@ -1,4 +1,4 @@
-"""Naming: which skip-lists are asked for a held-out score, when held-out prompts overrule the first
+"""Winner: which skip-lists are asked for a held-out score, when held-out prompts overrule the first
 choice, and how often the stated interval is right.
 """
 
@@ -12,18 +12,9 @@ from sensitivity.errors import ConstraintError
 from sensitivity.fidelity.score import Score
 from sensitivity.search.front import Constraints
 from sensitivity.search.intervals import simultaneous_intervals
+from sensitivity.search.shortlist import NEAR, near_choice, plan_scores, trials_beside
 from sensitivity.search.trials import ScoredTrial
-from sensitivity.search.winner import (
-    FURTHER,
-    NEAR,
-    Naming,
-    compare,
-    describe_unmet,
-    name_winner,
-    near_choice,
-    plan_scores,
-    trials_beside,
-)
+from sensitivity.search.winner import FURTHER, Winner, choose_winner, compare, describe_unmet
 
 BF16_S = 10.0
 WAVE = np.array([0.75, 1.25] * 5)  # prompts: mean 1, and half of them other than the rest
@@ -78,9 +69,9 @@ class Asked:
 
 def named(
     trials: Sequence[ScoredTrial], held: Callable[[ScoredTrial], Score | None], **bounds: float
-) -> Naming:
-    """`name_winner` with bounds as keywords."""
-    return name_winner(trials, constraints=Constraints(**bounds), bf16_s=BF16_S, score=held)
+) -> Winner:
+    """`choose_winner` with bounds as keywords."""
+    return choose_winner(trials, constraints=Constraints(**bounds), bf16_s=BF16_S, score=held)
 
 
 def indices(trials: Sequence[ScoredTrial]) -> list[int]:
@@ -140,38 +131,38 @@ def test_where_the_shortlist_breaks_the_bound_slower_members_are_scored_until_on
     """
     trials = line([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
     held = Asked({0: 2.0, 1: 1.8, 6: 1.01, 7: 0.9, 8: 0.4})
-    naming = named(trials, held, max_lpips=1.0)
+    winner = named(trials, held, max_lpips=1.0)
     assert held.asked == [0, 1, 5, 6, 7]
-    assert naming.chosen == trials[7]
-    assert indices(naming.shortlist) == [0, 1, 6, 7]
-    assert indices(naming.passed_over) == [5]
+    assert winner.chosen == trials[7]
+    assert indices(winner.shortlist) == [0, 1, 6, 7]
+    assert indices(winner.passed_over) == [5]
 
 
 def test_the_walk_keeps_to_the_bounds_on_time_and_ends_after_six() -> None:
-    """Slower members beyond --max-seconds are not asked; six that break the bound are enough, and
+    """Slower members beyond `max_seconds` are not asked; six that break the bound are enough, and
     then nothing is named.
     """
     trials = line([1.0 - 0.05 * i for i in range(19)])
     worse = Asked(dict.fromkeys(range(19), 1.01))
-    naming = named(trials, worse, max_lpips=1.0)
-    assert naming.chosen is None
-    assert len(naming.shortlist) == 2 + FURTHER
-    naming = named(trials, worse, max_lpips=1.0, max_seconds=4.0)
-    assert max(t.latency_s for t in naming.shortlist) == 4.0
-    assert naming.chosen is None
+    winner = named(trials, worse, max_lpips=1.0)
+    assert winner.chosen is None
+    assert len(winner.shortlist) == 2 + FURTHER
+    winner = named(trials, worse, max_lpips=1.0, max_seconds=4.0)
+    assert max(t.latency_s for t in winner.shortlist) == 4.0
+    assert winner.chosen is None
 
 
 def test_no_winner_is_said_with_the_nearest_and_a_bound_that_is_met() -> None:
     """The message has the bound, how many were scored, the nearest with its value, and a
-    --max-lpips that it keeps to.
+    bound that it keeps to.
     """
-    naming = named(line([0.4, 0.3]), Asked({0: 0.55, 1: 0.51234}), max_lpips=0.4)
-    text = describe_unmet(naming, bf16_s=BF16_S)
+    winner = named(line([0.4, 0.3]), Asked({0: 0.55, 1: 0.51234}), max_lpips=0.4)
+    text = describe_unmet(winner, bf16_s=BF16_S)
     for words in (
         "LPIPS <= 0.4 on the held-out prompts",
         "of the 2 that were scored",
         "trial 2 comes nearest, 5.000x at held-out LPIPS 0.5123",
-        "--max-lpips 0.5124",
+        "relax `max_lpips` to 0.5124",
     ):
         assert words in text
 
@@ -215,14 +206,14 @@ def test_passed_over_trials_are_not_named() -> None:
     is, and the message says to draw.
     """
     trials = line([0.31, 0.305, 0.30], noise=0.05)
-    naming = named(trials, Asked({1: 0.3, 0: 0.3}), min_speedup=1.0)
-    assert (naming.first, naming.chosen, naming.passed_over) == (trials[2], trials[1], (trials[2],))
+    winner = named(trials, Asked({1: 0.3, 0: 0.3}), min_speedup=1.0)
+    assert (winner.first, winner.chosen, winner.passed_over) == (trials[2], trials[1], (trials[2],))
     nothing = named(trials, Asked({}), min_speedup=1.0)
     assert nothing.chosen is None
     assert "none of the 3 skip-lists near the choice has a held-out score" in describe_unmet(
         nothing, bf16_s=BF16_S
     )
-    assert "leave out --no-verify" in describe_unmet(nothing, bf16_s=BF16_S)
+    assert "choose with `verify` on" in describe_unmet(nothing, bf16_s=BF16_S)
 
 
 def test_intervals_of_the_shortlist_hold_at_once_and_those_beside_it_by_themselves() -> None:
@@ -232,14 +223,14 @@ def test_intervals_of_the_shortlist_hold_at_once_and_those_beside_it_by_themselv
     rng = np.random.default_rng(0)
     held = {i: rng.lognormal(-2, 0.8, 24) for i in range(4)}
     trials = [*line([0.5, 0.4, 0.3]), trial(3, 1.5, 0.9 * WAVE, label="rule of thumb")]
-    naming = compare(named(trials, Asked(held), max_lpips=0.45), trials_beside(trials), Asked(held))
-    near = indices(naming.shortlist)
+    winner = compare(named(trials, Asked(held), max_lpips=0.45), trials_beside(trials), Asked(held))
+    near = indices(winner.shortlist)
     assert near == [1, 2]
     joint = simultaneous_intervals([held[i] for i in near])
-    assert [naming.held_out[i].ci95 for i in near] == joint
+    assert [winner.held_out[i].ci95 for i in near] == joint
     alone = [simultaneous_intervals([held[i]])[0] for i in near]
     assert all(low < a and b < high for (low, high), (a, b) in zip(joint, alone, strict=True))
-    assert naming.held_out[3].ci95 == simultaneous_intervals([held[3]])[0]
+    assert winner.held_out[3].ci95 == simultaneous_intervals([held[3]])[0]
 
 
 def test_the_plan_names_who_will_be_asked() -> None:
@@ -254,8 +245,8 @@ def test_the_plan_names_who_will_be_asked() -> None:
     planned = plan_scores(trials, Constraints(max_lpips=0.1), bf16_s=BF16_S)
     assert sorted(indices(planned)) == [1, 2, 4, 5, 6]
     held = Asked(dict.fromkeys(range(7), 0.05))
-    naming = compare(named(trials, held, max_lpips=0.1), trials_beside(trials), held)
-    assert sorted(naming.held_out) == sorted(indices(planned))
+    winner = compare(named(trials, held, max_lpips=0.1), trials_beside(trials), held)
+    assert sorted(winner.held_out) == sorted(indices(planned))
 
 
 def simulate_coverage(
@@ -279,7 +270,7 @@ def simulate_coverage(
         values = truth[:, None] * np.exp(sigma * noise - sigma**2 / 2)  # (50, 34)
         trials = [trial(i, seconds[i], values[i, :10]) for i in range(50)]
         held = Asked({i: values[i, 10:] for i in range(50)})
-        winner = name_winner(trials, constraints=bounds, bf16_s=2.0, score=held)
+        winner = choose_winner(trials, constraints=bounds, bf16_s=2.0, score=held)
         if winner.chosen is None:
             missing += 1
             continue

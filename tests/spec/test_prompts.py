@@ -2,6 +2,8 @@
 line.
 """
 
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,13 @@ from pydantic import ValidationError
 
 from sensitivity.errors import SpecError
 from sensitivity.spec.loading import load_spec
-from sensitivity.spec.overrides import with_prompts
-from sensitivity.spec.prompts import PICTURES, VIDEOS, PromptSection, read_prompts, split_prompts
+from sensitivity.spec.prompts import (
+    PromptSection,
+    general_pictures,
+    general_videos,
+    read_prompts,
+    split_prompts,
+)
 
 EIGHT = [f"prompt number {i}" for i in range(8)]
 
@@ -61,12 +68,12 @@ def test_a_toml_says_which_prompts_choose(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("mine.txt", "", ["holds 0 prompts", "8 or more"]),
-        ("mine.txt", "# nothing\n\n", ["holds 0 prompts", "8 or more"]),
-        ("mine.txt", "\n".join(EIGHT[:7]), ["holds 7 prompts", "8 or more", "search"]),
+        ("mine.txt", "", ["has 0 prompts", "8 or more"]),
+        ("mine.txt", "# nothing\n\n", ["has 0 prompts", "8 or more"]),
+        ("mine.txt", "\n".join(EIGHT[:7]), ["has 7 prompts", "8 or more", "search"]),
         ("mine.txt", "\n".join([*EIGHT, EIGHT[2]]), ["line 9 repeats line 3", "prompt number 2"]),
         ("mine.txt", b"\xff\xfea\x00", ["no UTF-8", "byte 0", "save it as UTF-8"]),
-        ("mine.txt", "\n".join([*EIGHT, "a\x00b"]), ["line 9 holds control characters"]),
+        ("mine.txt", "\n".join([*EIGHT, "a\x00b"]), ["line 9 has control characters"]),
         ("mine.toml", "search = [", ["is no TOML", "held_out"]),
         ("mine.toml", 'search = ["a"]', ["held_out: Field required"]),
         ("mine.toml", 'search = ["a"]\nheld_out = ["a"]', ["in `search` and in `held_out`", "'a'"]),
@@ -82,7 +89,7 @@ def test_a_toml_says_which_prompts_choose(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_meant_is_refused(
     tmp_path: Path, name: str, content: str | bytes, words: list[str]
 ) -> None:
-    """The message names the file, what is wrong in which line or key, and what is allowed."""
+    """The message names the file, the line or key that is wrong, and what was expected."""
     with pytest.raises(SpecError) as caught:
         read_prompts(file_of(tmp_path, content, name))
     for word in [name, *words]:
@@ -109,25 +116,19 @@ def test_a_study_may_name_a_file_of_prompts(tmp_path: Path) -> None:
         load_spec(file_of(tmp_path, head.replace('"mine.txt"', "3"), "toy.toml"))
 
 
-def test_other_prompts_are_drawn_in_their_own_order(tmp_path: Path) -> None:
-    """An order of the study's prompts says nothing about other ones."""
-    text = (
-        'name = "toy"\n[model]\nhub = "a/b"\n[search]\norder = [1, 0]\n[prompts]\nsearch = ["a",'
-        ' "b"]\nheld_out = ["c"]\n'
-    )
-    other = with_prompts(
-        load_spec(file_of(tmp_path, text, "toy.toml")),
-        PromptSection(search=("d",), held_out=("e",)),
-    )
-    assert (other.search.order, other.prompts.search) == ((), ("d",))
-
-
-def test_general_prompts_are_whole() -> None:
-    """Pictures and videos have prompts of their own, none in both parts, and they cannot be
-    changed.
+@pytest.mark.parametrize(
+    ("general", "digest"),
+    [
+        (general_pictures, "43b99fd30406e2f8975c1185fd71dd36a2fe8ba4c8b689aeb9d7e00e5469b078"),
+        (general_videos, "f4a5f60c644462ca5b84325fdff2c1a7df04212dc7425a02d932cf716b820943"),
+    ],
+)
+def test_general_prompts_never_change(general: Callable[[], PromptSection], digest: str) -> None:
+    """They are in the fingerprints of studies: another prompt, order or seed would make every
+    result of a model without a study that of another study.
     """
-    for prompts in (PICTURES, VIDEOS):
-        assert len(prompts.search) >= 4
-        assert len(prompts.held_out) >= 2 * len(prompts.search)
+    prompts = general()
+    assert sha256(prompts.model_dump_json().encode()).hexdigest() == digest
+    assert len(prompts.held_out) == 2 * len(prompts.search) >= 8
     with pytest.raises(ValidationError, match="frozen"):
-        PICTURES.seed = 1  # type: ignore[misc]
+        prompts.seed = 1  # type: ignore[misc]

@@ -1,11 +1,9 @@
-"""Two pipelines of clips, small and random, saved whole as diffusers saves them:
+"""Two small pipelines of clips with random weights, as diffusers saves them, and a study of each.
 
-`save_ltx2` (video and sound) and `save_wan` (video; with one denoiser, or two that take turns),
-with a study TOML each.
+`save_ltx2` has video and sound. `save_wan` has video, and one denoiser or two that take turns.
 
-They are built from diffusers' and transformers' own classes with a few features a layer. A clip
-takes some hundredths of a second; what it shows means nothing, but it changes when a Linear is
-quantized.
+They are built from diffusers' and transformers' own classes with a few features in each layer. A
+clip takes some hundredths of a second. It means nothing, but it changes when a Linear is quantized.
 """
 
 import json
@@ -101,9 +99,14 @@ WORDS = [
 
 
 def save_ltx2(folder: Path, *, fidelity: str = "") -> Path:
-    """Write a random LTX2Pipeline to `folder` and a study beside it; gives the study's path.
+    """Write a random LTX2Pipeline to `folder`, and a study beside it.
 
-    `fidelity`: more lines of that section.
+    Args:
+        folder: of the pipeline.
+        fidelity: more lines of that section of the study.
+
+    Returns:
+        The study's path.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -112,7 +115,7 @@ def save_ltx2(folder: Path, *, fidelity: str = "") -> Path:
 
 
 def save_wan(folder: Path, *, fidelity: str = "", denoisers: int = 1) -> Path:
-    """The same with a WanPipeline.
+    """Write a random WanPipeline, as `save_ltx2` does.
 
     With two denoisers, as in Wan 2.2, each makes two of four steps.
     """

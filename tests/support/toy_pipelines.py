@@ -798,7 +798,7 @@ TOYS: dict[str, Callable[[], Toy]] = {
 
 
 def save_toy(name: str, folder: Path, steps: int = 3) -> StudySpec:
-    """Write the config files of a toy, no weights, and give a study of it."""
+    """Write the config files of a toy without weights, and make a study of it."""
     pipeline, tokenizers, parts, settings = TOYS[name]()
     index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
     for part, value in parts.items():

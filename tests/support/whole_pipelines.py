@@ -1,11 +1,11 @@
-"""Small pipelines of many architectures, random weights and all, as plain diffusers saves them:
+"""Small pipelines of many architectures with random weights, as plain diffusers saves them:
 
 `save_whole("sana", folder)`.
 
-Those of `toy_pipelines`, but "ltx2" and "wan" from `clip_pipelines`. Weights are what the classes'
-own constructors draw, tokenizers are real ones of a few letters, so that texts of different lengths
-stay so. What a picture shows means nothing, but it changes with the prompt, and when a Linear is
-quantized.
+"ltx2" and "wan" are those of `clip_pipelines`, all others those of `toy_pipelines`. The classes' own
+constructors initialise the weights. Tokenizers are real ones with a vocabulary of letters, so
+texts of different lengths have different numbers of tokens. Pictures mean nothing, but they change
+with the prompt, and when a Linear is quantized.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ FRAMES = {"height": 64, "width": 64, "num_frames": 9, "max_sequence_length": 16}
 def save_whole(name: str, folder: Path) -> dict[str, Any]:
     """Write the pipeline as `save_pretrained` does, in bf16.
 
-    Returns settings at which it is quickly drawn.
+    Returns settings at which a picture takes little time.
     """
     if name == "ltx2":
         save_ltx2(folder)

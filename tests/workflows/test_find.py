@@ -30,19 +30,21 @@ from sensitivity.errors import (
 )
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score
-from sensitivity.models.generating import Painter
+from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.models.media import Media
 from sensitivity.recipes.recipe import load_recipe
 from sensitivity.search.candidates import baselines
 from sensitivity.search.intervals import simultaneous_intervals
-from sensitivity.search.loop import SearchResult, SearchSettings, run_search
+from sensitivity.search.loop import SearchResult, run_search
 from sensitivity.search.proposers import STOCK, SamplerName
+from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial, SearchEvents
-from sensitivity.search.winner import name_of
 from sensitivity.spec.loading import load_spec
-from sensitivity.workflows.find import Prepared, SearchOutcome, find_recipe, prepare
+from sensitivity.workflows.conclude import SearchOutcome
+from sensitivity.workflows.find import find_recipe
+from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
 from sensitivity.workflows.select import select_recipe
 
@@ -54,9 +56,9 @@ import os, sys, time
 from sensitivity import cli
 from sensitivity.scoring import Evaluator
 
-plain, calls = Evaluator.draw, 0
+plain, calls = Evaluator.generate, 0
 
-def draw(self, formats, split, **kwargs):
+def generate(self, formats, split, **kwargs):
     global calls
     calls += 1
     if calls == int(os.environ["STOP_AT"]):
@@ -64,7 +66,7 @@ def draw(self, formats, split, **kwargs):
         time.sleep(300)
     return plain(self, formats, split, **kwargs)
 
-Evaluator.draw = draw
+Evaluator.generate = generate
 cli.main()
 """
 
@@ -117,7 +119,7 @@ class Scorer:
         *,
         after_batch: Any = None,
         keep_going: Any = None,
-    ) -> Score:  # noqa: ARG002 - the contract
+    ) -> Score:
         assert keep_going is None, "a study without chunks looks at no trial"
         self.asked.append(
             tuple(
@@ -306,10 +308,10 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
     """When files may not be written past a size in the second trial, the search ends with a message
     about room; with room it goes on to the same end.
     """
-    database, plain = tmp_path / "full.db", Evaluator.draw
+    database, plain = tmp_path / "full.db", Evaluator.generate
     asked: list[int] = []
 
-    def draw(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
+    def generate(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
         asked.append(1)
         if len(asked) == 2:
             size = database.stat().st_size
@@ -317,7 +319,7 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
         return plain(self, formats, split, **more)
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    monkeypatch.setattr(Evaluator, "draw", draw)
+    monkeypatch.setattr(Evaluator, "generate", generate)
     try:
         with pytest.raises(OutputError, match=r"cannot be written .*disk with room.*goes on"):
             continue_in_process(tiny_study, base, database)
@@ -494,8 +496,8 @@ def test_another_seed_is_another_study_that_reads_known_scores(
 
 
 def test_a_budget_below_one_is_refused(quick: Any) -> None:
-    """Budget 0 names the value, what is allowed and a usual one."""
-    with pytest.raises(UserError, match="--budget is 0; allowed is 1 or more"):
+    """Budget 0 names the value, what was expected and a usual one."""
+    with pytest.raises(UserError, match="`budget` is 0; expected 1 or more"):
         quick(Scorer(), budget=0)
 
 
@@ -563,10 +565,10 @@ def test_a_recipe_draws_the_winning_trials_pictures(
     report = recipe.apply(fresh.pipe, emulate=True)
     assert dict(report.layers) == prepared.candidates.decode(whole.chosen.choice)
     texts, seeds = prepared.evaluator.prompts("search")
-    pictures = Painter(fresh).paint(texts, seeds, batch_size=3)
+    pictures = MediaGenerator(fresh).generate_pictures(texts, seeds, batch_size=3)
     assert torch.equal(
         pictures,
-        prepared.evaluator.paint(prepared.candidates.decode(whole.chosen.choice), "search"),
+        prepared.evaluator.generate_pictures(prepared.candidates.decode(whole.chosen.choice), "search"),
     )
     assert not torch.equal(pictures, prepared.evaluator.references("search").pictures)
 
@@ -635,7 +637,7 @@ def test_constraints_that_nothing_meets_are_explained(
 
 
 def no_pictures(*_arguments: Any, **_options: Any) -> torch.Tensor:
-    """Stands for `Painter.draw` where nothing may be drawn."""
+    """Stands for `MediaGenerator.generate` where nothing may be drawn."""
     raise AssertionError("pictures were drawn")
 
 
@@ -645,7 +647,7 @@ def test_selecting_without_constraints_gives_the_searchs_recipe(
     """The same study gives the same recipe, settings and all, from the database alone: no picture
     is drawn.
     """
-    monkeypatch.setattr(Painter, "draw", no_pictures)
+    monkeypatch.setattr(MediaGenerator, "generate", no_pictures)
     outcome = select_recipe(
         load_spec(tiny_study),
         SelectRequest(storage=base / "whole.db", cache_folder=base / "references"),
@@ -666,23 +668,23 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     """
     shutil.copy(base / "whole.db", tmp_path / "copy.db")
     front, drawn, said = whole.front, [], []  # type: ignore[var-annotated]
-    plain = Evaluator.draw
+    plain = Evaluator.generate
 
-    def draw(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
+    def generate(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
         drawn.append(split)
         return plain(self, formats, split, **more)
 
-    monkeypatch.setattr(Evaluator, "draw", draw)
+    monkeypatch.setattr(Evaluator, "generate", generate)
     more = {"storage": tmp_path / "copy.db", "cache_folder": base / "references"}
     request = SelectRequest(max_seconds=front[-1].latency_s * 1.01, **more)  # type: ignore[arg-type]
     outcome = select_recipe(load_spec(tiny_study), request, say=said.append)
     near = {front[-1].index, front[-2].index}
-    assert near <= {t.index for t in outcome.naming.shortlist}  # type: ignore[union-attr]
+    assert near <= {t.index for t in outcome.winner.shortlist}  # type: ignore[union-attr]
     assert outcome.chosen == front[-1]
-    missing = {t.index for t in outcome.naming.shortlist} - set(whole.held_out)  # type: ignore[union-attr]
+    missing = {t.index for t in outcome.winner.shortlist} - set(whole.held_out)  # type: ignore[union-attr]
     assert drawn == ["held_out"] * len(missing)
     assert missing
-    assert f"{len(missing)} to draw ({3 * len(missing)} pictures)" in said[-1]
+    assert f"{len(missing)} to compute ({3 * len(missing)} pictures)" in said[-1]
     assert outcome.result.trials == whole.result.trials
     drawn.clear()
     assert select_recipe(load_spec(tiny_study), request).recipe == outcome.recipe
@@ -699,8 +701,8 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
     """With `verify` False no picture is drawn: a first choice without a held-out score is passed
     over, and without any score nothing is named.
     """
-    monkeypatch.setattr(Painter, "draw", no_pictures)
-    assert whole.naming is not None
+    monkeypatch.setattr(MediaGenerator, "generate", no_pictures)
+    assert whole.winner is not None
     shutil.copy(base / "whole.db", tmp_path / "copy.db")
     evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates
     request = SelectRequest(
@@ -723,21 +725,21 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
                 )
 
     first, rest = (
-        whole.naming.first,
-        [t for t in whole.naming.shortlist if t.index != whole.naming.first.index],
+        whole.winner.first,
+        [t for t in whole.winner.shortlist if t.index != whole.winner.first.index],
     )
     forget(first)
     outcome = select_recipe(load_spec(tiny_study), request)
     assert outcome.recipe is not None
     assert outcome.recipe.choice is not None
-    assert outcome.recipe.choice.passed_over == (name_of(first),)
-    assert outcome.naming is not None
-    assert essence(outcome.naming.shortlist) == essence(tuple(rest))
-    assert outcome.chosen in outcome.naming.shortlist
+    assert outcome.recipe.choice.passed_over == (first.name,)
+    assert outcome.winner is not None
+    assert essence(outcome.winner.shortlist) == essence(tuple(rest))
+    assert outcome.chosen in outcome.winner.shortlist
     forget(*rest)
     with pytest.raises(
         ConstraintError,
-        match=r"none of the .* has a held-out score in the database; .* leave out --no-verify",
+        match=r"none of the .* has a held-out score in the database; .* choose with `verify` on",
     ):
         select_recipe(load_spec(tiny_study), request)
 
@@ -748,7 +750,7 @@ def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
     """
     assert whole.recipe is not None
     assert whole.recipe.choice is not None
-    assert whole.naming is not None
+    assert whole.winner is not None
     choice = whole.recipe.choice
     assert (choice.rule, choice.max_lpips, choice.min_speedup, choice.max_seconds) == (
         "knee",
@@ -759,10 +761,10 @@ def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
     assert (
         whole.recipe.fidelity.lpips.simultaneous
         == len(choice.shortlist)
-        == len(whole.naming.shortlist)
+        == len(whole.winner.shortlist)
         > 1
     )
-    members = [whole.held_out[t.index] for t in whole.naming.shortlist]
+    members = [whole.held_out[t.index] for t in whole.winner.shortlist]
     assert [score.ci95 for score in members] == simultaneous_intervals(
         [score.per_prompt for score in members]
     )

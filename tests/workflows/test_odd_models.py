@@ -23,18 +23,20 @@ from sensitivity.fidelity import evaluator as scoring
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.lpips import SMALLEST, LpipsDistance
 from sensitivity.models.compiled_regions import CompiledRegions
-from sensitivity.models.generating import Painter
+from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.models.media import Media
-from sensitivity.search.calibration import finite, first_tensor, gradient
-from sensitivity.search.calibration.jobs import BROKEN, broken_options
+from sensitivity.search.calibration import gradient
+from sensitivity.search.calibration.jobs import BROKEN, broken_options, finite
 from sensitivity.search.calibration.local import local_error
+from sensitivity.search.calibration.states import first_tensor
 from sensitivity.search.candidates import baselines
 from sensitivity.search.trials import SearchEvents
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.spec.loading import load_spec, resolve_spec
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.find import SearchOutcome, find_recipe
+from sensitivity.workflows.conclude import SearchOutcome
+from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
 from sensitivity.workflows.select import select_recipe
 
@@ -104,7 +106,7 @@ def test_what_gives_nan_stays_out_of_the_search(
         or "proj_mlp" in group.name
     ]
     assert broken
-    assert [text.partition(":")[0] for text in said] == ["stay out of the search"]
+    assert [text.partition(":")[0] for text in said] == ["left out of the search"]
     assert all(f"{groups[g].name} in nvfp4" in said[0] for g in broken[:5])
     trials = outcome.result.trials
     assert len(trials) == 7
@@ -126,7 +128,7 @@ def test_a_format_that_breaks_everything_is_refused(
     """The message names groups and the next step, instead of trials that fail one after the other."""
     break_role(monkeypatch, "")
     with pytest.raises(
-        FormatError, match=r"in nvfp4, .* and \d+ more: NaN or inf, .*choose another --format"
+        FormatError, match=r"in nvfp4, .* and \d+ more: NaN or inf, .*choose another `format`"
     ):
         search(3)
 
@@ -174,7 +176,7 @@ def test_a_search_goes_on_without_layer_sensitivities(
     outcome = search(5)
     assert said == [
         "the search goes on without layer sensitivities: no gradient of the FluxTransformer2DModel"
-        f" could be had ({type(error).__name__}: {error})"
+        f" could be computed ({type(error).__name__}: {error})"
     ]
     assert len(outcome.result.trials) == 5
     assert outcome.recipe is not None
@@ -229,14 +231,14 @@ def test_blocks_that_torch_cannot_compile_run_eagerly(
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def painter_of(
+def media_generator_of(
     tiny_study: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
-) -> Painter:
-    """A Painter whose pipeline's call is another."""
+) -> MediaGenerator:
+    """A MediaGenerator whose pipeline's call is another."""
     spec: StudySpec = load_spec(tiny_study).model_copy(update={"settings": {}})
     loaded = load_pipeline(spec, device="cpu")
     monkeypatch.setattr(type(loaded.pipe), "__call__", call)
-    return Painter(replace(loaded, text=None))
+    return MediaGenerator(replace(loaded, text=None))
 
 
 @pytest.mark.parametrize("name", ["images", "image", "frames", "video"])
@@ -248,7 +250,7 @@ def test_pictures_are_found_by_each_name_that_diffusers_has(
     """
     shown = torch.rand(1, 3, 32, 32) if name.startswith("image") else torch.rand(1, 2, 3, 32, 32)
     output = SimpleNamespace(**({"images": None} if name != "images" else {}), **{name: shown})
-    media = painter_of(tiny_study, monkeypatch, lambda _self, **_: output).draw(
+    media = media_generator_of(tiny_study, monkeypatch, lambda _self, **_: output).generate(
         ["a"], [0], batch_size=1
     )
     assert media.is_video == (shown.dim() == 5)
@@ -271,7 +273,7 @@ def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
     """Every skip-list would be perfect, or none could be scored: the message says what is drawn, at
     which settings, and where to look.
     """
-    monkeypatch.setattr(Painter, "draw", lambda *_, **__: Media(pictures=pictures))
+    monkeypatch.setattr(MediaGenerator, "generate", lambda *_, **__: Media(pictures=pictures))
     with pytest.raises(
         PipelineError,
         match=(
@@ -281,7 +283,7 @@ def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
     ):
         evaluator.references("search")
     some = torch.cat([torch.rand(2, 3, 64, 64), torch.zeros(1, 3, 64, 64)])
-    monkeypatch.setattr(Painter, "draw", lambda *_, **__: Media(pictures=some))
+    monkeypatch.setattr(MediaGenerator, "generate", lambda *_, **__: Media(pictures=some))
     assert torch.equal(evaluator.references("held_out").pictures, some)  # a single one may be black
 
 
@@ -304,7 +306,7 @@ def test_a_package_that_a_pipeline_misses_is_named(
             r" that is named"
         ),
     ):
-        painter_of(tiny_study, monkeypatch, call).draw(["a"], [0], batch_size=1)
+        media_generator_of(tiny_study, monkeypatch, call).generate(["a"], [0], batch_size=1)
 
 
 def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:

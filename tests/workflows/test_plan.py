@@ -12,13 +12,13 @@ import torch
 from typer.testing import CliRunner
 
 from sensitivity.cli.app import app
+from sensitivity.consumers.exporters import to_diffusers, to_torchao
 from sensitivity.core.environment import describe_environment
 from sensitivity.errors import RecipeError, UserError
 from sensitivity.models.loading import load_pipeline
 from sensitivity.recipes.recipe import load_recipe
-from sensitivity.spec.loading import load_spec, parse_spec
+from sensitivity.spec.loading import load_spec
 from sensitivity.spec.overrides import with_net, with_random_weights
-from sensitivity.spec.study_spec import ModelSection, StudySpec
 from sensitivity.workflows import plan as planning
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.plan import plan_search
@@ -105,8 +105,8 @@ def test_nobody_takes_a_recipe_of_random_weights_unasked(
     loaded = load_pipeline(with_random_weights(load_spec(bare_study)), device="cpu")
     for refused in (
         lambda: recipe.apply(loaded.pipe, emulate=True),
-        recipe.to_torchao,
-        recipe.to_diffusers,
+        lambda: to_torchao(recipe),
+        lambda: to_diffusers(recipe),
     ):
         with pytest.raises(
             RecipeError,
@@ -176,26 +176,6 @@ def test_a_real_tokenizer_is_used_where_its_files_are(tiny_study: Path) -> None:
     } == {"transformers"}
 
 
-def test_a_seed_without_the_word_random_is_refused() -> None:
-    """A study that draws its weights says so."""
-    with pytest.raises(
-        UserError,
-        match=r'`random_seed` is 3 and `weights` is "pretrained"; set `weights = "random"`',
-    ):
-        parse_spec({"name": "x", "model": {"hub": "a/b", "random_seed": 3}}, where="x.toml")
-
-
-def test_another_net_is_asked_for_by_name(tiny_study: Path) -> None:
-    """`tiny` is the trunk of the package, others have none; unknown ones are refused."""
-    spec = load_spec(tiny_study)
-    assert with_net(spec, "vgg").fidelity.weights is None
-    tiny = with_net(StudySpec(name="x", model=ModelSection(hub="a/b")), "tiny").fidelity
-    assert tiny.weights is not None
-    assert tiny.weights.is_file()
-    with pytest.raises(UserError, match=r"--net is 'vit'; allowed are alex, vgg, squeeze, tiny"):
-        with_net(spec, "vit")
-
-
 def test_missing_lpips_weights_name_the_net_that_is_there(
     bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +186,7 @@ def test_missing_lpips_weights_name_the_net_that_is_there(
         lambda *_a, **_o: (_ for _ in ()).throw(OSError("no network")),
     )
     monkeypatch.setattr(
-        "sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
+        "sensitivity.workflows.prepare.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
     )
     spec = with_net(with_random_weights(load_spec(bare_study)), "alex")
     with pytest.raises(UserError, match=r"alexnet-owt-7be5be79.pth.*--net tiny, which is there"):
@@ -222,7 +202,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        "sensitivity.workflows.find.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
+        "sensitivity.workflows.prepare.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
     )
     result = CliRunner().invoke(
         app,

@@ -1,4 +1,1 @@
-"""Rendering only:
-
-`tables` and `progress` turn records into text for a terminal; nothing here computes a result.
-"""
+"""Records as text for a terminal: tables, a heatmap, progress. Nothing here computes a result."""

@@ -1,5 +1,6 @@
-"""An audit for a terminal: what was found, the worst first, the shapes behind it, and the list's
-price beside its bounds. All names are in its JSON.
+"""An audit as a report: what was found, the shapes behind it, and what the list costs.
+
+The worst findings are first; of one kind the first few are shown. The JSON has all of them.
 """
 
 from collections import Counter
@@ -12,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sensitivity.cli.render.tables import compare_table, make_table
-from sensitivity.workflows.audit.subject import some_roles
+from sensitivity.core.format_name import quantized
+from sensitivity.workflows.audit.wording import some_roles
 
 if TYPE_CHECKING:
-    from sensitivity.workflows.audit.auditing import Audit
-    from sensitivity.workflows.audit.subject import Finding, Kind, RoleRow, Severity
+    from sensitivity.workflows.audit.findings import Finding, Kind, RoleRow, Severity
+    from sensitivity.workflows.audit.result import Audit
 
 STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 SHOWN, SHOWN_ROLES, SHOWN_SHAPES = 8, 3, 6
@@ -49,9 +51,8 @@ def summary_line(audit: "Audit") -> str:
 
 def _heading(audit: "Audit") -> Text:
     subject, source = audit.subject, audit.source
-    how = f"read as {source.form}" + (
-        ", by its looks (--as says otherwise)" if source.guessed else ""
-    )
+    guessed = ", guessed by its looks (--as says otherwise)" if source.guessed else ""
+    how = f"read as {source.form}{guessed}"
     width = f", K and N from {subject.listed.min_width} on" if subject.listed.min_width else ""
     live = sum(bool(hits) for hits in subject.hits)
     entries = f"; {live} of {len(subject.hits)} entries hit a Linear" if subject.hits else ""
@@ -68,17 +69,14 @@ def _heading(audit: "Audit") -> Text:
 
 
 def _formats(audit: "Audit") -> str:
-    names = dict.fromkeys(
-        name.value for name in audit.subject.formats.values() if name.value != "bf16"
-    )
-    return ", ".join(names) or "none"
+    used = quantized(audit.subject.formats).values()
+    return ", ".join(dict.fromkeys(name.value for name in used)) or "none"
 
 
 def _findings_table(findings: Sequence["Finding"]) -> Table:
-    """A row a finding; of one kind and severity the first ones."""
-    table = make_table(
-        ("", "left"), ("finding", "left"), ("what (seconds are predicted)", "left"), title=""
-    )
+    """A row a finding; of one kind and severity the first `SHOWN`."""
+    columns = ("", "left"), ("finding", "left"), ("what (seconds are predicted)", "left")
+    table = make_table(*columns, title="")
     table.title = None
     totals = Counter((finding.severity, finding.kind) for finding in findings)
     seen: Counter[tuple[Severity, Kind]] = Counter()

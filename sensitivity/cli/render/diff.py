@@ -1,5 +1,6 @@
-"""Two recipes beside each other for a terminal: what differs, what it costs and gains, and how much
-the numbers may be compared; and the nearest recipe in words.
+"""Two recipes side by side: what differs, what it costs and gains, and which numbers compare.
+
+Also the nearest recipe that a consumer can express, in words.
 """
 
 from collections import Counter
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from sensitivity.cli.render.tables import make_table
 from sensitivity.core.words import printable
-from sensitivity.recipes.diff import RecipeDiff, Side
+from sensitivity.recipes.differences import RecipeDiff, Side
 from sensitivity.workflows.nearest import Nearest
 
 ROUNDING = 1e-3
@@ -17,9 +18,7 @@ ROUNDING = 1e-3
 
 
 def diff_report(diff: RecipeDiff) -> Lines:
-    """The groups that differ, the most seconds first; totals; LPIPS; places on the fronts; what
-    does not compare.
-    """
+    """The groups that differ, most seconds first; totals; LPIPS; places on the fronts."""
     a, b = diff.a, diff.b
     lines = [
         Text(
@@ -77,12 +76,12 @@ def _changes(diff: RecipeDiff) -> Lines:
 def _seconds(diff: RecipeDiff) -> str:
     if diff.priced is None:
         said = "; ".join(
-            f"{letter} says {side.said}" for letter, side in (("A", diff.a), ("B", diff.b))
+            f"{letter} says {side.latency_text}" for letter, side in (("A", diff.a), ("B", diff.b))
         )
         return f"not priced: {diff.unpriced}. {said}"
     p = diff.priced
     stated = (
-        f"; {letter}'s file says {side.said}"
+        f"; {letter}'s file says {side.latency_text}"
         for letter, side, seconds in (("A", diff.a, p.a_s), ("B", diff.b, p.b_s))
         if abs(side.recipe.latency.quantized_s / seconds - 1) > ROUNDING
     )
@@ -151,10 +150,8 @@ def nearest_lines(found: Nearest) -> list[str]:
     if not found.damage:
         return [
             *lines,
-            (
-                "what it gains in quality is not known: no layer sensitivities are stored for it"
-                " (`sensitivity calibrate`)"
-            ),
+            "what it gains in quality is not known: no layer sensitivities are stored for it"
+            " (`sensitivity calibrate`)",
         ]
     return lines + [
         f"the changed Linears carry {part:.1%} of the calibrated damage of {name}"

@@ -1,4 +1,4 @@
-"""What a search will take, for a terminal: memory by stage and part, seconds by step, disk."""
+"""What a search will take: memory by stage and part, time by step, disk."""
 
 from rich.console import Group as Lines
 from rich.table import Table
@@ -9,7 +9,7 @@ from sensitivity.workflows.plan import SearchPlan
 
 
 def plan_tables(plan: SearchPlan) -> Lines:
-    """Two tables and what they rest on."""
+    """Memory and time as tables, and what they rest on."""
     return Lines(
         _memory(plan),
         *(Text(line) for line in _verdict(plan)),
@@ -82,7 +82,7 @@ def _notes(plan: SearchPlan) -> list[str]:
             "not in it: reading or downloading weights, compiling, LPIPS, and what an earlier"
             " search of the study already knows"
         ),
-        "nothing was loaded, drawn or written",
+        "nothing was loaded, generated or written",
     ]
 
 

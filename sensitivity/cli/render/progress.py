@@ -1,15 +1,18 @@
-"""What a search, or a measurement of shapes, says while it runs: one moving line on a terminal,
-plain lines in a pipe.
+"""What a search shows while it runs: one moving line on a terminal, plain lines in a pipe.
+
+with SearchProgress(console, budget=50) as progress:
+    find_recipe(spec, request, events=progress.events, say=progress.say)
 """
 
-import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -17,43 +20,80 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sensitivity.latency.measured import ShapeTimes
-from sensitivity.search.calibration import CalibrationCost
+from sensitivity.cli.screen import print_line
+from sensitivity.latency.shape_times import ShapeTimes
+from sensitivity.search.calibration.cost import CalibrationCost
 from sensitivity.search.front import pareto_front
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
 
 
-class SearchProgress:
-    """Receives a search's events.
+class _Bar:
+    """A progress bar with one task, hidden in a pipe. Use as a context manager."""
 
-    Use as a context manager; `events` goes to `run_search`, `say` and `verifying` to
-    `workflow.find_recipe`.
-    """
-
-    def __init__(self, console: Console, *, budget: int) -> None:
-        self.console, self.budget = console, budget
+    def __init__(self, console: Console, *more: ProgressColumn, starts: bool = True) -> None:
+        self.console, self.starts = console, starts
         self.moving = console.is_terminal
-        self.begun = time.monotonic()
-        self.points: list[tuple[float, float]] = []
-        self.base_s = 0.0
-        self.spent: list[float] = []
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            *more,
             console=console,
             transient=True,
             disable=not self.moving,
         )
         self.task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self.starts:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def print(self, text: str, *, style: str = "") -> None:
+        """Print a line above the bar."""
+        print_line(self.console, text, style=style)
+
+    def show(self, text: str, done: int | None, total: int | None, note: str | None = None) -> None:
+        """Show what is done, how much of it, and a note."""
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task(text, total=total, note="")
+        if note is not None:
+            self.bar.update(self.task, note=note)
+        self.bar.update(self.task, description=text, total=total, completed=done or 0)
+
+
+class SearchProgress(_Bar):
+    """Receives a search's events.
+
+    `events`, `say` and `verifying` are arguments of `workflows.find.find_recipe`.
+
+    Args:
+        console: where to print.
+        budget: trials of the search.
+    """
+
+    def __init__(self, console: Console, *, budget: int) -> None:
+        super().__init__(console, TextColumn("{task.fields[note]}"))
+        self.budget = budget
+        self.points: list[tuple[float, float]] = []
+        self.bf16_s = 0.0
+        self.seconds: list[float] = []
         self.events = SearchEvents(
             started=self._started,
-            calibrating=self._line,
+            calibrating=self.print,
             calibrated=self._calibrated,
-            noted=self._line,
+            noted=self.print,
             continued=self._continued,
             began=self._began,
             scored=self._scored,
@@ -61,36 +101,24 @@ class SearchProgress:
             failed=self._failed,
         )
 
-    def __enter__(self) -> "SearchProgress":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
-
     def say(self, text: str) -> None:
         """A step begins."""
-        self._show(text, None, None)
+        self.show(text, None, None)
         if not self.moving:
-            self._line(text)
+            self.print(text)
 
     def verifying(self, done: int, total: int) -> None:
-        """Held-out pictures drawn so far."""
-        self._show("verifying on held-out prompts", done, total)
+        """`done` of `total` held-out pictures are generated."""
+        self.show("verifying on held-out prompts", done, total)
 
     def _calibrated(self, done: int, total: int) -> None:
-        self._show("measuring layer sensitivities", done, total)
+        self.show("measuring layer sensitivities", done, total)
         if not self.moving and done in (1, total):
-            self._line(f"measuring layer sensitivities: {done}/{total} groups")
+            self.print(f"measuring layer sensitivities: {done}/{total} groups")
 
     def _started(self, name: str, others: tuple[str, ...]) -> None:
         if others:
-            self._line(
+            self.print(
                 f"new study {name}: the database's {len(others)} other studies of this model"
                 f" ({', '.join(others[:3])}) have other settings, seed, formats, package versions"
                 " or thread count"
@@ -98,192 +126,120 @@ class SearchProgress:
 
     def _continued(self, name: str, trials: tuple[Tried, ...]) -> None:
         for trial in trials:
-            self._note(trial)
-        self._line(
+            self._count(trial)
+        self.print(
             f"continuing study {name}: {len(trials)} of {self.budget} trials are done,"
             f" {max(0, self.budget - len(trials))} to go"
         )
 
     def _began(self, index: int, label: str) -> None:
-        left = self.budget - index
-        rate = sum(self.spent) / len(self.spent) if self.spent else 0.0
-        remaining = f", {left * rate:.0f} s left" if rate else ""
-        note = (
-            f"{label or 'proposed'}   front: {len(pareto_front(self.points))} skip-lists{remaining}"
-        )
-        self._show("trial", index, self.budget, note)
+        left_s = self._left_s(index)
+        left = f", {left_s:.0f} s left" if left_s else ""
+        front = len(pareto_front(self.points))
+        note = f"{label or 'proposed'}   front: {front} skip-lists{left}"
+        self.show("trial", index, self.budget, note)
 
-    def _note(self, trial: Tried) -> None:
-        self.spent.append(trial.seconds)
+    def _scored(self, trial: ScoredTrial) -> None:
+        self._count(trial)
+        if not self.moving:
+            front = pareto_front(self.points)
+            on_front = trial.score.is_allowed and len(self.points) - 1 in front
+            label = f" ({trial.label})" if trial.label else ""
+            self.print(
+                f"{self._head(trial)}, LPIPS {trial.score.mean:.4f}{_sound(trial)}{label}"
+                f"{', on the front' if on_front else ''}; front {len(front)},"
+                f" {self._left_s(trial.index + 1):.0f} s left"
+            )
+        self.show("trial", trial.index + 1, self.budget)
+
+    def _stopped(self, trial: StoppedTrial) -> None:
+        self._count(trial)
+        if not self.moving:
+            stop = trial.stop
+            sure = f"p = {stop.p_value:.2g}" if stop.p_value else "certain"
+            self.print(
+                f"{self._head(trial)}, stopped after {stop.prompts} prompts: trial"
+                f" {stop.rival + 1} is as fast with less LPIPS ({sure})"
+            )
+        self.show("trial", trial.index + 1, self.budget)
+
+    def _failed(self, index: int, reason: str) -> None:
+        self.print(f"trial {index + 1} failed: {reason}")
+
+    def _count(self, trial: Tried) -> None:
+        """Keep what later lines say: seconds a trial, the front, bf16's seconds."""
+        self.seconds.append(trial.seconds)
         if isinstance(trial, StoppedTrial):
             return
         if trial.score.is_allowed:
             self.points.append((trial.latency_s, trial.score.damage))
         if trial.label == "none":
-            self.base_s = trial.latency_s
+            self.bf16_s = trial.latency_s
 
-    def _scored(self, trial: ScoredTrial) -> None:
-        self._note(trial)
-        on_front = trial.score.is_allowed and len(self.points) - 1 in pareto_front(self.points)
-        speedup = self._speedup(trial)
-        left = (self.budget - trial.index - 1) * sum(self.spent) / len(self.spent)
-        if not self.moving:
-            self._line(
-                f"trial {trial.index + 1}/{self.budget}: {speedup}, LPIPS"
-                f" {trial.score.mean:.4f}{_sound(trial)}{' (' + trial.label + ')' if trial.label else ''}{', on the front' if on_front else ''};"
-                f" front {len(pareto_front(self.points))}, {left:.0f} s left"
-            )
-        self._show("trial", trial.index + 1, self.budget)
+    def _left_s(self, done: int) -> float:
+        """Seconds that the other trials will take, as those so far did; 0 before the first."""
+        if not self.seconds:
+            return 0.0
+        return (self.budget - done) * sum(self.seconds) / len(self.seconds)
 
-    def _stopped(self, trial: StoppedTrial) -> None:
-        self._note(trial)
-        if not self.moving:
-            stop = trial.stop
-            sure = f"p = {stop.p_value:.2g}" if stop.p_value else "certain"
-            self._line(
-                f"trial {trial.index + 1}/{self.budget}: {self._speedup(trial)}, stopped after"
-                f" {stop.prompts} prompts: trial {stop.rival + 1} is as fast with less LPIPS"
-                f" ({sure})"
-            )
-        self._show("trial", trial.index + 1, self.budget)
-
-    def _speedup(self, trial: Tried) -> str:
-        """Over bf16, once its trial is there; else the time itself."""
-        return (
-            f"{self.base_s / trial.latency_s:.3f}x"
-            if self.base_s
-            else f"{trial.latency_s * 1e3:.2f} ms"
-        )
-
-    def _failed(self, index: int, reason: str) -> None:
-        self._line(f"trial {index + 1} failed: {reason}")
-
-    def _line(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def _show(
-        self, text: str, done: int | None, total: int | None, note: str | None = None
-    ) -> None:
-        if self.task is None:
-            self.task = self.bar.add_task(text, total=total, note="")
-        fields = {} if note is None else {"note": note}
-        self.bar.update(self.task, description=text, total=total, completed=done or 0, **fields)  # type: ignore[arg-type]  # rich's fields
+    def _head(self, trial: Tried) -> str:
+        """A trial's number and speedup; its time where bf16's is not known yet."""
+        gain = f"{trial.latency_s * 1e3:.2f} ms"
+        if self.bf16_s:
+            gain = f"{self.bf16_s / trial.latency_s:.3f}x"
+        return f"trial {trial.index + 1}/{self.budget}: {gain}"
 
 
 def _sound(trial: ScoredTrial) -> str:
-    """The distance of a trial's sound in words, "" where there is none."""
+    """The distance of a trial's sound in words; "" where there is none."""
     if trial.score.audio is None:
         return ""
-    return (
-        ", sound"
-        f" {trial.score.audio.mean:.4f}{'' if trial.score.is_allowed else ' (more than the study allows)'}"
-    )
+    beyond = "" if trial.score.is_allowed else " (more than the study allows)"
+    return f", sound {trial.score.audio.mean:.4f}{beyond}"
 
 
-class ShapeProgress:
-    """A bar over the shapes that are measured, and afterwards those that have no time, with
-    reasons. Silent where nothing is measured.
+class ShapeProgress(_Bar):
+    """A bar over the shapes that are measured; afterwards those that have no time, with reasons.
+
+    Silent where nothing is measured.
     """
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task: TaskID | None = None
-
-    def __enter__(self) -> "ShapeProgress":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
+        super().__init__(console, starts=False)
 
     def update(self, done: int, total: int, key: str) -> None:
-        """`done` of `total` experiments are made, `key` comes next."""
-        if self.task is None:
-            self.task = self.bar.add_task("measuring shapes", total=total)
-            self.bar.start()
-        self.bar.update(
-            self.task,
-            completed=done,
-            total=total,
-            description=f"measuring {key}" if key else "measured",
-        )
-        if not self.console.is_terminal and done in (0, total):
-            self.console.print(f"measuring shapes: {done}/{total}", highlight=False)
+        """`done` of `total` measurements are made; `key` comes next, "" after the last."""
+        self.show(f"measuring {key}" if key else "measured", done, total)
+        if not self.moving and done in (0, total):
+            self.print(f"measuring shapes: {done}/{total}")
 
     def failures(self, times: ShapeTimes) -> None:
         """Say which shapes have no time, and where the others came from."""
-        reused = sum(row.reused for row in times.rows.values())
-        self.console.print(
+        reused = len(times.reused)
+        self.print(
             f"{len(times.rows)} shape times on {times.machine['device']}, {reused} of them measured"
-            " before",
-            highlight=False,
+            " before"
         )
         for key, reason in times.failed.items():
-            self.console.print(
-                f"no time: {key}: {reason}",
-                style="yellow",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            self.print(f"no time: {key}: {reason}", style="yellow")
 
 
-class CalibrationProgress:
-    """What a calibration says: its cost before it starts, then a bar, or two lines in a pipe."""
+class CalibrationProgress(_Bar):
+    """What a calibration costs, said before it starts; then a bar, or two lines in a pipe."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task: TaskID | None = None
-
-    def __enter__(self) -> "CalibrationProgress":
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
+        super().__init__(console, TimeRemainingColumn())
 
     def say(self, text: str) -> None:
         """A step begins."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.print(text)
 
     def started(self, cost: CalibrationCost) -> None:
-        """What is about to be measured, and what it takes."""
-        self.say(cost.describe())
+        """Say what is about to be measured, and what it takes."""
+        self.print(cost.describe())
 
     def update(self, done: int, total: int) -> None:
         """`done` of `total` numbers are kept."""
-        if self.task is None:
-            self.task = self.bar.add_task("measuring layer sensitivities", total=total)
-        self.bar.update(self.task, completed=done, total=total)
-        if not self.console.is_terminal and done == total:
-            self.say(f"measured: {done}/{total}")
+        self.show("measuring layer sensitivities", done, total)
+        if not self.moving and done == total:
+            self.print(f"measured: {done}/{total}")

@@ -1,5 +1,4 @@
-"""Layer sensitivities for a terminal: a table, a heatmap of block x role, and the long tail in one
-sentence.
+"""Layer sensitivities: a table, a heatmap of block x role, and the long tail in one sentence.
 
 The heatmap is readable without colour: a cell is the error in percent of the largest one in the
 map, from 0 to 99 and ** for the largest. Groups that span several blocks or roles show the same
@@ -8,14 +7,14 @@ number in each cell. A dot is a Linear that stays bf16, a blank one that does no
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group as Lines
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
+from sensitivity.cli.render.tables import make_table
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import block_of
+from sensitivity.core.words import and_more
 from sensitivity.search.calibration.ranking import Sensitivity, long_tail
 
 COOL, HOT = (30, 60, 120), (200, 40, 30)  # background of an error of 0 and of the largest
@@ -25,18 +24,15 @@ CELL = 3  # columns of the terminal a block takes
 
 def sensitivity_table(rows: Sequence[Sensitivity], *, title: str, most: int) -> Lines:
     """The `most` most sensitive groups, the largest share of damage first."""
-    table = Table(
+    table = make_table(
+        ("group", "left"),
+        ("format", "left"),
+        ("error", "right"),
+        ("share of damage", "right"),
+        ("saved ms", "right"),
+        ("share per saved ms", "right"),
         title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
     )
-    for name in ("group", "format"):
-        table.add_column(name, overflow="fold")
-    for name in ("error", "share of damage", "saved ms", "share per saved ms"):
-        table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:most]:
         each = "slower" if row.share_per_ms is None else f"{row.share_per_ms:.2%}"
         table.add_row(
@@ -60,9 +56,7 @@ def tail_sentence(rows: Sequence[Sensitivity], name: FormatName) -> str:
     """The long tail of a format in words, its groups named."""
     tail = long_tail(rows, name)
     total = sum(row.format is name for row in rows)
-    names = ", ".join(row.group for row in tail[:NAMED]) + (
-        f" and {len(tail) - NAMED} more" if len(tail) > NAMED else ""
-    )
+    names = and_more((row.group for row in tail), most=NAMED)
     verb = "carries" if len(tail) == 1 else "carry"
     return (
         f"{name}: {len(tail)} of {total} groups {verb} {sum(row.share for row in tail):.0%} of the"
@@ -73,8 +67,7 @@ def tail_sentence(rows: Sequence[Sensitivity], name: FormatName) -> str:
 def heatmap(
     rows: Sequence[Sensitivity], fqns: Sequence[str], name: FormatName, *, width: int
 ) -> Lines:
-    """Block x role of one format, a map for each class of blocks, as wide as `width` columns allow;
-    Linears outside blocks in a last map.
+    """Block x role of one format: a map for each class of blocks, and one for Linears outside them.
 
     Args:
         rows: sensitivities; those of other formats are left out.
@@ -90,9 +83,8 @@ def heatmap(
         kind, _, index = block.rpartition(".")
         role = fqn.removeprefix(f"{block}.") if block else fqn
         maps.setdefault(kind, {}).setdefault(role, {})[index] = fqn
-    maps = dict(
-        sorted(maps.items(), key=lambda item: not item[0])
-    )  # Linears outside blocks are last
+    # Linears outside blocks are last
+    maps = dict(sorted(maps.items(), key=lambda item: not item[0]))
     labels = max((len(role) for roles in maps.values() for role in roles), default=0)
     lines = [
         Text(

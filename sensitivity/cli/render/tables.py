@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.words import and_more
 
 if TYPE_CHECKING:
     from sensitivity.latency import LatencyEstimate, LinearCost
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 MAX_ROLES = 3
 ROUNDING = 1e-9
+"""Relative difference of a speedup from 1 below which there is no gain to give an interval for."""
 
 
 def make_table(*columns: tuple[str, str], title: str) -> Table:
+    """An empty table with a title above it; `columns` are (heading, "left" or "right")."""
     table = Table(
         title=title,
         title_justify="left",
@@ -35,20 +38,19 @@ def make_table(*columns: tuple[str, str], title: str) -> Table:
         collapse_padding=True,
     )
     for name, justify in columns:
-        table.add_column(
-            name,
-            justify="right" if justify == "right" else "left",
-            overflow="fold",
-            no_wrap=justify == "right",
-        )
+        right = justify == "right"
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
     return table
 
 
-def _short(roles: Sequence[str]) -> str:
-    names = list(dict.fromkeys(roles))
-    return ", ".join(names[:MAX_ROLES]) + (
-        f" and {len(names) - MAX_ROLES} more" if len(names) > MAX_ROLES else ""
-    )
+def at_scale(factor: int) -> str:
+    """The words for a price at a multiple of the model's own dimensions."""
+    return f" at {factor} x its dimensions" if factor > 1 else ""
+
+
+def _short(names: Sequence[str]) -> str:
+    """The first few of the names, each once."""
+    return and_more(dict.fromkeys(names), most=MAX_ROLES)
 
 
 def profile_table(table: "ShapeTable") -> Lines:
@@ -87,9 +89,7 @@ def profile_table(table: "ShapeTable") -> Lines:
 
 
 def latency_table(estimate: "LatencyEstimate") -> Lines:
-    """Where the time goes, by shape and format, what decides each shape's gain, and which Linears
-    are slower quantized.
-    """
+    """Where the time goes, by shape and format, and what decides each shape's gain."""
     rows = make_table(
         ("M", "right"),
         ("K", "right"),
@@ -114,46 +114,45 @@ def latency_table(estimate: "LatencyEstimate") -> Lines:
         groups.items(), key=lambda item: -sum(c.calls * c.bf16_us for c in item[1])
     ):
         bf16_us, quantized_us = costs[0].bf16_us, costs[0].quantized_us
-        bf16_ms, saved_ms = (
-            sum(c.calls * c.bf16_us for c in costs) / 1e3,
-            sum(c.calls * (c.bf16_us - c.quantized_us) for c in costs) / 1e3,
-        )
         rows.add_row(
-            str(m),
-            str(k),
-            str(n),
+            *(str(number) for number in (m, k, n)),
             fmt.value,
             str(len(costs)),
             f"{bf16_us:.1f}",
             f"{quantized_us:.1f}",
             f"{bf16_us / quantized_us:.2f}x",
-            f"{bf16_ms:.2f}",
-            f"{saved_ms:+.2f}",
+            f"{sum(c.calls * c.bf16_us for c in costs) / 1e3:.2f}",
+            f"{sum(c.calls * (c.bf16_us - c.quantized_us) for c in costs) / 1e3:+.2f}",
             why,
             style="yellow" if quantized_us > bf16_us else "",
         )
+    return Lines(rows, *_totals(estimate))
+
+
+def _totals(estimate: "LatencyEstimate") -> list[Text]:
+    """The whole run, its memory, and the Linears that are slower quantized."""
     linears_s = sum(cost.calls * cost.bf16_us for cost in estimate.linears) / 1e6
     lines = [
         Text(
             f"{estimate.source} for {estimate.target}: bf16 {estimate.bf16_s:.4g} s"
             f" ({linears_s / estimate.bf16_s:.0%} in Linears), quantized {estimate.quantized_s:.4g}"
             f" s, speedup {_speedup(estimate)}"
-        ),
-        Text(estimate.note, style="dim"),
+        )
     ]
     if estimate.memory is not None:
-        lines.insert(1, Text(_memory_line(estimate.memory)))
+        lines.append(Text(_memory_line(estimate.memory)))
+    lines.append(Text(estimate.note, style="dim"))
     slower = [cost for cost in estimate.linears if cost.quantized_us > cost.bf16_us]
     if slower:
         lost_ms = sum(cost.calls * (cost.quantized_us - cost.bf16_us) for cost in slower) / 1e3
         lines.append(
             Text(
                 f"{len(slower)} Linears are slower quantized than in bf16 ({lost_ms:.1f} ms a run):"
-                f" {_short([c.fqn for c in slower])}",
+                f" {_short([cost.fqn for cost in slower])}",
                 style="yellow",
             )
         )
-    return Lines(rows, *lines)
+    return lines
 
 
 def compare_table(priced: Sequence["PricedList"]) -> Table:

@@ -1,25 +1,25 @@
-"""Recipes in the forms that other tools read:
+"""Recipes in the forms that other tools read.
 
-`get_exporter("torchao").export(recipe)` is a text, proved to mean the recipe.
+    text = get_exporter("torchao").export(recipe)       # proved to mean the recipe
+    config = to_diffusers(recipe)                       # an object, for this machine
 
-One file a consumer. Each writes the text, then reads it back the way the consumer does and compares
-what comes out with the recipe (`_base.Exporter`). No exporter imports torch, torchao or diffusers
-before it is used.
+Each consumer has one exporter. It writes the text, reads it back as the consumer does, and compares
+the result with the recipe. Importing this package imports neither torch, torchao nor diffusers.
 """
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from sensitivity.consumers.exporters._base import Exporter
 from sensitivity.consumers.exporters.comfyui import ComfyuiExporter
 from sensitivity.consumers.exporters.compressed_tensors import CompressedTensorsExporter
-from sensitivity.consumers.exporters.diffusers import DiffusersExporter
+from sensitivity.consumers.exporters.diffusers import DiffusersExporter, to_diffusers
 from sensitivity.consumers.exporters.modelopt import ModelOptExporter
 from sensitivity.consumers.exporters.sglang import SglangExporter
 from sensitivity.consumers.exporters.skip_list import SkipListExporter
-from sensitivity.consumers.exporters.torchao import TorchaoExporter
+from sensitivity.consumers.exporters.torchao import TorchaoExporter, to_torchao
 from sensitivity.consumers.exporters.vllm_omni import VllmOmniExporter
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import RecipeError
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "TorchaoExporter",
     "VllmOmniExporter",
     "get_exporter",
+    "to_diffusers",
+    "to_torchao",
 ]
 
 EXPORTERS: Mapping[str, type[Exporter]] = MappingProxyType(
@@ -51,17 +53,20 @@ EXPORTERS: Mapping[str, type[Exporter]] = MappingProxyType(
         )
     }
 )
-"""Name on the command line -> exporter class."""
+"""{name: exporter class}."""
 
 
 def get_exporter(name: str) -> Exporter:
-    """The exporter called `name`, with its default options; construct the class for others.
+    """The exporter called `name` in its default form; construct its class for another form.
 
     Raises:
         RecipeError: there is none; the message has the closest name.
     """
     if name in EXPORTERS:
         return EXPORTERS[name]()
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), EXPORTERS, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else "name one of them"
-    raise RecipeError(f"found the exporter {name!r}; allowed are {', '.join(EXPORTERS)}; {hint}")
+    hint = did_you_mean(
+        name.lower().replace("_", "-"), EXPORTERS, otherwise="name one of them", cutoff=0.4
+    )
+    raise RecipeError(
+        f"found the exporter {name!r}; expected one of {', '.join(EXPORTERS)}; {hint}"
+    )

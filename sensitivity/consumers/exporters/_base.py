@@ -1,64 +1,69 @@
-"""Does the exported text mean the recipe to the tool that reads it?
+"""Does an exported text mean the recipe to the tool that reads it? The contract of every exporter,
+and the proof.
 
-The contract of every exporter, and the proof.
-
-Consumers match names by rules of their own: exact, glob, regular expression, substring. A list that
-is right in one is wrong in another, and most are silent about it. So an exporter has two halves:
-`render` writes the text, `assign` reads a text back and applies the consumer's rule to FQNs.
-`export` gives out a text only if `assign` of it equals the recipe's layers; `verify` does the same
-with the FQNs of a real model.
-
-Conventions: an FQN that the consumer leaves alone is `bf16`. Headers are comments; they say
-predicted or measured beside each latency.
-
-It does not run the consumer: tests do, with the real torchao and diffusers, where a small model
-allows it.
+Each consumer matches names by its own rules: exact names, globs, regular expressions, substrings. A
+list that is right for one consumer is wrong for another, and most consumers report no mismatch. So
+an exporter has two halves. `render` writes the text. `assign` reads a text as the consumer does and
+gives every Linear its format. `export` returns a text only if `assign` of it gives the recipe's
+layers; `verify` checks the same on the Linears of a real model.
 
     text = exporter.export(recipe)
-    exporter.verify(recipe, [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)])
+    exporter.verify(recipe, [name for name, _ in linears_of_the_model])
+
+Convention: a Linear that the consumer does not quantize is `bf16`.
+
+It does not run the consumer. The tests do so with the real consumers, where a small model allows
+it.
 """
 
+import json
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.patterns import is_fqn
-from sensitivity.core.words import printable, some
+from sensitivity.core.words import and_more, some
 from sensitivity.errors import RecipeError
 from sensitivity.recipes.recipe import Recipe
 
 PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
-"""Formats from the coarsest to the finest: what stands in for a format that a consumer lacks comes
-after it here.
+"""The formats from the coarsest to the finest.
+
+A format that a consumer lacks is replaced by one that comes after it here.
 """
+
+CALIBRATED = (
+    "it scales nvfp4's activations by one number a tensor from calibration; this tool's nvfp4"
+    " computes it at each call"
+)
+"""A note for consumers whose nvfp4 has a static scale of the activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(ABC):
     """Writes recipes for one consumer.
 
-    Subclasses give `name`, `forms`, `render` and `assign`; `formats`, `max_formats` and `fused`
-    where the consumer limits them.
+    Subclasses give `name`, `forms`, `render` and `assign`. Where the consumer has limits they also
+    give `formats`, `max_formats` and `fused`.
 
     Attributes:
         form: one of `forms`; "" is the first.
     """
 
     name: ClassVar[str]
-    """The word on the command line."""
+    """The exporter's name, a key of `EXPORTERS`."""
 
     forms: ClassVar[Mapping[str, str]]
-    """{form: the usual end of the file's name, with its dot}; the first is the default."""
+    """{form: the usual end of the file's name, with its dot}; the first form is the default."""
 
     formats: ClassVar[frozenset[FormatName]] = frozenset(FormatName)
     """The formats that the consumer has; bf16 is always among them."""
 
     max_formats: ClassVar[int] = len(FormatName)
-    """How many formats other than bf16 one file may name."""
+    """How many quantized formats one file may name."""
 
     form: str = ""
 
@@ -66,7 +71,7 @@ class Exporter(ABC):
         form = self.form or next(iter(self.forms))
         if form not in self.forms:
             raise RecipeError(
-                f"found the form {form!r}; allowed for {self.name} are {', '.join(self.forms)};"
+                f"found the form {form!r} of {self.name}; expected one of {', '.join(self.forms)};"
                 " name one of them"
             )
         object.__setattr__(self, "form", form)
@@ -82,19 +87,17 @@ class Exporter(ABC):
 
     @abstractmethod
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """What the consumer makes of each of `fqns` when it reads `text`: its matching rule,
-        simulated.
-        """
+        """{FQN: format} that the consumer gives each of `fqns` when it reads `text`."""
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
-        """What the consumer does otherwise than this tool measured, or wants beside the text, that
-        the text itself cannot say.
+        """What the text itself cannot say: where the consumer differs from what this tool measured,
+        or what it needs beside the text.
         """
         del recipe, text
         return ()
 
     def fused(self, recipe: Recipe) -> Sequence[Sequence[str]]:
-        """Linears that the consumer runs as one and so gives one format, by FQN."""
+        """The groups of Linears, by FQN, that the consumer runs as one, and so in one format."""
         del recipe
         return ()
 
@@ -113,35 +116,31 @@ class Exporter(ABC):
                 f" {len(used)} ({', '.join(used)})"
             )
         found += [
-            f"it gives these {len(family)} Linears one format:"
-            f" {', '.join(f'{fqn} ({recipe.layers[fqn]})' for fqn in _members(recipe, family))}"
+            f"it gives these {len(family)} Linears one format: {_differing(recipe, family)}"
             for family in self.fused(recipe)
             if len({recipe.layers[fqn] for fqn in family}) > 1
         ]
         return found
 
     def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
-        """The formats nearest to the recipe's that the consumer can express: no Linear gets a
-        coarser one than the recipe gives it.
+        """{FQN: format} of the nearest recipe that the consumer can express.
 
-        A format that the consumer lacks gives way to the next finer one that it has, more formats
-        than it takes to the finest of the recipe's, and Linears that it runs as one take the finest
-        among them.
+        No Linear gets a coarser format than the recipe gives it. A format that the consumer lacks
+        is replaced by the next finer one that it has. Where the recipe has more formats than the
+        consumer takes, the coarsest are replaced. Linears that the consumer runs as one take the
+        finest format among them.
+
+        Raises:
+            RecipeError: the consumer does not know the model, so no recipe is near.
         """
         layers = {
             fqn: next(f for f in PRECISION[PRECISION.index(fmt) :] if f in self.formats)
             for fqn, fmt in recipe.layers.items()
         }
-        while (
-            len(
-                used := sorted(
-                    {fmt for fmt in layers.values() if fmt is not FormatName.BF16},
-                    key=PRECISION.index,
-                )
-            )
-            > self.max_formats
-        ):
-            layers = {fqn: used[1] if fmt is used[0] else fmt for fqn, fmt in layers.items()}
+        used = [name for name in PRECISION if name.is_quantized and name in layers.values()]
+        while len(used) > self.max_formats:
+            coarsest = used.pop(0)
+            layers = {fqn: used[0] if fmt is coarsest else fmt for fqn, fmt in layers.items()}
         for family in self.fused(recipe):
             finest = max((layers[fqn] for fqn in family), key=PRECISION.index)
             layers.update(dict.fromkeys(family, finest))
@@ -150,25 +149,29 @@ class Exporter(ABC):
     def export(self, recipe: Recipe, *, allow_random_weights: bool = False) -> str:
         """The text for the consumer, proved on the recipe's own FQNs.
 
+        Args:
+            recipe: the recipe.
+            allow_random_weights: take a recipe that was searched on random weights, which says
+                nothing about the model.
+
         Raises:
-            RecipeError: the consumer's form cannot say this recipe, and the message names layers;
-                or it was searched on random weights and that is not allowed.
+            RecipeError: the consumer cannot express the recipe, and the message names layers; or
+                the recipe is of random weights and that is not allowed.
         """
         recipe.check_weights(allow_random=allow_random_weights)
         if obstacles := self.obstacles(recipe):
-            more = f"; and {len(obstacles) - 5} more" if len(obstacles) > 5 else ""
             raise RecipeError(
                 f"found a recipe that {self.name} ({self.form}) cannot express:"
-                f" {'; '.join(obstacles[:5])}{more}. Allowed is exactly the recipe; choose another"
-                " exporter, or take the nearest recipe that it can express: --nearest FILE"
+                f" {and_more(obstacles, most=5, separator='; ')}. Expected a recipe that it can"
+                " express exactly; choose another exporter, or the nearest recipe that it can"
+                " express (`nearest`)"
             )
         text = self.render(recipe)
         self._prove(text, recipe, recipe.layers)
         return text
 
     def verify(self, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """What the consumer would make of a model whose Linears are `fqns`: exactly the recipe, or
-        an error.
+        """{FQN: format} that the consumer gives a model whose Linears are `fqns`: the recipe's.
 
         Raises:
             RecipeError: the model has other Linears than the recipe, or the consumer would give one
@@ -186,20 +189,13 @@ class Exporter(ABC):
             elif found != recipe.layers[fqn]:
                 problems.append(f"{fqn} would be {found}, not {recipe.layers[fqn]}")
         if problems:
-            more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise RecipeError(
                 f"found {len(problems)} Linear(s) that {self.name} would treat otherwise than the"
-                f" recipe {recipe.name!r}: {'; '.join(problems[:10])}{more}. The export must mean"
-                " exactly the recipe; use another exporter, or export for this model"
+                f" recipe {recipe.name!r}: {and_more(problems, most=10, separator='; ')}. Expected"
+                " a text that means exactly the recipe; use another exporter, or export a recipe of"
+                " this model"
             )
         return assigned
-
-
-CALIBRATED = (
-    "it scales nvfp4's activations by one number a tensor from calibration; this tool's nvfp4"
-    " computes it at each call"
-)
-"""A note for consumers whose NVFP4 is static in that number."""
 
 
 def tree_of(recipe: Recipe, fqns: Iterable[str]) -> ModelTree:
@@ -209,54 +205,31 @@ def tree_of(recipe: Recipe, fqns: Iterable[str]) -> ModelTree:
     )
 
 
-def _members(recipe: Recipe, family: Sequence[str]) -> Sequence[str]:
-    """A family whose formats disagree, or where it is large, the first Linear of each format."""
-    firsts = {recipe.layers[fqn]: fqn for fqn in reversed(family)}
-    return family if len(family) <= 8 else sorted(firsts.values(), key=list(family).index)
-
-
 def quantized_formats(recipe: Recipe) -> tuple[FormatName, ...]:
-    """The formats other than bf16 that the recipe uses, in the order of `FormatName`."""
+    """The quantized formats that the recipe uses, in the order of `FormatName`."""
     used = set(recipe.layers.values())
-    return tuple(name for name in FormatName if name in used and name is not FormatName.BF16)
+    return tuple(name for name in FormatName if name in used and name.is_quantized)
 
 
-def describe(recipe: Recipe) -> tuple[str, ...]:
-    """What a reader wants to know above a list: model, formats, latency, LPIPS, the recipe's
-    notice. One printable line each, no comment signs.
-    """
-    model, latency = recipe.model, recipe.latency
-    counts = Counter(recipe.layers.values())
-    lines = (
-        (
-            f"{recipe.name}:"
-            f" {', '.join(f'{counts[name]} {name}' for name in FormatName if counts[name])} of"
-            f" {len(recipe.layers)} Linears"
-        ),
-        (
-            f"model: {model.id}, revision {model.revision or 'not given'}, {model.weights} weights,"
-            f" {', '.join(f'{name} ({kind})' for name, kind in model.classes.items())} of"
-            f" {model.pipeline_class}"
-        ),
-        (
-            f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized,"
-            f" {latency.speedup:.3g}x, {latency.source} for"
-            f" {latency.target}{f' at {latency.stands_for} x its dimensions' if latency.stands_for > 1 else ''},"
-            f" batch size {latency.batch_size}, compile mode {latency.compile_mode or 'none'}"
-        ),
-        *_describe_pictures(recipe),
-    )
-    return tuple(map(printable, lines))
+def only_format(recipe: Recipe) -> FormatName:
+    """The quantized format of a recipe that has one, the first of several, else bf16."""
+    return next(iter(quantized_formats(recipe)), FormatName.BF16)
 
 
-def _describe_pictures(recipe: Recipe) -> tuple[str, ...]:
-    """LPIPS, where it was measured, and the recipe's notice."""
-    if recipe.fidelity is None:
-        return (recipe.caveat,)
-    lpips = recipe.fidelity.lpips
-    floor = "not measured" if lpips.noise_floor is None else f"{lpips.noise_floor:.4g}"
-    said = (
-        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to"
-        f" {lpips.ci95[1]:.4g}, noise floor {floor}, {len(lpips.per_prompt)} pictures"
-    )
-    return (said, recipe.caveat) if recipe.caveat else (said,)
+def write_json(value: Any) -> str:
+    """A value as the JSON text of an export."""
+    return json.dumps(value, indent=1) + "\n"
+
+
+def one_or_all(recipe: Recipe, parts: Mapping[str, Any]) -> Any:
+    """The one part of a recipe for one denoiser; {component: part} of a recipe for several."""
+    return dict(parts) if recipe.model.components else next(iter(parts.values()))
+
+
+def _differing(recipe: Recipe, family: Sequence[str]) -> str:
+    """The Linears of a family with their formats; of a large one, the first of each format."""
+    shown = family
+    if len(family) > 8:
+        firsts = {recipe.layers[fqn]: fqn for fqn in reversed(family)}
+        shown = sorted(firsts.values(), key=list(family).index)
+    return ", ".join(f"{fqn} ({recipe.layers[fqn]})" for fqn in shown)

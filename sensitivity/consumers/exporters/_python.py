@@ -1,11 +1,11 @@
-"""Constants in exported Python:
+'''Constants in exported Python, written so that a text can be proved without running it.
 
-JSON that `ast` finds again, so that a text is proved without running it.
+A constant is JSON in a raw string, which `read_constants` finds with `ast`:
 
-CONFIGS = json.loads(r\"\"\"
-{...}
-\"\"\")
-"""
+    CONFIGS = json.loads(r"""
+    {...}
+    """)
+'''
 
 import ast
 import json
@@ -16,27 +16,32 @@ from sensitivity.errors import RecipeError
 MSLK = '''
 
 def _has_mslk():
-    """Whether NVFP4's fast activation quantizer is installed (`mslk` on PyPI is an empty placeholder); without it NVFP4 is slow."""
+    """Whether NVFP4's fast activation quantizer is installed (`mslk` on PyPI is an empty \
+placeholder); without it NVFP4 is slow."""
     try:
         return importlib.util.find_spec("mslk.quantize.triton.fp4_quantize") is not None
     except ImportError:
         return False
 '''
+"""The exported function that looks for mslk on the machine that runs it."""
 
 
 def write_constant(name: str, value: Any, comment: str = "") -> str:
     """The lines that define a constant."""
-    return (
-        f"{name} ="
-        f' json.loads(r"""\n{json.dumps(value, indent=1)}\n"""){f"  # {comment}" if comment else ""}\n'
-    )
+    end = f"  # {comment}" if comment else ""
+    return f'{name} = json.loads(r"""\n{json.dumps(value, indent=1)}\n"""){end}\n'
 
 
 def read_constants(text: str, *names: str, code: str = "") -> list[Any]:
-    """The values of constants in exported Python, which must end with `code`.
+    """The values of constants in exported Python.
+
+    Args:
+        text: the exported Python.
+        names: the constants.
+        code: what the text must end with.
 
     Raises:
-        RecipeError: a constant is missing, or the text is not what the exporter writes.
+        RecipeError: a constant is missing, or the text does not end with `code`.
     """
     if text.endswith(code):
         found = {
@@ -47,13 +52,13 @@ def read_constants(text: str, *names: str, code: str = "") -> list[Any]:
         if all(name in found for name in names):
             return [found[name] for name in names]
     raise RecipeError(
-        f"found Python without {' and '.join(names)}, or with other code behind them; allowed is"
-        " the text that this exporter writes; export it again"
+        f"found Python without {' and '.join(names)}, or with other code behind them; expected the"
+        " text that this exporter writes; export it again"
     )
 
 
 def _value(node: ast.expr) -> Any:
-    """A literal, or that of the JSON in `json.loads(text)`."""
+    """The value of a literal, or of the JSON in `json.loads(literal)`."""
     return (
         json.loads(ast.literal_eval(node.args[0]))
         if isinstance(node, ast.Call)

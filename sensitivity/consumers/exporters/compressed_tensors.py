@@ -1,27 +1,25 @@
-"""How do compressed-tensors and llm-compressor read a recipe?
+r"""How do compressed-tensors and llm-compressor read a recipe? As a `quantization_config` (form
+`config`, JSON) or as an llm-compressor recipe (form `recipe`, YAML).
 
-As `quantization_config` (JSON), or as an llm-compressor recipe (YAML).
+    config = json.load(open("recipe.compressed-tensors.json"))
+    apply_quantization_config(transformer, QuantizationConfig(**config))
 
-    apply_quantization_config(transformer, QuantizationConfig(**json.load(open("recipe.compressed-tensors.json"))))
     oneshot(model=transformer, recipe="recipe.llmcompressor.yaml", ...)
 
-Each format is one group. Every quantized Linear is a target and every other is in `ignore`, so
-nothing is left to the order in which rules are tried, and loaders that want a word about each layer
-have one. `config` has exact names. `recipe` has one regular expression for a role, such as
-`re:^blocks\\.(?:[0-9]|1[0-8])\\.attn\\.to_q$`: anchored at both ends and with its indices counted
-out, it can match these names and no others, on any model.
+Each format is one group. Every quantized Linear is a target and every other Linear is in `ignore`.
+So the result does not depend on the order in which a reader tries its rules, and readers that need
+an entry for each layer have one. `config` has exact names. `recipe` has one regular expression a
+role, such as `re:^blocks\.(?:[0-9]|1[0-8])\.attn\.to_q$` (`exporters.exact_targets`).
 
-Formats are the presets of compressed-tensors 0.20: NVFP4, MXFP8 (0.15 and newer), and for fp8
-FP8_DYNAMIC (one scale a row of the weight, one a token at run time). NVFP4's activations have a
-scale a tensor that calibration data must give, where this tool's computes it at run time.
+Formats are presets of compressed-tensors 0.20: NVFP4, MXFP8 (0.15 and newer), and FP8_DYNAMIC for
+fp8 (one scale a row of the weight, one a token at run time). In NVFP4 the activations have one
+scale a tensor, which needs calibration data; this tool's nvfp4 computes it at run time.
 
-Where a recipe is for several denoisers, there is one config for each, under the component's name.
-Consumer's side: `sensitivity.consumers.compressed_tensors`.
+A recipe for several denoisers becomes one config for each, under the component's name. How the
+consumer reads them is in `readers.compressed_tensors`.
 """
 
 import json
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,14 +27,15 @@ from typing import Any, ClassVar
 from sensitivity.consumers.exporters._base import (
     CALIBRATED,
     Exporter,
-    describe,
+    one_or_all,
     quantized_formats,
     tree_of,
+    write_json,
 )
+from sensitivity.consumers.exporters._header import describe
+from sensitivity.consumers.exporters.exact_targets import exact_targets
 from sensitivity.consumers.readers.compressed_tensors import CompressedTensorsReader
-from sensitivity.core.format_name import FormatName
-from sensitivity.core.pattern_cover import index_globs
-from sensitivity.core.patterns import format_indices
+from sensitivity.core.format_name import FormatName, skipped
 from sensitivity.recipes.recipe import Recipe
 
 _NVFP4 = {
@@ -71,21 +70,19 @@ SCHEMES: Mapping[FormatName, dict[str, Any]] = {
         "input_activations": {**_FP8, "strategy": "token", "dynamic": True},
     },
 }
-"""Format -> weights and input_activations, as in the presets."""
+"""{format: weights and input_activations of its preset}."""
 
 STORED: Mapping[FormatName, str] = {
     FormatName.NVFP4: "nvfp4-pack-quantized",
     FormatName.MXFP8: "mxfp8-quantized",
     FormatName.FP8: "float-quantized",
 }
-"""Format -> how a checkpoint holds it (`CompressionFormat`)."""
+"""{format: how a checkpoint stores it (`CompressionFormat`)}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressedTensorsExporter(Exporter):
-    """`quantization_config` as JSON, or an llm-compressor recipe as YAML; for several components
-    {component: config}.
-    """
+    """`quantization_config` as JSON, or an llm-compressor recipe as YAML."""
 
     name: ClassVar[str] = "compressed-tensors"
     forms: ClassVar[Mapping[str, str]] = {
@@ -94,12 +91,9 @@ class CompressedTensorsExporter(Exporter):
     }
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's signature
-        """What the form without comments cannot say."""
-        return (
-            (CALIBRATED,)
-            if self.form == "config" and FormatName.NVFP4 in recipe.layers.values()
-            else ()
-        )
+        """That nvfp4 needs calibration, in the form that has no comments."""
+        says_nothing = self.form == "config" and FormatName.NVFP4 in recipe.layers.values()
+        return (CALIBRATED,) if says_nothing else ()
 
     def render(self, recipe: Recipe) -> str:
         """The text of the form."""
@@ -108,23 +102,16 @@ class CompressedTensorsExporter(Exporter):
         configs = {
             component: _config(layers) for component, layers in recipe.layers_by_component.items()
         }
-        return (
-            json.dumps(
-                configs if recipe.model.components else next(iter(configs.values())), indent=1
-            )
-            + "\n"
-        )
+        return write_json(one_or_all(recipe, configs))
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """As compressed-tensors' reader says."""
-        return (
-            CompressedTensorsReader()
-            .read(text)
-            .assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
-        )
+        """What the reader makes of the text."""
+        listed = CompressedTensorsReader().read(text)
+        return listed.assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
 
 
 def _config(layers: Mapping[str, FormatName]) -> dict[str, Any]:
+    """The `quantization_config` of one component."""
     groups = {
         f"group_{name}": {"targets": chosen, **SCHEMES[name], "format": STORED[name]}
         for name, chosen in _by_format(layers).items()
@@ -136,17 +123,18 @@ def _config(layers: Mapping[str, FormatName]) -> dict[str, Any]:
             "dense" if not stored else stored.pop() if len(stored) == 1 else "mixed-precision"
         ),
         "config_groups": groups,
-        "ignore": [fqn for fqn, name in layers.items() if name is FormatName.BF16],
+        "ignore": skipped(layers),
     }
 
 
 def _by_format(layers: Mapping[str, FormatName]) -> dict[FormatName, list[str]]:
-    """{quantized format: its Linears}, of those that there are."""
+    """{quantized format: its Linears} of the formats that are used."""
     found = {name: [fqn for fqn, own in layers.items() if own is name] for name in SCHEMES}
     return {name: fqns for name, fqns in found.items() if fqns}
 
 
 def _yaml(recipe: Recipe) -> str:
+    """The llm-compressor recipe, with comments above."""
     lines = [f"# {line}" for line in _header(recipe)]
     for component, layers in recipe.layers_by_component.items():
         indent = ""
@@ -193,45 +181,14 @@ def _modifier(layers: Mapping[str, FormatName]) -> list[str]:
     for name, chosen in groups.items():
         lines += [f"        group_{name}:", "          targets:", *_targets(chosen, " " * 10)]
         lines += [f"          {key}: {json.dumps(args)}" for key, args in SCHEMES[name].items()]
-    kept = [fqn for fqn, name in layers.items() if name is FormatName.BF16]
+    kept = skipped(layers)
     return [*lines, f"      ignore:{'' if kept else ' []'}", *_targets(kept, " " * 6)]
 
 
 def _targets(fqns: Iterable[str], indent: str) -> list[str]:
+    """The lines of a list of targets, each regular expression under its reason."""
     lines: list[str] = []
     for target, reason in exact_targets(fqns):
         lines += [f"{indent}# {reason}"] if reason else []
         lines.append(f"{indent}- '{target}'")
     return lines
-
-
-def exact_targets(fqns: Iterable[str]) -> list[tuple[str, str]]:
-    """(target, reason) that match exactly these names: one regular expression for a role in several
-    blocks, else the name and no reason.
-    """
-    roles: dict[tuple[str, str], dict[str, str]] = defaultdict(
-        dict
-    )  # (before, after the first index) -> index -> name
-    for fqn in fqns:
-        parts = fqn.split(".")
-        place = next((place for place, part in enumerate(parts) if place and part.isdigit()), None)
-        if place is None:
-            roles[(fqn, "")][""] = fqn
-        else:
-            roles[(".".join(parts[:place]), ".".join(parts[place + 1 :]))][parts[place]] = fqn
-    targets = []
-    for (before, after), names in roles.items():
-        if len(names) == 1:
-            targets.append((next(iter(names.values())), ""))
-            continue
-        globs = [glob for glob, _ in index_globs(names)]
-        counted = globs[0] if len(globs) == 1 else f"(?:{'|'.join(globs)})"
-        ending = rf"\.{re.escape(after)}" if after else ""
-        where = f"{before} {format_indices(map(int, names))}"
-        targets.append(
-            (
-                rf"re:^{re.escape(before)}\.{counted}{ending}$",
-                f"{after or 'all'} in {where} ({len(names)} Linears)",
-            )
-        )
-    return targets

@@ -1,35 +1,33 @@
-"""How does NVIDIA ModelOpt read a recipe?
-
-As the `quant_cfg` of `mtq.quantize`, or as the `hf_quant_config.json` of a checkpoint that it
-wrote.
+"""How does NVIDIA ModelOpt read a recipe? As the `quant_cfg` of `mtq.quantize` (form `quant-cfg`),
+or as the `hf_quant_config.json` of a checkpoint that it wrote (form `hf-quant-config`).
 
     config = runpy.run_path("recipe.modelopt.py")["config"]
     mtq.quantize(pipeline.transformer, config, forward_loop)
 
-The form `quant-cfg` is a Python text with one list of entries: everything off, then the
-weight_quantizer and input_quantizer of the recipe's Linears on, by shell patterns as short as they
-are exact on this model (`parent_class` keeps them to Linears, since norms and convolutions have
-quantizers too). It needs ModelOpt 0.44 or newer: up to 0.43 `quant_cfg` was a dict.
+`quant-cfg` is a Python text with one list of entries. The first entry turns everything off; the
+others turn on the weight_quantizer and input_quantizer of the recipe's Linears. Their shell
+patterns are as short as they can be and still exact on this model. `parent_class` keeps them to
+Linears, since norms and convolutions have quantizers too. It needs ModelOpt 0.44 or newer; before,
+`quant_cfg` was a dict.
 
-The form `hf-quant-config` is JSON and has no comments. It says `exclude_modules` by exact names.
-Readers of it differ: TensorRT-LLM takes them as shell patterns, vLLM also as substrings; where a
-name would be a part of a quantized one (FLUX's `proj_out`), and where the recipe has several
-formats, it says MIXED_PRECISION with `quantized_layers`, which names what is quantized. The
-producer is "modelopt", because readers know the form by it.
+`hf-quant-config` is JSON, without comments. It has exact names in `exclude_modules`. TensorRT-LLM
+reads these as shell patterns, and vLLM also as substrings. So where a name is a part of a quantized
+one (FLUX's `proj_out`), or the recipe has several formats, it says MIXED_PRECISION instead, and
+`quantized_layers` names what is quantized. The producer is "modelopt", by which readers recognise
+the form.
 
-Formats are ModelOpt's own configs: NVFP4_DEFAULT_CFG, MXFP8_DEFAULT_CFG, and for fp8
-FP8_PER_CHANNEL_PER_TOKEN_CFG (one scale a row of the weight, one a token at run time;
-FP8_DEFAULT_CFG has one a tensor, and would be another recipe). NVFP4's activations have one scale a
-tensor from calibration; this tool's is computed at run time.
+Formats are ModelOpt's presets NVFP4_DEFAULT_CFG, MXFP8_DEFAULT_CFG, and for fp8
+FP8_PER_CHANNEL_PER_TOKEN_CFG (one scale a row of the weight, one a token at run time).
+FP8_DEFAULT_CFG would be another recipe, since it has one scale a tensor. In NVFP4 the activations
+have one scale a tensor from calibration; this tool's nvfp4 computes it at run time.
 
 `export_hf_checkpoint` (0.42 and newer for diffusers, and for MXFP8) fuses q, k and v of an
-attention and asserts that they have one format: so `hf-quant-config` refuses recipes in which they
-differ, and a comment of `quant-cfg` says so. Consumer's side: `sensitivity.consumers.modelopt`.
+attention, and fails if they have different formats. So `hf-quant-config` refuses recipes in which
+they differ, and `quant-cfg` says it in a comment. How the consumer reads lists is in
+`readers.modelopt`.
 """
 
 import json
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,59 +35,44 @@ from typing import Any, ClassVar
 from sensitivity.consumers.exporters._base import (
     CALIBRATED,
     Exporter,
-    describe,
+    one_or_all,
     quantized_formats,
     tree_of,
+    write_json,
 )
-from sensitivity.consumers.readers.modelopt import LINEAR, QUANTIZERS, ModelOptReader
-from sensitivity.core.format_name import FormatName
+from sensitivity.consumers.exporters._header import describe
+from sensitivity.consumers.exporters.attention_families import attention_families
+from sensitivity.consumers.readers.modelopt import ModelOptReader
+from sensitivity.consumers.readers.modelopt_quantizers import LINEAR, QUANTIZERS
+from sensitivity.core.format_name import FormatName, quantized, skipped
 from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import META
 from sensitivity.recipes.recipe import Recipe
 
+_NVFP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
+_MXFP8 = {"num_bits": (4, 3), "block_sizes": {-1: 32, "type": "dynamic", "scale_bits": (8, 0)}}
+
 CONFIGS: Mapping[FormatName, tuple[dict[str, Any], dict[str, Any]]] = {
-    FormatName.NVFP4: (
-        ({"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}},)
-        * 2
-    ),
-    FormatName.MXFP8: (
-        ({"num_bits": (4, 3), "block_sizes": {-1: 32, "type": "dynamic", "scale_bits": (8, 0)}},)
-        * 2
-    ),
+    FormatName.NVFP4: (_NVFP4, _NVFP4),
+    FormatName.MXFP8: (_MXFP8, _MXFP8),
     FormatName.FP8: (
         {"num_bits": (4, 3), "axis": 0},
         {"num_bits": (4, 3), "type": "dynamic", "block_sizes": {-1: None}},
     ),
 }
-"""Format -> (cfg of the weight, cfg of the input): those of ModelOpt's presets, read in 0.47.0."""
+"""{format: (cfg of the weight, cfg of the input)}, as in ModelOpt's presets of 0.47.0."""
 
 ALGORITHMS: Mapping[FormatName, dict[str, Any]] = {
     FormatName.NVFP4: {"quant_algo": "NVFP4", "group_size": 16},
     FormatName.MXFP8: {"quant_algo": "MXFP8", "group_size": 32},
     FormatName.FP8: {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN"},
 }
-
-FUSED = (
-    ("to_q", "to_k", "to_v"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("query", "key", "value"),
-    ("add_q_proj", "add_k_proj", "add_v_proj"),
-    ("to_added_q", "to_added_k", "to_added_v"),
-)
-"""Last parts of names that `export_hf_checkpoint` fuses where they read one tensor
-(`torch/export/diffusers_utils.py`: `is_qkv_projection`, 0.47.0).
-"""
-
-CROSS = re.compile(r"(\w+_)?attn2|\w+_to_\w+_attn|\w*cross_?att\w*")
-"""Attentions, by diffusers' names, whose q reads another tensor than k and v:
-
-ModelOpt sees that in a forward, a recipe has names alone.
-"""
+"""{format: what `hf_quant_config.json` says of a layer in it}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptExporter(Exporter):
-    """`quant_cfg` as Python, or `hf_quant_config.json`; for several components {component: config}."""
+    """`quant_cfg` as Python, or `hf_quant_config.json`; {component: config} for several."""
 
     name: ClassVar[str] = "modelopt"
     forms: ClassVar[Mapping[str, str]] = {
@@ -98,12 +81,9 @@ class ModelOptExporter(Exporter):
     }
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's signature
-        """What the form without comments cannot say."""
-        return (
-            (CALIBRATED,)
-            if self.form == "hf-quant-config" and FormatName.NVFP4 in recipe.layers.values()
-            else ()
-        )
+        """That nvfp4 needs calibration, in the form that has no comments."""
+        says_nothing = self.form == "hf-quant-config" and FormatName.NVFP4 in recipe.layers.values()
+        return (CALIBRATED,) if says_nothing else ()
 
     def render(self, recipe: Recipe) -> str:
         """The text of the form."""
@@ -113,37 +93,15 @@ class ModelOptExporter(Exporter):
             component: _checkpoint(layers)
             for component, layers in recipe.layers_by_component.items()
         }
-        return (
-            json.dumps(
-                configs if recipe.model.components else next(iter(configs.values())), indent=1
-            )
-            + "\n"
-        )
+        return write_json(one_or_all(recipe, configs))
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """As ModelOpt's reader says."""
+        """What the reader makes of the text."""
         return ModelOptReader().read(text).assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
 
     def fused(self, recipe: Recipe) -> Sequence[Sequence[str]]:
-        """q, k and v of each attention, in the form that describes a checkpoint; `mtq.quantize`
-        fuses nothing.
-        """
+        """q, k and v of each attention in `hf-quant-config`; `mtq.quantize` fuses nothing."""
         return attention_families(recipe.layers) if self.form == "hf-quant-config" else ()
-
-
-def attention_families(fqns: Iterable[str]) -> list[tuple[str, ...]]:
-    """The Linears that read one tensor in an attention, by their names: q, k and v, without q where
-    it is a cross-attention.
-    """
-    families: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for fqn in fqns:
-        parent, _, last = fqn.rpartition(".")
-        for place, names in enumerate(FUSED):
-            if last in names and not (
-                last == names[0] and CROSS.fullmatch(parent.rpartition(".")[2])
-            ):
-                families[(parent, place)].append(fqn)
-    return [tuple(family) for family in families.values() if len(family) > 1]
 
 
 def _python(recipe: Recipe) -> str:
@@ -154,21 +112,16 @@ def _python(recipe: Recipe) -> str:
         weight, inputs = CONFIGS[name]
         lines += [f"{name.upper()}_WEIGHT = {weight!r}", f"{name.upper()}_INPUT = {inputs!r}"]
     algorithm = None if set(used) <= {FormatName.MXFP8} else '"max"'
-    if recipe.model.components:
-        lines += ["", "config = {"]
-        for component, layers in recipe.layers_by_component.items():
-            lines += [
-                f"    {json.dumps(component)}: {{",
-                *_entries(layers, " " * 8),
-                f'        "algorithm": {algorithm},',
-                "    },",
-            ]
-    else:
+    lines += ["", "config = {"]
+    if not recipe.model.components:
+        lines += [*_entries(recipe.layers, "    "), f'    "algorithm": {algorithm},']
+        return "\n".join([*lines, "}"]) + "\n"
+    for component, layers in recipe.layers_by_component.items():
         lines += [
-            "",
-            "config = {",
-            *_entries(recipe.layers, "    "),
-            f'    "algorithm": {algorithm},',
+            f"    {json.dumps(component)}: {{",
+            *_entries(layers, " " * 8),
+            f'        "algorithm": {algorithm},',
+            "    },",
         ]
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -215,14 +168,12 @@ def _header(recipe: Recipe) -> list[str]:
 def _entries(layers: Mapping[str, FormatName], indent: str) -> list[str]:
     """The lines of "quant_cfg", two entries a pattern."""
     lines = [f'{indent}"quant_cfg": [', f'{indent}    {{"quantizer_name": "*", "enable": False}},']
+    chosen = quantized(layers)
     for name in FormatName:
-        chosen = [fqn for fqn, found in layers.items() if found is name]
-        if name is FormatName.BF16 or not chosen:
-            continue
-        for found in compress(chosen, layers):
-            lines += (
-                [] if META.isdisjoint(found.pattern) else [f"{indent}    # {name}: {found.reason}"]
-            )
+        own = [fqn for fqn, found in chosen.items() if found is name]
+        for found in compress(own, layers) if own else ():
+            if not META.isdisjoint(found.pattern):
+                lines.append(f"{indent}    # {name}: {found.reason}")
             for quantizer, cfg in zip(QUANTIZERS, ("WEIGHT", "INPUT"), strict=False):
                 entry = (
                     f'"quantizer_name": "{found.pattern}.{quantizer}", "parent_class": "{LINEAR}",'
@@ -234,16 +185,15 @@ def _entries(layers: Mapping[str, FormatName], indent: str) -> list[str]:
 
 def _checkpoint(layers: Mapping[str, FormatName]) -> dict[str, Any]:
     """`hf_quant_config.json` of one component."""
-    used = [name for name in FormatName if name is not FormatName.BF16 and name in layers.values()]
-    kept = [fqn for fqn, name in layers.items() if name is FormatName.BF16]
-    quantized = [fqn for fqn in layers if layers[fqn] is not FormatName.BF16]
-    parts_of_others = any(name in fqn for name in kept for fqn in quantized)
+    kept, chosen = skipped(layers), quantized(layers)
+    used = set(chosen.values())
+    parts_of_others = any(name in fqn for name in kept for fqn in chosen)
     body: dict[str, Any] = {"quant_algo": None, "kv_cache_quant_algo": None}
     if len(used) == 1 and not parts_of_others:
-        body |= ALGORITHMS[used[0]] | {"exclude_modules": kept}
+        body |= ALGORITHMS[used.pop()] | {"exclude_modules": kept}
     elif used:
         body |= {
             "quant_algo": "MIXED_PRECISION",
-            "quantized_layers": {fqn: ALGORITHMS[layers[fqn]] for fqn in quantized},
+            "quantized_layers": {fqn: ALGORITHMS[name] for fqn, name in chosen.items()},
         }
     return {"producer": {"name": "modelopt"}, "quantization": body}

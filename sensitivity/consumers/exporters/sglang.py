@@ -1,35 +1,33 @@
 """How does SGLang's diffusion server run a model quantized as the recipe says?
 
-Two forms, one a format.
+There are two forms, one for each format:
 
-`checkpoint`, for nvfp4: `quantization_config` of a ModelOpt checkpoint's `config.json`, with
-`ignore`. It describes weights that ModelOpt quantized with the same list (the exporter modelopt
-writes what ModelOpt takes); SGLang believes the weights where the two disagree.
-
-`arguments`, for fp8: what the server takes with `--config FILE`. The weights are bf16 and quantized
-when they are loaded, with one scale a row of the weight and one a row of the activations, as this
-tool's fp8 (where sgl-kernel's cutlass GEMM does not run, the weight has one).
-
-    sglang serve --model-path MODEL --config recipe.sglang.json
-
-mxfp8 has no form: online it takes no list (SGLang 0.5.23), and its checkpoints are ComfyUI's (use
-that exporter). Some Linears are never quantized (all of FLUX.1's embedders, modulation and
-feed-forwards), and those of LTX-2 go by no name there: they are all quantized, or none.
+- `checkpoint`, for nvfp4: the `quantization_config` of a ModelOpt checkpoint's `config.json`, with
+  `ignore`. It describes weights that ModelOpt quantized with the same list (exporter `modelopt`).
+  Where the list and the weights disagree, SGLang follows the weights;
+- `arguments`, for fp8: the config file that `sglang serve` takes. The weights are bf16 and are
+  quantized when they are loaded. They have one scale a row, and activations one a row, as in this
+  tool's fp8. Where sgl-kernel's cutlass GEMM does not run, the weight has one scale.
 
     text = SglangExporter(form="arguments").export(recipe)
+
+mxfp8 has no form: online it takes no list, and its checkpoints are ComfyUI's (exporter `comfyui`).
+Some Linears are never quantized: all of FLUX.1's embedders, modulation and feed-forwards. LTX-2's
+Linears have no run-time name there, so all of them are quantized, or none.
+
+Source: SGLang 0.5.23.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sensitivity.consumers.exporters._base import tree_of
-from sensitivity.consumers.exporters._served import ServedExporter, by_component
+from sensitivity.consumers.exporters._base import one_or_all, tree_of, write_json
+from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.sglang import PACKED_PARTS, SglangReader
 from sensitivity.consumers.rules import hits
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.words import some
 from sensitivity.recipes.recipe import Recipe
 
@@ -39,7 +37,7 @@ GROUP_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SglangExporter(ServedExporter):
-    """JSON, in one of the forms above."""
+    """JSON, in one of the two forms."""
 
     name: ClassVar[str] = "sglang"
     forms: ClassVar[Mapping[str, str]] = {"checkpoint": ".sglang.json", "arguments": ".sglang.json"}
@@ -48,9 +46,8 @@ class SglangExporter(ServedExporter):
     @property
     def formats(self) -> frozenset[FormatName]:  # type: ignore[override]
         """The one format that the form is for, and bf16."""
-        return frozenset(
-            {FormatName.BF16, FormatName.NVFP4 if self.form == "checkpoint" else FormatName.FP8}
-        )
+        own = FormatName.NVFP4 if self.form == "checkpoint" else FormatName.FP8
+        return frozenset({FormatName.BF16, own})
 
     @property
     def reader(self) -> Reader:
@@ -58,7 +55,7 @@ class SglangExporter(ServedExporter):
         return SglangReader()
 
     def obstacles(self, recipe: Recipe) -> list[str]:
-        """As for every server, and names that the entries of others hit as well."""
+        """Those of every server, and quantized Linears that entries for others hit as well."""
         found = super().obstacles(recipe)
         hit = [] if found else self._also_hit(recipe, recipe.layers)
         return found + [
@@ -66,14 +63,14 @@ class SglangExporter(ServedExporter):
         ] * bool(hit)
 
     def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
-        """As for every server; what the entries of others hit stays bf16."""
+        """The nearest formats for every server, with bf16 for what entries for others hit."""
         layers = super().nearest(recipe)
         while hit := self._also_hit(recipe, layers):
             layers |= dict.fromkeys(hit, FormatName.BF16)
         return layers
 
     def _also_hit(self, recipe: Recipe, layers: Mapping[str, FormatName]) -> list[str]:
-        """Quantized Linears that entries for bf16 ones hit under the rule of `arguments`."""
+        """The quantized Linears that entries for bf16 ones hit, under the rule of `arguments`."""
         if self.form != "arguments":
             return []
         tree = tree_of(recipe, recipe.layers)
@@ -84,35 +81,30 @@ class SglangExporter(ServedExporter):
                 for fqn, name in self.served(recipe).items()
                 if name and tree.component_of(fqn) == component
             }
-            entries = {name for fqn, name in own.items() if layers[fqn] is FormatName.BF16}
-            others = {name for fqn, name in own.items() if layers[fqn] is not FormatName.BF16}
+            others = {name for fqn, name in own.items() if layers[fqn].is_quantized}
+            entries = {name for fqn, name in own.items() if not layers[fqn].is_quantized}
             hit = frozenset[str]().union(*(hits("path", entry, others) for entry in entries))
             found += [fqn for fqn, name in own.items() if name in hit]
         return found
 
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""
-        value = self._arguments(recipe) if self.form == "arguments" else self._checkpoint(recipe)
-        return json.dumps(value, indent=1) + "\n"
+        if self.form == "arguments":
+            return write_json(self._arguments(recipe))
+        parts = {
+            component: self._checkpoint(recipe, component) for component in recipe.model.classes
+        }
+        return write_json(one_or_all(recipe, parts))
 
-    def _checkpoint(self, recipe: Recipe) -> Any:
-        def part(component: str) -> dict[str, Any]:
-            ignore = (
-                ["*"]
-                if not self._quantizes(recipe, component)
-                else self.bf16_names(recipe, component)
-            )
-            return {
-                "quant_method": "modelopt",
-                "quant_type": "NVFP4",
-                "quant_algo": "NVFP4",
-                "group_size": GROUP_SIZE,
-                "ignore": ignore,
-            }
-
-        return by_component(
-            recipe, {component: part(component) for component in recipe.model.classes}
-        )
+    def _checkpoint(self, recipe: Recipe, component: str) -> dict[str, Any]:
+        quantizes = self._quantizes(recipe, component)
+        return {
+            "quant_method": "modelopt",
+            "quant_type": "NVFP4",
+            "quant_algo": "NVFP4",
+            "group_size": GROUP_SIZE,
+            "ignore": self.bf16_names(recipe, component) if quantizes else ["*"],
+        }
 
     def _arguments(self, recipe: Recipe) -> dict[str, Any]:
         lists = {
@@ -131,17 +123,17 @@ class SglangExporter(ServedExporter):
         }
 
     def _ignored(self, recipe: Recipe, component: str) -> list[str]:
-        """As `bf16_names`, but the parts of `w13` by their own names, as `is_layer_skipped` wants
-        them.
+        """The bf16 names, with the fused `w13` as the names of its parts: SGLang's
+        `is_layer_skipped` sees only these.
         """
         names: list[str] = []
         for name in self.bf16_names(recipe, component):
             head, dot, last = name.rpartition(".")
-            names += (
-                [f"{head}{dot}{part}" for part in sorted(PACKED_PARTS)] if last == "w13" else [name]
-            )
+            if last == "w13":
+                names += [f"{head}{dot}{part}" for part in sorted(PACKED_PARTS)]
+            else:
+                names.append(name)
         return names
 
     def _quantizes(self, recipe: Recipe, component: str) -> bool:
-        layers = recipe.layers_by_component[component]
-        return any(name is not FormatName.BF16 for name in layers.values())
+        return bool(quantized(recipe.layers_by_component[component]))

@@ -1,36 +1,44 @@
-"""Which Linears stay in bf16, as a text that people read and any `filter_fn` can use?
+r"""Which Linears stay in bf16? A text that people read, and that any `filter_fn` can use.
 
-One exact FQN a line; or globs of `sensitivity.patterns`, or the same as anchored regular
-expressions for tools that use `re`, with the reason behind each. Comments above say model, latency
-and LPIPS. It is what `sensitivity latency --skip FILE` reads back, but for the regular expressions.
-In torchao:
+There are three forms: one exact FQN a line (`fqns`); globs of `core.patterns` (`globs`); or the
+same as anchored regular expressions, for tools that use `re` (`regex`). The last two have a reason
+behind each entry. Comments above have the model, the latency and LPIPS. `sensitivity latency` reads
+the first two. In torchao:
 
-    skip = {line for line in open("skip.txt").read().split("\\n") if line and not line.startswith("#")}
-    quantize_(transformer, config, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and fqn not in skip)
+    lines = open("skip.txt").read().split("\n")
+    skip = {line for line in lines if line and not line.startswith("#")}
 
-Where a recipe is for several denoisers, entries begin with the component's name, and a comment says
-so: in torchao, compare with f"transformer.{fqn}".
+    def filter_fn(module, fqn):
+        return isinstance(module, nn.Linear) and fqn not in skip
 
-A skip-list has two formats: bf16 and one other, named in its first comment. A recipe with more has
-no skip-list, and is refused.
+In a list for several denoisers, entries begin with the component's name, and a comment says so. In
+torchao, compare with f"transformer.{fqn}" then.
+
+A skip-list has two formats: bf16, and one other that its first comment names. A recipe with more
+formats cannot be a skip-list, and is refused.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sensitivity.consumers.exporters._base import Exporter, describe, quantized_formats, tree_of
+from sensitivity.consumers.exporters._base import Exporter, only_format, tree_of
+from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.readers import get_reader
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import to_regex
 from sensitivity.recipes.recipe import Recipe
 
+_READERS = {"fqns": "fqn", "globs": "glob", "regex": "regex"}
+"""{form: the reader of its texts}."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SkipListExporter(Exporter):
-    """Text, one entry a line: exact FQNs (`fqns`), the shortest globs (`globs`), or those as
-    regular expressions (`regex`); the last two hold for this model only.
+    """Text, one entry a line: exact FQNs, the shortest globs, or these as regular expressions.
+
+    Globs and regular expressions hold for this model only.
     """
 
     name: ClassVar[str] = "skip-list"
@@ -40,7 +48,7 @@ class SkipListExporter(Exporter):
     def render(self, recipe: Recipe) -> str:
         """Comments, then entries."""
         header = [
-            f"Linears that stay in bf16; every other Linear is {self._other(recipe)}.",
+            f"Linears that stay in bf16; every other Linear is {only_format(recipe)}.",
             *describe(recipe),
         ]
         if recipe.model.components:
@@ -61,9 +69,6 @@ class SkipListExporter(Exporter):
         return "\n".join(lines) + "\n"
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
-        """What an entry hits is bf16, the rest is the one other format."""
-        reader = get_reader({"fqns": "fqn", "globs": "glob", "regex": "regex"}[self.form])
-        return reader.read(text).assign(tree_of(recipe, fqns), quantized=self._other(recipe))
-
-    def _other(self, recipe: Recipe) -> FormatName:
-        return next(iter(quantized_formats(recipe)), FormatName.BF16)
+        """bf16 for what an entry hits, and the one other format for the rest."""
+        listed = get_reader(_READERS[self.form]).read(text)
+        return listed.assign(tree_of(recipe, fqns), quantized=only_format(recipe))

@@ -1,22 +1,28 @@
 """Which entries of diffusers' `modules_to_not_convert` hit exactly these Linears?
 
-An entry hits every parameter whose name has entry + "." in it, or is the entry
-(`consumers.diffusers`). So `attn.to_out.0` is short for a role, `proj_out` hits single blocks as
-well, and `proj_out.weight` hits one Linear and nothing else: there is always an exact list.
+An entry hits every parameter that has entry + "." in its name, or that is called as the entry
+(`readers.diffusers`). So `attn.to_out.0` is short for a role, `proj_out` hits single blocks as
+well, and `proj_out.weight` hits one Linear and nothing else. An exact list therefore always exists.
 
-    cover({"proj_out"}, ["proj_out", "blocks.0.proj_out"])      # {"proj_out.weight": "this Linear; 'proj_out' hits 2"}
+    exact_substrings({"proj_out"}, ["proj_out", "blocks.0.proj_out"])
+    # {"proj_out.weight": "this Linear; 'proj_out' hits 2"}
 
-Method: greedy set cover by runs of whole segments that hit nothing outside; what is left is named,
-with `.weight` where the bare name would hit more.
+Method: greedy set cover by runs of whole segments that hit nothing else. The Linears that are left
+are named one by one, with `.weight` where the bare name would hit more.
 """
 
 import heapq
 from collections.abc import Collection, Iterator
 
 
-def cover(selected: Collection[str], universe: Collection[str]) -> dict[str, str]:
-    """{entry: what it hits, in words}; the entries hit exactly `selected` among the Linears
-    `universe`. Those that hit most come first, then single names.
+def exact_substrings(selected: Collection[str], universe: Collection[str]) -> dict[str, str]:
+    """{entry: what it hits, in words}; together the entries hit exactly `selected`.
+
+    Those that hit most come first, then single names.
+
+    Args:
+        selected: the Linears to hit.
+        universe: every Linear of the model.
     """
     wanted = frozenset(selected)
     hit: dict[str, set[str]] = {run: set() for name in wanted for run in (*_runs(name), name)}
@@ -31,26 +37,22 @@ def cover(selected: Collection[str], universe: Collection[str]) -> dict[str, str
     while heap and left:
         _, length, run = heapq.heappop(heap)
         gain = len(exact[run] & left)
-        if heap and gain > 1 and (-gain, length, run) > heap[0]:  # others may now add more
-            heapq.heappush(heap, (-gain, length, run))
+        if heap and gain > 1 and (-gain, length, run) > heap[0]:
+            heapq.heappush(heap, (-gain, length, run))  # another run may now add more
         elif gain > 1:
-            chosen[run] = (
-                f"{len(exact[run])} Linears, first"
-                f" {next(name for name in universe if name in exact[run])}"
-            )
+            first = next(name for name in universe if name in exact[run])
+            chosen[run] = f"{len(exact[run])} Linears, first {first}"
             left -= exact[run]
     for name in universe:
-        if name in left:
-            chosen |= (
-                {name: "this Linear"}
-                if name in exact
-                else {f"{name}.weight": f"this Linear; {name!r} hits {len(hit[name])}"}
-            )
+        if name in left and name in exact:
+            chosen[name] = "this Linear"
+        elif name in left:
+            chosen[f"{name}.weight"] = f"this Linear; {name!r} hits {len(hit[name])}"
     return chosen
 
 
 def _runs(name: str) -> Iterator[str]:
-    """Whole segments in a row, not beginning with a number: what a person would write."""
+    """Whole segments in a row, not beginning with a number: entries that a person would write."""
     parts = name.split(".")
     for start, part in enumerate(parts):
         if not part.isdigit():

@@ -1,43 +1,43 @@
-"""How does vLLM-Omni serve a model quantized as the recipe says?
-
-With a `quantization_config` whose `ignored_layers` are what stays bf16.
-
-    vllm serve MODEL --omni --diffusion-quantization-config "$(cat recipe.vllm-omni.json)"
-    Omni(model=MODEL, quantization_config=json.load(open("recipe.vllm-omni.json")))
-
-The weights are bf16, and quantized when they are loaded. Its online formats for diffusion on NVIDIA
-GPUs with such a list are fp8 (and int8, which we do not have): mxfp8 is for NPU and XPU only, NVFP4
-needs a checkpoint that ModelOpt wrote (use that exporter). vLLM-Omni's fp8 scales each weight as a
-whole, ours each row: the reader's notes say so. Much of a model is never quantized there: all
-modulation, all embedders, and all of FLUX.1's double-stream blocks.
-
-For several denoisers, and for FLUX.2 [dev] (whose text encoder would otherwise be quantized as
-well), the object has one config a component.
+"""How does vLLM-Omni serve a model quantized as the recipe says? With a `quantization_config` whose
+`ignored_layers` are what stays bf16.
 
     text = get_exporter("vllm-omni").export(recipe)
+
+    Omni(model=MODEL, quantization_config=json.loads(text))
+
+The server takes the same text as its option `diffusion-quantization-config`.
+
+The weights are bf16, and are quantized when they are loaded. vLLM-Omni's online formats for
+diffusion on NVIDIA GPUs with such a list are fp8 and int8, and we have no int8. Its mxfp8 is for
+NPU and XPU only. Its nvfp4 needs a checkpoint that ModelOpt wrote (exporter `modelopt`). Its fp8
+scales each weight as a whole, ours each row; the reader's notes say so. Much of a model is never
+quantized there: all modulation, all embedders, and all of FLUX.1's double-stream blocks.
+
+The object has one config for each component where there are several denoisers, and for FLUX.2
+[dev], whose text encoder would otherwise be quantized as well.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sensitivity.consumers.exporters._served import ServedExporter, by_component
+from sensitivity.consumers.exporters._base import one_or_all, write_json
+from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.vllm_omni import KLEIN_NOTE, VllmOmniReader
 from sensitivity.core.format_name import FormatName
 from sensitivity.recipes.recipe import Recipe
 
 PER_COMPONENT = ("Flux2Pipeline",)
-"""Pipelines that quantize other components, too, if the config names none.
+"""Pipelines whose other components are quantized as well if the config names no component.
 
-FLUX.2 [klein]'s do not, and would not find a part for their denoiser.
+FLUX.2 [klein]'s pipelines are none of these, and would find no part for their denoiser.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class VllmOmniExporter(ServedExporter):
-    """JSON of a `quantization_config`, or of one a component."""
+    """JSON of a `quantization_config`, or of one for each component."""
 
     name: ClassVar[str] = "vllm-omni"
     forms: ClassVar[Mapping[str, str]] = {"json": ".vllm-omni.json"}
@@ -50,7 +50,7 @@ class VllmOmniExporter(ServedExporter):
         return VllmOmniReader()
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
-        """What its reader notes, but for what depends on the pipeline, which a recipe names."""
+        """The reader's notes, without the one about the pipeline, which a recipe names."""
         return tuple(note for note in super().notes(recipe, text) if note != KLEIN_NOTE)
 
     def render(self, recipe: Recipe) -> str:
@@ -63,5 +63,6 @@ class VllmOmniExporter(ServedExporter):
             }
             for component in recipe.model.classes
         }
-        named = recipe.model.pipeline_class in PER_COMPONENT
-        return json.dumps(parts if named else by_component(recipe, parts), indent=1) + "\n"
+        if recipe.model.pipeline_class in PER_COMPONENT:
+            return write_json(parts)
+        return write_json(one_or_all(recipe, parts))

@@ -1,12 +1,12 @@
-"""How the tools that quantize read lists:
+"""How the tools that quantize read lists.
 
-`get_reader("diffusers").read(text)` says what becomes of each Linear.
+    get_reader("diffusers").read(text)          # the list as diffusers understands it
+    guess_reader(text).read(text)               # in whichever form the text is
 
-One file a consumer. Nothing here runs a consumer; tests compare with the real ones, or with what
-their source says.
+Each form has one reader. No reader runs its consumer; the tests compare readers with the real
+consumers, or with results that were recorded from them.
 """
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ from sensitivity.consumers.readers.plain import PLAIN_READERS
 from sensitivity.consumers.readers.sglang import SglangReader
 from sensitivity.consumers.readers.torchao import TorchaoReader
 from sensitivity.consumers.readers.vllm_omni import VllmOmniReader
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
 __all__ = ["READERS", "ConsumerList", "Entry", "ModelTree", "Reader", "get_reader", "guess_reader"]
@@ -43,22 +44,23 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         },
     }
 )
-"""Name after `--as` -> reader."""
+"""{name of the form: reader}."""
 
 
 def get_reader(name: str) -> Reader:
-    """The reader called `name`.
+    """The reader of the form called `name`.
 
     Raises:
         PatternError: there is none; the message has the closest name.
     """
     if name in READERS:
         return READERS[name]
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), READERS, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else "name one of them"
-    raise PatternError(f"found the form {name!r}; allowed are {', '.join(READERS)}; {hint}")
+    hint = did_you_mean(
+        name.lower().replace("_", "-"), READERS, otherwise="name one of them", cutoff=0.4
+    )
+    raise PatternError(f"found the form {name!r}; expected one of {', '.join(READERS)}; {hint}")
 
 
 def guess_reader(text: str) -> Reader:
-    """The reader whose form a text is in; that of globs where no consumer's form is recognised."""
+    """The reader of the form that a text is in; the reader of globs if no form is recognised."""
     return next((reader for reader in READERS.values() if reader.looks_like(text)), READERS["glob"])

@@ -1,4 +1,4 @@
-"""The contract of a reader: a consumer's text in, the list on a model out."""
+"""The contract of a reader: a text in one consumer's form goes in, a `ConsumerList` comes out."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -9,25 +9,26 @@ from sensitivity.consumers.lists import ConsumerList
 class Reader(ABC):
     """Reads texts in one consumer's form.
 
-    Subclasses give `name`, `words` and `read`, and `looks_like` where the form is recognisable.
+    Subclasses give `name`, `description` and `read`, and `looks_like` where texts of the form can
+    be recognised.
     """
 
     name: ClassVar[str]
-    """The word after `--as`."""
+    """The name of the form, a key of `READERS`."""
 
-    words: ClassVar[str]
-    """One line for help and docs: the form, and how it is matched."""
+    description: ClassVar[str]
+    """The form and how it is matched, in one line for help and messages."""
 
     @abstractmethod
     def read(self, text: str) -> ConsumerList:
         """The list that a text holds.
 
         Raises:
-            PatternError: the text is not in this form; the message says what is, and the line where
-                it can.
+            PatternError: the text is not in this form. The message says what was expected, and on
+                which line where that is known.
         """
 
     def looks_like(self, text: str) -> bool:
-        """Whether a text is in this form and in no other that is known."""
+        """Whether a text is in this form and in no other known one."""
         del text
         return False

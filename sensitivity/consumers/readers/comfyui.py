@@ -1,31 +1,32 @@
-"""How ComfyUI reads which layers of a checkpoint are quantized: original names, letter by letter,
-and only those that are listed.
+"""How ComfyUI reads which layers of a checkpoint are quantized: names of the original checkpoint,
+letter by letter, and only the layers that are listed.
 
-    {"_quantization_metadata": {"format_version": "1.0", "layers": {"double_blocks.0.img_attn.qkv": {"format": "nvfp4"}}}}
+    {"_quantization_metadata": {
+        "format_version": "1.0", "layers": {"double_blocks.0.img_attn.qkv": {"format": "nvfp4"}}}}
 
-The inner object is the JSON text under `_quantization_metadata` in the metadata of the safetensors
-file; it is read with or without that key around it, and with one such object a component
-({"transformer": {...}, "transformer_2": {...}}) where a pipeline has several denoisers, since each
-is a file of its own. Names may begin with `model.diffusion_model.`, as in whole checkpoints; they
-must be the file's, so one list has it everywhere or nowhere.
+In the safetensors file, the inner object is a JSON text under the key `_quantization_metadata` of
+the metadata. It is read with this key or without. A pipeline with several denoisers has one file
+for each, so its list has one such object a component: {"transformer": {...}, "transformer_2":
+{...}}. Names may begin with `model.diffusion_model.`, as they do in whole checkpoints. They must be
+the file's own names, so either all names of a list have this prefix or none has.
 
-Rule: `convert_old_quants` in ComfyUI's `comfy/utils.py` makes a marker of each entry,
-`mixed_precision_ops` in `comfy/ops.py` looks for it under the Linear's own name and loads every
-other weight as it is; formats are `QUANT_ALGOS` of `comfy/quant_ops.py`. Read in ComfyUI's
-repository at 0271a469; the names are those that diffusers converts (`served_names`).
+Source: ComfyUI at 0271a469. `convert_old_quants` in `comfy/utils.py` makes a marker of each entry.
+`mixed_precision_ops` in `comfy/ops.py` looks for it under the Linear's own name, and loads every
+other weight as it is. The formats are `QUANT_ALGOS` of `comfy/quant_ops.py`. The names are those
+that diffusers converts from (`consumers.served_names`).
 """
 
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.served_lists import (
-    ServedList,
-    by_component,
-    check_name,
-    looks_like_object,
+from sensitivity.consumers.readers.entries import check_name
+from sensitivity.consumers.readers.json_objects import (
+    object_or_empty,
     parse_object,
+    split_components,
 )
+from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
@@ -33,9 +34,9 @@ KEY = "_quantization_metadata"
 PREFIX = "model.diffusion_model."
 
 FORMATS = {"nvfp4": FormatName.NVFP4, "mxfp8": FormatName.MXFP8, "float8_e4m3fn": FormatName.FP8}
-"""ComfyUI's formats -> ours."""
+"""{ComfyUI's format: ours}."""
 
-_ALLOWED = 'an object such as {"format_version": "1.0", "layers": {NAME: {"format": "nvfp4"}}}'
+_EXPECTED = 'an object such as {"format_version": "1.0", "layers": {NAME: {"format": "nvfp4"}}}'
 
 CHECKPOINT_NOTE = (
     "this is the metadata of a checkpoint, not a checkpoint: each listed layer's weight must lie in"
@@ -54,23 +55,22 @@ class ComfyuiReader(Reader):
     """`_quantization_metadata` as JSON."""
 
     name: ClassVar[str] = "comfyui"
-    words: ClassVar[str] = (
+    description: ClassVar[str] = (
         "ComfyUI's _quantization_metadata: the layers that are quantized, whole names of the"
         " original checkpoint"
     )
 
     def read(self, text: str) -> ConsumerList:
-        """The object, with its key or without, for one denoiser or one a component."""
-        value = parse_object(text, _ALLOWED)
-        entries: list[Entry] = []
-        parts = by_component(value, (KEY, "layers"))
-        for component, part in parts.items():
-            entries += _entries(part, component)
+        """The object with its key or without, for one denoiser or one for each component."""
+        parts = split_components(parse_object(text, _EXPECTED), (KEY, "layers"))
         if not parts:
             raise PatternError(
-                f"found an object without layers; allowed is {_ALLOWED}; write the quantized layers"
+                f"found an object without layers; expected {_EXPECTED}; list the quantized layers"
                 " there"
             )
+        entries: list[Entry] = []
+        for component, part in parts.items():
+            entries += _entries(part, component)
         used = {entry.format for entry in entries}
         notes = (
             [CHECKPOINT_NOTE]
@@ -87,10 +87,8 @@ class ComfyuiReader(Reader):
         )
 
     def looks_like(self, text: str) -> bool:
-        """An object with the key, or with layers that have formats, at the top or in a component's
-        part.
-        """
-        value = looks_like_object(text)
+        """The object, or an object of one component, has the key, or layers with a version."""
+        value = object_or_empty(text)
         return any(
             KEY in part or ("layers" in part and "format_version" in part)
             for part in (value, *value.values())
@@ -100,11 +98,13 @@ class ComfyuiReader(Reader):
 
 def _entries(part: Any, component: str) -> list[Entry]:
     inner = part.get(KEY, part)
-    if isinstance(inner, str):  # as it lies in the file: a text in the text
-        inner = parse_object(inner, _ALLOWED)
+    if isinstance(inner, str):  # as in the file's metadata, where it is a JSON text
+        inner = parse_object(inner, _EXPECTED)
     layers = inner.get("layers") if isinstance(inner, dict) else None
     if not isinstance(layers, dict):
-        raise PatternError(f"found layers {str(layers)[:80]}; allowed is {_ALLOWED}; write it so")
+        raise PatternError(
+            f"found layers {str(layers)[:80]}; expected {_EXPECTED}; give each layer a format"
+        )
     return [
         Entry(
             text=check_name(name, "layers").removeprefix(PREFIX),
@@ -120,7 +120,7 @@ def _format(name: str, layer: Any) -> FormatName:
     found = layer.get("format") if isinstance(layer, dict) else None
     if not isinstance(found, str) or found not in FORMATS:
         raise PatternError(
-            f"found {name[:80]} with the format {str(found)[:80]!r}; allowed are"
-            f" {', '.join(FORMATS)}; this tool has no other"
+            f"found {name[:80]} with the format {str(found)[:80]!r}; expected one of"
+            f" {', '.join(FORMATS)}; take the layer out"
         )
     return FORMATS[found]

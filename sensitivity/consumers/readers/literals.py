@@ -1,13 +1,14 @@
 """Which value does a text hold that is JSON, or Python that only writes values down?
 
-It is parsed and never run.
+The text is parsed and never run.
 
     parse_literal('{"quant_algo": "NVFP4"}')
-    parse_literal("FP8 = {'num_bits': (4, 3)}\nconfig = [{'quantizer_name': '*', 'cfg': FP8}]")     # the value of the last statement
+    parse_literal("FP8 = {'num_bits': (4, 3)}\\nconfig = [{'quantizer_name': '*', 'cfg': FP8}]")
 
-Python may hold imports and docstrings (passed over), assignments to names, and in them constants,
-lists, tuples, dicts, names of earlier values, `*` and `**` of those. Everything else is code, and
-refused with its line. Keys that come twice are refused, as in JSON (`strict_json`).
+The value of a Python text is that of its last statement. Imports and docstrings are skipped.
+Assignments to names are read; their values may hold constants, lists, tuples, dicts, names of
+earlier values, and `*` and `**` of those. Everything else is code, and is refused with its line.
+Keys that appear twice are refused, as in JSON (`core.json_files`).
 """
 
 import ast
@@ -17,23 +18,28 @@ from typing import Any
 from sensitivity.core.json_files import parse_json
 from sensitivity.errors import PatternError
 
-MAX_TEXT, MAX_ITEMS = 4_000_000, 20_000
-"""Characters of a text; items of a list.
+MAX_TEXT = 4_000_000
+"""The most characters of a text. One with every quantizer of 1,400 Linears has 0.4 million."""
 
-One that names every quantizer of a model with 1,400 Linears has 0.4 million and 2,800.
-"""
+MAX_ITEMS = 20_000
+"""The most items of a list. One with every quantizer of 1,400 Linears has 2,800."""
 
 
 def parse_literal(text: str, *, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
-    """The value of a JSON or Python text; of several Python statements the last that is `wanted`,
-    or else the last.
+    """The value of a JSON or Python text.
+
+    Args:
+        text: the text.
+        wanted: which value is preferred where a Python text has several: the last one for which it
+            is true, else the last one.
 
     Raises:
-        PatternError: it is neither, holds code, or is too large.
+        PatternError: the text is neither, holds code, or is too large.
     """
     if len(text) > MAX_TEXT:
         raise PatternError(
-            f"found a text of {len(text)} characters; allowed are {MAX_TEXT}; name the list alone"
+            f"found a text of {len(text)} characters; expected at most {MAX_TEXT}; save the list"
+            " alone"
         )
     source = text.removeprefix("\ufeff").strip()
     try:
@@ -44,12 +50,13 @@ def parse_literal(text: str, *, wanted: Callable[[Any], bool] = lambda _: True) 
         return _last_value(ast.parse(source), wanted)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise PatternError(
-            f"found a text that is neither JSON ({as_json}) nor a Python literal ({error}); allowed"
-            " is one of them; print the list and save what it prints"
+            f"found a text that is neither JSON ({as_json}) nor a Python literal ({error});"
+            " expected one of them; print the list and save what it prints"
         ) from None
 
 
 def _last_value(tree: ast.Module, wanted: Callable[[Any], bool]) -> Any:
+    """The last wanted value of a module's statements, else the last value."""
     names: dict[str, Any] = {}
     value: Any = None
     for node in tree.body:
@@ -69,6 +76,7 @@ def _last_value(tree: ast.Module, wanted: Callable[[Any], bool]) -> Any:
 
 
 def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of an expression; `names` are the values that were assigned before."""
     match node:
         case ast.Constant(value=value):
             return value
@@ -86,8 +94,8 @@ def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
                 )
                 if len(values) > MAX_ITEMS:
                     raise PatternError(
-                        f"found a list of over {MAX_ITEMS} items; allowed are {MAX_ITEMS}; name"
-                        " another file"
+                        f"found a list of over {MAX_ITEMS} items; expected at most that many;"
+                        " name another file"
                     )
             return values if isinstance(node, ast.List) else tuple(values)
         case ast.Dict(keys=keys, values=items):
@@ -98,6 +106,7 @@ def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
 def _pairs(
     keys: list[ast.expr | None], items: list[ast.expr], names: Mapping[str, Any]
 ) -> dict[Any, Any]:
+    """The value of a dict's display."""
     pairs: dict[Any, Any] = {}
     written: set[Any] = set()
     for key, item in zip(keys, items, strict=True):
@@ -108,8 +117,8 @@ def _pairs(
         if not isinstance(name, (str, int)) or name in written:
             what = "twice" if isinstance(name, (str, int)) else f"a {type(name).__name__}"
             raise PatternError(
-                f"line {key.lineno}: found the key {str(name)[:80]!r}, {what}; allowed are texts"
-                " and numbers, each once; mend it"
+                f"line {key.lineno}: found the key {str(name)[:80]!r}, {what}; expected texts and"
+                " numbers, each once; correct it"
             )
         written.add(name)
         pairs[name] = _evaluate(item, names)
@@ -118,7 +127,7 @@ def _pairs(
 
 def _code_error(node: ast.stmt | ast.expr) -> PatternError:
     return PatternError(
-        f"line {node.lineno}: found code ({ast.unparse(node)[:60]}); allowed are constants, lists,"
+        f"line {node.lineno}: found code ({ast.unparse(node)[:60]}); expected constants, lists,"
         " dicts and names of these, since a list is read and not run; print the finished list and"
         " save what it prints"
     )

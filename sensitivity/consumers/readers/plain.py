@@ -1,12 +1,12 @@
-"""Plain lists: one entry a line under one rule (`--as fqn`, `glob`, `substring`, `regex`, ...), or
-a JSON or Python list of strings.
+"""Plain lists: one entry a line under one rule (`fqn`, `glob`, `substring`, `regex`, ...), or a
+list of strings in JSON or Python.
 
-    # comments, blank lines
-    embed                  # a comment behind an entry is its reason
-    fqn:norm_out.linear    # another rule for this line: fqn, glob, substring, regex, regex-full, regex-search
+    # a comment
+    embed                  # a comment after an entry is its reason
+    fqn:norm_out.linear    # another rule for this line, one of PLAIN_RULES
 
-What an entry hits stays bf16. Globs are the dialect of `sensitivity.patterns`, and what `skip-list`
-exports.
+Blank lines are ignored. What an entry hits stays bf16. Globs are the dialect of `core.patterns`,
+which the exporter `skip-list` writes.
 """
 
 import ast
@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.readers._base import Reader
+from sensitivity.consumers.readers.entries import check_count
 from sensitivity.consumers.rules import MAX_ENTRY, RULES
 from sensitivity.errors import PatternError
 
@@ -29,17 +30,14 @@ PLAIN_RULES = (
     "regex-full",
     "regex-search",
 )
-"""Rules that a line may name in front of a colon."""
+"""The rules that plain lists have. A line may name one in front of a colon."""
 
-MAX_ENTRIES = 20_000
-
-_LITERAL = re.compile(
-    r"""\ufeff?\s*[\[({](\s|\#[^\n]*)*(['"]|[\])]\s*$)"""
-)  # brackets around strings, or around nothing; a regex may begin with one, too
+# Brackets around strings, or around nothing. A regular expression may begin with a bracket, too.
+_LITERAL = re.compile(r"""\ufeff?\s*[\[({](\s|\#[^\n]*)*(['"]|[\])]\s*$)""")
 
 
 class PlainReader(Reader):
-    """One entry a line, under the rule that is its name."""
+    """One entry a line, under the rule that is the reader's name."""
 
     def __init__(self, rule: str) -> None:
         self.rule = rule
@@ -50,18 +48,14 @@ class PlainReader(Reader):
         return self.rule
 
     @property
-    def words(self) -> str:  # type: ignore[override]
-        """The rule in words."""
-        return f"one entry a line: {RULES[self.rule].words}"
+    def description(self) -> str:  # type: ignore[override]
+        """The rule in a sentence."""
+        return f"one entry a line: {RULES[self.rule].description}"
 
     def read(self, text: str) -> ConsumerList:
-        """Lines, or a list of strings as Python and JSON write it."""
+        """The entries of the lines, or of a list of strings as Python or JSON writes it."""
         entries = list(self._literal(text.strip()) if _LITERAL.match(text) else self._lines(text))
-        if len(entries) > MAX_ENTRIES:
-            raise PatternError(
-                f"found {len(entries)} entries; allowed are {MAX_ENTRIES}; a model has fewer"
-                " Linears: name another file"
-            )
+        check_count(len(entries))
         notes = () if entries else ("the list has no entries: it quantizes every Linear",)
         return ConsumerList(
             consumer=self.rule, entries=tuple(dict.fromkeys(entries)), either_name=True, notes=notes
@@ -72,23 +66,22 @@ class PlainReader(Reader):
             values = ast.literal_eval(text.removeprefix("\ufeff"))
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise PatternError(
-                f"found a list that cannot be read ({error}); allowed are strings in brackets, or"
-                " one entry a line"
+                f"found a list that cannot be read ({error}); expected strings in brackets; write"
+                " them so, or one entry a line"
             ) from None
         if not isinstance(values, (list, tuple, set)):
-            comma = (
+            step = (
                 'with one string in round brackets, add a comma: ("a",)'
                 if isinstance(values, str)
-                else "write it so"
+                else "write the entries as a list"
             )
             raise PatternError(
-                f"found a {type(values).__name__} in brackets; allowed are lists of strings;"
-                f" {comma}"
+                f"found a {type(values).__name__} in brackets; expected a list of strings; {step}"
             )
         for value in sorted(values, key=str) if isinstance(values, set) else values:
             if not isinstance(value, str):
                 raise PatternError(
-                    f"found {value!r:.80} in the list; allowed are strings; write each name or"
+                    f"found {value!r:.80} in the list; expected a string; write each name or"
                     " pattern in quotes"
                 )
             yield self._entry(value.strip())
@@ -103,14 +96,14 @@ class PlainReader(Reader):
         if not text or len(text) > MAX_ENTRY:
             where = "" if line is None else f"line {line}: "
             raise PatternError(
-                f"{where}found an entry of {len(text)} characters; allowed are 1 to {MAX_ENTRY};"
-                " write one name or pattern an entry"
+                f"{where}found an entry of {len(text)} characters; expected 1 to {MAX_ENTRY}; write"
+                " one name or pattern an entry"
             )
         rule, colon, rest = text.partition(":")
-        known = colon and rule in PLAIN_RULES
+        names_rule = colon and rule in PLAIN_RULES
         return Entry(
-            text=rest.strip() if known else text,
-            rule=rule if known else self.rule,
+            text=rest.strip() if names_rule else text,
+            rule=rule if names_rule else self.rule,
             line=line,
             reason=reason,
         )
@@ -119,3 +112,4 @@ class PlainReader(Reader):
 PLAIN_READERS: Mapping[str, PlainReader] = MappingProxyType(
     {rule: PlainReader(rule) for rule in PLAIN_RULES}
 )
+"""{rule: its reader}."""

@@ -1,19 +1,22 @@
 """How SGLang's diffusion server reads skip-lists: run-time names, under one of two rules.
 
-    {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": ["transformer_blocks.0.*"]}     # `*` glob, the whole name
-    {"quantization": "fp8", "quantization_ignored_layers": ["transformer_blocks.0", "to_out"]}                      # whole parts between dots, anywhere
+    {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["transformer_blocks.0.*"]}
+    {"quantization": "fp8", "quantization_ignored_layers": ["transformer_blocks.0", "to_out"]}
 
-The first is `quantization_config` in the `config.json` of a ModelOpt checkpoint (or
-`exclude_modules` of `hf_quant_config.json`), the second what `sglang serve --config FILE` takes,
-also with a list a component: `component_quantizations` and `component_quantization_ignored_layers`.
+The first form is `quantization_config` in the `config.json` of a ModelOpt checkpoint, or
+`exclude_modules` in `hf_quant_config.json`. An entry is a whole name in which `*` is any run of
+characters. The second form is what `sglang serve` reads from its config file. An entry is one or
+several whole parts of a name between dots. There may be a list for each component
+(`component_quantizations`, `component_quantization_ignored_layers`).
 
-Rules: `ModelOptQuantConfig.is_layer_excluded` (`re.escape`, then `*` is any run of characters,
-fullmatch) with `_is_packed_layer_excluded`, and `is_layer_skipped` of
-`sglang/srt/layers/quantization/utils.py`. Linears that go by no name (all of LTX-2) are hit by `*`
-in the first, never in the second. For Z-Image's `w13` the second sees only the names of its parts,
-`w1` and `w3`, which must agree, else SGLang raises. Online mxfp8 takes no list at all: SGLang hands
-`quantization_ignored_layers` to fp8, mxfp4 and convrot_int8 only. Read and run from SGLang 0.5.23
-(`sglang/multimodal_gen/runtime`).
+Rules: `ModelOptQuantConfig.is_layer_excluded` with `_is_packed_layer_excluded` (first form) and
+`is_layer_skipped` of `sglang/srt/layers/quantization/utils.py` (second form). Linears without a
+run-time name, as all of LTX-2's, are hit by `*` in the first form and by nothing in the second.
+Z-Image's fused `w13` is seen in the second form by the names of its parts only, `w1` and `w3`;
+SGLang fails if the list names only one of them. Online mxfp8 takes no list: SGLang hands
+`quantization_ignored_layers` to fp8, mxfp4 and convrot_int8 only.
+
+Source: SGLang 0.5.23, read and run (`sglang/multimodal_gen/runtime`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,24 +24,24 @@ from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.served_lists import (
-    ServedList,
-    by_component,
-    looks_like_object,
-    names_in,
+from sensitivity.consumers.readers.entries import check_names
+from sensitivity.consumers.readers.json_objects import (
+    object_or_empty,
     parse_object,
+    split_components,
 )
+from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
 ALGORITHMS = {"NVFP4": FormatName.NVFP4, "FP8": FormatName.FP8}
+"""{quant_algo of a checkpoint: our format}."""
+
 METHODS: dict[str, FormatName | None] = {"fp8": FormatName.FP8, "mxfp4": None, "convrot_int8": None}
-"""Online methods that take ignored layers -> ours; None where we have no such format."""
+"""{online method that takes ignored layers: our format, None where we have none}."""
 
 PACKED_PARTS = frozenset({"w1", "w3"})
-"""Parts of Linears that SGLang always fuses and knows as such (`packed_modules_mapping` of its
-Z-Image).
-"""
+"""The parts of a Linear that SGLang knows to be fused (`packed_modules_mapping` of its Z-Image)."""
 
 NVFP4_NOTE = (
     "the checkpoint decides: where its weights are not NVFP4, SGLang takes the list from the"
@@ -50,12 +53,12 @@ STATIC_FP8_NOTE = (
     " one a row, taken at each call"
 )
 
-_ALLOWED = (
+_EXPECTED = (
     'an object such as {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": [...]} or'
     ' {"quantization": "fp8", "quantization_ignored_layers": [...]}'
 )
-_CHECKPOINT = ("quant_algo", "quantization")
-_ONLINE = (
+_CHECKPOINT_KEYS = ("quant_algo", "quantization")
+_ONLINE_KEYS = (
     "quantization_ignored_layers",
     "component_quantizations",
     "component_quantization_ignored_layers",
@@ -63,27 +66,31 @@ _ONLINE = (
 
 
 class SglangReader(Reader):
-    """A ModelOpt checkpoint's list, or the server's arguments."""
+    """The list of a ModelOpt checkpoint, or the server's arguments."""
 
     name: ClassVar[str] = "sglang"
-    words: ClassVar[str] = (
+    description: ClassVar[str] = (
         "SGLang diffusion: ignore / exclude_modules (* globs on run-time names) or"
         " quantization_ignored_layers (parts of them)"
     )
 
     def read(self, text: str) -> ConsumerList:
-        """One of the two forms."""
-        value = parse_object(text, _ALLOWED)
-        if any(key in value for key in _ONLINE) or isinstance(value.get("quantization"), str):
+        """A list in one of the two forms."""
+        value = parse_object(text, _EXPECTED)
+        is_online = any(key in value for key in _ONLINE_KEYS)
+        if is_online or isinstance(value.get("quantization"), str):
             return self._read_arguments(value)
+        return self._read_checkpoint(value)
+
+    def _read_checkpoint(self, value: Mapping[str, Any]) -> ConsumerList:
         entries: list[Entry] = []
         used: dict[str, FormatName | None] = {}
-        for component, part in by_component(value, _CHECKPOINT).items():
+        for component, part in split_components(value, _CHECKPOINT_KEYS).items():
             used[component], ignored = _checkpoint(part)
             entries += [Entry(text=name, rule="star", component=component) for name in ignored]
         if not used:
             raise PatternError(
-                f"found an object without quant_algo; allowed is {_ALLOWED}; name the quant_algo"
+                f"found an object without quant_algo; expected {_EXPECTED}; name the quant_algo"
             )
         found = set(used.values())
         notes = [
@@ -104,10 +111,10 @@ class SglangReader(Reader):
         entries: list[Entry] = []
         used: dict[str, FormatName | None] = {}
         for component, method, ignored in _arguments(value):
-            if method is not None and method not in METHODS:
+            if not (method is None or (isinstance(method, str) and method in METHODS)):
                 raise PatternError(
-                    f"found the quantization {str(method)[:80]!r}; allowed with a list are"
-                    f" {', '.join(METHODS)}; SGLang hands the list to no other"
+                    f"found the quantization {str(method)[:80]!r}; expected one of"
+                    f" {', '.join(METHODS)}, which take a list; name one of these"
                 )
             used[component] = FormatName.BF16 if method is None else METHODS[method]
             entries += [Entry(text=name, rule="path", component=component) for name in ignored]
@@ -121,54 +128,46 @@ class SglangReader(Reader):
         )
 
     def looks_like(self, text: str) -> bool:
-        """The server's arguments; a ModelOpt checkpoint's list is read as ModelOpt's unless SGLang
-        is named.
-        """
-        return any(key in looks_like_object(text) for key in _ONLINE)
+        """The server's arguments. A checkpoint's list is read as ModelOpt's, which looks alike."""
+        return any(key in object_or_empty(text) for key in _ONLINE_KEYS)
 
 
 def _checkpoint(part: Mapping[str, Any]) -> tuple[FormatName, tuple[str, ...]]:
-    """Format and list of one `quantization_config` or `hf_quant_config.json`."""
+    """(format, list) of one `quantization_config` or `hf_quant_config.json`."""
     inner = part.get("quantization", part)
     if not isinstance(inner, dict):
         raise PatternError(
-            f"found quantization {str(inner)[:80]!r}; allowed is {_ALLOWED}; write it so"
+            f"found quantization {str(inner)[:80]!r}; expected {_EXPECTED}; name the quant_algo in"
+            " it"
         )
     algorithm = str(inner.get("quant_algo")).upper()
     if algorithm not in ALGORITHMS:
         raise PatternError(
-            f"found the quant_algo {algorithm[:80]!r}; allowed are {', '.join(ALGORITHMS)};"
-            " SGLang's diffusion server has no other"
+            f"found the quant_algo {algorithm[:80]!r}; expected one of {', '.join(ALGORITHMS)},"
+            " which SGLang's diffusion server has; name one of these"
         )
     key = "exclude_modules" if inner is not part else "ignore"
-    return ALGORITHMS[algorithm], names_in(inner.get(key), key)
+    return ALGORITHMS[algorithm], check_names(inner.get(key), key)
 
 
 def _arguments(value: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
     """(component, method, ignored layers) of the server's arguments."""
-    methods, lists = (
-        value.get("component_quantizations", {}),
-        value.get("component_quantization_ignored_layers", {}),
-    )
+    methods = value.get("component_quantizations", {})
+    lists = value.get("component_quantization_ignored_layers", {})
     if not isinstance(methods, dict) or not isinstance(lists, dict):
         raise PatternError(
-            f"found component_quantizations {str(methods)[:80]}; allowed are objects by component;"
-            " write them so"
+            f"found component_quantizations {str(methods)[:80]} and"
+            f" component_quantization_ignored_layers {str(lists)[:80]}; expected two objects whose"
+            " keys are components; write them so"
         )
     if stray := set(lists) - set(methods):
         raise PatternError(
-            f"found ignored layers of {', '.join(sorted(stray))} without its"
-            " component_quantizations; SGLang refuses that; name its method"
+            f"found ignored layers of {', '.join(sorted(stray))} without a method; expected one in"
+            " component_quantizations, since SGLang refuses the list otherwise; name its method"
         )
     if value.get("quantization") is not None or not methods:
-        yield (
-            "",
-            value.get("quantization"),
-            names_in(value.get("quantization_ignored_layers"), "quantization_ignored_layers"),
-        )
+        key = "quantization_ignored_layers"
+        yield "", value.get("quantization"), check_names(value.get(key), key)
+    key = "component_quantization_ignored_layers"
     for component, method in methods.items():
-        yield (
-            component,
-            method,
-            names_in(lists.get(component), "component_quantization_ignored_layers"),
-        )
+        yield component, method, check_names(lists.get(component), key)

@@ -1,24 +1,26 @@
 """How vLLM-Omni reads `ignored_layers`: run-time names, letter by letter.
 
-    {"method": "fp8", "ignored_layers": ["transformer_blocks.0.attn.to_qkv", "transformer_blocks.0.attn.to_out.0"]}
+    {"method": "fp8", "ignored_layers": ["transformer_blocks.0.attn.to_qkv"]}
     {"transformer": {"method": "fp8", "ignored_layers": [...]}, "transformer_2": {...}}
 
-This is `Omni(model=..., quantization_config=...)` and `--diffusion-quantization-config`. Every
-Linear that the model's class builds with a quantization config and that the list does not name is
-quantized as `method` says. A part may be null (bf16) or a method's name; `default` is for what no
-part is for.
+This is `Omni(model=..., quantization_config=...)`, and the server's option
+`diffusion-quantization-config`. A Linear is quantized as `method` says if the model's class builds
+it with a quantization config and the list does not name it. A part may be null (bf16), or the name
+of a method. The part `default` is for Linears that no other part applies to.
 
-Which part a Linear is under: Wan's pipelines look theirs up by the component's name, FLUX.2 [dev]'s
-by its beginning. All others, FLUX.2 [klein]'s too, hand the whole config to the model, which
-compares parts with the beginnings of Linears' run-time names
-(`ComponentQuantizationConfig.resolve`): of FLUX.1 a part `transformer` has the
-`transformer_blocks.*`, and no `single_transformer_blocks.*`.
+Which part applies to a Linear. Wan's pipelines find the part by the component's name, and FLUX.2
+[dev]'s by its beginning. All other pipelines, FLUX.2 [klein]'s included, hand the whole config to
+the model, which compares the parts with the beginnings of run-time names
+(`ComponentQuantizationConfig.resolve`). In FLUX.1, a part `transformer` thus applies to
+`transformer_blocks.*` and not to `single_transformer_blocks.*`.
 
 Rule: `is_layer_skipped` in vLLM's `model_executor/layers/quantization/utils/quant_utils.py`. Fused
-Linears go by the fused name alone: vLLM-Omni hands the pipeline's class to
-`configure_quant_config`, and that one has no `packed_modules_mapping`, so `to_q`, `to_k` and `to_v`
-of a fused `to_qkv` match nothing, silently. Read and run from vLLM-Omni 0.30.0 with vLLM 0.30.0
-(`vllm_omni/quantization/factory.py`, `component_config.py`, `diffusion/registry.py`).
+Linears are matched by the fused name alone. vLLM-Omni hands the pipeline's class to
+`configure_quant_config`, and that class has no `packed_modules_mapping`. So `to_q`, `to_k` and
+`to_v` of a fused `to_qkv` match nothing, silently.
+
+Source: vLLM-Omni 0.30.0 with vLLM 0.30.0, read and run (`vllm_omni/quantization/factory.py`,
+`component_config.py`, `diffusion/registry.py`).
 """
 
 from collections.abc import Mapping
@@ -27,13 +29,9 @@ from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.served_lists import (
-    ServedList,
-    looks_like_object,
-    names_in,
-    parse_object,
-    run_time_names,
-)
+from sensitivity.consumers.readers.entries import check_names
+from sensitivity.consumers.readers.json_objects import object_or_empty, parse_object
+from sensitivity.consumers.readers.served_lists import ServedList, run_time_names
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
@@ -44,11 +42,12 @@ METHODS: dict[str, FormatName | None] = {
     "bitsandbytes": None,
     "mxfp4": None,
 }
-"""Its methods for diffusion that take `ignored_layers` -> ours; None where we have no such format.
-"""
+"""{method for diffusion that takes `ignored_layers`: our format, None where we have none}."""
 
-_MARKS = {"method", "quant_method"}
-_ALLOWED = 'an object such as {"method": "fp8", "ignored_layers": [...]}, or one a component'
+_METHOD_KEYS = {"method", "quant_method"}
+_EXPECTED = (
+    'an object such as {"method": "fp8", "ignored_layers": [...]}, or one for each component'
+)
 
 FP8_NOTE = (
     "vLLM-Omni's fp8 has one scale a weight (of a fused Linear, one for all of it) and one a row of"
@@ -57,7 +56,7 @@ FP8_NOTE = (
 )
 
 BY_NAME, BY_ITS_BEGINNING = "WanTransformer3DModel", "Flux2Transformer2DModel"
-"""Classes whose pipelines look the config's part up for the component."""
+"""Classes whose pipelines find the config's part by the component's name, or by its beginning."""
 
 KLEIN_NOTE = (
     "parts by component are read as FLUX.2 [dev]'s pipeline does where the model is FLUX.2;"
@@ -70,7 +69,7 @@ class OmniList(ServedList):
     """A config for every component, or with parts."""
 
     def part_of(self, fqn: str, tree: ModelTree) -> str:
-        """The part that a Linear is under, as vLLM-Omni finds it; `default` where it finds none."""
+        """The part that applies to a Linear, found as vLLM-Omni does; `default` if none does."""
         component = tree.component_of(fqn)
         kind = tree.classes.get(component, "")
         if kind == BY_NAME:
@@ -91,22 +90,21 @@ class VllmOmniReader(Reader):
     """`quantization_config` as JSON."""
 
     name: ClassVar[str] = "vllm-omni"
-    words: ClassVar[str] = (
+    description: ClassVar[str] = (
         "vLLM-Omni's quantization_config: ignored_layers, whole run-time names (to_qkv for q, k"
         " and v)"
     )
 
     def read(self, text: str) -> ConsumerList:
-        """The object, flat or one a component."""
-        value = parse_object(text, _ALLOWED)
+        """One config for every component, or one for each."""
         entries: list[Entry] = []
         used: dict[str, FormatName | None] = {}
-        for component, part in _parts(value).items():
+        for component, part in _parts(parse_object(text, _EXPECTED)).items():
             used[component] = FormatName.BF16 if part is None else _format(part)
             ignored = part and (part.get("ignored_layers") or part.get("modules_to_not_convert"))
             entries += [
                 Entry(text=name, rule="fqn", component=component)
-                for name in names_in(ignored, "ignored_layers")
+                for name in check_names(ignored, "ignored_layers")
             ]
         notes = [FP8_NOTE] * (FormatName.FP8 in used.values()) + [KLEIN_NOTE] * ("" not in used)
         return OmniList(
@@ -118,33 +116,34 @@ class VllmOmniReader(Reader):
         )
 
     def looks_like(self, text: str) -> bool:
-        """An object with ignored_layers beside a method, at the top or in a component's part."""
-        value = looks_like_object(text)
+        """The object, or an object of one component, has ignored_layers beside a method."""
+        value = object_or_empty(text)
         return any(
-            "ignored_layers" in part and _MARKS & set(part)
+            "ignored_layers" in part and _METHOD_KEYS & set(part)
             for part in (value, *value.values())
             if isinstance(part, dict)
         )
 
 
 def _parts(value: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
-    """{component: its config}, "" for a config that is for all."""
-    if _MARKS & set(value):
+    """{component: its config}; the key is "" for a config of every component."""
+    if _METHOD_KEYS & set(value):
         return {"": value}
     parts = {
         name: {"method": part} if isinstance(part, str) else part for name, part in value.items()
     }
-    if not any(isinstance(part, dict) and _MARKS & set(part) for part in value.values()):
+    if not any(isinstance(part, dict) and _METHOD_KEYS & set(part) for part in value.values()):
         raise PatternError(
-            f"found an object without a method; allowed is {_ALLOWED}; name the method"
+            f"found an object without a method; expected {_EXPECTED}; name the method"
         )
-    if odd := [
+    without = [
         name
         for name, part in parts.items()
-        if part is not None and not (isinstance(part, dict) and _MARKS & set(part))
-    ]:
+        if part is not None and not (isinstance(part, dict) and _METHOD_KEYS & set(part))
+    ]
+    if without:
         raise PatternError(
-            f"found {odd[0][:80]!r} without a method; allowed is {_ALLOWED}; name the method, or"
+            f"found {without[0][:80]!r} without a method; expected {_EXPECTED}; name the method, or"
             " write null"
         )
     return parts
@@ -154,7 +153,7 @@ def _format(part: Any) -> FormatName | None:
     method = str(part.get("method", part.get("quant_method"))).lower().replace("-", "_")
     if method not in METHODS:
         raise PatternError(
-            f"found the method {method[:80]!r}; allowed are {', '.join(METHODS)}; others do not"
-            " take ignored_layers"
+            f"found the method {method[:80]!r}; expected one of {', '.join(METHODS)}, which take"
+            " ignored_layers; name one of these"
         )
     return METHODS[method]

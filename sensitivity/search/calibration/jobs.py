@@ -1,5 +1,10 @@
-"""What is measured one at a time in a calibration, and what comes out: `Job` and `Errors`."""
+"""What is an estimator asked for, and what does it give? `Job` and `Errors`.
 
+A **job** is Linears in one format; all others stay bf16. Its error is at least 0 and finite: an
+error that is NaN or inf is `BROKEN`.
+"""
+
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -9,15 +14,16 @@ from sensitivity.core.fqns import is_in
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import assignment_key
 
-# the error of an output that is NaN or inf, as zeros give in nvfp4 and fp8: ten times the output
-# itself; no other is as large
 BROKEN = 10.0
+"""The error of an output that is NaN or inf, as operands of zeros give in nvfp4 and fp8: ten times
+the output itself. Every other error is smaller.
+"""
 Errors = dict[tuple[int, int], float]
 """{(group index, option): error}; option 0, bf16, is left out."""
 
 
 class EstimatorName(StrEnum):
-    """The estimators, the dearest first."""
+    """The estimators, the most expensive first."""
 
     OUTPUT = "output"
     PREVIEW = "preview"
@@ -39,30 +45,34 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """The job's name in the store: one for equal assignments, whatever group or granularity
-        they came from.
-        """
+        """The job's name in the store: the same for equal assignments of any group."""
         return assignment_key(self.formats)
 
     def is_of(self, component: str) -> bool:
-        """Whether its Linears are of this denoiser."""
+        """Whether its Linears belong to this denoiser."""
         return is_in(self.fqns[0], component)
 
     @property
     def linears(self) -> tuple["Job", ...]:
-        """One job a Linear."""
+        """One job for each Linear."""
         return tuple(Job(fqns=(fqn,), format=self.format) for fqn in self.fqns)
 
 
+def finite(error: float) -> float:
+    """The error itself, kept below BROKEN; BROKEN where it is NaN or inf."""
+    return min(error, math.nextafter(BROKEN, 0)) if math.isfinite(error) else BROKEN
+
+
 def broken_options(errors: Errors) -> frozenset[tuple[int, int]]:
-    """The (group, option)s whose outputs are NaN or inf: torchao divides by zero where all of an
-    NVFP4 operand, or a row of an FP8 one, is zero.
+    """The (group, option) pairs whose outputs are NaN or inf.
+
+    torchao divides by zero where an NVFP4 operand, or a row of an FP8 one, is all zeros.
     """
     return frozenset(place for place, error in errors.items() if error >= BROKEN)
 
 
 def jobs_of(candidates: Candidates) -> dict[tuple[int, int], Job]:
-    """{(group index, option): job} of every option that a Linear of the group takes, bf16 left out."""
+    """{(group index, option): job} of every option that a Linear of the group takes, but bf16."""
     return {
         (g, option): Job(fqns=group.members[option], format=candidates.formats[option])
         for g, group in enumerate(candidates.groups)

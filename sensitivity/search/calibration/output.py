@@ -1,10 +1,13 @@
 """`output`: the error at the denoiser's output when only one job is quantized (leave-one-in).
 
-For each state the denoiser is called on the recorded inputs with the job's Linears quantized; the
+For each state the denoiser is called on the recorded inputs with the job's Linears quantized. The
 error is the root of the mean squared difference from the bf16 output over the mean squared bf16
 output, averaged over the states. Where the denoiser gives several tensors, as LTX-2's for pictures
-and sound, each is a whole of its own, and the error is the root of the sum of their squares. No
-decoding, no compounding over steps: one denoiser call a job and state.
+and sound, each has an error of its own, and the job's error is the root of the sum of their
+squares.
+
+It costs one denoiser call for each job and state. It decodes nothing and does not see how errors
+grow over the steps of a run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,24 +15,23 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.search.calibration._base import (
-    Estimator,
-    Measured,
+from sensitivity.search.calibration._base import Estimator, JobError
+from sensitivity.search.calibration.jobs import EstimatorName, Job, finite
+from sensitivity.search.calibration.states import (
     State,
-    finite,
+    call_again,
     first_tensor,
     more_tensors,
+    record_states,
 )
-from sensitivity.search.calibration.jobs import EstimatorName, Job
-from sensitivity.search.calibration.states import call_again, record_states
 
 
-class OutputError(Estimator):
+class OutputEstimator(Estimator):
     """See the module."""
 
     name = EstimatorName.OUTPUT
     unit = "job"
-    measure = "relative rmse"
+    quantity = "relative rmse"
 
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
         return len(jobs) * states
@@ -37,7 +39,7 @@ class OutputError(Estimator):
     @torch.no_grad()
     def run(
         self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
-    ) -> Iterator[Measured]:
+    ) -> Iterator[JobError]:
         recorded = record_states(evaluator, states=states, prompts=prompts)
         for job in jobs:
             evaluator.switch.set(job.formats)
@@ -46,7 +48,7 @@ class OutputError(Estimator):
                 for state in recorded
                 if job.is_of(state.component)
             ]
-            yield Measured(job=job, state=None, error=sum(errors) / len(errors))
+            yield JobError(job=job, state=None, error=sum(errors) / len(errors))
 
 
 def _relative_error(evaluator: Evaluator, state: State) -> float:

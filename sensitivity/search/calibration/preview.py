@@ -1,22 +1,20 @@
-"""`preview`:
-
-LPIPS between the clean pictures that one step predicts, with and without the job quantized.
+"""`preview`: LPIPS between the clean pictures that one step predicts, bf16 against one job.
 
 Method. At a step of a flow-matching run the latents are x_t = (1 - sigma) x0 + sigma noise and the
 denoiser gives v = noise - x0 (Lipman et al. 2023, "Flow matching for generative modeling";
-diffusers' FlowMatchEulerDiscreteScheduler steps by sigma differences along v), so x0 = x_t - sigma
-v is the picture as far as it can be told at that step. It is decoded, and compared with the bf16
-one by the study's own perceptual distance: unlike an error at the denoiser's output, it weighs
-directions as eyes do. The number is the LPIPS, averaged over prompts and states.
+diffusers' FlowMatchEulerDiscreteScheduler steps by sigma differences along v). So x0 = x_t - sigma
+v is the clean picture as that step predicts it. It is decoded and compared with the one that the
+bf16 denoiser predicts, by the study's own LPIPS. Unlike an error at the denoiser's output, this
+number weighs directions as eyes do. It is averaged over prompts and states.
 
-How. The pipeline itself unpacks, guides and decodes: it runs as always, but its denoiser answers
-from memory (a recorded bf16 run) at every step except the one that is looked at, and the
-scheduler's last step gives back that step's x0. So one real denoiser call (two with classifier-free
-guidance) and one decode a job and state. Where several denoisers take turns, a job is looked at in
-steps of its own.
+How. The pipeline runs as always, so it unpacks, guides and decodes by itself (`Replay`). At every
+step except the one that is previewed, its denoiser returns outputs that were recorded in a bf16
+run; the last step of the scheduler returns the x0 of the previewed step. So a job and state cost
+one real denoiser call (two with classifier-free guidance) and one decode. Where several denoisers
+take turns, a job is previewed at steps of its own denoiser.
 
-What it does not do: other schedulers, stochastic ones, pipelines whose scheduler is stepped more
-than once a denoiser step.
+It does not work for other schedulers, for stochastic ones, and for pipelines that step their
+scheduler more than once for each denoiser step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,25 +29,27 @@ from sensitivity.errors import MeasurementError, UserError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.denoisers import parts_of
 from sensitivity.models.media import Media
-from sensitivity.search.calibration._base import Estimator, Measured, finite, first_tensor
-from sensitivity.search.calibration.jobs import EstimatorName, Job
+from sensitivity.search.calibration._base import Estimator, JobError
+from sensitivity.search.calibration.jobs import EstimatorName, Job, finite
 from sensitivity.search.calibration.states import (
     check_calls,
     check_finite,
     copied,
-    paint_first,
+    first_tensor,
+    generate_first,
     pick_calls,
 )
 
 SCHEDULERS = ("FlowMatchEulerDiscreteScheduler",)
+OTHERS = "choose one of output, gradient and local"
 
 
-class PreviewError(Estimator):
+class PreviewEstimator(Estimator):
     """See the module."""
 
     name = EstimatorName.PREVIEW
     unit = "job"
-    measure = "preview: LPIPS of x0 predictions"
+    quantity = "preview: LPIPS of x0 predictions"
 
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
         return (len(jobs) + 1) * states if jobs else 0.0
@@ -60,7 +60,7 @@ class PreviewError(Estimator):
     @torch.no_grad()
     def run(
         self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
-    ) -> Iterator[Measured]:
+    ) -> Iterator[JobError]:
         check_scheduler(evaluator.loaded.pipe)
         evaluator.switch.set({})
         replay = Replay(evaluator, prompts)
@@ -78,7 +78,7 @@ class PreviewError(Estimator):
                     _distance(evaluator, replay.preview(step), reference)
                     for step, reference in zip(steps, clean, strict=True)
                 ]
-                yield Measured(job=job, state=None, error=sum(distances) / len(distances))
+                yield JobError(job=job, state=None, error=sum(distances) / len(distances))
 
 
 def _distance(evaluator: Evaluator, pictures: Media, references: Media) -> float:
@@ -95,41 +95,41 @@ def check_scheduler(pipe: Any) -> None:
     kind = type(scheduler).__name__
     if kind not in SCHEDULERS:
         raise UserError(
-            f"--estimator preview needs a scheduler of class {', '.join(SCHEDULERS)}, and the"
-            f" {type(pipe).__name__} has {kind}; allowed for it are output, gradient and local:"
-            " choose one of them"
+            f"the {type(pipe).__name__} has the scheduler {kind}; `estimator` preview expects"
+            f" {', '.join(SCHEDULERS)}: {OTHERS}"
         )
     if getattr(pipe, "vocoder", None) is not None:
         raise UserError(
-            f"--estimator preview looks at pictures, and the {type(pipe).__name__} steps a"
-            " scheduler of its own for sound; allowed for it are output, gradient and local:"
-            " choose one of them"
+            f"the {type(pipe).__name__} makes sound with a scheduler of its own; `estimator`"
+            f" preview expects a pipeline of pictures: {OTHERS}"
         )
     config = scheduler.config  # type: ignore[union-attr]
     if getattr(config, "stochastic_sampling", False) or getattr(config, "invert_sigmas", False):
         raise UserError(
-            f"--estimator preview needs a {kind} that steps along the denoiser's output, and this"
-            " one is stochastic or inverted; allowed are output, gradient and local: choose one of"
-            " them"
+            f"the {kind} of this pipeline is stochastic or inverted; `estimator` preview expects"
+            f" one that steps along the denoiser's output: {OTHERS}"
         )
 
 
 class Replay:
-    """A bf16 run of the first search prompts, recorded, that can be run again with one real step.
+    """A recorded bf16 run of the first search prompts that can be run again with one real step.
 
     Attributes:
         steps: scheduler steps of the run.
+
+    Raises:
+        MeasurementError: the run calls no denoiser, steps no scheduler, or gives NaN or inf.
     """
 
     def __init__(self, evaluator: Evaluator, prompts: int) -> None:
         self.evaluator, self.prompts = evaluator, prompts
         self._outputs: list[Any] = []
         self._called: list[tuple[int, str]] = []
-        self._looked_at: int | None = None
+        self._previewed: int | None = None
         self.steps = self._step = self._call = 0
         self._x0: Tensor | None = None
-        with self._watched():
-            paint_first(evaluator, prompts)
+        with self._in_place():
+            generate_first(evaluator, prompts)
         self.steps = self._step
         check_calls(len(self._outputs))
         check_finite([first_tensor(output) for output in self._outputs])
@@ -144,63 +144,59 @@ class Replay:
 
     def preview(self, step: int) -> Media:
         """The clean pictures or clips that `step` predicts with the formats that are set."""
-        self._looked_at = step
-        with self._watched():
-            return paint_first(self.evaluator, self.prompts)
+        self._previewed = step
+        with self._in_place():
+            return generate_first(self.evaluator, self.prompts)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """The denoisers' forwards and the scheduler's step go through this object inside."""
+    def _in_place(self) -> Iterator[None]:
+        """Inside, the denoisers' forwards and the scheduler's step go through this object."""
         scheduler = self.evaluator.loaded.pipe.scheduler
         denoisers: dict[str, Any] = {**parts_of(self.evaluator.loaded.denoiser)}
-        take_step = scheduler.step
-        kept = [
-            (owner, name, owner.__dict__.get(name))
-            for owner, name in (
-                *((part, "forward") for part in denoisers.values()),
-                (scheduler, "step"),
-            )
-        ]
+        owners = [*((part, "forward") for part in denoisers.values()), (scheduler, "step")]
+        kept = [(owner, name, owner.__dict__.get(name)) for owner, name in owners]
         self._step = self._call = 0
         self._x0 = None
-
-        def answer(component: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
-            call, self._call = self._call, self._call + 1
-            if self._looked_at is None:
-                self._called.append((self._step, component))
-                self._outputs.append(copied(forward(*args, **kwargs)))
-                return copied(self._outputs[call])
-            return (
-                forward(*args, **kwargs)
-                if self._step == self._looked_at
-                else copied(self._outputs[call])
-            )
-
-        def step(
-            model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
-        ) -> Any:
-            if self._step == self._looked_at:
-                self._x0 = (
-                    sample.float()
-                    - scheduler.sigmas[self._step].to(sample.device) * model_output.float()
-                ).to(sample.dtype)
-            result = take_step(model_output, timestep, sample, *args, **kwargs)
-            self._step += 1
-            if self._x0 is None or self._step < self.steps:
-                return result
-            return (
-                (self._x0, *result[1:])
-                if isinstance(result, tuple)
-                else type(result)(prev_sample=self._x0)
-            )
-
         for component, denoiser in denoisers.items():
-            denoiser.forward = partial(answer, component, denoiser.forward)
-        scheduler.step = step
+            denoiser.forward = partial(self._forward, component, denoiser.forward)
+        scheduler.step = partial(self._take_step, scheduler, scheduler.step)
         try:
             yield
         finally:
             for owner, name, own in kept:
                 delattr(owner, name)
-                if own is not None:  # it had one of its own, as offloading sets it
+                if own is not None:  # the instance had an attribute of its own, as with offloading
                     setattr(owner, name, own)
+
+    def _forward(self, component: str, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        """A denoiser call: recorded in the first run; later real at the previewed step only."""
+        call, self._call = self._call, self._call + 1
+        if self._previewed is None:
+            self._called.append((self._step, component))
+            self._outputs.append(copied(forward(*args, **kwargs)))
+            return copied(self._outputs[call])
+        if self._step == self._previewed:
+            return forward(*args, **kwargs)
+        return copied(self._outputs[call])
+
+    def _take_step(
+        self,
+        scheduler: Any,
+        take_step: Any,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """A scheduler step. The previewed one notes x0, the last one returns it as the latents."""
+        if self._step == self._previewed:
+            sigma = scheduler.sigmas[self._step].to(sample.device)
+            self._x0 = (sample.float() - sigma * model_output.float()).to(sample.dtype)
+        result = take_step(model_output, timestep, sample, *args, **kwargs)
+        self._step += 1
+        if self._x0 is None or self._step < self.steps:
+            return result
+        if isinstance(result, tuple):
+            return (self._x0, *result[1:])
+        return type(result)(prev_sample=self._x0)

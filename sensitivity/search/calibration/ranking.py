@@ -1,8 +1,8 @@
-"""Errors as shares of damage: which groups carry most of it, and what would skipping them cost?
+"""Which groups carry most of the damage, and what would skipping them cost? `rank`, `long_tail`.
 
 Damage is the square of an error: independent errors add in quadrature, so squares add up (LOG.md
 shows how far that holds). A share is a group's damage over that of all groups in the same format,
-each quantized alone; shares of one format add up to 1.
+each quantized alone. The shares of one format add up to 1.
 
     rows = rank(candidates, errors)             # worst first
     long_tail(rows, FormatName.NVFP4)           # the few that carry 40 %
@@ -24,7 +24,9 @@ class Sensitivity:
     """One group in one format.
 
     Attributes:
-        group: its name; `fqns` the Linears that take the format.
+        group: its name.
+        fqns: the Linears that take the format.
+        format: the format.
         error: as the estimator gives it.
         share: of the damage of its format, 0 to 1.
         saved_s: priced seconds of one pipeline run that the format saves here; negative where it is
@@ -40,14 +42,14 @@ class Sensitivity:
 
     @property
     def share_per_ms(self) -> float | None:
-        """Share of the damage for each priced ms saved: large ones are skipped first.
+        """Share of the damage for each priced ms saved; None where nothing is saved.
 
-        None where nothing is saved.
+        Groups with a large value are the first to skip.
         """
         return self.share / (self.saved_s * 1e3) if self.saved_s > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """As `calibrate --json` writes it."""
+        """The row as a calibration's JSON has it."""
         return {
             "group": self.group,
             "fqns": list(self.fqns),
@@ -81,9 +83,7 @@ def rank(candidates: Candidates, errors: Errors) -> tuple[Sensitivity, ...]:
 def long_tail(
     rows: Sequence[Sensitivity], name: FormatName, *, share: float = TAIL_SHARE
 ) -> tuple[Sensitivity, ...]:
-    """The fewest groups that together carry at least `share` of the damage of a format, the worst
-    first.
-    """
+    """The fewest groups that carry at least `share` of the damage of a format, the worst first."""
     tail: list[Sensitivity] = []
     carried = 0.0
     for row in sorted((row for row in rows if row.format is name), key=lambda row: -row.share):

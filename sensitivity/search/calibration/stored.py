@@ -1,49 +1,59 @@
-"""Sensitivities measured once and kept: `calibrate`, and what it will cost, `calibration_cost`.
+"""Where do layer sensitivities come from? From the store; what is missing there is computed.
 
-What is kept is keyed by all that decides it: weights, settings, versions, prompts, seeds,
-estimator, states, and the assignment of formats. Neither budget nor constraint, target, formats
-beside it or granularity: a group of one Linear is the same row in "group" and "layer". An
-interrupted calibration goes on where it stopped.
+`calibrate` gives the errors, `calibration_cost` says beforehand what that takes. The key of an
+error holds all that decides it: weights, settings, versions, prompts, seeds, estimator, states, and
+the assignment of formats. It holds no budget, constraint or target, no other format and no
+granularity: a group of one Linear is the same row in "group" and in "layer". Each error is kept as
+soon as it is known, so an interrupted calibration continues where it stopped.
 
-    cost = calibration_cost(evaluator, candidates, store)         # say cost.describe() before it starts
+    cost = calibration_cost(evaluator, candidates, store)         # cost.describe() is one line
     errors = calibrate(evaluator, candidates, store)              # {(group index, option): error}
 """
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 from sensitivity.errors import UserError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.denoisers import parts_of
 from sensitivity.models.generating import digest_of
-from sensitivity.search.calibration._base import CalibrationCost, Estimator, Progress
-from sensitivity.search.calibration.gradient import GradientError
+from sensitivity.search.calibration._base import Estimator
+from sensitivity.search.calibration.cost import CalibrationCost
+from sensitivity.search.calibration.gradient import GradientEstimator
 from sensitivity.search.calibration.jobs import BROKEN, Errors, EstimatorName, Job, jobs_of
-from sensitivity.search.calibration.local import LocalError
-from sensitivity.search.calibration.output import OutputError
-from sensitivity.search.calibration.preview import PreviewError
+from sensitivity.search.calibration.local import LocalEstimator
+from sensitivity.search.calibration.output import OutputEstimator
+from sensitivity.search.calibration.preview import PreviewEstimator
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import Store
 
-DEFAULT_ESTIMATOR = (
-    EstimatorName.GRADIENT
-)  # ranks skip-lists as leave-one-in does, for a twentieth of its cost (LOG.md)
+DEFAULT_ESTIMATOR = EstimatorName.GRADIENT
+"""It ranks skip-lists as leave-one-in does, for a twentieth of the cost (LOG.md)."""
 DEFAULT_STATES, DEFAULT_PROMPTS = 2, 4
 _ESTIMATORS: dict[EstimatorName, Estimator] = {
-    e.name: e for e in (OutputError(), PreviewError(), GradientError(), LocalError())
+    estimator.name: estimator
+    for estimator in (
+        OutputEstimator(),
+        PreviewEstimator(),
+        GradientEstimator(),
+        LocalEstimator(),
+    )
 }
-Known = dict[str, float]
+Progress = Callable[[int, int], None]
 
 
 def get_estimator(name: EstimatorName | str) -> Estimator:
-    """The estimator of this name. Raises UserError, naming those that exist, for another."""
+    """The estimator of this name.
+
+    Raises UserError, which lists the estimators, for any other name.
+    """
     try:
         return _ESTIMATORS[EstimatorName(name)]
     except ValueError:
         raise UserError(
-            f"--estimator is {str(name)!r}; allowed are {', '.join(_ESTIMATORS)}: choose one of"
-            " them"
+            f"`estimator` is {str(name)!r}; expected one of {', '.join(_ESTIMATORS)}: choose one"
         ) from None
 
 
@@ -57,14 +67,21 @@ def calibrate(
     prompts: int = DEFAULT_PROMPTS,
     progress: Progress | None = None,
 ) -> Errors:
-    """The error of each (group, option); option 0 is left out.
+    """The error of each (group, option); option 0, bf16, is left out.
 
-    `progress(done, total)` is called after each number that was not known.
+    Args:
+        evaluator: its pipeline is run.
+        candidates: whose groups and formats.
+        store: errors are read from it and kept in it.
+        estimator: which one.
+        states: recorded denoiser calls; at most the steps of a run are used.
+        prompts: search prompts, from the first; at most all are used.
+        progress: called as progress(done, total) after each number that was not known.
 
     Raises:
-        UserError: no such estimator, states or prompts below 1, or the estimator cannot measure
-            this pipeline.
-        CalibrationError: the denoiser gives no tensor, or the estimator cannot measure it.
+        UserError: there is no such estimator, `states` or `prompts` is below 1, or the estimator
+            does not work for this pipeline.
+        CalibrationError: the denoiser gives no tensor, or the estimator cannot follow it.
         MeasurementError: the bf16 denoiser gives NaN or inf.
     """
     plan = _Plan(evaluator, candidates, store, get_estimator(estimator), states, prompts)
@@ -73,10 +90,11 @@ def calibrate(
         rows = plan.total_rows
         done = rows - len(missing) * (1 if plan.by_job else plan.states)
         try:
-            for measured in plan.estimator.run(
+            for found in plan.estimator.run(
                 evaluator, missing, states=plan.states, prompts=plan.prompts
             ):
-                done += plan.keep(measured.job, measured.state, measured.error)
+                plan.keep(found.job, found.state, found.error)
+                done += 1
                 if progress is not None:
                     progress(min(done, rows), rows)
         finally:
@@ -94,35 +112,39 @@ def calibration_cost(
     prompts: int = DEFAULT_PROMPTS,
     calls_a_run: int | None = None,
 ) -> CalibrationCost:
-    """What `calibrate` with the same arguments is about to take. Nothing is run.
+    """What `calibrate` with the same arguments would take now. Nothing is run.
 
     Args:
-        calls_a_run: denoiser calls of one pipeline run (`ShapeTable`'s calls of a Linear). None:
-            one a step, as the study or the pipeline says; where guidance calls twice a step the
-            cost in trial equivalents is then overstated by up to 2.
+        calls_a_run: denoiser calls of one pipeline run (`ShapeTable`'s calls of a Linear). None
+            assumes one for each step of the study or the pipeline; where guidance calls twice a
+            step, the cost in trials is then overstated by up to 2.
     """
     plan = _Plan(evaluator, candidates, store, get_estimator(estimator), states, prompts)
     calls, missing = calls_a_run or _steps(evaluator), plan.missing
-    recording = calls if missing else 0
-    own = [
+    by_denoiser = [
         [job for job in missing if job.is_of(name)] for name in parts_of(evaluator.loaded.denoiser)
     ]
+    picture_calls = (calls if missing else 0) + sum(
+        plan.estimator.picture_calls(jobs, states=plan.states) for jobs in by_denoiser
+    )
+    decodes = sum(plan.estimator.decodes(jobs, states=plan.states) for jobs in by_denoiser)
     return CalibrationCost(
         estimator=plan.estimator.name,
         states=plan.states,
         prompts=plan.prompts,
         jobs=len(plan.jobs),
         known=sum(plan.is_known(job) for job in plan.jobs.values()),
-        picture_calls=plan.prompts
-        * (recording + sum(plan.estimator.picture_calls(jobs, states=plan.states) for jobs in own)),
-        decodes=plan.prompts
-        * sum(plan.estimator.decodes(jobs, states=plan.states) for jobs in own),
+        picture_calls=plan.prompts * picture_calls,
+        decodes=plan.prompts * decodes,
         trial_picture_calls=calls * len(evaluator.spec.prompts.search),
     )
 
 
 class _Plan:
-    """What one calibration asks for, and what the store has of it."""
+    """What one calibration asks for, and what the store has of it.
+
+    Rows of the store are jobs (`by_job`), or a Linear of a job at one state.
+    """
 
     def __init__(
         self,
@@ -133,32 +155,31 @@ class _Plan:
         states: int,
         prompts: int,
     ) -> None:
-        for flag, value in (("--states", states), ("--prompts", prompts)):
-            if value < 1:
-                raise UserError(f"{flag} is {value}; allowed is 1 or more")
+        if states < 1:
+            raise UserError(f"`states` is {states}; expected 1 or more denoiser calls")
+        if prompts < 1:
+            raise UserError(f"a calibration on {prompts} prompts was asked for; expected 1 or more")
         self.store, self.estimator = store, estimator
-        self.states, self.prompts = (
-            min(states, _steps(evaluator)),
-            min(prompts, len(evaluator.spec.prompts.search)),
-        )
+        self.states = min(states, _steps(evaluator))
+        self.prompts = min(prompts, len(evaluator.spec.prompts.search))
         self.by_job = estimator.unit == "job"
         self.jobs = jobs_of(candidates)
-        of: dict[str, Any] = {
+        key: dict[str, Any] = {
             "of": evaluator.key("search"),
             "states": self.states,
             "prompts": self.prompts,
-            "measure": estimator.measure,
+            "measure": estimator.quantity,
         }
         self._keys = (
-            [digest_of(of)]
+            [digest_of(key)]
             if self.by_job
-            else [digest_of(of | {"state": i}) for i in range(self.states)]
+            else [digest_of(key | {"state": i}) for i in range(self.states)]
         )
-        self._known: list[Known] = [store.find_sensitivities(key) for key in self._keys]
+        self._known = [store.find_sensitivities(key) for key in self._keys]
 
     @property
     def units(self) -> list[Job]:
-        """What is measured and kept: the jobs, or their Linears, each once."""
+        """What is computed and kept: the jobs, or their Linears, each once."""
         jobs = (
             self.jobs.values()
             if self.by_job
@@ -168,6 +189,7 @@ class _Plan:
 
     @property
     def missing(self) -> list[Job]:
+        """The units that are not known at all states."""
         return [job for job in self.units if not all(job.key in known for known in self._known)]
 
     @property
@@ -175,20 +197,21 @@ class _Plan:
         return len(self.units) * len(self._keys)
 
     def is_known(self, job: Job) -> bool:
-        """Whether nothing needs to be measured for this job."""
+        """Whether nothing needs to be computed for this job."""
         parts = (job,) if self.by_job else job.linears
         return all(part.key in known for part in parts for known in self._known)
 
-    def keep(self, job: Job, state: int | None, error: float) -> int:
-        """Keep one number; 1, a row done."""
+    def keep(self, job: Job, state: int | None, error: float) -> None:
+        """Keep one number in the store."""
         place = state or 0
         self.store.save_sensitivity(self._keys[place], job.key, error)
         self._known[place][job.key] = error
-        return 1
 
     def error(self, job: Job) -> float:
-        """The job's error: what is kept of it, or the root of the sum over its Linears of the mean
-        square over states, `BROKEN` where one of these is.
+        """The job's error, all of whose rows are known.
+
+        It is the row of the job, or the root of the sum over its Linears of the mean square over
+        states; `BROKEN` where one of these is.
         """
         if self.by_job:
             return self._known[0][job.key]
@@ -205,8 +228,7 @@ def _steps(evaluator: Evaluator) -> int:
     """Denoising steps of one run: the study's setting, or the default of the pipeline's call."""
     steps = evaluator.spec.settings.get("num_inference_steps")
     if steps is None:
-        parameter = inspect.signature(type(evaluator.loaded.pipe).__call__).parameters.get(
-            "num_inference_steps"
-        )
+        parameters = inspect.signature(type(evaluator.loaded.pipe).__call__).parameters
+        parameter = parameters.get("num_inference_steps")
         steps = parameter.default if parameter is not None else 1
     return steps if isinstance(steps, int) and steps > 0 else 1

@@ -1,55 +1,38 @@
-"""Is a list that somebody wrote right for a model?
+"""Is a list that somebody wrote right for a model? It is read as its consumer reads it, matched,
+priced and fixed, without a weight.
 
-Read as its consumer reads it, matched, priced, and fixed, without a weight.
+    source = read_source("mine.txt", form="substring")
+    audit = audit_list(resolve_spec("ltx2"), AuditRequest(source=source))
 
-`_base.py` has the records: the model that is audited, a list on it, and a finding. `names.py` looks
-at what entries name, `renames.py` has older names for hints; `prices.py` looks at what quantizing
-gains, loses and depends on; `blocks.py` at fused Linears, block patterns and stored sensitivities.
-`fixing.py` makes the list without its faults, `reading.py` reads one, and `auditing.py` runs it
-all.
+The files, in the order in which a list passes them:
 
-    audit = audit_list(resolve_spec("ltx2"), AuditRequest(source=read_source("mine.txt", form="substring")))
+    reading.py         a file, or code that may be run, becomes a list
+    bare_lists.py      lists that stand alone, without their consumer's config
+    model.py           the model that is audited, profiled without weights
+    subject.py         the list on the model
+    dead.py            entries that hit nothing; renames.py has older names for hints
+    meanings.py        what an entry means
+    over_matching.py   entries that hit more than they mean, or nothing new
+    gains.py           what quantizing gains and loses
+    sensitive.py       sensitive Linears that are quantized
+    blocks.py          fused Linears and block patterns
+    other_runs.py      what other batch sizes and prompts change
+    fixing.py          the list without its faults
+    auditing.py        runs all of it
+    result.py          what it gives
+    findings.py        the record of a finding; wording.py has the words of their messages
 """
 
-from sensitivity.workflows.audit.auditing import (
-    Audit,
-    AuditRequest,
-    audit_list,
-    audit_on,
-    fixed_recipe,
-    fixed_text,
-)
-from sensitivity.workflows.audit.blocks import stored_damage
-from sensitivity.workflows.audit.fixing import Fixed
+from sensitivity.workflows.audit.auditing import AuditRequest, audit_list
 from sensitivity.workflows.audit.reading import Source, read_source
-from sensitivity.workflows.audit.subject import (
-    AuditedModel,
-    Finding,
-    Kind,
-    RoleRow,
-    Severity,
-    Subject,
-    audited_model,
-    some_roles,
-)
+from sensitivity.workflows.audit.result import Audit, fixed_recipe, fixed_text
 
 __all__ = [
     "Audit",
     "AuditRequest",
-    "AuditedModel",
-    "Finding",
-    "Fixed",
-    "Kind",
-    "RoleRow",
-    "Severity",
     "Source",
-    "Subject",
     "audit_list",
-    "audit_on",
-    "audited_model",
     "fixed_recipe",
     "fixed_text",
     "read_source",
-    "some_roles",
-    "stored_damage",
 ]

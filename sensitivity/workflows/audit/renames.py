@@ -1,13 +1,12 @@
-"""What was a module called in the checkpoint that diffusers converted?
+"""What was a module called in the checkpoint that diffusers converted? `renamed_to`.
 
-Hints for dead entries, from diffusers' own conversions.
+    renamed_to("adaln_single", tree)         # (("time_embed",), "its conversion of ...")
 
-Source: diffusers 0.42.1, `loaders/single_file_utils.py`:
+The names come from diffusers 0.42.1, `loaders/single_file_utils.py`:
 `convert_ltx_transformer_checkpoint_to_diffusers`, `convert_ltx2_transformer_to_diffusers`,
 `convert_flux_transformer_checkpoint_to_diffusers`,
 `convert_flux2_transformer_checkpoint_to_diffusers` and `convert_wan_transformer_to_diffusers`. Only
-names of modules that hold Linears are here, and they are hints for people: nothing is matched by
-them.
+modules that hold Linears are listed. They are hints for people; nothing is matched by them.
 """
 
 import re
@@ -82,8 +81,10 @@ SOURCE = "its conversion of the original checkpoint"
 
 
 def renamed_to(text: str, tree: ModelTree) -> tuple[tuple[str, ...], str] | None:
-    """The live names in diffusers of what a text calls by its original name, and the source; None
-    where there are none.
+    """What a text's original name is called in diffusers.
+
+    Returns:
+        The live names and their source; None if the text has no original name of this model.
     """
     for kind in dict.fromkeys(tree.classes.values()):
         known = RENAMES.get(kind, {})

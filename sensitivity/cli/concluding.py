@@ -1,0 +1,79 @@
+"""What `search` and `select` do at their end: print the front and the winner, write the recipe."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from sensitivity.cli.outputs import write_json
+from sensitivity.cli.render.front import front_table
+from sensitivity.cli.render.tables import dead_pattern_lines, fixed_table
+from sensitivity.cli.render.winner import winner_lines
+from sensitivity.cli.screen import print_line
+from sensitivity.errors import ConstraintError, MeasurementError
+from sensitivity.spec.overrides import random_notice
+from sensitivity.workflows.conclude import SearchOutcome
+
+
+@contextmanager
+def showing_the_front(console: Console) -> Iterator[None]:
+    """Where no skip-list keeps to the constraints, print the front before the error says so."""
+    try:
+        yield
+    except ConstraintError as error:
+        if error.outcome is not None:
+            console.print(front_table(error.outcome))
+        raise
+
+
+def conclude(
+    console: Console,
+    outcome: SearchOutcome,
+    recipe_path: Path,
+    json_path: str | None,
+    *,
+    budget: int,
+) -> None:
+    """Print what was found, and write the recipe where there is one.
+
+    Raises:
+        KeyboardInterrupt: the search was interrupted.
+        MeasurementError: no trial finished.
+    """
+    candidates = outcome.prepared.candidates
+    console.print(fixed_table(candidates.fixed))
+    for line in dead_pattern_lines(candidates.dead):
+        print_line(console, line, style="yellow")
+    console.print(front_table(outcome))
+    if outcome.result.interrupted:
+        raise KeyboardInterrupt
+    if outcome.recipe is None:
+        raise MeasurementError(
+            f"none of the {outcome.result.failed} trials finished; the study's database has the"
+            " reasons"
+        )
+    outcome.recipe.save(recipe_path)
+    lines = [*winner_lines(outcome), *_about_trials(outcome, budget), f"recipe: {recipe_path}"]
+    if (spec := outcome.prepared.evaluator.spec).model.random_seed is not None:
+        lines.append(random_notice(spec))
+    print_line(console, "\n".join(lines))
+    write_json(json.loads(outcome.recipe.to_json()), json_path)
+
+
+def _about_trials(outcome: SearchOutcome, budget: int) -> list[str]:
+    """Trials that stopped early, that were not run, and that failed."""
+    result, lines = outcome.result, []
+    if result.stopped:
+        lines.append(
+            f"{len(result.stopped)} of {result.tried} trials stopped early,"
+            f" {result.pictures_saved} pictures were not generated"
+        )
+    if result.tried < budget:
+        lines.append(
+            f"{result.tried} of {budget} trials: every skip-list that could be found had been tried"
+        )
+    if result.failed:
+        lines.append(f"{result.failed} trials failed; the study's database has the reasons")
+    return lines

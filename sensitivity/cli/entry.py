@@ -1,0 +1,95 @@
+"""How does an error become an exit code? `main`, the entry point of `sensitivity`.
+
+0: success. 2: a mistake that the user can correct; the message says the value found, what was
+expected and the next step. 1: anything else. No error that the program expects is a traceback.
+"""
+
+import errno
+import logging
+import os
+import sys
+from typing import Any
+
+import typer
+
+from sensitivity.cli.app import app
+from sensitivity.cli.flags import name_flags
+from sensitivity.cli.screen import print_error
+from sensitivity.errors import SensitivityError, UserError
+
+# click's own class, or that of the copy of click inside newer typers
+ParsingError: type[Any] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+INTERRUPTED = 130  # what typer returns for Ctrl-C
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    _quiet_libraries()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where it was closed
+    try:
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+    except UserError as error:
+        print_error(str(error))
+        code = 2
+    except SensitivityError as error:
+        print_error(str(error))
+        code = 1
+    except ParsingError as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print_error("interrupted; finished work is kept, the same command goes on")
+        code = 1
+    except BrokenPipeError:
+        _discard_output()
+        code = 1
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        _discard_output()
+        print_error(
+            f"cannot write the output: {error.strerror}; make space, or write to another disk"
+        )
+        code = 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print_error(
+            f"{error}; the model and its pictures must fit: lower `search.batch_size` in the"
+            " study, close other programs, or use another --device"
+        )
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _discard_output() -> None:
+    """Point stdout at nothing: it cannot be written, and Python would try again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _FlagNaming(logging.Formatter):
+    """Log lines of the library, with options instead of fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return name_flags(super().format(record))
+
+
+def _quiet_libraries() -> None:
+    """Hide other libraries' notices about themselves; SENSITIVITY_DEBUG=1 keeps them."""
+    if os.environ.get("SENSITIVITY_DEBUG"):
+        return
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("torch.utils._pytree", "diffusers", "transformers", "torchao", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FlagNaming("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)

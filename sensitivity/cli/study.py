@@ -1,0 +1,135 @@
+"""From `--model` and its companions to a study: by name, with changes, derived where none is known.
+
+spec = named_study("tiny-flux", prompts=Path("mine.txt"))     # cheap: reads a TOML
+spec = complete_study(console, spec)                          # derives what a bare model lacks
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from sensitivity.cli.options import run_options
+from sensitivity.cli.outputs import check_writable
+from sensitivity.cli.screen import print_line, print_notice, print_warning, step
+from sensitivity.errors import OutputError
+from sensitivity.spec.loading import resolve_spec
+from sensitivity.spec.overrides import (
+    RunOptions,
+    random_notice,
+    with_net,
+    with_prompts,
+    with_random_weights,
+)
+from sensitivity.spec.prompts import read_prompts
+from sensitivity.spec.study_spec import StudySpec
+
+if TYPE_CHECKING:
+    from sensitivity.shapes.run import ShapeRun
+
+
+def named_study(
+    model: str,
+    prompts: Path | None = None,
+    save: Path | None = None,
+    *,
+    weights: str = "pretrained",
+    net: str | None = None,
+) -> StudySpec:
+    """The study that `--model` names, with the prompts of a file. Nothing heavy is loaded.
+
+    Raises:
+        UserError: the model, the prompts or a path cannot be used.
+    """
+    spec = resolve_spec(model)
+    spec = with_random_weights(spec) if weights == "random" else spec
+    spec = with_net(spec, net) if net is not None else spec
+    if spec.model.random_seed is not None:
+        print_notice(random_notice(spec))
+    if prompts is not None:
+        spec = with_prompts(spec, read_prompts(prompts))
+    if save is not None:
+        if save.suffix != ".toml":
+            raise OutputError(
+                f"--save-study {save} does not end in .toml; expected a name that --model takes:"
+                f" {save.name}.toml"
+            )
+        check_writable(save, "--save-study")
+    return spec
+
+
+def complete_study(
+    console: Console,
+    spec: StudySpec,
+    save: Path | None = None,
+    *,
+    options: RunOptions | None = None,
+    show: bool = False,
+) -> StudySpec:
+    """The study with a command's options, derived from the model's config files where it is bare.
+
+    Args:
+        console: shows that config files are being read.
+        spec: the study.
+        save: TOML to write the study to.
+        options: settings of the run that the command changes.
+        show: print a derived study; otherwise only what could not be derived is printed.
+    """
+    from sensitivity.shapes.deriving import derive
+    from sensitivity.shapes.run import with_options
+    from sensitivity.spec.saving import save_study, study_toml
+
+    spec = spec if options in (None, RunOptions()) else with_options(spec, options)
+    with step(console, f"reading the configs of {spec.name}") if spec.bare else nullcontext():
+        derived = derive(spec)
+    if spec.bare and show:
+        text = study_toml(derived.spec, derived.heading)
+        print_line(Console(stderr=True), text, style="dim")
+    else:
+        for note in derived.notes:
+            print_notice(f"{derived.spec.name}: {note}")
+    if save is not None:
+        saved = save_study(derived.spec, save, derived.heading)
+        print_line(Console(stderr=True), f"study: {saved}")
+    return derived.spec
+
+
+def with_run(spec: StudySpec, steps: int | None, settings: list[str] | None) -> StudySpec:
+    """The study with `--steps` and `--set`.
+
+    Raises:
+        UserError: the pipeline does not take a value or an argument.
+    """
+    if steps is None and not settings:
+        return spec
+    from sensitivity.shapes.run import with_options
+
+    return with_options(spec, run_options(settings=settings, steps=steps))
+
+
+def warn_of_rounding(console: Console, spec: StudySpec, effective: Mapping[str, object]) -> None:
+    """Warn where the pipeline rounds a size that was asked for."""
+    for key in ("height", "width", "num_frames"):
+        asked, used = spec.settings.get(key), effective.get(key)
+        if asked is not None and used is not None and asked != used:
+            print_warning(
+                console,
+                f"{key} {asked} was asked for, the pipeline generates {used}; the shapes are those"
+                f" of {used}",
+            )
+
+
+def tell_of_other_denoisers(spec: StudySpec, run: "ShapeRun") -> None:
+    """Say which denoisers of the pipeline have Linears that are not in the run's table."""
+    if not run.other_denoisers:
+        return
+    parts = run.table.run.components if run.table.run is not None else ()
+    calls = {part.component: part.calls for part in parts}
+    others = ", ".join(f"{name} (called {calls.get(name, 0)} x)" for name in run.other_denoisers)
+    print_notice(
+        f"{spec.name} has more than one denoiser; the Linears of {others} are not treated here:"
+        f" `sensitivity profile --component {run.other_denoisers[0]}` shows them,"
+        " `model.components` in a study TOML treats them together"
+    )

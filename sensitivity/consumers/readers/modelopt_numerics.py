@@ -1,0 +1,65 @@
+"""Which of our formats do the attributes of a ModelOpt quantizer (`cfg`) give a tensor?
+
+numerics_of("*weight_quantizer", {"num_bits": (4, 3), "axis": 0})     # fp8, row-wise
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sensitivity.core.format_name import FormatName
+from sensitivity.errors import PatternError
+
+
+class Numerics(NamedTuple):
+    """The format of a tensor.
+
+    `rowwise` is whether an fp8 tensor has the scales that our fp8 has: one a row of the weight, or
+    one a token, computed at run time.
+    """
+
+    format: FormatName
+    rowwise: bool = True
+
+
+def numerics_of(name: str, cfg: Any) -> Numerics:
+    """The format that the attributes of a quantizer give.
+
+    Args:
+        name: the quantizer's name or pattern, for the message.
+        cfg: its attributes.
+
+    Raises:
+        PatternError: they give none of our formats.
+    """
+    blocks = cfg.get("block_sizes") or {} if isinstance(cfg, Mapping) else None
+    if isinstance(cfg, Mapping) and isinstance(blocks, Mapping):
+        bits = _bits(cfg.get("num_bits"))
+        block_size = blocks.get(-1, blocks.get("-1"))
+        scale_bits = _bits(blocks.get("scale_bits"))
+        if (bits, block_size, scale_bits) == ((2, 1), 16, (4, 3)):
+            return Numerics(FormatName.NVFP4)
+        if (bits, block_size, scale_bits) == ((4, 3), 32, (8, 0)):
+            return Numerics(FormatName.MXFP8)
+        if bits == (4, 3) and scale_bits is None:
+            has_block = -1 in blocks or "-1" in blocks
+            a_token = cfg.get("type") == "dynamic" and has_block and block_size is None
+            a_row = not blocks and cfg.get("axis") == 0
+            return Numerics(FormatName.FP8, rowwise=a_token or a_row)
+    raise PatternError(
+        f"found {name[:80]!r} with the cfg {str(cfg)[:120]}; expected one of NVFP4 (num_bits (2,"
+        " 1), blocks of 16 with scale_bits (4, 3)), MXFP8 ((4, 3), blocks of 32 with scale_bits (8,"
+        " 0)) and FP8 ((4, 3)); take the entry out, or turn it off"
+    )
+
+
+def _bits(value: Any) -> Any:
+    """num_bits in any of ModelOpt's spellings: (4, 3), [4, 3] or "e4m3"."""
+    if (
+        isinstance(value, str)
+        and len(value) == 4
+        and value[0] == "e"
+        and value[2] == "m"
+        and value[1::2].isdigit()
+    ):
+        return int(value[1]), int(value[3])
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,117 @@
+"""What does a run take, in bf16 and in the given formats? The records that a latency model returns.
+
+`LinearCost` is one Linear, `LatencyEstimate` the whole run.
+
+Conventions. `_us` is one call, `_s` is the whole run that the table was profiled on. A Linear whose
+M varies has its largest M beside the mean time of its calls, so that calls x time is its part of
+the total in every row.
+
+    estimate = model.estimate(table, {"blocks.0.attn.to_q": FormatName.NVFP4})
+    estimate.speedup, estimate.linears[0].quantized_us
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from sensitivity.core.format_name import CompileMode, FormatName, Source
+from sensitivity.latency.memory import MemoryEstimate
+from sensitivity.latency.scale import ShapeScale
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearCost:
+    """What one call of a Linear costs.
+
+    Attributes:
+        fqn: Its name.
+        m: Rows of its input; the largest M where M varies.
+        k: in_features.
+        n: out_features.
+        calls: Calls in the whole run.
+        format: The format that it runs in.
+        bf16_us: Microseconds of a call in bf16.
+        quantized_us: Microseconds of a call in `format`; `bf16_us` where that is bf16.
+        why: A clause on what decides the difference; "" where the model cannot tell.
+    """
+
+    fqn: str
+    m: int
+    k: int
+    n: int
+    calls: int
+    format: FormatName
+    bf16_us: float
+    quantized_us: float
+    why: str = ""
+
+    def times(self, factor: float) -> "LinearCost":
+        """The same Linear with both times multiplied by `factor`."""
+        return dataclasses.replace(
+            self, bf16_us=self.bf16_us * factor, quantized_us=self.quantized_us * factor
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of "linears" in the `latency --json` object."""
+        row = {key: value for key, value in dataclasses.asdict(self).items() if key != "why"}
+        return row | {"format": self.format.value}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyEstimate:
+    """What a run takes in bf16 and in the given formats.
+
+    Attributes:
+        target: The GPU that is priced.
+        source: Where the Linears' times come from.
+        batch_size: Samples in a run.
+        compile_mode: How the run is compiled; "reduce-overhead" replays CUDA graphs.
+        bf16_s: Seconds of the whole run with every Linear in bf16.
+        quantized_s: Seconds of the whole run in the given formats.
+        linears: One row for each Linear that was called, in the table's order.
+        note: A sentence on what the seconds cover and where they come from.
+        scale: How the table was scaled; None if it was not.
+        interval90: 5 % and 95 % quantiles of the speedup; None if the model gives none.
+        memory: Bytes of weights and at the peak; None if they were not estimated.
+    """
+
+    target: str
+    source: Source
+    batch_size: int
+    compile_mode: CompileMode
+    bf16_s: float
+    quantized_s: float
+    linears: tuple[LinearCost, ...]
+    note: str
+    scale: ShapeScale | None = None
+    interval90: tuple[float, float] | None = None
+    memory: MemoryEstimate | None = None
+
+    @property
+    def speedup(self) -> float:
+        """bf16_s / quantized_s: above 1 is faster."""
+        return self.bf16_s / self.quantized_s
+
+    def to_json(self) -> dict[str, Any]:
+        """The `latency --json` object.
+
+        "speedup_interval90" and "memory" are there if they are known, "note" and "scale" if the
+        table was scaled.
+        """
+        data: dict[str, Any] = {
+            "target": self.target,
+            "source": self.source,
+            "batch_size": self.batch_size,
+            "compile_mode": self.compile_mode,
+            "bf16_s": self.bf16_s,
+            "quantized_s": self.quantized_s,
+            "speedup": self.speedup,
+            "linears": [linear.to_json() for linear in self.linears],
+        }
+        if self.interval90 is not None:
+            data["speedup_interval90"] = list(self.interval90)
+        if self.memory is not None:
+            data["memory"] = self.memory.to_json()
+        if self.scale is not None:
+            data |= {"note": self.note, "scale": dataclasses.asdict(self.scale)}
+        return data

@@ -1,0 +1,149 @@
+"""What do two recipes of one model differ in? The records that `recipes.diff` fills.
+
+    diff.changes[0].role, diff.changes[0].blocks       # "transformer_blocks.ff.net.2", "0-5, 11"
+    diff.to_json()                                     # as `sensitivity diff` writes it
+
+Conventions. A is the first recipe and B the second. `saved_s` is A's seconds minus B's: positive if
+B is faster.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sensitivity.core.format_name import FormatName
+from sensitivity.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """Linears of one role that have the format `a` in A and `b` in B.
+
+    `blocks` are their blocks in words; `saved_s` is None if nothing was priced.
+    """
+
+    role: str
+    blocks: str
+    fqns: tuple[str, ...]
+    a: FormatName
+    b: FormatName
+    saved_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One of `changes` in the JSON of a diff."""
+        return {
+            "role": self.role,
+            "blocks": self.blocks,
+            "linears": len(self.fqns),
+            "a": self.a,
+            "b": self.b,
+            "saved_s": self.saved_s,
+            "fqns": list(self.fqns),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PricedPair:
+    """Seconds of a run in bf16 and with each recipe, all from the same pricer."""
+
+    bf16_s: float
+    a_s: float
+    b_s: float
+    source: str
+    target: str
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of the two recipes.
+
+    `place` is (rank, members): its rank by seconds on the front of its search, and how many members
+    that front has. None if it has no front.
+    """
+
+    recipe: Recipe
+    place: tuple[int, int] | None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @property
+    def counts(self) -> str:
+        """How many Linears have each format: "48 bf16, 456 nvfp4"."""
+        counts = Counter(self.recipe.layers.values())
+        return ", ".join(f"{counts[name]} {name}" for name in FormatName if counts[name])
+
+    @property
+    def latency_text(self) -> str:
+        """The seconds in the recipe's file, in words."""
+        latency = self.recipe.latency
+        return (
+            f"{latency.quantized_s:.4g} s ({latency.speedup:.3f}x, {latency.source} for"
+            f" {latency.target}, batch {latency.batch_size})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """`a` or `b` in the JSON of a diff."""
+        recipe = self.recipe
+        lpips = None
+        if recipe.fidelity is not None:
+            score = recipe.fidelity.lpips
+            lpips = {"mean": score.mean, "ci95": list(score.ci95), "net": score.net}
+        front = None
+        if self.place is not None:
+            front = {"rank": self.place[0], "members": self.place[1]}
+        return {
+            "name": recipe.name,
+            "unverified": recipe.is_unverified,
+            "notice": recipe.notice,
+            "quantized_linears": len(recipe.layers) - len(recipe.skip),
+            "latency": recipe.latency.model_dump(mode="json"),
+            "lpips": lpips,
+            "front": front,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeDiff:
+    """What two recipes differ in.
+
+    Attributes:
+        a, b: the recipes.
+        changes: groups of Linears with other formats, the most seconds first; () if there are none.
+        priced: seconds; None if nothing was priced.
+        unpriced: why nothing was priced; "" if it was.
+        incomparable: why the two LPIPS cannot be compared; () if they can.
+        lpips_difference: (mean, low, high) of B's LPIPS minus A's, with a 95 % interval over
+            prompts; None if they cannot be compared.
+        notes: what else a reader should know.
+    """
+
+    a: Side
+    b: Side
+    changes: tuple[Change, ...]
+    priced: PricedPair | None
+    unpriced: str
+    incomparable: tuple[str, ...]
+    lpips_difference: tuple[float, float, float] | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON that `sensitivity diff` writes."""
+        difference = None
+        if self.lpips_difference is not None:
+            mean, low, high = self.lpips_difference
+            difference = {"mean": mean, "ci95": [low, high]}
+        return {
+            "identical": not self.changes,
+            "a": self.a.to_json(),
+            "b": self.b.to_json(),
+            "changes": [change.to_json() for change in self.changes],
+            "latency": None if self.priced is None else asdict(self.priced),
+            "unpriced": self.unpriced or None,
+            "incomparable": list(self.incomparable),
+            "lpips_difference": difference,
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,227 @@
+"""Which Linears change format together, and how many seconds does each change save?
+
+`make_candidates` turns the shapes of a profiled model into `search.candidates.Candidates`.
+
+Method. A Linear may change format if the run calls it, no always-skip pattern matches it and at
+least one searched format takes it. These Linears are grouped by role and depth band; roles that
+servers fuse, as q, k and v, count as one role. The gain of a group in a format is the sum over its
+Linears of the priced seconds saved in one pipeline run. It is negative where the format is slower.
+
+    candidates = make_candidates(table, spec, formats=(FormatName.NVFP4,), latency=model)
+
+Conventions. The blocks of one class (`transformer_blocks`) are split into `depth_bands` bands of
+equal length. Where blocks contain blocks, as in UNets, each outermost block is split on its own,
+since outermost blocks differ in width. A group never spans two components: where there are several,
+roles begin with the component's name. With granularity "layer" every Linear is a group of its own,
+except that fused roles of one block stay together.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
+
+import torch
+
+from sensitivity.core.format_name import FormatName, Granularity
+from sensitivity.core.fqns import indices_of, stack_of
+from sensitivity.core.patterns import expand
+from sensitivity.errors import FormatError
+from sensitivity.formats.registry import get_format
+from sensitivity.latency import LatencyModel
+from sensitivity.search.candidates import Candidates, Choice, Group
+from sensitivity.shapes.by_hand import published_list, rule_of_thumb
+from sensitivity.shapes.families import fused_families, role_of_family
+from sensitivity.shapes.table import LinearProfile, ShapeTable
+from sensitivity.spec.study_spec import StudySpec
+
+Reasons = dict[str, list[str | None]]
+"""{FQN: for each searched format why it refuses the Linear, or None}"""
+
+
+def make_candidates(
+    table: ShapeTable,
+    spec: StudySpec,
+    *,
+    formats: Sequence[FormatName],
+    latency: LatencyModel,
+    granularity: Granularity = "group",
+    unfit: Mapping[str, str] = MappingProxyType({}),
+) -> Candidates:
+    """Group the Linears of a profiled model and price each group in each format.
+
+    Args:
+        table: shapes at the priced scale (`latency.stand_for` where the model stands for a larger
+            one). Formats are asked about the loaded model's K and N, which are the table's divided
+            by that scale.
+        spec: the study: always-skip patterns, fused roles, depth bands, rule of thumb.
+        formats: searched formats, without bf16.
+        latency: prices a Linear.
+        granularity: "group" or "layer".
+        unfit: {FQN: reason} of Linears whose weights no format can hold (`Switch.unfit`).
+
+    Raises:
+        FormatError: no Linear takes any of the formats, or the target does not have a format.
+    """
+    fqns = table.fqns
+    always, dead = _always_skipped(table, spec, fqns)
+    reasons = _refusals(table, spec, formats)
+    refused = {
+        fqn: "; ".join(reason for reason in why if reason)
+        for fqn, why in reasons.items()
+        if any(why)
+    }
+    fixed = dict.fromkeys(table.uncalled, "never called in the profiled run")
+    fixed |= {fqn: unfit[fqn] for fqn in fqns if fqn in unfit} | always
+    fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
+    free = [linear for linear in table.linears if linear.fqn not in fixed]
+    if not free:
+        fqn, reason = next(iter(fixed.items()), ("", "the model has no Linears"))
+        raise FormatError(
+            f"none of the {len(fqns)} Linears of {table.model} may be quantized to"
+            f" {', '.join(formats)} ({fqn}: {reason}); choose another `format`"
+        )
+    groups = tuple(
+        _priced(name, members, reasons, formats, latency, table.readers)
+        for name, members in _grouped(free, spec, granularity).items()
+    )
+    return Candidates(
+        formats=(FormatName.BF16, *formats),
+        groups=groups,
+        fixed=fixed,
+        refused=refused,
+        fqns=fqns,
+        bf16_s=latency.estimate(table, {}).bf16_s,
+        rule_of_thumb=_choice(groups, rule_of_thumb(table, spec)),
+        published=tuple(
+            (listed.name, _choice(groups, published_list(table, listed)))
+            for listed in spec.published
+        ),
+        dead=dead,
+    )
+
+
+def _always_skipped(
+    table: ShapeTable, spec: StudySpec, fqns: Sequence[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """({FQN: reason} of what the study always skips, its patterns that match nothing)."""
+    skipped: dict[str, str] = {}
+    dead: list[str] = []
+    for entry in spec.search.always_skip:
+        found = expand([entry.pattern], fqns, table.components)
+        skipped |= dict.fromkeys(found.matched, f"always skipped: {entry.reason}")
+        dead += found.dead
+    return skipped, tuple(dead)
+
+
+def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName]) -> Reasons:
+    """Why each format refuses each Linear.
+
+    If a format refuses one of the Linears that a block fuses, it refuses all of them.
+    """
+    scale = spec.pricing.stands_for
+    reasons: Reasons = {
+        linear.fqn: [
+            get_format(name).refusal(
+                k=linear.k // scale, n=linear.n // scale, dtype=getattr(torch, linear.dtype)
+            )
+            for name in formats
+        ]
+        for linear in table.linears
+    }
+    for family in fused_families(table.linears, spec.search.fused):
+        for i in range(len(formats)):
+            first = next(((x.fqn, reasons[x.fqn][i]) for x in family if reasons[x.fqn][i]), None)
+            if first is not None:
+                for x in family:
+                    reasons[x.fqn][i] = (
+                        reasons[x.fqn][i] or f"fused with {first[0]}, of which {first[1]}"
+                    )
+    return reasons
+
+
+def _grouped(
+    linears: Iterable[LinearProfile], spec: StudySpec, granularity: Granularity
+) -> dict[str, list[LinearProfile]]:
+    """{group name: Linears}, in the order of the first Linear of each group."""
+    linears = list(linears)
+    blocks: dict[Level, set[tuple[int, ...]]] = {}
+    for linear in linears:
+        if linear.block:
+            blocks.setdefault(_level(linear.block), set()).add(indices_of(linear.block))
+    roles = {
+        x.fqn: role_of_family(family, spec.search.fused)
+        for family in fused_families(linears, spec.search.fused)
+        for x in family
+    }
+    keyed: dict[tuple[str, str], list[LinearProfile]] = {}
+    for linear in linears:
+        band = _band(linear.block, blocks, spec.search.depth_bands, granularity)
+        keyed.setdefault((roles[linear.fqn], band), []).append(linear)
+    return {f"{role}[{band}]" if band else role: members for (role, band), members in keyed.items()}
+
+
+Level = tuple[str, tuple[int, ...]]
+"""The blocks that are split into depth bands together: their stack, and the index of the outermost
+block that contains them, () where none does.
+"""
+
+
+def _level(block: str) -> Level:
+    return stack_of(block), indices_of(block)[:-1][:1]
+
+
+def _band(
+    block: str,
+    blocks: Mapping[Level, Collection[tuple[int, ...]]],
+    bands: int,
+    granularity: Granularity,
+) -> str:
+    """The depth band of a block as "first-last"; with granularity "layer" the block's own index; ""
+    outside blocks. A block inside a block has an index such as 1.0.
+    """
+    if not block:
+        return ""
+    index = indices_of(block)
+    ordered = [index] if granularity == "layer" else sorted(blocks[_level(block)])
+    count = min(bands, len(ordered))
+    band = ordered.index(index) * count // len(ordered)
+    inside = [b for i, b in enumerate(ordered) if i * count // len(ordered) == band]
+    return "-".join(".".join(map(str, b)) for b in dict.fromkeys((inside[0], inside[-1])))
+
+
+def _priced(
+    name: str,
+    linears: Sequence[LinearProfile],
+    reasons: Reasons,
+    formats: Sequence[FormatName],
+    latency: LatencyModel,
+    readers: Mapping[str, int],
+) -> Group:
+    """A group with what takes each format and the seconds that saves."""
+    members: list[tuple[str, ...]] = [()]
+    gains = [0.0]
+    for i, fmt in enumerate(formats):
+        chosen = [linear for linear in linears if reasons[linear.fqn][i] is None]
+        members.append(tuple(linear.fqn for linear in chosen))
+        gains.append(
+            sum(_saved_s(linear, fmt, latency, readers.get(linear.fqn, 1)) for linear in chosen)
+        )
+    return Group(
+        name=name,
+        fqns=tuple(linear.fqn for linear in linears),
+        members=tuple(members),
+        gains_s=tuple(gains),
+    )
+
+
+def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel, readers: int) -> float:
+    """Seconds of one pipeline run that the format saves here; negative where it is slower."""
+    bf16_us = latency.mean_us(linear, FormatName.BF16, readers)
+    return linear.calls * (bf16_us - latency.mean_us(linear, fmt, readers)) / 1e6
+
+
+def _choice(groups: Sequence[Group], quantized: AbstractSet[str]) -> Choice:
+    """The last format for each group of which any Linear is quantized."""
+    return tuple(
+        len(group.members) - 1 if set(group.members[-1]) & quantized else 0 for group in groups
+    )

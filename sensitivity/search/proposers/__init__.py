@@ -1,0 +1,39 @@
+"""Which choice is tried next? `make_proposer` gives the proposer of a name.
+
+`KnapsackProposer` is the default. `OptunaProposer` wraps any Optuna sampler, for comparison. Both
+are functions of (seed, trial index, history) alone, so a search that was interrupted continues
+exactly as one that was not.
+
+    proposer = make_proposer(SamplerName("tpe"), candidates, seed=0, errors=None)
+"""
+
+from sensitivity.search.calibration.jobs import Errors
+from sensitivity.search.candidates import Candidates
+from sensitivity.search.proposers._base import Observation, Proposer
+from sensitivity.search.proposers.knapsack_proposer import KnapsackProposer
+from sensitivity.search.proposers.optuna_proposer import (
+    STOCK,
+    OptunaProposer,
+    SamplerName,
+    stock_sampler,
+)
+
+__all__ = [
+    "STOCK",
+    "KnapsackProposer",
+    "Observation",
+    "OptunaProposer",
+    "Proposer",
+    "SamplerName",
+    "make_proposer",
+    "stock_sampler",
+]
+
+
+def make_proposer(
+    name: SamplerName, candidates: Candidates, *, seed: int, errors: Errors | None
+) -> Proposer:
+    """The proposer of this name. Only the knapsack uses the calibrated `errors`."""
+    if name == SamplerName.KNAPSACK:
+        return KnapsackProposer(candidates, seed=seed, errors=errors)
+    return OptunaProposer(candidates, name=name, seed=seed)

@@ -1,0 +1,124 @@
+"""At which settings does a pipeline run that nobody has described yet?
+
+`probe` runs it without weights for two steps: at its own default size, else at smaller ones, until
+a run succeeds. It gives the sizes that the pipeline generates and the names of the denoiser's
+Linears.
+
+    seen = probe(spec, "transformer", {"num_inference_steps": 28}, call)
+    seen.settings       # {"height": 1024, "width": 1024, "num_inference_steps": 28}
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sensitivity.errors import MeasurementError, PipelineError
+from sensitivity.models.skeleton import build_component
+from sensitivity.shapes.call_arguments import SIZES
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.table import ShapeTable
+from sensitivity.spec.study_spec import StudySpec
+
+STEPS = 2
+USUAL_PIXELS = 1024
+"""The height and width that are halved where the call has no default."""
+SMALLEST_PIXELS = 64
+"""The smallest height or width that is tried."""
+PIXEL_STEP = 32
+"""Heights and widths that are tried are multiples of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What the runs showed.
+
+    Attributes:
+        settings: settings that run; those that were tried first, if none do.
+        fqns: of the denoiser's Linears.
+        failure: why the run with the pipeline's own defaults failed; "" if it did not.
+        ran: whether any run succeeded.
+        is_video: whether the pipeline makes clips.
+        needs_tiling: whether its VAE decodes in tiles only.
+    """
+
+    settings: dict[str, Any]
+    fqns: tuple[str, ...]
+    failure: str
+    ran: bool
+    is_video: bool
+    needs_tiling: bool = False
+
+
+def probe(
+    spec: StudySpec, component: str, settings: Mapping[str, Any], call: Mapping[str, Any]
+) -> Probe:
+    """Run a pipeline without weights until it succeeds.
+
+    Args:
+        spec: a bare study. If its settings have a size, that size alone is tried.
+        component: the denoiser.
+        settings: what is known of the settings.
+        call: {argument of the pipeline's call: its default}.
+    """
+    few_steps = {"num_inference_steps": STEPS} if "num_inference_steps" in call else {}
+    failure = ""
+    for changed in [{}] if spec.settings.keys() & {*SIZES} else _attempts(settings, call):
+        tried = spec.model_copy(update={"settings": {**settings, **changed, **few_steps}})
+        try:
+            table, tiled = _run(tried, component)
+        except (MeasurementError, PipelineError) as error:
+            failure = failure or str(error).partition(";")[0][:300]
+            continue
+        generated = {
+            key: size
+            for key in SIZES
+            if key in call and isinstance(size := table.settings.get(key), int)
+        }
+        return Probe(
+            settings={**generated, **settings, **changed},
+            fqns=table.fqns,
+            failure=failure,
+            ran=True,
+            is_video="num_frames" in table.settings,
+            needs_tiling=tiled,
+        )
+    parts = build_component(spec, component).named_modules()
+    return Probe(
+        settings=dict(settings),
+        fqns=tuple(fqn for fqn, part in parts if isinstance(part, nn.Linear)),
+        failure=failure,
+        ran=False,
+        is_video="num_frames" in call,
+    )
+
+
+def _run(spec: StudySpec, component: str) -> tuple[ShapeTable, bool]:
+    """The table of a run, and whether it decoded in tiles.
+
+    Tiles are used where the VAE can do nothing else, as Allegro's.
+    """
+    try:
+        return run_shapes(spec, component=component, batch_size=1).table, spec.model.vae_tiling
+    except (MeasurementError, PipelineError) as error:
+        if "tiling" not in str(error) or spec.model.vae_tiling:
+            raise
+    tiled = spec.model_copy(update={"model": spec.model.model_copy(update={"vae_tiling": True})})
+    return run_shapes(tiled, component=component, batch_size=1).table, True
+
+
+def _attempts(settings: Mapping[str, Any], call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Changes of the settings to try, one after the other.
+
+    None; sizes that are not rounded to a table of usual ones; half the size, a quarter, ...
+    """
+    yield {}
+    exact = {"use_resolution_binning": False} if "use_resolution_binning" in call else {}
+    if exact:
+        yield exact
+    asked = {key: settings.get(key, USUAL_PIXELS) for key in ("height", "width") if key in call}
+    for part in (2, 4, 8, 16):
+        if asked and min(asked.values()) // part >= SMALLEST_PIXELS:
+            sizes = {key: size // part // PIXEL_STEP * PIXEL_STEP for key, size in asked.items()}
+            yield {**exact, **sizes}

@@ -1,0 +1,54 @@
+"""How is a study written as a TOML that `load_spec` reads back as the same study?
+
+    save_study(spec, Path("my-pipeline.toml"), ["derived from the config files of ./my-pipeline"])
+
+Conventions: paths are absolute, so that the file may be moved. Fields that are empty, or as by
+default, are left out.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli_w
+
+from sensitivity.core.json_files import write_whole
+from sensitivity.errors import OutputError
+from sensitivity.spec.study_spec import StudySpec
+
+
+def study_toml(spec: StudySpec, heading: Sequence[str] = ()) -> str:
+    """A study as TOML; the lines of `heading` become comments at its top."""
+    data = spec.model_dump(mode="json", exclude_none=True)
+    for section, key in (("model", "path"), ("model", "config"), ("fidelity", "weights")):
+        if key in data[section]:
+            data[section][key] = os.path.abspath(data[section][key])
+    for section, key in (("model", "components"), ("search", "order"), ("search", "always_skip")):
+        if not data[section][key]:
+            del data[section][key]
+    for key in ("rule_of_thumb", "published"):
+        if getattr(spec, key) == StudySpec.model_fields[key].default:
+            del data[key]
+    comments = "".join(f"# {line}\n" for text in heading for line in text.splitlines())
+    return comments + tomli_w.dumps(data)
+
+
+def save_study(spec: StudySpec, path: Path, heading: Sequence[str] = ()) -> Path:
+    """Write a study as TOML, whole or not at all, and return where it is.
+
+    Raises:
+        OutputError: the path cannot be written, or is a file with another content.
+    """
+    text = study_toml(spec, heading).encode()
+    try:
+        if path.exists() and path.read_bytes() != text:
+            raise OutputError(
+                f"`save_study`: {path} is a file with another content; expected a new file: name"
+                " another, or move that one away"
+            )
+    except OSError as error:
+        raise OutputError(
+            f"`save_study`: {path} cannot be read ({error.strerror}); expected a new file: name"
+            " another"
+        ) from None
+    return write_whole(path, text)

@@ -1,0 +1,48 @@
+"""A study that is written as a TOML comes back as the same study, and replaces no other file."""
+
+from pathlib import Path
+
+import pytest
+
+from sensitivity.errors import OutputError
+from sensitivity.spec.loading import load_spec, resolve_spec
+from sensitivity.spec.saving import save_study, study_toml
+from sensitivity.spec.shipped import list_studies
+
+
+@pytest.mark.parametrize("path", list(list_studies().values()), ids=list(list_studies()))
+def test_every_study_that_ships_comes_back_from_its_toml(path: Path, tmp_path: Path) -> None:
+    """Published lists, reasons, prompts from files and relative paths survive, from another folder
+    too.
+    """
+    spec = load_spec(path)
+    copy = tmp_path / "deep" / "copy.toml"
+    copy.parent.mkdir()
+    save_study(spec, copy)
+    assert load_spec(copy) == spec
+
+
+def test_odd_texts_come_back_from_a_toml(tmp_path: Path) -> None:
+    """Quotes, backslashes, line ends, other scripts and the kinds of numbers are kept; a heading is
+    only a comment.
+    """
+    odd = 'a "quoted" \\ path\nand a line, 猫, \u007f'
+    spec = resolve_spec("tiny-flux").model_copy(
+        update={"settings": {"a": 1, "b": 1.0, "c": 1e-30, "d": True, "e": odd}, "title": odd}
+    )
+    path = tmp_path / "x.toml"
+    path.write_text(study_toml(spec, ["first\nsecond", 'name = "other"']), encoding="utf-8")
+    found = load_spec(path)
+    assert found == spec
+    assert [type(value) for value in found.settings.values()] == [int, float, float, bool, str]
+
+
+def test_a_study_never_replaces_another_file(tmp_path: Path) -> None:
+    """The same text may be written again; a file with another content stays as it is."""
+    spec, path = resolve_spec("tiny-flux"), tmp_path / "x.toml"
+    save_study(spec, path)
+    save_study(spec, path)
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="is a file with another content; expected a new file"):
+        save_study(spec.model_copy(update={"title": "other"}), path)
+    assert path.read_bytes() == before

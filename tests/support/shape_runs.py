@@ -1,0 +1,12 @@
+"""Runs without weights that several tests look at: made once in a session."""
+
+from functools import cache
+
+from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.spec.loading import resolve_spec
+
+
+@cache
+def shape_run(study: str) -> ShapeRun:
+    """The run of a study that comes with the package, as it is declared."""
+    return run_shapes(resolve_spec(study))

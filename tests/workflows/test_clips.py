@@ -1,0 +1,135 @@
+"""A search over clips ends in a recipe, keeps the bound on sound, and outlives black clips."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from sensitivity.cli.render.front import front_table
+from sensitivity.cli.render.winner import winner_lines
+from sensitivity.core.format_name import FormatName
+from sensitivity.errors import UserError
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.models.media import Media
+from sensitivity.recipes.recipe import Recipe, load_recipe
+from sensitivity.spec.loading import load_spec
+from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.conclude import SearchOutcome
+from sensitivity.workflows.find import find_recipe
+from sensitivity.workflows.requests import SearchRequest
+from sensitivity.workflows.verify import verify_recipe
+
+from support.clip_pipelines import save_ltx2, save_wan
+from support.media import changed
+
+
+def search(study: StudySpec, folder: Path, *, budget: int) -> SearchOutcome:
+    request = SearchRequest(
+        budget=budget, storage=folder / "study.db", cache_folder=folder / "references"
+    )
+    return find_recipe(study, request)
+
+
+@pytest.mark.parametrize("save", [save_ltx2, save_wan])
+def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+    """Three trials end in a recipe that is read back equal, says what was measured on the clips,
+    and verifies to the same numbers.
+    """
+    study = load_spec(save(tmp_path / "clips"))
+    outcome = search(study, tmp_path, budget=3)
+    recipe = outcome.recipe
+    assert recipe is not None
+    assert len(outcome.result.trials) == 3
+    assert any(t.score.mean > 0 for t in outcome.result.trials)
+    assert load_recipe(recipe.save(tmp_path / "recipe.json")) == recipe
+    said, has_sound = recipe.fidelity, save is save_ltx2
+    assert said.frames is not None
+    assert said.motion is not None
+    assert said.detail_db is not None
+    assert [sum(row) / len(row) for row in said.frames.lpips] == pytest.approx(
+        said.lpips.per_prompt, rel=1e-5, abs=1e-9
+    )
+    assert (said.audio is not None) == has_sound
+    data = json.loads(recipe.to_json())
+    assert (
+        Recipe.from_mapping(
+            {**data, "fidelity": {"lpips": data["fidelity"]["lpips"]}}
+        ).fidelity.detail_db
+        is None
+    )  # an earlier version's
+    wrong = {"detail_db": data["fidelity"]["detail_db"] | {"mean": 99.0}}
+    with pytest.raises(UserError, match=r"detail_db.*per_prompt averages"):
+        Recipe.from_mapping({**data, "fidelity": data["fidelity"] | wrong})
+    again = verify_recipe(recipe, study, device="cpu")
+    assert again.per_prompt == said.lpips.per_prompt
+    assert again.detail_db is not None
+    assert again.detail_db.per_prompt == said.detail_db.per_prompt
+    console = Console(width=220, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(front_table(outcome))
+    table = console.export_text()
+    assert "detail dB" in table
+    assert ("sound" in table) == has_sound
+    assert "dB" in winner_lines(outcome)[0]
+
+
+def test_a_bound_on_sound_is_kept_and_draws_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What breaks the bound is neither on the front nor named, and scores that are known are judged
+    again instead of drawn.
+    """
+    study = load_spec(save_ltx2(tmp_path / "clips"))
+    free = search(study, tmp_path, budget=4)
+    heard = {t.choice: t.score.audio.mean for t in free.result.trials if t.score.audio is not None}
+    assert max(heard.values()) > 0
+    bound = 0.99 * max(heard.values())
+    bounded = changed(study, fidelity={"max_audio_distance": bound})
+    drawn: list[object] = []
+    real = Evaluator.generate
+    monkeypatch.setattr(
+        Evaluator,
+        "generate",
+        lambda self, formats, split, **rest: (
+            drawn.append(split) or real(self, formats, split, **rest)
+        ),
+    )
+    outcome = search(bounded, tmp_path, budget=3)
+    assert outcome.result.study != free.result.study
+    assert drawn == []
+    beyond = [t for t in outcome.result.trials if not t.score.is_allowed]
+    assert {t.choice for t in beyond} == {
+        t.choice for t in outcome.result.trials if heard[t.choice] > bound
+    }
+    assert beyond
+    assert not {t.index for t in beyond} & {t.index for t in outcome.front}
+    assert outcome.recipe is not None
+    assert outcome.recipe.fidelity.audio is not None
+    assert outcome.recipe.fidelity.audio.mean <= bound
+    assert outcome.recipe.fidelity.audio.max_distance == bound
+
+
+def test_black_clips_are_a_failed_trial_and_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A skip-list that draws black is recorded with its reason; the others are scored."""
+    study = load_spec(save_ltx2(tmp_path / "clips"))
+    real = Evaluator.generate
+
+    def generate(self: Evaluator, formats: Any, split: Any, **rest: Any) -> Media:
+        media = real(self, formats, split, **rest)
+        return (
+            replace(media, pictures=torch.zeros_like(media.pictures))
+            if all(f is FormatName.NVFP4 for f in formats.values())
+            else media
+        )
+
+    monkeypatch.setattr(Evaluator, "generate", generate)
+    outcome = search(study, tmp_path, budget=3)
+    assert outcome.result.failed == 1
+    assert len(outcome.result.trials) == 3
+    assert "all nvfp4" not in {t.label for t in outcome.result.trials}

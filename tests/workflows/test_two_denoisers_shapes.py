@@ -1,0 +1,383 @@
+"""Two denoisers that take turns, as Wan 2.2's, are profiled, grouped, priced, timed and calibrated
+as one model.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import nn
+
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.latency import ShapeScale, stand_for
+from sensitivity.latency.devices import get_device
+from sensitivity.latency.end_to_end import measure_calls, measure_pipeline
+from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.shape_times import attentions_of
+from sensitivity.models.denoisers import joined, parts_of
+from sensitivity.models.generating import MediaGenerator
+from sensitivity.models.loading import load_pipeline
+from sensitivity.search.block_patterns import BlockPatterns
+from sensitivity.search.calibration.jobs import EstimatorName
+from sensitivity.search.calibration.states import call_again, record_states
+from sensitivity.search.calibration.stored import calibrate, calibration_cost
+from sensitivity.search.candidates import Candidates
+from sensitivity.search.grouping import make_candidates
+from sensitivity.search.store import Store
+from sensitivity.shapes.by_hand import rule_of_thumb
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.table import ShapeTable
+from sensitivity.spec.hand_lists import Reasoned
+from sensitivity.spec.loading import load_spec
+from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows import measure as measuring
+from sensitivity.workflows.calibrate import denoiser_calls
+from sensitivity.workflows.measure import measure_runs
+from sensitivity.workflows.plan import plan_search
+from sensitivity.workflows.price import PriceRequest, price
+from sensitivity.workflows.requests import SearchRequest
+
+from support.clip_pipelines import save_wan
+from support.two_denoisers import (
+    LINEARS,
+    MXFP8,
+    NAMES,
+    NVFP4,
+    changed,
+    linears,
+    save_two_denoisers,
+)
+
+B200 = PredictedLatency(get_device("b200"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def spec(folder: Path) -> StudySpec:
+    return save_two_denoisers(folder)
+
+
+@pytest.fixture
+def evaluator(spec: StudySpec, folder: Path) -> Iterator[Evaluator]:
+    made = Evaluator(load_pipeline(spec, device="cpu"), cache_folder=folder / "references")
+    yield made
+    made.close()
+
+
+def candidates_of(table: ShapeTable, spec: StudySpec, **kwargs: Any) -> Candidates:
+    """At the priced scale, as a search has them."""
+    return make_candidates(
+        stand_for(table, ShapeScale(factor=spec.pricing.stands_for)),
+        spec,
+        formats=(MXFP8, NVFP4),
+        latency=B200,
+        **kwargs,
+    )
+
+
+def test_shapes_are_the_same_with_and_without_weights(
+    spec: StudySpec, evaluator: Evaluator
+) -> None:
+    """Both ways give both denoisers' Linears with the calls of their own steps; the table survives
+    JSON, and the census counts each denoiser.
+    """
+    run = run_shapes(spec)
+    real = evaluator.profile()
+    assert run.table.linears == real.linears
+    assert run.table.components == real.components == NAMES
+    assert [linear.fqn for linear in real.linears] == [
+        f"{name}.{fqn}" for name in NAMES for fqn in linears(evaluator.loaded.pipe.transformer)
+    ]
+    assert {linear.calls for linear in real.linears} == {4}
+    assert {(call.component, call.calls) for call in run.calls} == {(name, 4) for name in NAMES}
+    assert run.other_denoisers == ()
+    assert ShapeTable.from_json(run.table.to_json()) == run.table
+    assert run.table.shared_inputs == real.shared_inputs
+    assert not any(
+        {fqn.partition(".")[0] for fqn in group} == {*NAMES} for group in run.table.shared_inputs
+    )
+    assert denoiser_calls(run.table) == 8
+
+
+def test_one_of_them_alone_has_plain_names(spec: StudySpec) -> None:
+    """A component that is asked for, and a study of one denoiser, have names without a component;
+    the other denoiser is said to be left out.
+    """
+    for run in (
+        run_shapes(spec, component="transformer_2"),
+        run_shapes(changed(spec, model={"component": "transformer_2", "components": ()})),
+    ):
+        assert len(run.table.linears) == LINEARS
+        assert (run.table.components, run.other_denoisers) == ((), ("transformer",))
+        assert "components" not in run.table.to_json()
+        assert run.table.linears[-1].fqn == "proj_out"
+
+
+def test_a_tensor_that_both_read_is_not_shared() -> None:
+    """Two denoisers are compiled in two graphs, so a tensor that both read is quantized twice."""
+    from sensitivity.shapes.recorder import record_linears
+
+    both, x = (
+        joined({"a": nn.Linear(4, 4), "b": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))}),
+        torch.ones(1, 4),
+    )
+    with record_linears(both) as recorder:
+        for part in both.modules():
+            if isinstance(part, nn.Linear):
+                part(x)
+    assert recorder.table(model="x").shared_inputs == (("b.0", "b.1"),)
+
+
+def test_no_group_is_of_two_denoisers(spec: StudySpec) -> None:
+    """Each denoiser has the groups that it has alone, bands of its own blocks included."""
+    both, alone = (
+        candidates_of(run_shapes(spec, component=name).table, spec)
+        for name in (None, "transformer")
+    )
+    expected = [
+        (f"{name}.{group.name}", tuple(f"{name}.{fqn}" for fqn in group.fqns))
+        for name in NAMES
+        for group in alone.groups
+    ]
+    assert [(group.name, group.fqns) for group in both.groups] == expected
+    layers = candidates_of(run_shapes(spec).table, spec, granularity="layer")
+    assert {len({fqn.partition(".")[0] for fqn in group.fqns}) for group in layers.groups} == {1}
+
+
+def test_a_pattern_without_a_component_means_both(spec: StudySpec) -> None:
+    """`proj_out` is that of each, `transformer_2.proj_out` of one; what matches neither way is
+    told.
+    """
+    skips = tuple(
+        Reasoned(pattern=pattern, reason="a test")
+        for pattern in ("proj_out", "transformer_2.*.ffn.net.2", "blocks.9.*")
+    )
+    told = changed(spec, search={"always_skip": [skip.model_dump() for skip in skips]})
+    found = candidates_of(run_shapes(spec).table, told)
+    skipped = {fqn for fqn, why in found.fixed.items() if why == "always skipped: a test"}
+    assert skipped == {
+        "transformer.proj_out",
+        "transformer_2.proj_out",
+        "transformer_2.blocks.0.ffn.net.2",
+        "transformer_2.blocks.1.ffn.net.2",
+    }
+    assert found.dead == ("blocks.9.*",)
+
+
+def test_the_rule_of_thumb_means_both(spec: StudySpec) -> None:
+    """It quantizes in both what it quantizes in one: its names are those inside a denoiser."""
+    told = changed(
+        spec, rule_of_thumb={"skip": [{"pattern": "proj_out", "reason": "the final projection"}]}
+    )
+    alone, both = (
+        rule_of_thumb(run_shapes(told, component=name).table, told)
+        for name in ("transformer", None)
+    )
+    assert both == {f"{name}.{fqn}" for name in NAMES for fqn in alone}
+    small = changed(told, rule_of_thumb={"min_dim": 1})
+    assert {x.fqn for x in run_shapes(small).table.linears} - rule_of_thumb(
+        run_shapes(small).table, small
+    ) == {f"{name}.proj_out" for name in NAMES}
+
+
+def test_two_denoisers_share_the_steps_at_the_price_of_one(spec: StudySpec, folder: Path) -> None:
+    """A run whose steps two denoisers share takes what one alone takes for all of them: neither is
+    priced as uncompiled work beside the other.
+    """
+    one = load_spec(save_wan(folder / "alone"))
+    settings = {key: value for key, value in spec.settings.items() if key != "guidance_scale_2"}
+    single, double = (
+        run_shapes(one.model_copy(update={"settings": settings})).table,
+        run_shapes(spec).table,
+    )
+    assert B200.rest_s(double) == pytest.approx(B200.rest_s(single), rel=1e-9)
+    everything = {linear.fqn: NVFP4 for table in (single, double) for linear in table.linears}
+    estimates = [
+        B200.estimate(table, {x.fqn: everything[x.fqn] for x in table.linears})
+        for table in (single, double)
+    ]
+    assert estimates[1].bf16_s == pytest.approx(estimates[0].bf16_s, rel=1e-9)
+    assert estimates[1].quantized_s == pytest.approx(estimates[0].quantized_s, rel=1e-9)
+    assert sum(x.flops for x in attentions_of(double, components=NAMES)) == sum(
+        x.flops for x in attentions_of(single, components=NAMES)
+    )
+
+
+def test_a_plan_counts_both(spec: StudySpec, folder: Path) -> None:
+    """`search --dry-run` keeps both denoisers in memory and times the calls of both."""
+    request = SearchRequest(formats=(MXFP8,), storage=folder / "s.db")
+    plan = plan_search(spec, request)
+    assert {part.name for part in plan.sizes.peak.parts} >= {*NAMES}
+    assert "denoiser calls with random weights" in plan.source
+    assert plan.picture_s > 0
+
+
+def test_block_patterns_of_both_share_torchs_limit(spec: StudySpec) -> None:
+    """torch counts the graphs of a class, whichever denoiser the block is of: two blocks each, four
+    patterns at most, and a limit of three binds.
+    """
+    found = candidates_of(run_shapes(spec).table, spec, granularity="layer")
+    patterns = BlockPatterns(found, limit=3)
+    assert patterns.binding
+    assert patterns.count(found.none_quantized) == {"blocks": 1}
+    one_each = tuple(
+        option for option, group in enumerate(found.groups) if "ffn.net.2" in group.name
+    )  # the group's index stands for another choice in each block
+    assert len(one_each) == 4
+    choice = list(found.none_quantized)
+    choice[one_each[0]] = 1
+    choice[one_each[3]] = 2
+    assert patterns.count(choice) == {"blocks": 3}
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_whole_run_is_timed_with_both_compiled(spec: StudySpec, mode: Any) -> None:
+    """Inside, the blocks of both are compiled, and each marks its steps where CUDA graphs are
+    replayed; afterwards none is, and no hook is left.
+    """
+    loaded = load_pipeline(spec, device="cpu")
+    seen: list[bool] = []
+
+    def run() -> None:
+        parts = parts_of(loaded.denoiser).values()
+        marked = {bool(part._forward_pre_hooks) for part in parts} == {mode == "reduce-overhead"}
+        seen.append(
+            marked and all(part.blocks[0]._compiled_call_impl is not None for part in parts)
+        )
+        MediaGenerator(loaded).generate(["a ring"], [0], batch_size=1, num_inference_steps=2)
+
+    timing = measure_pipeline(
+        run,
+        loaded.denoiser,
+        formats={},
+        compile_mode=mode,
+        device="cpu",
+        warmups=0,
+        repetitions=1,
+        backend="eager",
+    )
+    assert seen == [True, True]
+    assert timing.compiled == "repeated blocks (WanTransformerBlock)"
+    assert all(
+        child._compiled_call_impl is None and not child._forward_pre_hooks
+        for child in loaded.denoiser.modules()
+    )
+
+
+def test_calls_of_both_are_timed_one_after_another(
+    spec: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With random weights each denoiser is built, quantized by its own names and timed with its own
+    calls.
+    """
+    built: list[nn.Module] = []
+
+    def measure(make: Callable[[], nn.Module], calls: Any, *, formats: Any, **kwargs: Any) -> Any:
+        built.append(make())
+        asked.append((sorted(formats), len(calls)))
+        return measure_calls(
+            lambda: built[-1], calls, formats={}, **{**kwargs, "warmups": 0, "backend": "eager"}
+        )
+
+    asked: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(measuring, "measure_calls", measure)
+    prices = price(spec, PriceRequest(format=MXFP8))
+    formats = {"transformer.proj_out": MXFP8, "transformer_2.blocks.0.ffn.net.2": MXFP8}
+    main = dataclasses.replace(prices.main, formats=formats)
+    told = changed(spec, pricing={"stands_for": 1})
+    runs = measure_runs(
+        dataclasses.replace(prices, main=main, spec=told),
+        device="cpu",
+        target="b200",
+        weights="random",
+        compile_mode="default",
+        repetitions=1,
+    )
+    assert asked == [([], 1), ([], 1), (["proj_out"], 1), (["blocks.0.ffn.net.2"], 1)]
+    assert [type(module) for module in built] == [WanTransformer3DModel] * 4
+    assert [timing.calls for timing in runs.runs[0].timings] == [4, 4]
+    assert runs.covers.startswith("8 denoiser calls")
+
+
+def test_states_come_from_both(evaluator: Evaluator) -> None:
+    """Two calls of each, early ones of its own, which the same denoiser repeats bit for bit."""
+    states = record_states(evaluator, states=2, prompts=1)
+    assert [(state.component, state.index, state.call) for state in states] == [
+        ("transformer", 0, 0),
+        ("transformer", 1, 1),
+        ("transformer_2", 0, 4),
+        ("transformer_2", 1, 5),
+    ]
+    with torch.no_grad():
+        assert all(torch.equal(call_again(evaluator, state)[0], state.output) for state in states)
+    assert not any(part._forward_hooks for part in parts_of(evaluator.loaded.denoiser).values())
+
+
+def test_a_job_is_measured_at_its_own_denoiser(
+    evaluator: Evaluator, spec: StudySpec, tmp_path: Path
+) -> None:
+    """The output estimator's error of a group is that of its denoiser's output, computed here by
+    hand.
+    """
+    found = candidates_of(run_shapes(spec).table, spec)
+    with Store.open(tmp_path / "c.db") as store:
+        errors = calibrate(evaluator, found, store, estimator="output", states=1, prompts=1)
+    g = next(
+        i
+        for i, group in enumerate(found.groups)
+        if group.name.startswith("transformer_2.blocks.ffn.net.2")
+    )
+    state = record_states(evaluator, states=1, prompts=1)[1]
+    evaluator.switch.set(dict.fromkeys(found.groups[g].members[2], NVFP4))
+    with torch.no_grad():
+        out = evaluator.loaded.pipe.transformer_2(*state.args, **state.kwargs)[0].float()
+    evaluator.switch.set({})
+    expected = (
+        (out - state.output.float()).square().mean() / state.output.float().square().mean()
+    ).sqrt()
+    assert errors[g, 2] == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("estimator", list(EstimatorName))
+def test_every_estimator_measures_both(
+    evaluator: Evaluator, spec: StudySpec, estimator: EstimatorName, tmp_path: Path
+) -> None:
+    """All groups of both get a positive, finite error, all denoiser calls that it makes are in the
+    cost, and everything is as before.
+    """
+    found = candidates_of(run_shapes(spec).table, spec)
+    calls: list[str] = []
+    for name, part in parts_of(evaluator.loaded.denoiser).items():
+        part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    how: dict[str, Any] = {"estimator": estimator, "states": 2, "prompts": 1}
+    with Store.open(tmp_path / "c.db") as store:
+        cost = calibration_cost(evaluator, found, store, calls_a_run=8, **how)
+        errors = calibrate(evaluator, found, store, **how)
+        known = calibration_cost(evaluator, found, store, calls_a_run=8, **how)
+    assert (cost.known, known.known, known.picture_calls) == (0, cost.jobs, 0)
+    assert (
+        len(errors)
+        == cost.jobs
+        == sum(bool(group.members[option]) for group in found.groups for option in (1, 2))
+    )
+    assert all(0 < error < 10 for error in errors.values())
+    if estimator == "output":
+        assert len(calls) == cost.picture_calls == 8 + 2 * cost.jobs
+    elif (
+        estimator == "preview"
+    ):  # bf16 and each job, twice; the pipeline asks as always, most answers come from memory
+        assert cost.decodes == cost.picture_calls - 8 == 2 * (cost.jobs + 2)
+        assert len(calls) == 8 * (1 + cost.decodes)
+    else:
+        assert calls.count("transformer") == calls.count("transformer_2") >= 4 + 2
+    assert not any(
+        vars(part).get("forward") for part in parts_of(evaluator.loaded.denoiser).values()
+    )

@@ -21,8 +21,8 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.search.candidates import baselines
-from sensitivity.search.grouping import make_candidates
 from sensitivity.search.front import pareto_front
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.proposers import KnapsackProposer, Observation
 from sensitivity.shapes.run import run_shapes
 from sensitivity.spec.loading import resolve_spec

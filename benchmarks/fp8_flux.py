@@ -55,7 +55,8 @@ from sensitivity.latency.shape_timing import Bench, measure_shapes
 from sensitivity.models.random_weights import random_component
 from sensitivity.search.grouping import make_candidates
 from sensitivity.shapes.census import RunCounts
-from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec

@@ -37,9 +37,9 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.search.calibration.stored import calibrate
 from sensitivity.search.candidates import Candidates, Choice
-from sensitivity.search.grouping import make_candidates
 from sensitivity.search.estimate import estimate_all
 from sensitivity.search.front import hypervolume, pareto_front
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.proposers import KnapsackProposer
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import resolve_spec

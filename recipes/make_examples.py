@@ -37,7 +37,7 @@ from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.recipes.unverified import priced_recipe
 from sensitivity.shapes.by_hand import published_list
 from sensitivity.shapes.families import fused_families
-from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.run import ShapeRun, run_shapes
 from sensitivity.spec.hand_lists import PublishedList, Reasoned
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
@@ -83,9 +83,13 @@ def sensitive_roles(formats: Mapping[str, FormatName]) -> frozenset[str]:
 
 
 def beat_published(
-    spec: StudySpec, *, format: FormatName = FormatName.NVFP4, target: str | None = None
+    spec: StudySpec,
+    *,
+    format: FormatName = FormatName.NVFP4,
+    target: str | None = None,
+    run: ShapeRun | None = None,
 ) -> Example | None:
-    """The example of a study that states a published list.
+    """The example of a study that states a published list; `run` is its run, made here if None.
 
     None if every family that the list quantizes gains, and no family without sensitive Linears can
     be added.
@@ -94,7 +98,7 @@ def beat_published(
         PipelineError, MeasurementError: see `run_shapes`.
         IndexError: the study states no published list.
     """
-    listed, run = spec.published[0], run_shapes(spec)
+    listed, run = spec.published[0], run or run_shapes(spec)
     pricer = Pricer.of(spec, run, target=target)
     takes = [
         x.fqn

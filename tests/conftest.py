@@ -1,5 +1,5 @@
-"""What several test files share: a random FluxPipeline small enough to draw in a second, a study of
-it, and an Evaluator on that.
+"""What several test files share: a random FluxPipeline that generates a picture in a second, a
+study of it, and an Evaluator of that study.
 
 The pipeline has every kind of Linear that tiny-flux has, in two double and three single blocks,
 with random weights: its pictures mean nothing, but they change when a Linear is quantized. Scenes
@@ -10,17 +10,21 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sqlalchemy import Engine, event
 
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.models.loading import load_pipeline
+from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.spec.loading import load_spec
 
+from support.clip_pipelines import save_ltx2
+from support.media import changed
 from support.paths import TRAINING, TRUNK
 
 # One thread, here and in every process that a test starts: the tiny pipeline's operations take
@@ -66,8 +70,16 @@ stands_for = 16
 [prompts]
 seed = 0
 held_out_seed = 1000
-search = ["a small red circle top left on a plain grey background", "a large blue star in the centre on a checked pink background", "a ring"]
-held_out = ["a large green square top right on a plain navy background", "a small white cross bottom left on a plain mint background", "a star"]
+search = [
+  "a small red circle top left on a plain grey background",
+  "a large blue star in the centre on a checked pink background",
+  "a ring",
+]
+held_out = [
+  "a large green square top right on a plain navy background",
+  "a small white cross bottom left on a plain mint background",
+  "a star",
+]
 """
 
 
@@ -105,6 +117,41 @@ def tiny_study(tiny_folder: Path) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def ltx2(tmp_path_factory: pytest.TempPathFactory) -> LoadedPipeline:
+    """A loaded LTX-2 pipeline of clips with sound, small and random."""
+    study = save_ltx2(tmp_path_factory.mktemp("clips") / "ltx2")
+    return load_pipeline(load_spec(study), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def clip_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the references of `ltx2` are kept for all tests."""
+    return tmp_path_factory.mktemp("references")
+
+
+@pytest.fixture
+def make_clip_evaluator(
+    ltx2: LoadedPipeline, clip_references: Path
+) -> Iterator[Callable[..., Evaluator]]:
+    """Makes an Evaluator of `ltx2` whose study says other things, as `make(fidelity={"net": ...})`.
+
+    Only the last one that was made may be used. All tests share one cache of references.
+    """
+    made: list[Evaluator] = []
+
+    def make(**sections: dict[str, Any]) -> Evaluator:
+        for old in made:
+            old.close()
+        spec = changed(ltx2.spec, **sections)
+        made.append(Evaluator(replace(ltx2, spec=spec), cache_folder=clip_references))
+        return made[-1]
+
+    yield make
+    for last in made[-1:]:
+        last.close()
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import typer
-from support.paths import ROOT
 
 import sensitivity
+
+from support.paths import ROOT
 
 PACKAGE = Path(sensitivity.__file__).parent
 

@@ -27,7 +27,7 @@ from sensitivity.spec.prompts import read_prompts
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
-    from sensitivity.shapes.run import ShapeRun
+    from sensitivity.shapes.shape_run import ShapeRun
 
 
 def named_study(

@@ -7,8 +7,8 @@ What a study says about sound (`audio_weight` and `max_audio_distance` in `[fide
 picture. So it is no part of a score's key, and `judged` puts today's values into a score that was
 kept.
 
-    score = judged(score_media(comparison, media, references, noise_floors={}, secondary=False),
-    section)
+    score = score_media(comparison, media, references, noise_floors={}, secondary=False)
+    judged(score, spec.fidelity).damage
 """
 
 from collections.abc import Mapping

@@ -118,7 +118,7 @@ BLACKWELL = KernelConstants(
 
 exposed_write is assumed; 0 to 1 changes no prediction by more than 1 %. pass_bandwidth is torchao's
 (roofline_utils, pct_achievable_mem_bw). fp8_matmul is taken to be MXFP8's, since nobody published
-FP8 there. linear_sd and rest_sd are judged from what the bf16 runs miss without an anchor (up to
+FP8 there. linear_sd and rest_sd are estimated from what the bf16 runs miss without an anchor (up to
 1.7 %, from one model), saving_sd from FLUX's leave-one-out errors (up to 2.3 % of a speedup).
 """
 

@@ -52,7 +52,7 @@ class LinearCost:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A row of "linears" in the `latency --json` object."""
+        """A row of "linears" in the JSON of `sensitivity latency`."""
         row = {key: value for key, value in dataclasses.asdict(self).items() if key != "why"}
         return row | {"format": self.format.value}
 
@@ -93,7 +93,7 @@ class LatencyEstimate:
         return self.bf16_s / self.quantized_s
 
     def to_json(self) -> dict[str, Any]:
-        """The `latency --json` object.
+        """The JSON of `sensitivity latency`.
 
         "speedup_interval90" and "memory" are there if they are known, "note" and "scale" if the
         table was scaled.

@@ -24,7 +24,7 @@ launches, which it adds.
 
 What it does not do: merge the quantizing of several Linears, or price anything but Linears.
 
-    kernels = LinearKernels(get_device("b200"))
+    kernels = LinearKernels(device, device.kernels)
     [(kernel.name, kernel.us) for kernel in kernels.of(m=4096, k=3072, n=3072, format=NVFP4)]
 """
 

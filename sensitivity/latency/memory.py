@@ -58,7 +58,7 @@ class MemoryEstimate:
         return linear_bytes + self.other_weight_bytes + self.activation_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """The object "memory" of `latency --json`, peaks included; "source" is "predicted"."""
+        """The object "memory" in the JSON of `sensitivity latency`, peaks included."""
         data = dataclasses.asdict(self) | {
             "bf16_peak_bytes": self.bf16_peak_bytes,
             "quantized_peak_bytes": self.quantized_peak_bytes,

@@ -18,7 +18,7 @@ from sensitivity.latency.estimate import LatencyEstimate
 from sensitivity.latency.memory import estimate_memory
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.scale import ShapeScale, stand_for
-from sensitivity.shapes.run import ShapeRun
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
 

@@ -139,7 +139,7 @@ class ShapeTime:
         return steady_us
 
     def to_json(self) -> dict[str, Any]:
-        """The row that the store keeps and that `--json` shows."""
+        """The row that the store keeps and that results show."""
         row: dict[str, Any] = _ROW.dump_python(self, mode="json")
         return row
 

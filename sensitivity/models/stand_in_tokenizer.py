@@ -8,9 +8,9 @@ on how many tokens a text has, and not on which.
 
 Conventions. A text that contains `PROMPT` has `prompt_tokens` tokens, any other text
 `negative_prompt_tokens`. The tokens of the pipeline's template, which the pipeline drops after
-encoding, are added to these. Padding to a fixed length gives that length. Ids are 1 where there is a token. After
-`tell_apart` they are random numbers below 16, seeded with the text; every encoder's vocabulary has
-these. The same object takes the place of processors.
+encoding, are added to these. Padding to a fixed length gives that length. Ids are 1 where there is
+a token. After `tell_apart` they are random numbers below 16, seeded with the text; every encoder's
+vocabulary has these. The same object takes the place of processors.
 
 What it does not do: tokenize text, or process pictures and sound.
 """
@@ -34,8 +34,8 @@ class StandInEncoding(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
-    def to(self, device: Any, dtype: Any = None) -> "StandInEncoding":  # noqa: ARG002 - transformers' signature
-        """The same, with its tensors moved."""
+    def to(self, device: Any, dtype: Any = None) -> "StandInEncoding":  # noqa: ARG002
+        """The same, with its tensors moved. transformers' method takes a dtype, too."""
         return StandInEncoding(
             {
                 key: value.to(device) if isinstance(value, torch.Tensor) else value

@@ -24,10 +24,13 @@ from safetensors import SafetensorError, safe_open
 from sensitivity.errors import PipelineError
 
 NAME = re.compile(
-    r"(?:diffusion_pytorch_)?model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<legacy>\w+))?\.safetensors"
-    r"|(?:diffusion_pytorch_)?model\.safetensors(?:\.(?P<before>\w+))?\.index(?:\.(?P<after>\w+))?\.json"
+    r"(?:diffusion_pytorch_)?model"
+    r"(?:"
+    r"(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<legacy>\w+))?\.safetensors"
+    r"|\.safetensors(?:\.(?P<before>\w+))?\.index(?:\.(?P<after>\w+))?\.json"
+    r")"
 )
-"""Names of weight files and their indexes, as diffusers and transformers write and wrote them."""
+"""Names of weight files and of their indexes, in all forms of diffusers and transformers."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 LFS_POINTER = b"version https://git-lfs"
 

@@ -27,7 +27,7 @@ from sensitivity.formats.registry import get_format
 from sensitivity.latency.pricer import PricedList
 from sensitivity.recipes.parts import latency_record, layer_records
 from sensitivity.recipes.recipe import UNSAFE, Recipe
-from sensitivity.shapes.run import ShapeRun
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.loading import load_spec
 from sensitivity.spec.shipped import list_studies

@@ -27,8 +27,9 @@ def default_shape_times_path() -> Path:
 
 
 class SharedShapeTimes:
-    """Measured times of shapes at `path`: a `latency.shape_times.ShapeTimeCache` that other processes
-    may use meanwhile. An access waits up to `SHARED_WAIT_S` for them.
+    """Measured times of shapes at `path`, a `latency.shape_times.ShapeTimeCache`.
+
+    Other processes may use it meanwhile; an access waits up to `SHARED_WAIT_S` for them.
 
     Raises StoreError and OutputError as `search.database.Database` does.
     """

@@ -18,8 +18,7 @@ does not do: pipelines whose control flow depends on what a network says.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -39,51 +38,9 @@ from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.component_calls import ComponentCalls
 from sensitivity.shapes.config_faults import explain_failures
 from sensitivity.shapes.recorder import record_linears
-from sensitivity.shapes.table import ShapeTable
+from sensitivity.shapes.shape_run import DenoiserCall, ShapeRun
 from sensitivity.spec.overrides import RunOptions, override_settings
 from sensitivity.spec.study_spec import StudySpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserCall:
-    """Calls of a denoiser's forward with one signature.
-
-    Attributes:
-        args: positional arguments, real on the CPU where their values are known, else meta.
-        kwargs: keyword arguments, likewise.
-        calls: how often the run made it.
-        component: the denoiser's name in the pipeline.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    calls: int
-    component: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeRun:
-    """What a run without weights gives.
-
-    Attributes:
-        table: the Linears of the denoisers, or of the component, with the census of the whole run.
-        calls: their calls.
-        repeated_blocks: class names of their repeated blocks.
-        other_denoisers: names of denoisers of the same class whose Linears are not in the table.
-        text_encoders: names of the components that are given nothing but token ids.
-        coders: names of those that decode.
-        pipeline_class: the pipeline's class.
-        classes: {component: class} of the components whose Linears are in the table.
-    """
-
-    table: ShapeTable
-    calls: tuple[DenoiserCall, ...]
-    repeated_blocks: tuple[str, ...]
-    other_denoisers: tuple[str, ...] = ()
-    text_encoders: tuple[str, ...] = ()
-    coders: tuple[str, ...] = ()
-    pipeline_class: str = ""
-    classes: Mapping[str, str] = field(default_factory=dict)
 
 
 def with_options(spec: StudySpec, options: RunOptions) -> StudySpec:
@@ -155,7 +112,7 @@ def _denoiser_calls(
             args=seen.args, kwargs=seen.kwargs, calls=seen.calls, component=seen.forward_of
         )
         for seen in calls.seen
-        if seen.forward_of in studied
+        if seen.forward_of is not None and seen.forward_of in studied
     )
 
 

@@ -39,7 +39,7 @@ from sensitivity.models.compiled_regions import restore_denoiser
 from sensitivity.models.loading import load_pipeline
 from sensitivity.models.random_weights import random_component
 from sensitivity.search.shared_times import SharedShapeTimes, default_shape_times_path
-from sensitivity.shapes.run import ShapeRun
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.workflows.price import MakeLatency, Prices
 from sensitivity.workflows.progress import Say, silent

@@ -34,7 +34,8 @@ from sensitivity.search.calibration.gradient import FORWARD_BACKWARD_RECOMPUTE
 from sensitivity.search.calibration.stored import DEFAULT_PROMPTS, DEFAULT_STATES
 from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.shapes.census import ComponentCounts
-from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.requests import SearchRequest
 from sensitivity.workflows.sizing import SizeEstimate, estimate_sizes, largest_batch

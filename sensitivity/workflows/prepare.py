@@ -23,7 +23,8 @@ from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
 from sensitivity.shapes.deriving import derive_study
-from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.progress import Say, silent

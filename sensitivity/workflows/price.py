@@ -28,7 +28,8 @@ from sensitivity.latency import LatencyModel
 from sensitivity.latency.pricer import PricedList, Pricer, at_priced_scale, latency_model
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
-from sensitivity.shapes.run import ShapeRun, run_shapes, with_options
+from sensitivity.shapes.run import run_shapes, with_options
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec

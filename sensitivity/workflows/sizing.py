@@ -27,7 +27,7 @@ from sensitivity.core.devices import free_bytes
 from sensitivity.errors import UserError
 from sensitivity.latency.devices import DEVICES
 from sensitivity.shapes.census import ComponentCounts
-from sensitivity.shapes.run import ShapeRun
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.study_spec import StudySpec
 
 SLACK = 2.15 / 1.61

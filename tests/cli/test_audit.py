@@ -45,7 +45,7 @@ def test_a_right_list_exits_with_0(run: Run) -> None:
     Path("right.txt").write_text(RIGHT)
     code, out, _ = run(*AUDIT, "right.txt", "--fail-on", "warning")
     assert code == 0
-    assert "right.txt read as glob, by its looks" in out
+    assert "right.txt read as glob, guessed by its looks" in out
     assert "predicted for b200, batch 1" in out
     assert "0 errors, 0 warnings" in out
     assert "exits with 0" in out
@@ -196,7 +196,7 @@ def test_a_fixed_list_of_a_model_that_gains_nothing_passes(run: Run, tmp_path: P
 
 MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "no file": (["none.txt"], ["none.txt cannot be read", "No such file"]),
-    "a function as a file": (["mine:keep"], ["--as filter-fn --allow-code"]),
+    "a function as a file": (["mine:keep"], ["give --as filter-fn and --allow-code"]),
     "code that is not allowed": (["mine:keep", "--as", "filter-fn"], ["--allow-code"]),
     "code where none is": (["list.txt", "--allow-code"], ["leave it out"]),
     "unknown form": (
@@ -239,7 +239,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
 @pytest.mark.parametrize("name", list(MISTAKES))
 def test_mistakes_exit_with_2(run: Run, name: str) -> None:
     """A user's mistake: exit code 2, nothing on stdout, a message that says what was found and what
-    is allowed.
+    was expected.
     """
     Path("list.txt").write_text(RIGHT)
     Path("regex.txt").write_text("^proj_out$\n.*norm.*|x")

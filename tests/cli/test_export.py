@@ -17,7 +17,8 @@ from sensitivity.errors import RecipeError, RecipeMismatchError, UserError
 from sensitivity.latency.pricer import Pricer
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.recipes.unverified import priced_recipe, safe_name
-from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.model_linears import linears_of
 from sensitivity.workflows.nearest import nearest_recipe
@@ -155,7 +156,7 @@ def test_the_form_that_is_asked_for(one: Path, tmp_path: Path) -> None:
     assert (tmp_path / "list.txt").read_text() == first
     wrong = invoke(one, "--to", "skip-list", "--form", "yaml")
     assert isinstance(wrong.exception, RecipeError)
-    assert "found the form 'yaml'; allowed for skip-list are fqns" in str(wrong.exception)
+    assert "found the form 'yaml' of skip-list; expected one of fqns" in str(wrong.exception)
 
 
 def test_the_caveat_stands_in_the_text_and_beside_it(one: Path) -> None:

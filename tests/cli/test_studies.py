@@ -16,9 +16,9 @@ import torch
 from sensitivity import cli
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.spec.loading import load_spec
-from sensitivity.spec.shipped import list_studies
 from sensitivity.spec.overrides import with_prompts
 from sensitivity.spec.prompts import read_prompts
+from sensitivity.spec.shipped import list_studies
 
 from support.paths import TRUNK
 from support.toy_pipelines import save_toy

@@ -1,5 +1,5 @@
-"""compressed-tensors' lists: our reader and the real `apply_quantization_config` say the same of
-each Linear, and exported ones mean exactly the recipe.
+"""compressed-tensors' lists: our reader and the real library give each Linear the same format, and
+exported lists mean exactly the recipe.
 
 The real library runs here (0.20, a development dependency). llm-compressor cannot be installed
 beside this torch: its recipes are read by our reader and handed to compressed-tensors as its
@@ -39,6 +39,7 @@ from sensitivity.recipes.recipe import Recipe
 
 from support.namesakes import NamesakeNet, linears
 from support.recipes import make_recipe
+from support.tiny_denoisers import tiny_flux, tiny_ltx2, tiny_unet
 
 
 def with_embedding() -> NamesakeNet:
@@ -63,7 +64,7 @@ def kind_of(scheme: QuantizationScheme | None) -> FormatName:
 
 
 def apply(module: nn.Module, config: dict[str, Any]) -> dict[str, FormatName]:
-    """{Linear: format} that the real library makes of a config; no other module may be quantized."""
+    """{Linear: format} that the real library gives; no other module may be quantized."""
     apply_quantization_config(module, QuantizationConfig(**config), show_progress=False)
     found = {
         fqn: getattr(child, "quantization_scheme", None) for fqn, child in module.named_modules()
@@ -201,64 +202,6 @@ def test_the_overlaps_are_real() -> None:
 # --- the exporter ---------------------------------------------------------------------------------
 
 
-def tiny_flux() -> nn.Module:
-    """FLUX with eleven blocks of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=32,
-        num_layers=11,
-        num_single_layers=11,
-        attention_head_dim=32,
-        num_attention_heads=1,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(8, 12, 12),
-    )
-
-
-def tiny_ltx2() -> nn.Module:
-    """LTX-2 with eleven blocks: video, audio, and attentions between them."""
-    from diffusers import LTX2VideoTransformer3DModel
-
-    return LTX2VideoTransformer3DModel(
-        in_channels=32,
-        out_channels=32,
-        patch_size=1,
-        patch_size_t=1,
-        num_attention_heads=1,
-        attention_head_dim=32,
-        cross_attention_dim=32,
-        audio_in_channels=32,
-        audio_out_channels=32,
-        audio_num_attention_heads=1,
-        audio_attention_head_dim=32,
-        audio_cross_attention_dim=32,
-        num_layers=11,
-        qk_norm="rms_norm_across_heads",
-        caption_channels=32,
-        rope_double_precision=False,
-        rope_type="split",
-    )
-
-
-def tiny_unet() -> nn.Module:
-    """A UNet, whose names have several indices."""
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8,
-        cross_attention_dim=32,
-        transformer_layers_per_block=(1, 2),
-        sample_size=8,
-        num_class_embeds=4,
-    )
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "flux": tiny_flux,
     "ltx2": tiny_ltx2,
@@ -268,8 +211,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def scattered(fqns: list[str], *formats: str) -> Recipe:
-    """Formats drawn for each Linear; `proj_out` of the top and block 1 stay bf16, which their
-    namesakes do not.
+    """Linears that are chosen at random take the formats in turn.
+
+    The top-level `proj_out` and block 1 stay bf16, but Linears with similar names do not.
     """
     rng = random.Random(0)
     chosen = [

@@ -1,5 +1,6 @@
-"""Exports of random recipes for real models: every text means the recipe by a second reading of the
-consumer's rule, or is refused with layers named.
+"""Exports of random recipes for real models, read by a second implementation of each rule.
+
+Every text means the recipe, or the export is refused and the message names Linears.
 """
 
 import fnmatch
@@ -193,7 +194,7 @@ def test_every_form_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_exports_mean_the_recipe_or_are_refused(name: str, data: st.DataObject) -> None:
     """On random skip sets over the real module tree each form says exactly the recipe; what
@@ -252,7 +253,7 @@ def test_globs_and_their_expressions_hit_the_same(name: str, data: st.DataObject
     st.text(alphabet="ab1.-", max_size=5),
 )
 def test_a_regular_expression_of_any_glob(pattern: str, group: str, name: str) -> None:
-    """`to_regex` agrees with the glob on any name, sets and signs of regular expressions included."""
+    """`to_regex` agrees with the glob on any name, whatever signs they contain."""
     pattern = check_pattern(pattern + group)
     for text in (name, name + "1", name + "b", name + ".", name + "-", pattern):
         assert bool(re.match(to_regex(pattern), text)) == fnmatch.fnmatchcase(text, pattern)

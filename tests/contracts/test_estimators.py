@@ -97,7 +97,7 @@ def is_untouched(evaluator: Evaluator) -> bool:
     denoiser: nn.Module = evaluator.loaded.denoiser
     return not (
         any(module._forward_hooks or "forward" in vars(module) for module in denoiser.modules())
-        or any(linear._active is not None for linear in evaluator.switch.linears.values())
+        or any(linear.active is not None for linear in evaluator.switch.linears.values())
         or any(parameter.grad is not None for parameter in denoiser.parameters())
         or "step" in vars(evaluator.loaded.pipe.scheduler)
         or denoiser.is_gradient_checkpointing
@@ -163,13 +163,18 @@ def test_an_output_that_is_nan_is_broken(
     store: Store,
     name: EstimatorName,
 ) -> None:
-    """NVFP4 divides by zero where a weight is all zeros: the error of that group is the largest
+    """NVFP4 divides by zero where an input is all zeros: the error of that group is the largest
     there is, and the calibration goes on.
     """
     evaluator = Evaluator(
         load_pipeline(load_spec(tiny_study), device="cpu"), cache_folder=tmp_path / "references"
     )
-    evaluator.switch.linears["proj_out"].weight.data.zero_()
+    linears = evaluator.switch.linears
+    modulation, last = linears["norm_out.linear"], linears["proj_out"]
+    modulation.weight.data.zero_()
+    modulation.bias.data.zero_()
+    modulation.bias.data[: last.in_features] = -1.0  # the input of proj_out is 0 * norm(x) + 0
+    last.bias.data.fill_(1.0)
     found = calibrate(evaluator, candidates, store, estimator=name, states=1, prompts=1)
     evaluator.close()
     assert found[1, 2] == BROKEN
@@ -226,12 +231,11 @@ def test_a_denoiser_without_a_tensor_is_refused(
     evaluator: Evaluator, candidates: Candidates, store: Store, name: EstimatorName
 ) -> None:
     """An output whose first item is no tensor is named."""
-    handle = evaluator.loaded.denoiser.register_forward_hook(lambda *_: ("no picture",))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator.loaded.denoiser, "forward", lambda *_, **__: ("no picture",))
         with pytest.raises(CalibrationError, match="no tensor"):
             calibrate(evaluator, candidates, store, estimator=name)
-    finally:
-        handle.remove()
+    vars(evaluator.loaded.denoiser).pop("forward", None)  # the patch puts back a bound method
     assert is_untouched(evaluator)
 
 

@@ -25,13 +25,13 @@ from sensitivity.search.proposers import (
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
-GROUPS, FINISHED = 6, 11
+GROUPS, FINISHED = 12, 11
 NAMES = [SamplerName.KNAPSACK, *map(SamplerName, STOCK)]
 
 
 @pytest.fixture(scope="module")
 def candidates() -> Candidates:
-    """Six groups in two formats; the first group does not take the second format."""
+    """Twelve groups in two formats; the first group does not take the second format."""
     rng = np.random.default_rng(0)
     groups = tuple(
         Group(
@@ -113,9 +113,11 @@ def test_a_proposal_is_a_function_of_seed_and_history(
     name: SamplerName, candidates: Candidates, history: list[Observation]
 ) -> None:
     """The same seed and history give the same proposals; another seed gives others."""
-    first = propose(name, candidates, history)
-    assert propose(name, candidates, history) == first
-    assert any(propose(name, candidates, history, seed=seed) != first for seed in (1, 2, 3))
+    late = propose(name, candidates, history, proposals=1)
+    assert propose(name, candidates, history, proposals=1) == late
+    early = propose(name, candidates, [], proposals=10)
+    assert propose(name, candidates, [], proposals=10) == early
+    assert any(propose(name, candidates, [], seed=seed, proposals=10) != early for seed in (1, 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

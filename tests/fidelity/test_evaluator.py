@@ -1,8 +1,9 @@
-"""Chunks of the search prompts: what shares a batch is the study's, looking in between changes
-nothing, and drawing may end early.
+"""Search prompts are generated in the study's chunks. Seeing scores in between changes nothing, and
+generation may stop early.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.models.media import Media
 from sensitivity.spec.loading import load_spec, parse_spec
-from sensitivity.spec.study_spec import StudySpec
+
+from support.media import changed
 
 Make = Callable[..., Evaluator]
 
@@ -27,22 +29,22 @@ def loaded(tiny_study: Path) -> LoadedPipeline:
     return load_pipeline(load_spec(tiny_study), device="cpu")
 
 
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which references are kept for all tests of this file."""
+    return tmp_path_factory.mktemp("references")
+
+
 @pytest.fixture
-def make(loaded: LoadedPipeline, tmp_path: Path) -> Iterator[Make]:
-    """An Evaluator whose study has other keys in `[search]`; all share one cache of references."""
+def make(loaded: LoadedPipeline, references: Path) -> Iterator[Make]:
+    """Makes an Evaluator whose study has other keys in `[search]`."""
     made: list[Evaluator] = []
 
     def build(**search: Any) -> Evaluator:
         for old in made:
             old.close()
-        data = loaded.spec.model_dump()
-        spec = StudySpec.model_validate(data | {"search": data["search"] | search})
-        fields = {
-            name: getattr(loaded, name) for name in ("pipe", "denoiser", "device", "weights_hash")
-        }
-        made.append(
-            Evaluator(LoadedPipeline(spec=spec, **fields), cache_folder=tmp_path / "references")
-        )
+        spec = changed(loaded.spec, search=search)
+        made.append(Evaluator(replace(loaded, spec=spec), cache_folder=references))
         return made[-1]
 
     yield build
@@ -58,49 +60,53 @@ def all_in(evaluator: Evaluator, name: FormatName) -> dict[str, FormatName]:
     }
 
 
-def test_chunks_share_a_batch_and_looking_changes_nothing(make: Make) -> None:
+def test_chunks_share_a_batch_and_interim_looks_change_nothing(make: Make) -> None:
     """nvfp4 pictures of chunk 2 are those of batches of 2 and 1; the score is the same to the last
-    bit whether someone looks or not, and not that of 3 as 3.
+    bit with and without an interim look, and is not that of one batch of 3.
     """
     evaluator = make(chunk=2)
     formats = all_in(evaluator, FormatName.NVFP4)
-    pictures, (texts, seeds) = evaluator.generate_pictures(formats, "search"), evaluator.prompts("search")
+    pictures, (texts, seeds) = (
+        evaluator.generate_pictures(formats, "search"),
+        evaluator.prompts("search"),
+    )
     evaluator.switch.set(formats)
-    assert torch.equal(pictures, MediaGenerator(evaluator.loaded).generate_pictures(texts, seeds, batch_size=2))
+    generator = MediaGenerator(evaluator.loaded)
+    assert torch.equal(pictures, generator.generate_pictures(texts, seeds, batch_size=2))
     evaluator.switch.set({})
     looked: list[tuple[float, ...]] = []
-    drawn: list[int] = []
+    generated: list[int] = []
     unseen = evaluator.score(formats, "search")
     seen = evaluator.score(
         formats,
         "search",
-        after_batch=drawn.append,
+        after_batch=generated.append,
         keep_going=lambda values: looked.append(values) or True,
     )
     assert isinstance(seen, Score)
     assert seen == unseen
-    assert (evaluator.interim_looks("search"), drawn) == (1, [2, 3])
+    assert (evaluator.interim_looks("search"), generated) == (1, [2, 3])
     assert looked == [pytest.approx(seen.per_prompt[:2], rel=1e-4)]
     assert make().score(formats, "search").per_prompt != seen.per_prompt
 
 
-def test_drawing_ends_where_the_looker_says_no(make: Make) -> None:
-    """The first chunk's distances come back as a partial score, no further picture is drawn, and
-    bf16 draws its references again.
+def test_generation_stops_when_the_caller_says_so(make: Make) -> None:
+    """The distances so far come back as a partial score, no further picture is generated, and
+    bf16's pictures are its references as before.
     """
     evaluator = make(chunk=1)
-    drawn: list[int] = []
+    generated: list[int] = []
     formats = all_in(evaluator, FormatName.NVFP4)
     full = evaluator.score(formats, "search")
     asked: list[int] = []
     ended = evaluator.score(
         formats,
         "search",
-        after_batch=drawn.append,
+        after_batch=generated.append,
         keep_going=lambda values: asked.append(len(values)) or len(values) < 2,
     )
     assert isinstance(ended, PartialScore)
-    assert (asked, drawn, evaluator.interim_looks("search")) == ([1, 2], [1, 2], 2)
+    assert (asked, generated, evaluator.interim_looks("search")) == ([1, 2], [1, 2], 2)
     assert ended.per_prompt == pytest.approx(full.per_prompt[:2], rel=1e-4)
     assert (ended.net, ended.prompts, ended.share) == ("tiny", 3, pytest.approx(2 / 3))
     assert ended.mean == pytest.approx(sum(full.per_prompt[:2]) / 2, rel=1e-4)
@@ -113,12 +119,12 @@ def test_drawing_ends_where_the_looker_says_no(make: Make) -> None:
 def test_a_picture_that_is_not_finite_is_an_error_at_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where someone looks, NaN in the first chunk ends the trial before the second is drawn, and is
-    not shown to the looker.
+    """With an interim look, NaN in the first chunk is raised before the second chunk is generated,
+    and the caller is not asked.
     """
     evaluator = make(chunk=1)
     evaluator.references("search")
-    drawn: list[int] = []
+    generated: list[int] = []
     monkeypatch.setattr(
         MediaGenerator,
         "generate",
@@ -130,10 +136,10 @@ def test_a_picture_that_is_not_finite_is_an_error_at_once(
         evaluator.score(
             {},
             "search",
-            after_batch=drawn.append,
-            keep_going=lambda _: pytest.fail("looked at NaN"),
+            after_batch=generated.append,
+            keep_going=lambda _: pytest.fail("asked about NaN"),
         )
-    assert drawn == [1]
+    assert generated == [1]
 
 
 def test_the_chunk_is_part_of_every_search_key_and_of_no_other(make: Make) -> None:
@@ -165,8 +171,8 @@ def test_the_noise_floor_is_that_of_the_chunk(make: Make) -> None:
 
 
 def test_an_order_moves_prompts_with_their_seeds(make: Make) -> None:
-    """Drawn one by one, the scores of another order are the same scores in that order; keys differ,
-    and held-out prompts stay.
+    """Generated one by one, the scores of another order are the same scores in that order; keys
+    differ, and held-out prompts stay.
     """
     plain = make(chunk=1)
     formats = all_in(plain, FormatName.MXFP8)

@@ -44,13 +44,15 @@ def test_no_more_pixels_than_allowed_are_compared_at_once(
     """
     seen: list[int] = []
     monkeypatch.setattr(media_module, "PIXELS_AT_ONCE", 2 * 64 * 64)
-    frame_distances(lambda x, y: seen.append(len(x)) or tiny(x, y), random_clips(1), random_clips(2), stride=1)
+    frame_distances(
+        lambda x, y: seen.append(len(x)) or tiny(x, y), random_clips(1), random_clips(2), stride=1
+    )
     assert max(seen) == 2
     assert sum(seen) == 10
     assert media_module.pictures_at_once(4096, 4096) == 1
 
 
-def test_a_stride_looks_at_every_so_manieth_frame(tiny: LpipsDistance) -> None:
+def test_a_stride_compares_frames_that_far_apart(tiny: LpipsDistance) -> None:
     """With stride 2 the rows are those of frames 0, 2 and 4, and the others may be anything."""
     a, b = random_clips(1), random_clips(2)
     other = replace(a, pictures=a.pictures.clone())

@@ -1,4 +1,4 @@
-"""Distances follow LPIPS's definition, order distortions, and say where their weights are missing."""
+"""Distances follow LPIPS's definition, order distortions, and say if their weights are missing."""
 
 import hashlib
 import io
@@ -106,7 +106,7 @@ def test_a_distance_is_zero_for_equal_pictures_and_symmetric(tiny: LpipsDistance
 
 @pytest.fixture(scope="session")
 def scenes() -> tuple[Tensor, Callable[[float], Tensor]]:
-    """Sixteen drawn scenes of one or more objects, and the same scenes with the first object moved
+    """Six scenes of one or more objects, and the same scenes with the first object moved
     to the right.
     """
     sys.path.insert(0, str(TRAINING))
@@ -114,10 +114,10 @@ def scenes() -> tuple[Tensor, Callable[[float], Tensor]]:
         from scenes import draw, sample_scenes  # type: ignore[import-not-found]
     finally:
         sys.path.remove(str(TRAINING))
-    drawn = sample_scenes(16, torch.Generator().manual_seed(7))
+    sampled = sample_scenes(6, torch.Generator().manual_seed(7))
 
     def moved(pixels: float) -> Tensor:
-        return draw(drawn, torch.Generator().manual_seed(8), shift=pixels)
+        return draw(sampled, torch.Generator().manual_seed(8), shift=pixels)
 
     return moved(0.0), moved
 
@@ -158,7 +158,7 @@ def test_tiny_orders_distortions(
     distortion: str,
     strengths: tuple[float, ...],
 ) -> None:
-    """The mean distance over sixteen scenes grows at every step of JPEG compression, blur, noise
+    """The mean distance over six scenes grows at every step of JPEG compression, blur, noise
     and the shift of one object, from 0.
     """
     clean, moved = scenes
@@ -187,7 +187,7 @@ def test_key_is_the_trunk_itself(tmp_path: Path) -> None:
     "damage", ["missing", "text", "truncated", "other keys", "other shapes", "a folder"]
 )
 def test_a_tiny_trunk_that_is_no_trunk_is_refused(tmp_path: Path, damage: str) -> None:
-    """Whatever is wrong with the trunk's file, the message names it and says how to have it again."""
+    """Whatever is wrong with the trunk's file, the message names it and says how to get it back."""
     path = tmp_path / "trunk.safetensors"
     if damage == "text":
         path.write_text("no tensors")

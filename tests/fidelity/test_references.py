@@ -13,8 +13,8 @@ from sensitivity.models.media import Media
 from support.media import random_clips, random_pictures
 
 
-class Generate:
-    """Draws the same media each time and counts."""
+class CountingGenerate:
+    """Gives the same media each time and counts."""
 
     def __init__(self, seed: int = 0) -> None:
         self.count, self.pictures = 0, random_pictures(2, 8, seed=seed)
@@ -32,11 +32,11 @@ def cached(folder: Path) -> Path:
     return file
 
 
-def test_references_are_drawn_once(tmp_path: Path) -> None:
+def test_references_are_generated_once(tmp_path: Path) -> None:
     """The second time, and in another cache on the same folder, the same pictures come from the
     disk; key order does not matter.
     """
-    generate = Generate()
+    generate = CountingGenerate()
     first, from_disk = ReferenceCache(tmp_path / "new" / "folder").get(KEY, generate=generate)
     assert not from_disk
     for key in (KEY, dict(reversed(KEY.items()))):
@@ -50,11 +50,11 @@ def test_references_are_drawn_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"steps": 9}, {"prompts": ["ü", "a"]}, {"device": "cpu"}, {"batch_size": "2"}]
 )
-def test_a_changed_key_draws_again(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_changed_key_generates_again(tmp_path: Path, change: dict[str, object]) -> None:
     """Whatever differs in the key, even an order or a type, has pictures of its own, and the old
     ones stay.
     """
-    old, new = Generate(0), Generate(1)
+    old, new = CountingGenerate(0), CountingGenerate(1)
     cache = ReferenceCache(tmp_path)
     cache.get(KEY, generate=old)
     media, from_disk = cache.get(KEY | change, generate=new)
@@ -66,11 +66,11 @@ def test_a_changed_key_draws_again(tmp_path: Path, change: dict[str, object]) ->
 @pytest.mark.parametrize(
     "damage", ["truncated", "emptied", "flipped", "text", "other key", "a folder"]
 )
-def test_damaged_references_are_noticed_and_drawn_again(
+def test_damaged_references_are_noticed_and_generated_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    """A file that was cut, changed or swapped is reported, generated again and replaced by a good one."""
-    cache, generate = ReferenceCache(tmp_path), Generate()
+    """A file that was cut, changed or swapped is reported, and replaced by a good one."""
+    cache, generate = ReferenceCache(tmp_path), CountingGenerate()
     cache.get(KEY, generate=generate)
     path = cached(tmp_path)
     good = path.read_bytes()
@@ -79,7 +79,7 @@ def test_damaged_references_are_noticed_and_drawn_again(
         path.mkdir()
     elif damage == "other key":
         path.unlink()
-        cache.get(KEY | {"steps": 9}, generate=Generate(1))
+        cache.get(KEY | {"steps": 9}, generate=CountingGenerate(1))
         cached(tmp_path).rename(path)
     else:
         flipped = good[:-5] + bytes([good[-5] ^ 1]) + good[-4:]
@@ -101,7 +101,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
     """Whichever bit of the header, and of samples of the data, is flipped: the pictures are right,
     read or generated again, and nothing raises.
     """
-    cache, generate = ReferenceCache(tmp_path), Generate()
+    cache, generate = ReferenceCache(tmp_path), CountingGenerate()
     cache.get(KEY, generate=generate)
     path = cached(tmp_path)
     good = path.read_bytes()
@@ -119,14 +119,14 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
 def test_an_unwritable_folder_costs_time_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    """References that cannot be kept are drawn each time, with a warning."""
+    """References that cannot be kept are generated each time, with a warning."""
     (tmp_path / "file").write_text("")
     folder = {
         "under a file": tmp_path / "file" / "x" / "y",
         "in /proc": Path("/proc/references"),
         "a file": tmp_path / "file",
     }[where]
-    generate = Generate()
+    generate = CountingGenerate()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             media, from_disk = ReferenceCache(folder).get(KEY, generate=generate)
@@ -144,7 +144,7 @@ def test_no_half_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    ReferenceCache(tmp_path).get(KEY, generate=Generate())
+    ReferenceCache(tmp_path).get(KEY, generate=CountingGenerate())
     assert list(tmp_path.iterdir()) == []
 
 

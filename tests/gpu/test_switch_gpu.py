@@ -1,5 +1,5 @@
-"""On a CUDA device: Triton's quantizers are torchao's, FP8 runs as torchao runs it, and one compiled
-graph serves all skip-lists.
+"""On a CUDA device: Triton's quantizers are torchao's, FP8 runs as torchao runs it, and one
+compiled graph serves all skip-lists.
 
     python -m pytest tests/gpu/test_switch_gpu.py -m gpu -s
 """
@@ -57,7 +57,7 @@ def test_fast_quantizers_are_torchaos(name: str, shape: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("rows", [1, 16, 300])
 def test_hardware_fp8_is_what_torchao_computes(rows: int) -> None:
-    """Where the GPU supports FP8, a switched Linear gives the bits of the natively quantized one."""
+    """Where the GPU supports FP8, a switched Linear gives the bits of the native one."""
     if get_format("fp8").native_refusal(CUDA) is not None:
         pytest.skip("this GPU has no FP8")
     linear = nn.Linear(512, 256, device=CUDA, dtype=torch.bfloat16)

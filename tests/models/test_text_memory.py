@@ -1,5 +1,5 @@
-"""Each prompt is encoded once, whatever the pipeline does around its encoders, and the denoiser gets
-the same for it in every batch.
+"""Each prompt is encoded once, whatever the pipeline does around its encoders, and the denoiser
+gets the same for it in every batch.
 """
 
 from pathlib import Path
@@ -186,8 +186,8 @@ class Wandering(Pipeline):
 
 @pytest.mark.parametrize("kind", [Noisy, Peeking, Wandering])
 def test_the_memory_closes_itself_where_it_does_not_see_everything(kind: type[Pipeline]) -> None:
-    """Where the first prompt's second run differs from its first, the encoder runs in every call, as
-    without a memory.
+    """Where the first prompt's second run differs from its first, the encoder runs in every call,
+    as without a memory.
     """
     pipe = kind()
     memory = remembering(pipe)

@@ -162,7 +162,6 @@ def test_patterns_of_compress_are_accepted() -> None:
     )
 
 
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_save_refuses_what_load_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A recipe too large to read is not written."""
     monkeypatch.setattr(recipe_module, "MAX_BYTES", 100)

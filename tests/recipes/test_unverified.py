@@ -30,14 +30,13 @@ def test_every_linear_has_a_format() -> None:
 
 
 def test_a_shape_that_a_format_refuses_is_named() -> None:
-    """proj_out has N = 4 at this scale, which nvfp4 does not take: 16 is its block."""
+    """x_embedder has K = 16, and mxfp8 takes multiples of 32."""
     table = shape_run("tiny-flux").table
-    narrow = next(x for x in table.linears if x.n % 16)
     formats = dict.fromkeys((x.fqn for x in table.linears), FormatName.BF16)
     assert refusals(formats, table) == {}
-    assert set(refusals(formats | {narrow.fqn: FormatName.NVFP4}, table)) == {narrow.fqn}
-    with pytest.raises(FormatError, match=rf"found {narrow.fqn} in nvfp4: .*leave it in bf16"):
-        complete_formats({narrow.fqn: FormatName.NVFP4}, table)
+    assert set(refusals(formats | {"x_embedder": FormatName.MXFP8}, table)) == {"x_embedder"}
+    with pytest.raises(FormatError, match=r"found x_embedder in mxfp8: .*leave it in bf16"):
+        complete_formats({"x_embedder": FormatName.MXFP8}, table)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.formats.switch import Switch
 from sensitivity.formats.switchable_linear import SwitchableLinear
@@ -22,7 +21,6 @@ from sensitivity.latency import ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.loading import load_pipeline
-from sensitivity.search.calibration import output
 from sensitivity.search.calibration.stored import calibrate as calibrate_by
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
@@ -131,27 +129,6 @@ def test_a_known_calibration_asks_the_denoiser_nothing(
     assert len(progress) == 8
 
 
-def test_an_interrupted_calibration_goes_on(
-    evaluator: Evaluator, candidates: Candidates, store: Store
-) -> None:
-    """What was measured before an interruption is kept; the rest is measured, and the result is the
-    same.
-    """
-
-    def stop(done: int, _total: int) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        calibrate(evaluator, candidates, store, progress=stop)
-    assert all(linear.active is None for linear in evaluator.switch.linears.values())  # type: ignore[attr-defined]
-    with counting(evaluator.loaded.denoiser) as calls:
-        resumed = calibrate(evaluator, candidates, store)
-        assert len(calls) == 2 + 3 * 2
-    with Store.open(store.path.with_name("another.db")) as empty:
-        assert calibrate(evaluator, candidates, empty) == resumed
-
-
 def test_another_number_of_states_is_another_calibration(
     evaluator: Evaluator, candidates: Candidates, store: Store
 ) -> None:
@@ -184,71 +161,3 @@ def test_nothing_is_left_behind(evaluator: Evaluator, candidates: Candidates, st
         evaluator.media_generator.generate_pictures(*evaluator.prompts("search"), batch_size=3),
         before,
     )
-
-
-def test_a_bf16_run_that_is_nan_is_an_error(
-    evaluator: Evaluator, candidates: Candidates, store: Store
-) -> None:
-    """Nothing can be measured against NaN; nothing is stored, and no hook stays."""
-    evaluator.loaded.denoiser.proj_out.bias.fill_(float("nan"))
-    with pytest.raises(MeasurementError, match="bf16 denoiser gave NaN or inf"):
-        calibrate(evaluator, candidates, store)
-    assert not evaluator.loaded.denoiser._forward_hooks
-
-
-def test_a_pipeline_that_fails_leaves_no_hook(
-    evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error while states are recorded passes on, without a trace on the denoiser."""
-
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(evaluator.media_generator, "generate", broken)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        calibrate(evaluator, candidates, store)
-    assert not evaluator.loaded.denoiser._forward_hooks
-
-
-def test_a_pipeline_without_denoiser_calls_is_an_error(
-    evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the denoiser was never called there is nothing to record, and the message says so."""
-    monkeypatch.setattr(evaluator.media_generator, "generate", lambda *_, **__: None)
-    with pytest.raises(MeasurementError, match="never called its denoiser"):
-        calibrate(evaluator, candidates, store)
-
-
-def test_a_denoiser_without_tensor_is_an_error(
-    evaluator: Evaluator, candidates: Candidates, store: Store
-) -> None:
-    """An output whose first item is no tensor is named instead of failing inside."""
-    handle = evaluator.loaded.denoiser.register_forward_hook(lambda *_: ("no picture",))
-    with pytest.raises(MeasurementError, match="no tensor"):
-        calibrate(evaluator, candidates, store)
-    handle.remove()
-
-
-def test_a_group_that_gives_nan_is_the_worst_not_the_end(
-    evaluator: Evaluator, candidates: Candidates, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An output that is NaN in one format, as zeros give in nvfp4, has a finite error above all
-    others, kept like them.
-    """
-    real = output.first_tensor
-    bad = candidates.groups[1].members[2][0]
-
-    def broken(found: Any) -> Tensor:
-        tensor = real(found)
-        active = evaluator.switch.linears[bad].active
-        return (
-            tensor * float("nan")
-            if active is not None and active[0].name is FormatName.NVFP4
-            else tensor
-        )
-
-    monkeypatch.setattr(output, "first_tensor", broken)
-    found = calibrate(evaluator, candidates, store)
-    assert found == calibrate(evaluator, candidates, store)
-    assert found[1, 2] < float("inf")
-    assert all(error < found[1, 2] / 2 for job, error in found.items() if job != (1, 2))

@@ -267,7 +267,7 @@ def test_units_do_not_matter(unit: float) -> None:
 
 
 def test_solving_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """The solver's own lines do not reach stdout, which may be JSON; what is printed around it does."""
+    """The solver's own lines do not reach stdout, which may be JSON; others do."""
     candidates, damage = world(6, seed=0)
     print("before")
     play(KnapsackProposer(candidates, seed=0, errors=errors_of(damage)), damage, 20)

@@ -1,6 +1,6 @@
 """Sound is never quantized for free: calibration hears it, and its bound is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,6 @@ from sensitivity.errors import ConstraintError, UserError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score
 from sensitivity.latency.pricer import latency_model
-from sensitivity.models.loading import load_pipeline
 from sensitivity.search.calibration.stored import calibrate
 from sensitivity.search.front import Constraints
 from sensitivity.search.grouping import make_candidates
@@ -18,18 +17,20 @@ from sensitivity.search.shortlist import front_of
 from sensitivity.search.store import Store
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import choose_winner, describe_unmet
-from sensitivity.spec.loading import load_spec
 
-from support.clip_pipelines import save_ltx2
 from support.media import score_with_sound
+
+Make = Callable[..., Evaluator]
 
 
 @pytest.mark.parametrize("estimator", ["gradient", "output"])
-def test_calibration_hears_the_sound(make: Make, tmp_path: Path, estimator: str) -> None:
+def test_calibration_hears_the_sound(
+    make_clip_evaluator: Make, tmp_path: Path, estimator: str
+) -> None:
     """The last Linear of the sound, which frames do not show, has the error of its format (0.13 for
     normal operands), not none.
     """
-    evaluator = make(pricing={"stands_for": 1})
+    evaluator = make_clip_evaluator(pricing={"stands_for": 1})
     candidates = make_candidates(
         evaluator.profile(),
         evaluator.spec,
@@ -45,11 +46,11 @@ def test_calibration_hears_the_sound(make: Make, tmp_path: Path, estimator: str)
     assert min(errors.values()) > 0
 
 
-def test_a_preview_of_sound_is_refused(make: Make, tmp_path: Path) -> None:
-    """The pipeline steps a second scheduler for the sound, which a preview does not follow: the
+def test_a_preview_of_sound_is_refused(make_clip_evaluator: Make, tmp_path: Path) -> None:
+    """The pipeline has a second scheduler for the sound, which a preview does not follow: the
     message names the other estimators.
     """
-    evaluator = make()
+    evaluator = make_clip_evaluator()
     candidates = make_candidates(
         evaluator.profile(),
         evaluator.spec,
@@ -60,7 +61,7 @@ def test_a_preview_of_sound_is_refused(make: Make, tmp_path: Path) -> None:
         Store.open(tmp_path / "study.db") as store,
         pytest.raises(
             UserError,
-            match=r"LTX2Pipeline steps a scheduler of its own for sound; .* output, gradient",
+            match=r"LTX2Pipeline makes sound with a scheduler of its own; .* output, gradient",
         ),
     ):
         calibrate(evaluator, candidates, store, estimator="preview")
@@ -83,7 +84,7 @@ def heard(
 @pytest.mark.parametrize(
     "constraints", [Constraints(max_lpips=1.0), Constraints(min_speedup=0.1), Constraints()]
 )
-def test_what_breaks_the_bound_on_sound_is_not_named(constraints: Constraints) -> None:
+def test_what_breaks_the_bound_on_sound_is_not_chosen(constraints: Constraints) -> None:
     """On the search prompts it is not on the front; on the held-out ones it is passed over for a
     slower one that keeps to the bound.
     """
@@ -103,7 +104,7 @@ def test_what_breaks_the_bound_on_sound_is_not_named(constraints: Constraints) -
 
 
 def test_where_every_sound_breaks_the_bound_the_message_says_how_near_they_come() -> None:
-    """On the search prompts, and on the held-out ones: what was found, what is allowed, what to do."""
+    """On search and held-out prompts: what was found, what was expected, what to do."""
     rows = [heard(0, 0.9, 0.9), heard(1, 0.7, 0.9)]
     with pytest.raises(
         ConstraintError,

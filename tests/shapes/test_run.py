@@ -15,7 +15,8 @@ from sensitivity.models.skeleton import build_skeleton
 from sensitivity.models.vae import enable_vae_tiling
 from sensitivity.shapes.call_arguments import call_arguments
 from sensitivity.shapes.recorder import record_linears
-from sensitivity.shapes.run import ShapeRun, run_shapes, with_options
+from sensitivity.shapes.run import run_shapes, with_options
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.loading import load_spec, resolve_spec
 from sensitivity.spec.overrides import RunOptions

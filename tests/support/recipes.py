@@ -1,4 +1,4 @@
-"""Recipes of toy models."""
+"""Recipes of toy models, and what exported Python defines."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -52,3 +52,44 @@ def make_recipe(
         "search": {"study": "toy", "budget": 1, "trials": 1, "sampler": "sweep", "seed": None},
     }
     return Recipe.from_mapping(data)
+
+
+FLUX_FQNS = (
+    "x_embedder",
+    "context_embedder",
+    "time_text_embed.timestep_embedder.linear_1",
+    "proj_out",
+    "norm_out.linear",
+    *(
+        f"transformer_blocks.{block}.{role}"
+        for block in range(12)
+        for role in ("attn.to_q", "ff.net.2", "norm1.linear")
+    ),
+    *(
+        f"single_transformer_blocks.{block}.{role}"
+        for block in range(12)
+        for role in ("attn.to_q", "proj_mlp", "proj_out")
+    ),
+)
+"""FLUX's names in small: `proj_out` and `transformer_blocks.N` are also parts of longer names."""
+
+
+def flux_recipe(*formats: str) -> Recipe:
+    """Names where substring matching goes wrong: the top-level `proj_out` and block 1 stay bf16,
+    their namesakes do not.
+    """
+    kept = {
+        "proj_out",
+        "x_embedder",
+        *(fqn for fqn in FLUX_FQNS if fqn.startswith("transformer_blocks.1.")),
+    }
+    return make_recipe(
+        FLUX_FQNS, (fqn for fqn in FLUX_FQNS if fqn not in kept), *(formats or ("nvfp4",))
+    )
+
+
+def run_exported(text: str) -> dict[str, Any]:
+    """What exported Python defines."""
+    namespace: dict[str, Any] = {}
+    exec(compile(text, "exported.py", "exec"), namespace)
+    return namespace

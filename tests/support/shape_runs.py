@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.loading import resolve_spec
 
 

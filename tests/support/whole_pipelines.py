@@ -2,8 +2,8 @@
 
 `save_whole("sana", folder)`.
 
-"ltx2" and "wan" are those of `clip_pipelines`, all others those of `toy_pipelines`. The classes' own
-constructors initialise the weights. Tokenizers are real ones with a vocabulary of letters, so
+"ltx2" and "wan" are those of `clip_pipelines`, all others those of `toy_pipelines`. The classes'
+own constructors initialise the weights. Tokenizers are real ones with a vocabulary of letters, so
 texts of different lengths have different numbers of tokens. Pictures mean nothing, but they change
 with the prompt, and when a Linear is quantized.
 """

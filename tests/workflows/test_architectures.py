@@ -257,7 +257,7 @@ def test_blocks_that_diffusers_does_not_list_are_found(searched: Searched) -> No
 
 
 def test_a_folder_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`search --model FOLDER` and `export` of SDXL in FP8, whose empty negative prompt is all zeros.
+    """`search --model FOLDER` and `export` of SDXL in FP8: its empty negative prompt is all zeros.
 
     torchao divides by zero where a row of an FP8 operand is zero, so the layers that read that
     prompt give NaN: they are named, and left out of the search.

@@ -1,8 +1,8 @@
 """A search over clips ends in a recipe, keeps the bound on sound, and outlives black clips."""
 
+import io
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,53 @@ from support.clip_pipelines import save_ltx2, save_wan
 from support.media import changed
 
 
-def search(study: StudySpec, folder: Path, *, budget: int) -> SearchOutcome:
+def search(study: StudySpec, folder: Path, name: str, *, budget: int) -> SearchOutcome:
+    """A search in its own database `name`, with the references of the folder."""
     request = SearchRequest(
-        budget=budget, storage=folder / "study.db", cache_folder=folder / "references"
+        budget=budget, storage=folder / f"{name}.db", cache_folder=folder / "references"
     )
     return find_recipe(study, request)
 
 
-@pytest.mark.parametrize("save", [save_ltx2, save_wan])
-def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Path], Path]) -> None:
-    """Three trials end in a recipe that is read back equal, says what was measured on the clips,
-    and verifies to the same numbers.
+@dataclass(frozen=True)
+class Searched:
+    """A study, the folder of its databases and references, and a finished search of four trials."""
+
+    study: StudySpec
+    folder: Path
+    outcome: SearchOutcome
+    has_sound: bool
+
+
+@pytest.fixture(scope="module")
+def ltx2_searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("ltx2")
+    study = load_spec(save_ltx2(folder / "clips"))
+    return Searched(study, folder, search(study, folder, "free", budget=4), has_sound=True)
+
+
+@pytest.fixture(scope="module")
+def wan_searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    folder = tmp_path_factory.mktemp("wan")
+    study = load_spec(save_wan(folder / "clips"))
+    return Searched(study, folder, search(study, folder, "free", budget=4), has_sound=False)
+
+
+@pytest.mark.parametrize("name", ["ltx2_searched", "wan_searched"])
+def test_a_search_over_clips_ends_in_a_recipe(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Four trials end in a recipe that is read back equal, says what was found on the clips, and
+    verifies to the same numbers.
     """
-    study = load_spec(save(tmp_path / "clips"))
-    outcome = search(study, tmp_path, budget=3)
+    searched: Searched = request.getfixturevalue(name)
+    outcome = searched.outcome
     recipe = outcome.recipe
     assert recipe is not None
-    assert len(outcome.result.trials) == 3
+    assert len(outcome.result.trials) == 4
     assert any(t.score.mean > 0 for t in outcome.result.trials)
     assert load_recipe(recipe.save(tmp_path / "recipe.json")) == recipe
-    said, has_sound = recipe.fidelity, save is save_ltx2
+    said, has_sound = recipe.fidelity, searched.has_sound
     assert said.frames is not None
     assert said.motion is not None
     assert said.detail_db is not None
@@ -56,20 +83,16 @@ def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Pa
     )
     assert (said.audio is not None) == has_sound
     data = json.loads(recipe.to_json())
-    assert (
-        Recipe.from_mapping(
-            {**data, "fidelity": {"lpips": data["fidelity"]["lpips"]}}
-        ).fidelity.detail_db
-        is None
-    )  # an earlier version's
+    of_an_earlier_version = {**data, "fidelity": {"lpips": data["fidelity"]["lpips"]}}
+    assert Recipe.from_mapping(of_an_earlier_version).fidelity.detail_db is None
     wrong = {"detail_db": data["fidelity"]["detail_db"] | {"mean": 99.0}}
-    with pytest.raises(UserError, match=r"detail_db.*per_prompt averages"):
+    with pytest.raises(UserError, match=r"detail_db.*the average of per_prompt"):
         Recipe.from_mapping({**data, "fidelity": data["fidelity"] | wrong})
-    again = verify_recipe(recipe, study, device="cpu")
+    again = verify_recipe(recipe, searched.study, device="cpu")
     assert again.per_prompt == said.lpips.per_prompt
     assert again.detail_db is not None
     assert again.detail_db.per_prompt == said.detail_db.per_prompt
-    console = Console(width=220, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=220, record=True, file=io.StringIO())
     console.print(front_table(outcome))
     table = console.export_text()
     assert "detail dB" in table
@@ -77,30 +100,29 @@ def test_a_search_over_clips_ends_in_a_recipe(tmp_path: Path, save: Callable[[Pa
     assert "dB" in winner_lines(outcome)[0]
 
 
-def test_a_bound_on_sound_is_kept_and_draws_nothing_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bound_on_sound_is_kept_and_generates_nothing_again(
+    ltx2_searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What breaks the bound is neither on the front nor named, and scores that are known are judged
-    again instead of drawn.
+    """What breaks the bound is neither on the front nor chosen, and scores that are known are
+    judged again instead of generated.
     """
-    study = load_spec(save_ltx2(tmp_path / "clips"))
-    free = search(study, tmp_path, budget=4)
+    free = ltx2_searched.outcome
     heard = {t.choice: t.score.audio.mean for t in free.result.trials if t.score.audio is not None}
     assert max(heard.values()) > 0
     bound = 0.99 * max(heard.values())
-    bounded = changed(study, fidelity={"max_audio_distance": bound})
-    drawn: list[object] = []
+    bounded = changed(ltx2_searched.study, fidelity={"max_audio_distance": bound})
+    generated: list[object] = []
     real = Evaluator.generate
     monkeypatch.setattr(
         Evaluator,
         "generate",
         lambda self, formats, split, **rest: (
-            drawn.append(split) or real(self, formats, split, **rest)
+            generated.append(split) or real(self, formats, split, **rest)
         ),
     )
-    outcome = search(bounded, tmp_path, budget=3)
+    outcome = search(bounded, ltx2_searched.folder, "free", budget=3)
     assert outcome.result.study != free.result.study
-    assert drawn == []
+    assert generated == []
     beyond = [t for t in outcome.result.trials if not t.score.is_allowed]
     assert {t.choice for t in beyond} == {
         t.choice for t in outcome.result.trials if heard[t.choice] > bound
@@ -114,10 +136,9 @@ def test_a_bound_on_sound_is_kept_and_draws_nothing_again(
 
 
 def test_black_clips_are_a_failed_trial_and_the_search_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ltx2_searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A skip-list that draws black is recorded with its reason; the others are scored."""
-    study = load_spec(save_ltx2(tmp_path / "clips"))
+    """A skip-list that gives black clips is recorded with its reason; the others are scored."""
     real = Evaluator.generate
 
     def generate(self: Evaluator, formats: Any, split: Any, **rest: Any) -> Media:
@@ -129,7 +150,7 @@ def test_black_clips_are_a_failed_trial_and_the_search_goes_on(
         )
 
     monkeypatch.setattr(Evaluator, "generate", generate)
-    outcome = search(study, tmp_path, budget=3)
+    outcome = search(ltx2_searched.study, ltx2_searched.folder, "black", budget=3)
     assert outcome.result.failed == 1
     assert len(outcome.result.trials) == 3
     assert "all nvfp4" not in {t.label for t in outcome.result.trials}

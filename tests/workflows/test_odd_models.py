@@ -3,19 +3,13 @@ differentiated or compiled, outputs by other names. The search goes on.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import pytest
 import torch
-import transformers
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from torch import Tensor, nn
-from transformers import CLIPConfig
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import CalibrationError, FormatError, PipelineError, UserError
@@ -32,17 +26,13 @@ from sensitivity.search.calibration.local import local_error
 from sensitivity.search.calibration.states import first_tensor
 from sensitivity.search.candidates import baselines
 from sensitivity.search.trials import SearchEvents
-from sensitivity.shapes.deriving import derive_study
-from sensitivity.spec.loading import load_spec, resolve_spec
-from sensitivity.spec.study_spec import StudySpec
+from sensitivity.spec.loading import load_spec
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
 from sensitivity.workflows.select import select_recipe
 
 from support.paths import TRUNK
-from support.toy_pipelines import sdxl
-from support.whole_pipelines import TOKENIZERS
 
 Search = Callable[..., SearchOutcome]
 
@@ -231,32 +221,6 @@ def test_blocks_that_torch_cannot_compile_run_eagerly(
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def media_generator_of(
-    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
-) -> MediaGenerator:
-    """A MediaGenerator whose pipeline's call is another."""
-    spec: StudySpec = load_spec(tiny_study).model_copy(update={"settings": {}})
-    loaded = load_pipeline(spec, device="cpu")
-    monkeypatch.setattr(type(loaded.pipe), "__call__", call)
-    return MediaGenerator(replace(loaded, text=None))
-
-
-@pytest.mark.parametrize("name", ["images", "image", "frames", "video"])
-def test_pictures_are_found_by_each_name_that_diffusers_has(
-    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Kandinsky 5 calls its picture `image`, Cosmos 3 its clip `video`; a field that is None is
-    passed over.
-    """
-    shown = torch.rand(1, 3, 32, 32) if name.startswith("image") else torch.rand(1, 2, 3, 32, 32)
-    output = SimpleNamespace(**({"images": None} if name != "images" else {}), **{name: shown})
-    media = media_generator_of(tiny_study, monkeypatch, lambda _self, **_: output).generate(
-        ["a"], [0], batch_size=1
-    )
-    assert media.is_video == (shown.dim() == 5)
-    assert torch.equal(media.pictures, shown.to(torch.float16) if media.is_video else shown * 2 - 1)
-
-
 @pytest.mark.parametrize(
     ("pictures", "found"),
     [
@@ -287,28 +251,6 @@ def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
     assert torch.equal(evaluator.references("held_out").pictures, some)  # a single one may be black
 
 
-@pytest.mark.parametrize(
-    "error",
-    [NameError("name 'ftfy' is not defined"), ImportError("cosmos_guardrail is not installed")],
-)
-def test_a_package_that_a_pipeline_misses_is_named(
-    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """diffusers uses some packages without a look whether they are there."""
-
-    def call(_self: Any, **_settings: Any) -> None:
-        raise error
-
-    with pytest.raises(
-        PipelineError,
-        match=(
-            rf"FluxPipeline does not run here \({type(error).__name__}: {error}\).*install the one"
-            r" that is named"
-        ),
-    ):
-        media_generator_of(tiny_study, monkeypatch, call).generate(["a"], [0], batch_size=1)
-
-
 def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:
     """Below the least size the message says what there is, what is allowed and what to set; at it
     there is a distance.
@@ -321,49 +263,3 @@ def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:
         match=rf"have {least - 1} x 64 pixels; .* takes {least} x {least} and larger .* --set",
     ):
         distance(torch.zeros(1, 3, least - 1, 64), torch.zeros(1, 3, least - 1, 64))
-
-
-# --- a pipeline that censors ----------------------------------------------------------------------
-
-
-def test_a_safety_checker_is_not_loaded(tmp_path: Path) -> None:
-    """Stable Diffusion 1 blackens what its checker flags; whatever that checker would say, pictures
-    are compared as they were drawn.
-    """
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 8,
-        "patch_size": 4,
-    }
-    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8))
-    checker.special_care_embeds_weights.data.fill_(
-        -10.0
-    )  # every cosine is above it, so all is flagged
-    checker.concept_embeds_weights.data.fill_(-10.0)
-    parts = sdxl()[2]
-    text_time = (
-        "addition_embed_type",
-        "addition_time_embed_dim",
-        "projection_class_embeddings_input_dim",
-    )
-    config = {key: value for key, value in parts["unet"].config.items() if key not in text_time}
-    unet = diffusers.UNet2DConditionModel.from_config(config | {"cross_attention_dim": 32})
-    plain = diffusers.StableDiffusionPipeline(
-        unet=unet,
-        vae=parts["vae"],
-        scheduler=parts["scheduler"],
-        text_encoder=transformers.CLIPTextModel(parts["text_encoder"][1]),
-        tokenizer=TOKENIZERS["CLIPTokenizer"](transformers.CLIPTextModel(parts["text_encoder"][1])),
-        safety_checker=checker,
-        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8),
-    ).to(dtype=torch.bfloat16)
-    plain.save_pretrained(tmp_path / "sd1")
-    settings = {"height": 64, "width": 64, "num_inference_steps": 2}
-    assert not plain("a cat", output_type="pt", **settings).images.any()
-    spec = derive_study(resolve_spec(str(tmp_path / "sd1")))
-    loaded = load_pipeline(spec.model_copy(update={"settings": settings}), device="cpu")
-    assert loaded.pipe.safety_checker is None
-    assert loaded.pipe("a cat", output_type="pt", **settings).images.std() > 0

@@ -8,7 +8,7 @@ import pytest
 
 from sensitivity.errors import UserError
 from sensitivity.shapes.census import ComponentCounts, RunCounts
-from sensitivity.shapes.run import ShapeRun
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import ModelSection, SearchSection, StudySpec
 from sensitivity.workflows import sizing

@@ -131,7 +131,7 @@ def test_applying_it_draws_what_the_search_scored(
 
 @pytest.mark.parametrize("form", ["object", "python", "json"])
 def test_diffusers_loads_both_quantized(recipe: Recipe, spec: StudySpec, form: str) -> None:
-    """`from_pretrained` with the exported config gives each transformer its own quantized Linears."""
+    """`from_pretrained` with the exported config quantizes each transformer's own Linears."""
     import diffusers
 
     if form == "object":

@@ -30,8 +30,9 @@ def parse_object(text: str, expected: str) -> dict[str, Any]:
             " save the list alone"
         )
     try:
-        value = parse_json(text.removeprefix("\ufeff").strip().encode())
-    except (ValueError, UnicodeEncodeError) as error:
+        # A lone surrogate cannot be encoded strictly. `parse_json` refuses it with its position.
+        value = parse_json(text.removeprefix("\ufeff").strip().encode(errors="surrogatepass"))
+    except ValueError as error:
         raise PatternError(f"{error}; this form is {expected}") from None
     if not isinstance(value, dict) or not value:
         found = "an empty object" if value == {} else f"a {type(value).__name__}"

@@ -118,6 +118,7 @@ class Replay:
         steps: scheduler steps of the run.
 
     Raises:
+        CalibrationError: a denoiser gives no tensor.
         MeasurementError: the run calls no denoiser, steps no scheduler, or gives NaN or inf.
     """
 
@@ -174,6 +175,7 @@ class Replay:
         if self._previewed is None:
             self._called.append((self._step, component))
             self._outputs.append(copied(forward(*args, **kwargs)))
+            first_tensor(self._outputs[call])  # else the pipeline fails on it, with less to say
             return copied(self._outputs[call])
         if self._step == self._previewed:
             return forward(*args, **kwargs)

@@ -28,7 +28,8 @@ from sensitivity.latency import LinearCost
 from sensitivity.latency.pricer import Pricer
 from sensitivity.models.skeleton import build_skeleton
 from sensitivity.shapes.families import fused_families
-from sensitivity.shapes.run import ShapeRun, run_shapes
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import LinearProfile
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.audit.findings import RoleRow

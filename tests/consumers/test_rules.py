@@ -1,0 +1,119 @@
+"""Rules: what an entry hits, against Python's re and fnmatch."""
+
+import fnmatch
+import re
+import time
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sensitivity.consumers.rules import MAX_ENTRY, RULES, hits
+from sensitivity.errors import PatternError
+
+NAMES = (
+    "proj_out",
+    "single.0.proj_out",
+    "single.0.attn.to_q",
+    "transformer_blocks.1.attn.to_q",
+    "transformer_blocks.10.attn.to_q",
+    "single_transformer_blocks.1.attn.to_q",
+    "blocks.1.audio_attn.to_q",
+    "blocks.1.attn.to_q",
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "entry", "expected"),
+    [
+        ("fqn", "proj_out", {0}),
+        ("fqn", "transformer_blocks.1", set()),
+        ("fqn", "proj_*", set()),
+        ("glob", "proj_out", {0}),
+        ("glob", "*.proj_out", {1}),
+        ("glob", "transformer_blocks.1.*", {3}),
+        ("glob", "*transformer_blocks.1*", {3, 4, 5}),
+        ("fnmatch", "*attn*", {2, 3, 4, 5, 6, 7}),
+        ("fnmatch", "*[!_]attn*", {2, 3, 4, 5, 7}),
+        ("substring", "blocks.1", {3, 4, 5, 6, 7}),
+        ("substring", "audio_", {6}),
+        ("substring", "audio_.*", set()),
+        ("dotted-substring", "proj_out", {0, 1}),
+        ("dotted-substring", "proj_out.weight", {0}),
+        ("dotted-substring", "transformer_blocks.1", {3, 5}),
+        ("dotted-substring", "blocks.1.attn", {3, 5, 7}),
+        ("dotted-substring", "audio_", set()),
+        ("dotted-substring", "weight", set()),
+        ("prefix", "transformer_blocks.1", {3}),
+        ("prefix", "proj_out", {0}),
+        ("prefix", "proj", set()),
+        ("regex", "proj_out.*", {0}),
+        ("regex", ".*proj_out", {0, 1}),
+        ("regex", r"transformer_blocks\.1", {3, 4}),
+        ("regex-full", r"transformer_blocks\.1\..*", {3}),
+        ("regex-full", "proj", set()),
+        ("regex-search", r"blocks\.1\.", {3, 5, 6, 7}),
+        ("regex-search", "^proj_out$", {0}),
+        ("weight-key", "proj_out", {0}),
+        ("weight-key", "proj_out.weight", {0}),
+        ("weight-key", "transformer_blocks.1", set()),
+        ("weight-key", "re:proj_out", {0}),
+        ("weight-key", r"re:.*proj_out\.weight", {0, 1}),
+        ("weight-key", "re:proj", set()),
+    ],
+)
+def test_what_an_entry_hits(rule: str, entry: str, expected: set[int]) -> None:
+    """Each rule hits the names that it says, on names where rules differ."""
+    assert hits(rule, entry, NAMES) == {NAMES[place] for place in expected}
+
+
+@given(st.text(alphabet="ab.*?[]!-1", min_size=1, max_size=8))
+def test_fnmatch_is_pythons(entry: str) -> None:
+    """Any pattern, brackets that do not close included, hits what `fnmatch.fnmatchcase` says."""
+    names = ("a", "b", "a.b", "a.1", "a.11", "[", "a-b", "a]", "!", "ab.1")
+    assert hits("fnmatch", entry, names) == {
+        name for name in names if fnmatch.fnmatchcase(name, entry)
+    }
+
+
+@given(st.text(alphabet="ab.*?+()|[]^$\\1{},", min_size=1, max_size=8))
+def test_regular_expressions_are_pythons(entry: str) -> None:
+    """What Python's re compiles hits the same names in all three ways, and what it refuses is
+    refused.
+    """
+    names = ("a", "b", "a.b", "a.1", "a.11", "ab.1", "blocks.1.a")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pattern = re.compile(entry)
+    except re.error:
+        with pytest.raises(PatternError, match="expected one that Python's re compiles"):
+            hits("regex", entry, names)
+        return
+    assert hits("regex", entry, names) == {name for name in names if pattern.match(name)}
+    assert hits("regex-full", entry, names) == {name for name in names if pattern.fullmatch(name)}
+    assert hits("regex-search", entry, names) == {name for name in names if pattern.search(name)}
+
+
+def test_a_slow_expression_is_refused_in_time() -> None:
+    """A pattern that backtracks for ever is refused after about a second, however many names there
+    are.
+    """
+    start = time.monotonic()
+    with pytest.raises(
+        PatternError, match=r"'\(a\|aa\)\+\$', which takes more than 1 s on the names of one model"
+    ):
+        hits("regex", "(a|aa)+$", [f"{'a' * 80}.{place}" for place in range(200)])
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("entry", ["", "a" * (MAX_ENTRY + 1)])
+def test_an_entry_has_a_length(entry: str) -> None:
+    """Empty and huge entries are refused by every rule."""
+    for rule in RULES:
+        with pytest.raises(
+            PatternError,
+            match=f"found an entry of {len(entry)} characters; expected 1 to {MAX_ENTRY}",
+        ):
+            hits(rule, entry, NAMES)

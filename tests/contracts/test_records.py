@@ -1,0 +1,177 @@
+"""Every record of core, spec and recipes survives a round trip through JSON with all fields set."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from sensitivity.core.patterns import Pattern
+from sensitivity.recipes.recipe import Recipe
+from sensitivity.recipes.records import ModelInfo
+from sensitivity.spec.hand_lists import PublishedList, Reasoned, RuleOfThumb
+from sensitivity.spec.prompts import PromptSection
+from sensitivity.spec.study_spec import (
+    FidelitySection,
+    ModelSection,
+    PricingSection,
+    SearchSection,
+    StudySpec,
+)
+
+from contracts.round_trip import assert_all_fields_set, assert_round_trip
+from support.two_blocks import recipe_data
+
+FOLDER = ModelSection(
+    path=Path("weights"),
+    config=Path("configs"),
+    component="unet",
+    components=("unet", "unet_2"),
+    variant="fp16",
+    weights="random",
+    random_seed=3,
+    vae_tiling=True,
+)
+HUB = ModelSection(hub="org/name", revision="main", component="unet")
+ONE_SOURCE = {"ModelSection.path", "ModelSection.hub", "ModelSection.revision"}
+"""A model has a path, or else a hub and a revision."""
+
+STUDY = StudySpec(
+    name="toy",
+    title="A toy",
+    model=FOLDER,
+    settings={"height": 64, "guidance_scale": 2.5, "tiled": True, "negative_prompt": " "},
+    prompts=PromptSection(search=("a", "b"), held_out=("c",), seed=5, held_out_seed=6),
+    fidelity=FidelitySection(
+        net="tiny",
+        weights=Path("trunk.safetensors"),
+        frame_stride=2,
+        audio_weight=0.25,
+        max_audio_distance=0.75,
+    ),
+    search=SearchSection(
+        batch_size=4,
+        chunk=2,
+        order=(1, 0),
+        depth_bands=2,
+        fused=(("to_q", "to_k"),),
+        always_skip=(Reasoned(pattern="*norm*", reason="norms"),),
+    ),
+    pricing=PricingSection(
+        target="h100", batch_size=2, stands_for=16, prompt_tokens=20, negative_prompt_tokens=10
+    ),
+    rule_of_thumb=RuleOfThumb(min_dim=512, skip=(Reasoned(pattern="head", reason="the last"),)),
+    published=(PublishedList(name="list", source="a blog", min_width=64, skip=("head",)),),
+)
+
+
+def full_recipe() -> Recipe:
+    """A recipe of two denoisers whose every field says something."""
+    data = recipe_data(notice="for a test")
+    layers = {f"{part}.{fqn}": name for part in ("a", "b") for fqn, name in data["layers"].items()}
+    latency = data["latency"] | {"compile_mode": "default", "stands_for": 16}
+    data["model"] |= {
+        "revision": "main",
+        "component": "a",
+        "component_class": "Net",
+        "components": {"a": "Net", "b": "Net"},
+    }
+    data["fidelity"]["lpips"]["simultaneous"] = 3
+    data["fidelity"]["motion"] |= {"noise_floor": 0.01}
+    data["fidelity"]["audio"]["max_distance"] = 0.75
+    choice = {
+        "rule": "knee",
+        "max_lpips": 0.2,
+        "min_speedup": 1.2,
+        "max_seconds": 3.0,
+        "first": "t1",
+        "shortlist": ["t1", "t7"],
+        "passed_over": ["t9"],
+    }
+    return Recipe.from_mapping(
+        data
+        | {
+            "layers": layers,
+            "skip": [fqn for fqn, name in layers.items() if name == "bf16"],
+            "patterns": [{"pattern": "*.down", "reason": "costs quality"}],
+            "latency": latency,
+            "choice": choice,
+            "verified": {"split": "held_out", "prompts": 2},
+            "environment": {"torch": "2.15", "gpus": [1, 2.5, True]},
+            "front": [data["front"][0] | {"latency": latency}],
+        }
+    )
+
+
+def test_a_study_survives() -> None:
+    """A study of a folder, with every section."""
+    assert_all_fields_set(STUDY, only_value=ONE_SOURCE - {"ModelSection.path"})
+    assert_round_trip(STUDY, StudySpec.model_dump_json, StudySpec.model_validate_json)
+
+
+def test_a_model_of_the_hub_survives() -> None:
+    """A study of a Hub id."""
+    study = STUDY.model_copy(update={"model": HUB})
+    assert_round_trip(study, StudySpec.model_dump_json, StudySpec.model_validate_json)
+
+
+def test_a_recipe_survives() -> None:
+    """A recipe of two denoisers, with every part."""
+    recipe = full_recipe()
+    assert_all_fields_set(recipe, only_value={"Recipe.schema_version"})
+    assert_round_trip(recipe, Recipe.to_json, Recipe.model_validate_json)
+
+
+@pytest.mark.parametrize("record", [Pattern, Recipe, ModelInfo])
+def test_unknown_fields_survive(record: type[Any]) -> None:
+    """Fields of a later version are there again after a round trip."""
+    recipe = full_recipe()
+    known = {Pattern: recipe.patterns[0], Recipe: recipe, ModelInfo: recipe.model}[record]
+    later = record.model_validate(known.model_dump(mode="json") | {"later": {"a": [1, None]}})
+    assert_round_trip(later, record.model_dump_json, record.model_validate_json)
+    assert later.model_extra == {"later": {"a": [1, None]}}
+
+
+# What the helpers themselves notice.
+
+
+class Pair(NamedTuple):
+    left: str
+    right: int = 7
+
+
+@dataclass(frozen=True)
+class Box:
+    name: str
+    pairs: tuple[Pair, ...] = ()
+    notes: dict[str, Pair] = field(default_factory=dict)
+
+
+BOX = Box(name="box", pairs=(Pair("a", 8),), notes={"n": Pair("b", 9)})
+
+
+def test_fields_with_their_defaults_are_found() -> None:
+    """At the top, in a sequence and in a mapping; a field that can have one value may be named."""
+    assert_all_fields_set(BOX)
+    for unset, named in (
+        (replace(BOX, name=""), "Box.name = "),
+        (replace(BOX, notes={}), "Box.notes = {}"),
+        (replace(BOX, pairs=(Pair("a"),)), r"Box.pairs\[0\].right = 7"),
+        (replace(BOX, notes={"n": Pair("b")}), r"Box.notes\['n'\].right = 7"),
+    ):
+        with pytest.raises(AssertionError, match=named):
+            assert_all_fields_set(unset)
+    assert_all_fields_set(replace(BOX, pairs=(Pair("a"),)), only_value={"Pair.right"})
+
+
+def test_losses_and_other_types_are_found() -> None:
+    """A field that is not written, and one that comes back equal but of another type."""
+
+    def read(value: Any) -> Pair:
+        return Pair(*value)
+
+    assert_round_trip(Pair("a", 8), list, read)
+    with pytest.raises(AssertionError):
+        assert_round_trip(Pair("a", 8), lambda pair: [pair.left], read)
+    with pytest.raises(AssertionError, match="of other types"):
+        assert_round_trip(Pair("a", 8), list, lambda value: Pair(value[0], float(value[1])))  # type: ignore[arg-type]

@@ -1,0 +1,148 @@
+"""A search that was interrupted in any way goes on to the same end."""
+
+import itertools
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensitivity.cli import main
+from sensitivity.errors import OutputError
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.models.media import Media
+from sensitivity.search.trials import SearchEvents
+from sensitivity.spec.loading import load_spec
+from sensitivity.workflows.conclude import SearchOutcome
+from sensitivity.workflows.find import find_recipe
+from sensitivity.workflows.requests import SearchRequest
+
+from support.searches import BUDGET, essence, states_of
+
+
+def at_trial(number: int, do: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on do something when the pictures of a trial would be generated, counted from 1."""
+    plain, calls = Evaluator.generate, itertools.count(1)
+
+    def generate(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
+        if next(calls) == number:
+            do()
+        return plain(self, formats, split, **more)
+
+    monkeypatch.setattr(Evaluator, "generate", generate)
+
+
+def continue_in_process(tiny_study: Path, runs: Path, database: Path, **more: Any) -> SearchOutcome:
+    """The same search from the library, on an existing database."""
+    return find_recipe(
+        load_spec(tiny_study),
+        SearchRequest(budget=BUDGET, storage=database, cache_folder=runs / "references"),
+        **more,
+    )
+
+
+def test_the_same_command_continues_to_a_larger_budget(
+    whole: SearchOutcome, tiny_study: Path, runs: Path, tmp_path: Path
+) -> None:
+    """A budget of 2, then of 6, gives the trials of an uninterrupted search, and says that it
+    continues.
+    """
+    request = SearchRequest(budget=2, storage=tmp_path / "two.db", cache_folder=runs / "references")
+    find_recipe(load_spec(tiny_study), request)
+    continued: list[int] = []
+    events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
+    outcome = continue_in_process(tiny_study, runs, tmp_path / "two.db", events=events)
+    assert continued == [2]
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+    assert outcome.recipe == whole.recipe
+
+
+def test_a_full_disk_is_said_and_the_database_stays_valid(
+    whole: SearchOutcome,
+    tiny_study: Path,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When files may not be written past a size in the second trial, the search ends with a message
+    about room; with room it goes on to the same end.
+    """
+    database, plain = tmp_path / "full.db", Evaluator.generate
+    asked: list[int] = []
+
+    def generate(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
+        asked.append(1)
+        if len(asked) == 2:
+            size = database.stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+        return plain(self, formats, split, **more)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(Evaluator, "generate", generate)
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written .*disk with room.*goes on"):
+            continue_in_process(tiny_study, runs, database)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 1 <= states_of(database).count("COMPLETE") < BUDGET
+    outcome = continue_in_process(tiny_study, runs, database)
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+
+
+def test_kill_minus_9_loses_only_the_running_trial(
+    whole: SearchOutcome, tiny_study: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process killed in its fifth trial leaves four, and the continued search equals the
+    uninterrupted one.
+    """
+    database = runs / "killed.db"
+    child = os.fork()
+    if not child:  # the same as this process, and gone before it could return
+        try:
+            at_trial(5, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
+            continue_in_process(tiny_study, runs, database)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert states_of(database) == ["COMPLETE"] * 4 + ["RUNNING"]
+    continued: list[int] = []
+    events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
+    outcome = continue_in_process(tiny_study, runs, database, events=events)
+    assert continued == [4]
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+    assert outcome.result.failed == 0
+
+
+def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
+    whole: SearchOutcome,
+    tiny_study: Path,
+    runs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGINT in the fourth trial ends with exit code 1, no traceback, a front and a next step;
+    three trials stay and no recipe is written.
+    """
+    database, out = tmp_path / "stopped.db", tmp_path / "stopped.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    named = {"--model": tiny_study, "--budget": BUDGET, "--storage": database, "--out": out}
+    command = ["sensitivity", "search", *(str(x) for pair in named.items() for x in pair)]
+    monkeypatch.setattr(sys, "argv", command)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        at_trial(4, lambda: os.kill(os.getpid(), signal.SIGINT), patched)
+        main()
+    stdout, stderr = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "interrupted" in stderr
+    assert "same command" in stderr
+    assert "front of" in stdout
+    assert not out.exists()
+    assert states_of(database) == ["COMPLETE"] * 3 + ["FAIL"]
+    outcome = continue_in_process(tiny_study, runs, database)
+    assert essence(outcome.result.trials) == essence(whole.result.trials)
+    assert outcome.result.failed == 0

@@ -2,7 +2,7 @@
 
 FLUX.1-dev's and LTX-2's shapes, every Linear for itself.
 
-Prices are those of the study (predicted, B200). Damages are drawn: lognormal with the spread that
+Prices are those of the study (predicted, B200). Damages are random: lognormal with the spread that
 layers of tiny-flux have in LPIPS when quantized alone (LOG.md: sd of the logarithm 1.4 in nvfp4,
 0.7 in eight-bit formats), the same numbers with another error as calibration. So times and sizes
 mean something here, quality does not.

@@ -1,8 +1,8 @@
 """Fit the predicted latency's Blackwell constants to published B200 measurements; print residuals
 and leave-one-out errors.
 
-    uv run python benchmarks/calibrate_latency.py            # fits, prints, compares with the constants in the code
-    uv run python benchmarks/calibrate_latency.py --write    # also writes sensitivity/latency/fit_b200.json
+    uv run python benchmarks/calibrate_latency.py            # fits, prints, compares with the code
+    uv run python benchmarks/calibrate_latency.py --write    # also writes fit_b200.json
 
 Data, and nothing else: `published/torchao_b200_square.csv` (speedups of square Linears, kernel
 times) and the rows of `published/flux1_dev_b200.csv` whose compile mode is stated (whole FLUX.1-dev
@@ -12,8 +12,8 @@ as a user would: anchored by its own bf16 seconds; the bf16 seconds themselves a
 an anchor and decide what attention and elementwise work take.
 
 Method. Least squares on log(predicted / published), divided by the error that is asked for (squares
-4 %, FLUX 1 %, seconds 3 %), plus log-normal priors around values from elsewhere (`PRIORS`). Draws
-come from the normal approximation at the optimum, widened by the misfit.
+4 %, FLUX 1 %, seconds 3 %), plus log-normal priors around values from elsewhere (`PRIORS`). Samples
+of the posterior come from the normal approximation at the optimum, widened by the misfit.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from sensitivity.spec.loading import resolve_spec
 PUBLISHED = Path(__file__).parent / "published"
 FIT = Path(__file__).parent.parent / "sensitivity" / "latency" / "fit_b200.json"
 SQUARE_SD, FLUX_SD, SECONDS_SD = 0.04, 0.01, 0.03
-DRAWS = 48
+SAMPLES = 48
 
 PRIORS = {  # name: (centre, standard deviation of its logarithm, where the centre comes from)
     "sustained_matmul": (
@@ -101,7 +101,7 @@ def squares() -> list[Observation]:
                 static: bool = static,
             ) -> float:
                 model = PredictedLatency(get_device("b200"), isolated=True, constants=constants)
-                kernels = model.linear_kernels(m=size, k=size, n=size, format=fmt)
+                kernels = model.kernels.of(m=size, k=size, n=size, format=fmt)
                 quantized_us = sum(
                     kernel.us
                     for kernel in kernels
@@ -206,7 +206,7 @@ def constants_of(x: Sequence[float]) -> KernelConstants:
 
 
 def fit(observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, float]:
-    """The optimum (logarithms), its covariance, and the root mean square of the weighted residuals."""
+    """The optimum (logarithms), its covariance, and the RMS of the weighted residuals."""
     centres = np.log([centre for centre, _, _ in PRIORS.values()])
     sds = np.array([sd for _, sd, _ in PRIORS.values()])
 
@@ -259,7 +259,8 @@ def main() -> None:
             )
         without = f"{left_out[o.name]:+10.1%}" if o.name in left_out else " not fitted"
         print(
-            f"{o.name:58}{o.published:10.3f}{o.predict(constants):10.3f}{error(o, constants):+8.1%}{without}"
+            f"{o.name:58}{o.published:10.3f}{o.predict(constants):10.3f}"
+            f"{error(o, constants):+8.1%}{without}"
         )
     groups = {
         f"all of FLUX batch {b}": [o for o in observations if f"batch {b} " in o.name and o.sd]
@@ -286,13 +287,13 @@ def main() -> None:
         },
     }
     if arguments.write:
-        draws = np.random.default_rng(0).multivariate_normal(
-            x, covariance * max(1.0, misfit**2), size=DRAWS
+        samples = np.random.default_rng(0).multivariate_normal(
+            x, covariance * max(1.0, misfit**2), size=SAMPLES
         )
-        values = [[float(f"{math.exp(value):.4g}") for value in draw] for draw in draws]
+        values = [[float(f"{math.exp(value):.4g}") for value in sample] for sample in samples]
         FIT.write_text(
             json.dumps(
-                {"names": list(PRIORS), "constants": rounded(x), "draws": values}, indent=None
+                {"names": list(PRIORS), "constants": rounded(x), "samples": values}, indent=None
             )
             + "\n",
             encoding="utf-8",

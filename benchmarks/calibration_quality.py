@@ -1,7 +1,8 @@
 """How well does each estimator rank against leave-one-in LPIPS, at what cost, and on which scale
 does LPIPS add up over groups?
 
-    uv run python benchmarks/calibration_quality.py [--model tiny-flux] [--format nvfp4 ...] [--granularity layer] [--subsets 24] [--storage DB]
+    uv run python benchmarks/calibration_quality.py [--model tiny-flux] [--format nvfp4 ...]
+        [--granularity layer] [--subsets 24] [--storage DB]
 
 Truth: LPIPS of the study's held-out and search prompts with one group quantized, every group and
 format. Each estimator is then run with several (states, prompts): seconds, cost in trial
@@ -79,7 +80,7 @@ def singles(candidates: Candidates) -> dict[tuple[int, int], Choice]:
 
 
 def subsets(candidates: Candidates, count: int) -> Iterator[Choice]:
-    """Random choices; the share of groups that is quantized is drawn for each."""
+    """Random choices; the share of groups that is quantized is random for each."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         share = rng.uniform(0.1, 1.0)

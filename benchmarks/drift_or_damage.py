@@ -1,9 +1,9 @@
-"""Which measure tells damage from drift? tiny-flux's held-out pictures, drifted (other seeds,
+"""Which metric tells damage from drift? tiny-flux's held-out pictures, drifted (other seeds,
 steps, guidance) and damaged (noise, blur, JPEG, ...).
 
 Prints a table of means over the prompts and ends with one JSON line. `above_drift` is how many
 standard deviations a damaged picture lies above what drifted pictures of the same LPIPS have (a
-straight line through their logarithms), averaged over kinds of damage: a measure that tells the two
+straight line through their logarithms), averaged over kinds of damage: a metric that tells the two
 apart is well above 0.
 
     python benchmarks/drift_or_damage.py                 # about a minute on two CPU cores
@@ -27,10 +27,10 @@ from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.spec.loading import resolve_spec
 
-Measure = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 
-def draw() -> tuple[Tensor, dict[str, Tensor]]:
+def generate() -> tuple[Tensor, dict[str, Tensor]]:
     """(pictures, {kind of drift: pictures}), each (B, 3, H, W) in [-1, 1]; all as good as one
     another.
     """
@@ -39,14 +39,20 @@ def draw() -> tuple[Tensor, dict[str, Tensor]]:
     texts = spec.prompts.held_out
     seeds = [spec.prompts.held_out_seed + i for i in range(len(texts))]
     drifted = {
-        f"{n} steps": media_generator.generate_pictures(texts, seeds, batch_size=12, num_inference_steps=n)
+        f"{n} steps": media_generator.generate_pictures(
+            texts, seeds, batch_size=12, num_inference_steps=n
+        )
         for n in (6, 7, 9, 12)
     }
     drifted |= {
-        f"guidance {g}": media_generator.generate_pictures(texts, seeds, batch_size=12, guidance_scale=g)
+        f"guidance {g}": media_generator.generate_pictures(
+            texts, seeds, batch_size=12, guidance_scale=g
+        )
         for g in (3.0, 3.3, 4.0)
     }
-    drifted["other seed"] = media_generator.generate_pictures(texts, [seed + 500 for seed in seeds], batch_size=12)
+    drifted["other seed"] = media_generator.generate_pictures(
+        texts, [seed + 500 for seed in seeds], batch_size=12
+    )
     return media_generator.generate_pictures(texts, seeds, batch_size=12), drifted
 
 
@@ -100,7 +106,7 @@ def dissimilarity(a: Tensor, b: Tensor, *, scales: int = 1) -> Tensor:
 
 def above_drift(drift: Tensor, damage: Tensor) -> float:
     """Mean standard score of damage (2, n) above the line through drift (2, m); row 0 is LPIPS, row
-    1 the measure.
+    1 the metric.
     """
     x, y = drift.clamp(min=1e-6).log().numpy()
     slope, offset = np.polyfit(x, y, 1)
@@ -109,29 +115,29 @@ def above_drift(drift: Tensor, damage: Tensor) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
-    measures: dict[str, Measure] = {
+    """Compare and print."""
+    metrics: dict[str, Metric] = {
         "lpips": study_distance(resolve_spec("tiny-flux"), device="cpu"),
         "1 - ssim": dissimilarity,
         "1 - ms-ssim": lambda a, b: dissimilarity(a, b, scales=3),
         "detail_db": detail_distance,
     }
-    pictures, drifted = draw()
+    pictures, drifted = generate()
     rows = {
         kind: {
-            name: torch.stack([measure(x, pictures) for measure in measures.values()])
+            name: torch.stack([metric(x, pictures) for metric in metrics.values()])
             for name, x in made.items()
         }
         for kind, made in (("drift", drifted), ("damage", damaged(pictures)))
     }
-    print(f"{'':20}" + "".join(f"{name:>14}" for name in measures))
+    print(f"{'':20}" + "".join(f"{name:>14}" for name in metrics))
     for kind, found in rows.items():
         for name, values in found.items():
             print(f"{kind + ': ' + name:20}" + "".join(f"{float(v):14.4f}" for v in values.mean(1)))
     drift, damage = (torch.cat([*rows[kind].values()], 1) for kind in ("drift", "damage"))
     scores = {
         name: round(above_drift(drift[[0, i]], damage[[0, i]]), 2)
-        for i, name in enumerate(measures)
+        for i, name in enumerate(metrics)
         if i
     }
     means = {
@@ -143,7 +149,7 @@ def main() -> None:
             {
                 "pictures": len(pictures),
                 "environment": describe_environment("cpu"),
-                "measures": [*measures],
+                "measures": [*metrics],
                 "above_drift": scores,
                 "means": means,
             }

@@ -121,7 +121,10 @@ def main() -> None:
         **describe_versions(),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    columns = f"{'bf16 ms':>10}{'quantize ms':>13}{'(torchao ms)':>14}{'emulated ms':>13}{'overhead':>10}{'again ms':>10}{'overhead':>10}"
+    columns = (
+        f"{'bf16 ms':>10}{'quantize ms':>13}{'(torchao ms)':>14}{'emulated ms':>13}"
+        f"{'overhead':>10}{'again ms':>10}{'overhead':>10}"
+    )
     print(f"{'format':8}{'M':>6}{'K':>6}{'N':>6}{columns}")
     rows = []
     with torch.no_grad():

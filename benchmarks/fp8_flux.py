@@ -5,9 +5,12 @@ FLUX.1-dev's denoiser at full size with random weights, five skip-lists, on the 
 Milliseconds of one denoiser forward (1024 x 1024, 512 text tokens) and the speedup over bf16, for
 each batch size and skip-list, three times:
 
-    predicted   from the GPU's constants (`latency/predicted.py`): alone, and anchored by the measured bf16 forward
-    table       every Linear and attention measured one by one (`latency/measure.py`), the rest predicted: alone, and anchored
-    end to end  the quantized denoiser, its repeated blocks compiled, timed (`latency/end_to_end.py`)
+    predicted   from the GPU's constants (`latency/predicted.py`): alone, and anchored by the
+                measured bf16 forward
+    table       every Linear and attention measured one by one (`latency/shape_timing.py`), the rest
+                predicted: alone, and anchored
+    end to end  the quantized denoiser, its repeated blocks compiled, timed
+                (`latency/end_to_end.py`)
 
 Single shapes are timed inside CUDA graphs by default, whatever the denoiser's compile mode is:
 while the GPU is the slower side, launches of a compiled block cost nothing.
@@ -22,7 +25,9 @@ Every finished cell is written to --out, whole or not at all; --resume goes on w
 of stdout is everything as one JSON object, raw repetitions included.
 
     python benchmarks/fp8_flux.py --out fp8_flux.json --batch-size 1 --batch-size 4
-    python benchmarks/fp8_flux.py --out dry.json --small --device cpu          # the whole path on a small FLUX; on a CPU no format is native
+    python benchmarks/fp8_flux.py --out dry.json --small --device cpu
+
+The second runs the whole path on a small FLUX; on a CPU no format is native.
 """
 
 import argparse
@@ -143,13 +148,19 @@ class Document:
         write_whole(self.path, (json.dumps(self.data, indent=1, allow_nan=False) + "\n").encode())
 
     def find_shape_times(
-        self, machine: Mapping[str, str], compile_mode: str
-    ) -> dict[str, dict[str, Any]]:  # noqa: ARG002 - one of each a file
+        self,
+        machine: Mapping[str, str],  # noqa: ARG002 - a file is of one machine
+        compile_mode: str,  # noqa: ARG002 - and of one mode
+    ) -> dict[str, dict[str, Any]]:
         return dict(self.data["shape_times"])
 
     def save_shape_time(
-        self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]
-    ) -> None:  # noqa: ARG002
+        self,
+        machine: Mapping[str, str],  # noqa: ARG002
+        compile_mode: str,  # noqa: ARG002
+        key: str,
+        row: Mapping[str, Any],
+    ) -> None:
         self.data["shape_times"][key] = dict(row)
         self.write()
 
@@ -346,14 +357,8 @@ def print_table(data: dict[str, Any]) -> None:
             speedup = f"{found['speedup']:.3f}x" if "speedup" in found else ""
             row += f"{found['ms']:>10.2f}{speedup:>8}" if "ms" in found else f"{'-':>18}"
         calls = cell["measured"].get("calls", [])
-        print(
-            row
-            + (
-                f"{max(max(c['peak_memory_bytes'], c['reserved_bytes']) for c in calls) / 2**30:>10.1f}"
-                if calls
-                else ""
-            )
-        )
+        peaks = [max(c["peak_memory_bytes"], c["reserved_bytes"]) for c in calls]
+        print(row + (f"{max(peaks) / 2**30:>10.1f}" if peaks else ""))
     for reason in reasons:
         print(f"-: {reason}")
 

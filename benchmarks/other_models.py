@@ -3,12 +3,13 @@ scenes, autoencoder and text encoder, other denoisers.
 
     python benchmarks/other_models.py pixart --out runs/pixart --time-limit-s 480      # one GPU
     python benchmarks/other_models.py unet --out runs/unet --time-limit-s 480
-    python benchmarks/other_models.py pixart --out /tmp/try --smoke                     # seconds on a CPU: does the script run?
+    python benchmarks/other_models.py pixart --out /tmp/try --smoke    # seconds on a CPU, as a test
 
 `pixart`: `PixArtTransformer2DModel`, 8 blocks of self-attention, cross-attention and MLP, one
 modulation for all (adaLN-single). `unet`: `UNet2DConditionModel`, convolutions with attention at
-three resolutions. Both predict noise, guide by two forwards in the batch, and are drawn by
-DPM-Solver++ in 10 steps; FLUX predicts velocities, is guided by an input and drawn by Euler steps.
+three resolutions. Both predict noise, guide by two forwards in the batch, and are
+sampled by DPM-Solver++ in 10 steps. FLUX predicts velocities, is guided by an input, and is sampled
+by Euler steps.
 Only the denoiser is trained. The folder holds the pipeline in bf16, a study and `training.json`
 with what tiny-flux's reader finds in its pictures.
 """
@@ -290,7 +291,9 @@ def measure(study: Path, device: str, count: int) -> dict[str, float]:
     )
     scenes = held_out_scenes(count)
     media_generator = MediaGenerator(load_pipeline(load_spec(study), device=device))
-    pictures = media_generator.generate_pictures(captions(scenes), list(range(count)), batch_size=min(count, 64))
+    pictures = media_generator.generate_pictures(
+        captions(scenes), list(range(count)), batch_size=min(count, 64)
+    )
     heads, targets = split_heads(reader.float().eval()(pictures.float())), attribute_targets(scenes)
     named = targets["shape"] != heads["shape"].shape[-1] - 1
     right = {name: heads[name].argmax(-1) == target for name, target in targets.items()}

@@ -78,13 +78,17 @@ def ours(
 
 
 class UniformSavings(KnapsackProposer):
-    """Ablation: savings are drawn from a low-discrepancy sequence instead of from what they
+    """Ablation: savings come from a low-discrepancy sequence instead of from what they
     promise.
     """
 
     def weighed_savings(
-        self, belief: Belief, damage: Any, history: Any, rng: np.random.Generator
-    ) -> Any:  # noqa: ARG002 - the contract
+        self,
+        belief: Belief,  # noqa: ARG002 - the contract
+        damage: Any,  # noqa: ARG002
+        history: Any,
+        rng: np.random.Generator,
+    ) -> Any:
         number, value, base = len(history) + 1 + 97 * self.seed, 0.0, 0.5
         while number:
             value, number, base = value + base * (number & 1), number >> 1, base / 2
@@ -180,10 +184,8 @@ def fixed(choices: Callable[[World], list[Choice]]) -> Callable[[World, int], Ar
     """An arm that is one list, and bf16."""
 
     def arm(world: World, seed: int) -> Arm:  # noqa: ARG001
-        for choice in (
-            world.candidates.none_quantized,
-            *choices(world),
-        ):  # noqa: UP028 - a tuple takes no send
+        listed = (world.candidates.none_quantized, *choices(world))
+        for choice in listed:  # noqa: UP028 - a tuple takes no send
             yield choice
 
     return arm

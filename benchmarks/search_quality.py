@@ -3,17 +3,20 @@
 Real scores of a trained model, hypervolume on prompts that chose nothing.
 
 Every arm (`search_arms.py`) sees the mean LPIPS of the study's search prompts. Its front at 10, 20
-and 50 trials is drawn again on fresh prompts, which neither the search nor the study has used, and
+and 50 trials is generated again on fresh prompts, which neither the search nor the study has used, and
 the hypervolume (seconds x LPIPS) of those values counts, relative to that of everything which any
 arm at any budget found. A front is taken in two ways: by the scores (what a user of the sampler
 sees) and by the estimates of `search.estimate`. A scored skip-list is a fact: it is kept in --out
 and never scored again.
 
-    python benchmarks/search_quality.py --out runs/quality --device cuda --processes 14 --time-limit-s 500
-    python benchmarks/search_quality.py --out runs/quality --analyse          # tables from what is there; the last line is JSON
+    python benchmarks/search_quality.py --out runs/quality --device cuda --processes 14 \\
+        --time-limit-s 500
+    python benchmarks/search_quality.py --out runs/quality --analyse
+
+The second prints tables from what is there; its last line is JSON.
 
 Time-limited and resumable: jobs that are not done are taken up by the next call with the same
---out. `--model` takes the study of another model that draws the same scenes (`other_models.py`);
+--out. `--model` takes the study of another model of the same scenes (`other_models.py`);
 `--settings` and `--arms` choose among what is compared.
 """
 
@@ -169,7 +172,7 @@ def fronts(world: World, choices: list[Choice], table: list[list[float]]) -> dic
 
 
 def run_job(landscape: Landscape, world: World, job: Job, deadline: float) -> dict[str, Any] | None:
-    """Play an arm, draw its fronts on the fresh prompts; None where time is up."""
+    """Play an arm, generate its fronts on the fresh prompts; None if time is up."""
     _, name, seed, trials = job
     arm, choices, table, asked = (
         ARMS[name](world, seed),
@@ -363,9 +366,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="spread over all CUDA devices")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--fresh", type=int, default=96, help="fresh prompts")
-    parser.add_argument(
-        "--model", default="tiny-flux", help="a study that draws tiny-flux's scenes"
-    )
+    parser.add_argument("--model", default="tiny-flux", help="a study of tiny-flux's scenes")
     parser.add_argument(
         "--settings",
         type=int,

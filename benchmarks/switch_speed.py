@@ -9,7 +9,9 @@ weights), graphs that torch compiled since the last, the largest memory. With qu
 on the GPU, and with none kept (`--weight-cache-gb 0`). No weights are downloaded.
 
     python benchmarks/switch_speed.py --out switch.json
-    python benchmarks/switch_speed.py --model tiny-flux --device cpu --repetitions 3        # the path, anywhere
+    python benchmarks/switch_speed.py --model tiny-flux --device cpu --repetitions 3
+
+The second runs the whole path on any machine.
 """
 
 import argparse

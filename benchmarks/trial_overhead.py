@@ -11,7 +11,8 @@ the system may have them in memory), `quantize_`, compile, generate, LPIPS, each
 it begins and is kept between its trials.
 
     python benchmarks/trial_overhead.py --model tiny-flux --budget 12 --naive
-    python benchmarks/trial_overhead.py --model flux1-dev --weights random --steps 4 --budget 5 --prompts 2 --out overhead.json
+    python benchmarks/trial_overhead.py --model flux1-dev --weights random --steps 4 --budget 5 \\
+        --prompts 2 --out overhead.json
 """
 
 import argparse

@@ -7,8 +7,8 @@ A recipe gives every `nn.Linear` of a pipeline's denoiser its format. Beside the
 they cost and gain (seconds, LPIPS, bytes), where each number comes from, and the front that the
 recipe was chosen from. `recipe.schema.json` beside this module is its JSON Schema.
 
-Method. Recipes come from strangers, so only strict JSON is read (`core.json_files`), a file of more
-than `MAX_BYTES` or `MAX_VALUES` is refused, and nothing in a file is run. A file is written as a
+Method. A recipe may come from anybody, so only strict JSON is read (`core.json_files`), a file of
+more than `MAX_BYTES` or `MAX_VALUES` is refused, and nothing in a file is run. A file is written as a
 whole or not at all.
 
 Compatibility. `schema_version` is "major.minor", and a reader of 1.x reads every 1.y. A later minor
@@ -230,7 +230,7 @@ class Recipe(Record):
         )
 
     def check_weights(self, *, allow_random: bool = False) -> None:
-        """Raise RecipeError if the recipe was searched on random weights and those are not allowed.
+        """Raise RecipeError if the recipe was searched on random weights, unless `allow_random`.
 
         The skip-list and the LPIPS of such a recipe say nothing about the model.
         """

@@ -34,13 +34,13 @@ from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 
 _SETTINGS = TypeAdapter(SearchSettings)
-_TELL_APART = ("formats", "target", "seed", "sampler", "granularity", "calibrated")
-"""Settings by which studies of one model are told apart, in the order in which they are shown."""
+_DISTINGUISHING = ("formats", "target", "seed", "sampler", "granularity", "calibrated")
+"""Settings that distinguish studies of one model, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """The name and the settings that a study shall have; None is any."""
+    """The name and the settings of the study that is meant; None is any."""
 
     name: str | None = None
     formats: tuple[FormatName, ...] | None = None
@@ -53,7 +53,7 @@ class Wanted:
     @property
     def given(self) -> dict[str, Any]:
         """The settings that are not None, by name."""
-        return {key: value for key in _TELL_APART if (value := getattr(self, key)) is not None}
+        return {key: value for key in _DISTINGUISHING if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ class KeptStudy:
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
     """Settings as text, each after its field's name: "`format` nvfp4 `seed` 1"."""
-    return " ".join(_describe(key, settings[key]) for key in _TELL_APART if key in settings)
+    return " ".join(_describe(key, settings[key]) for key in _DISTINGUISHING if key in settings)
 
 
 def _describe(key: str, value: Any) -> str:

@@ -93,7 +93,7 @@ def trials_beside(trials: Sequence[ScoredTrial]) -> list[ScoredTrial]:
 def plan_scores(
     trials: Sequence[ScoredTrial], constraints: Constraints, *, bf16_s: float
 ) -> list[ScoredTrial]:
-    """Every trial whose held-out score will be asked for, as far as the search prompts tell.
+    """Every trial whose held-out score will be asked for, as far as the search prompts decide it.
 
     Raises:
         ConstraintError: no trial keeps to the constraints on the search prompts.

@@ -90,7 +90,7 @@ class Calibration:
     rows: tuple[Sensitivity, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As `calibrate --json` writes it."""
+        """The JSON object of `sensitivity calibrate`."""
         spec, cost = self.prepared.evaluator.spec, self.cost
         return {
             "model": spec.name,

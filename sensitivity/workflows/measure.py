@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -41,10 +41,10 @@ from sensitivity.models.random_weights import random_component
 from sensitivity.search.shared_times import SharedShapeTimes, default_shape_times_path
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
+from sensitivity.workflows.measured_runs import MeasuredRun, MeasuredRuns, WeightsChoice
 from sensitivity.workflows.price import MakeLatency, Prices
 from sensitivity.workflows.progress import Say, silent
 
-WeightsChoice = Literal["pretrained", "random"]
 Progress = Callable[[int, int, str], None]
 
 
@@ -109,86 +109,6 @@ def table_pricer(
         return MeasuredLatency(times, target=predicted.target, rest=predicted)
 
     return make
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredRun:
-    """One skip-list, measured end to end.
-
-    Attributes:
-        name: the list's.
-        formats: {FQN: format} of what it quantizes.
-        timings: one for each distinct denoiser call, or one for the whole pipeline call.
-    """
-
-    name: str
-    formats: Mapping[str, FormatName]
-    timings: tuple[RunTiming, ...]
-
-    @property
-    def seconds(self) -> float:
-        """The whole run: median x calls, summed."""
-        return sum(timing.run_s for timing in self.timings)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that torch reserved on the GPU, CUDA graphs included."""
-        return max(max(timing.peak_memory_bytes, timing.reserved_bytes) for timing in self.timings)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredRuns:
-    """Skip-lists measured on one machine; the first is bf16."""
-
-    target: str
-    batch_size: int
-    compile_mode: CompileMode
-    weights: WeightsChoice
-    covers: str
-    table: ShapeTable
-    runs: tuple[MeasuredRun, ...]
-    environment: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """As `latency --json` writes it, with `source` "measured".
-
-        The object is that of the second list, or of bf16 where there is no other. Linears have no
-        times of their own. "runs" has all runs with their raw repetitions.
-        """
-        bf16, main = self.runs[0], self.runs[min(1, len(self.runs) - 1)]
-        return {
-            "target": self.target,
-            "source": "measured",
-            "batch_size": self.batch_size,
-            "compile_mode": self.compile_mode,
-            "bf16_s": bf16.seconds,
-            "quantized_s": main.seconds,
-            "speedup": bf16.seconds / main.seconds,
-            "linears": [
-                {
-                    "fqn": x.fqn,
-                    "m": x.m,
-                    "k": x.k,
-                    "n": x.n,
-                    "calls": x.calls,
-                    "format": main.formats.get(x.fqn, FormatName.BF16).value,
-                }
-                for x in self.table.linears
-            ],
-            "weights": self.weights,
-            "covers": self.covers,
-            "environment": dict(self.environment),
-            "runs": [
-                {
-                    "name": run.name,
-                    "seconds": run.seconds,
-                    "speedup": bf16.seconds / run.seconds,
-                    "peak_bytes": run.peak_bytes,
-                }
-                | {"timings": [timing.to_json() for timing in run.timings]}
-                for run in self.runs
-            ],
-        }
 
 
 def measure_runs(

@@ -55,7 +55,7 @@ class Nearest:
     damage: Mapping[FormatName, float]
 
     def to_json(self) -> dict[str, Any]:
-        """As `export --json` writes it."""
+        """The nearest recipe in the JSON object of `sensitivity export`."""
         seconds = {
             "bf16_s": self.before.estimate.bf16_s,
             "recipe_s": self.before.estimate.quantized_s,

@@ -97,7 +97,7 @@ class SearchPlan:
         return self.references_bytes + self.database_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """As `search --dry-run --json` writes it."""
+        """The JSON object of a dry run of `sensitivity search`."""
         return {
             "model": self.model,
             "memory": self.sizes.to_json(),

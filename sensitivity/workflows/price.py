@@ -78,7 +78,7 @@ class Prices:
     spec: StudySpec
 
     def to_json(self) -> dict[str, Any]:
-        """As `latency --json` writes it.
+        """The JSON object of `sensitivity latency`.
 
         "unmatched_patterns", "refused" (FQNs) and "notice" are left out where there are none,
         "compare" where nothing was compared.

@@ -95,7 +95,7 @@ class SizeEstimate:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As `search --dry-run --json` writes it."""
+        """The JSON object of memory in a plan."""
         return {
             "device": self.device,
             "batch_size": self.batch_size,

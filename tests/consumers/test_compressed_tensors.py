@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sensitivity.consumers import rules
 from sensitivity.consumers.exporters.compressed_tensors import (
     SCHEMES,
     CompressedTensorsExporter,
@@ -159,7 +160,7 @@ TARGETS = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["NVFP4", "MXFP8", "FP8_DYNAMIC", "UNQUANTIZED"]),
@@ -474,7 +475,7 @@ def _args(preset: str) -> dict[str, Any]:
         ("a: &a [1, 1]\nb: [*a, *a]", r"found an alias \(\*a\)"),
         ("a: 1\na: 2", "found a key twice"),
         ('{"config_groups": {}, "config_groups": {}}', "neither JSON nor YAML"),
-        ("[" * 3000, "neither JSON nor YAML"),
+        ("[" * 400, "neither JSON nor YAML"),
         ("a: !!python/object/apply:os.getcwd []", "neither JSON nor YAML"),
         ("embed\nproj_out", "found a str without config_groups"),
         ("x" * 2_000_001, "found a text of 2000001 characters"),
@@ -488,7 +489,8 @@ def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
         read(value)
 
 
-def test_a_pattern_without_end_is_stopped() -> None:
+def test_a_pattern_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A regular expression that backtracks for ever on a long name is refused within its time."""
-    with pytest.raises(PatternError, match="takes more than 1 s"):
+    monkeypatch.setattr(rules, "REGEX_SECONDS", 0.1)
+    with pytest.raises(PatternError, match=r"takes more than 0\.1 s"):
         read({"config_groups": {"NVFP4": ["re:(a|aa)+[A-Z]"]}}, ("a" * 80,))

@@ -1,5 +1,4 @@
-"""SGLang diffusion: its run-time names against its own classes, its two rules against its
-functions, and what is exported for it.
+"""SGLang diffusion: our two rules against its functions, and what is exported for it.
 
 PATH and STAR were recorded by calling, one entry at a time, `is_layer_skipped`
 (`sglang/srt/layers/quantization/utils.py`) and `ModelOptQuantConfig.is_layer_excluded`
@@ -15,12 +14,11 @@ import pytest
 from sensitivity.consumers.exporters.sglang import SglangExporter
 from sensitivity.consumers.readers import get_reader, guess_reader
 from sensitivity.consumers.rules import hits
-from sensitivity.consumers.served_names import served_names
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError, RecipeError
 
 from support.recipes import make_recipe
-from support.served import groups, linears_of, models_of, recipe_of, tree, two_wans, with_formats
+from support.served import linears_of, recipe_of, tree, two_wans, with_formats
 
 BLOCK = [
     "transformer_blocks.0.attn.to_q",
@@ -86,28 +84,6 @@ def checkpoint(*ignored: str) -> str:
 def arguments(*ignored: str) -> str:
     """The server's arguments."""
     return json.dumps({"quantization": "fp8", "quantization_ignored_layers": ignored})
-
-
-@pytest.mark.parametrize(
-    ("kind", "config", "rows"),
-    models_of("sglang"),
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_names_are_those_of_its_classes(kind: str, config: dict[str, Any], rows: list[Any]) -> None:
-    """Every Linear that its class can quantize comes out of ours with the name and the size that it
-    has there, and no other does.
-    """
-    shapes = linears_of(kind, **config)
-    summed: dict[tuple[str, int], int] = {}
-    for (
-        name,
-        k,
-        n,
-    ) in rows:  # Linears that share a name there are rows of their own; ours are added up
-        summed[name, k] = summed.get((name, k), 0) + n
-    assert groups(served_names("sglang", tree(kind, shapes)), shapes) == sorted(
-        [name, k, n] for (name, k), n in summed.items()
-    )
 
 
 @pytest.mark.parametrize(("write", "rule"), [(checkpoint, STAR), (arguments, PATH)])

@@ -14,9 +14,8 @@ from sensitivity.search.proposers import KnapsackProposer, Observation
 
 
 def layers(blocks: int, roles: int, *, seed: int = 0) -> Candidates:
-    """One group a Linear:
-
-    `blocks` blocks of `roles` roles and one Linear outside; the last block lacks the last role.
+    """One group for each Linear: `blocks` blocks of `roles` roles, and one Linear outside. The last
+    block lacks the last role.
     """
     rng = np.random.default_rng(seed)
     fqns = [
@@ -46,9 +45,8 @@ def layers(blocks: int, roles: int, *, seed: int = 0) -> Candidates:
 
 
 def test_patterns_are_counted_by_stack() -> None:
-    """3 blocks of 2 roles, the last without the second:
-
-    (1, 1), (1, 0), (1, -) are two patterns, since what is not there is bf16.
+    """Three blocks of two roles, the last without the second role: (1, 1), (1, 0), (1, -) are two
+    patterns, since a role that is not there counts as bf16.
     """
     candidates = layers(3, 2)
     patterns = BlockPatterns(candidates, limit=2)
@@ -61,6 +59,7 @@ def test_patterns_are_counted_by_stack() -> None:
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_reduce_keeps_to_the_limit_and_saves_enough(share: float, limit: int) -> None:
+    """For any damages and gains the choice is within the limit and saves what was wanted."""
     candidates = layers(24, 5, seed=1)
     rng = np.random.default_rng(2)
     gains = np.array([group.gains_s for group in candidates.groups])

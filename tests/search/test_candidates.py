@@ -188,8 +188,8 @@ def table_of_study(name: str) -> tuple[ShapeTable, StudySpec]:
 def test_groups_of_the_studies_stay_what_they_were(
     name: str, groups: int, layers: int, digest: str
 ) -> None:
-    """Names and members of groups are in the fingerprint of every search that somebody has kept:
-    they do not change.
+    """Names and members of groups are in the fingerprint of every kept search, so they do not
+    change.
     """
     table, spec = table_of_study(name)
     made = make_candidates(

@@ -69,9 +69,8 @@ def only(monkeypatch: pytest.MonkeyPatch, hypothesis: Hypothesis) -> None:
 def textbook(
     hypothesis: Hypothesis, seen: World, kin: Array | None, shares: Array | None = None
 ) -> tuple[Array, Array]:
-    """Mean (D,) and covariance (D, D) by Bishop's 3.50 and 3.51:
-
-    S = (S0^-1 + X' N^-1 X)^-1, m = S (S0^-1 m0 + X' N^-1 t).
+    """Mean (D,) and covariance (D, D) by Bishop's equations 3.50 and 3.51, where S = (S0^-1 + X'
+    N^-1 X)^-1 and m = S (S0^-1 m0 + X' N^-1 t).
     """
     weights = (
         seen.errors ** (hypothesis.power * hypothesis.trust) if hypothesis.trust else seen.sizes
@@ -128,8 +127,8 @@ def test_posterior_is_textbook_regression(
 def test_samples_have_the_posteriors_mean_and_covariance(
     monkeypatch: pytest.MonkeyPatch, with_kin: bool, trials: int
 ) -> None:
-    """10,000 draws under a narrow prior, where the floor cuts nothing: means within 5 standard
-    errors, covariances within 6.
+    """10,000 samples under a narrow prior, where the floor cuts nothing, have means within 5
+    standard errors and covariances within 6.
     """
     hypothesis, draws = Hypothesis(spread=0.15), 10_000
     only(monkeypatch, hypothesis)
@@ -155,8 +154,8 @@ def test_samples_have_the_posteriors_mean_and_covariance(
 
 
 def test_samples_and_means_stay_above_nothing() -> None:
-    """However surprising the trials, a damage is believed and drawn to be at least a small part of
-    what was expected of it.
+    """However surprising the trials, means and samples of a damage stay above a small part of its
+    prior mean.
     """
     seen = world(8, 20)
     belief = believe(
@@ -170,7 +169,7 @@ def test_samples_and_means_stay_above_nothing() -> None:
 
 
 def test_samples_depend_on_the_generator_alone() -> None:
-    """Equal generators draw equal damages, from beliefs that were made anew."""
+    """Equal generators give equal samples, also from a posterior that was computed again."""
     seen = world(9, 12)
     first, again = (
         believe(seen.features, seen.lpips, seen.errors, seen.sizes, kin_of(9)) for _ in range(2)
@@ -200,7 +199,9 @@ def test_trials_teach_an_additive_truth(power: float, calibrated: bool) -> None:
 
 
 def test_trials_teach_single_damages() -> None:
-    """120 trials with 3 % luck tell the damage of each item, though no trial has one item alone."""
+    """120 trials with 3 % noise identify the damage of each item, though no trial has one item
+    alone.
+    """
     truth = world(12, 120, noise=0.03, spread=0.6)
     belief = believe(truth.features, truth.lpips, None, truth.sizes)
     in_power = truth.damages if belief.hypothesis.power == truth.power else np.nan

@@ -295,9 +295,8 @@ def test_a_preview_is_the_clean_picture_by_diffusers_own_formulas(
 
 
 def test_the_last_preview_is_the_picture(evaluator: Evaluator) -> None:
-    """At the last step the predicted clean picture is what the run draws; at the first it is not.
-
-    Nothing of the replay stays.
+    """At the last step the predicted clean picture is the one that the run generates; at the first
+    it is not. Nothing of the replay stays.
     """
     denoiser, scheduler = evaluator.loaded.denoiser, evaluator.loaded.pipe.scheduler
     drawn = evaluator.media_generator.generate_pictures(*evaluator.prompts("search"), batch_size=3)

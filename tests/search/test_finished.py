@@ -1,5 +1,5 @@
-"""Kept studies: which are listed, which is picked, and what is said where none or several are
-meant.
+"""Kept studies: which are listed, which is picked, and what the error says where none or several
+fit.
 """
 
 from pathlib import Path
@@ -44,7 +44,9 @@ def pick(studies: list[KeptStudy], wanted: Wanted) -> KeptStudy:
 
 
 def test_the_only_study_is_the_one() -> None:
-    """One study needs no flags; flags that are its own find it; it is found by name."""
+    """One study needs no settings; settings that are its own find it among others; it is found by
+    name.
+    """
     one = study("m-nvfp4-b200-1")
     assert pick([one], Wanted()) == one
     assert pick([one, study("m-nvfp4-b200-2", seed=1)], Wanted(seed=0)) == one
@@ -59,7 +61,7 @@ def test_the_only_study_is_the_one() -> None:
 
 
 def test_several_are_listed_with_trials_and_settings() -> None:
-    """Without flags that tell them apart, each is listed with how to name it."""
+    """Where the settings fit several studies, the error lists each with its trials and settings."""
     with pytest.raises(StoreError) as raised:
         pick([study("m-a"), study("m-b", seed=1, finished=3)], Wanted(target="b200"))
     text = str(raised.value)
@@ -76,8 +78,8 @@ def test_several_are_listed_with_trials_and_settings() -> None:
 
 
 def test_a_study_that_is_not_there_is_said_with_those_that_are() -> None:
-    """Settings that no study has are repeated, with what the database holds; an empty database says
-    to search.
+    """Settings that no study has are repeated, with the studies that there are; for an empty
+    database the next step is a search.
     """
     with pytest.raises(
         StoreError,
@@ -104,8 +106,8 @@ def test_studies_without_settings_may_be_any() -> None:
 
 
 def test_a_database_lists_its_studies_of_one_model(tmp_path: Path) -> None:
-    """Studies of other models, even with a longer name, and finished trials are told apart;
-    settings come back as they were.
+    """Studies of other models are left out, even with a longer name; finished trials are counted,
+    and settings come back as they were.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with Store.open(tmp_path / "s.db") as store:

@@ -52,8 +52,8 @@ def test_rows_that_move_together_are_not_widened() -> None:
 
 
 def test_pairs_are_compared_prompt_by_prompt() -> None:
-    """Two skip-lists that differ by far less than prompts do are told apart if the difference is on
-    every prompt; shuffled prompts hide it.
+    """Two skip-lists that differ by far less than prompts do are distinguishable if the difference
+    is on every prompt; shuffled prompts hide it.
     """
     first = np.array([0.01, 0.05, 0.1, 0.2, 0.02, 0.08, 0.3, 0.15, 0.04, 0.06])
     second = first + np.array([1, 1.2, 0.8, 1.1, 0.9, 1, 1.3, 0.7, 1, 1.05]) * 0.005
@@ -71,16 +71,16 @@ def test_a_constant_difference_is_a_difference() -> None:
 
 
 def test_pairs_are_compared_by_students_t() -> None:
-    """Differences 1, 2, 3: t is 3.46, below 4.30 for 2 degrees of freedom; 2, 2.5, 3 has t 8.66 and
-    is told.
+    """Differences 1, 2, 3 have a t of 3.46, below 4.30 for 2 degrees of freedom; 2, 2.5, 3 have
+    8.66, which is significant.
     """
     assert not is_distinguishable([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
     assert is_distinguishable([2.0, 2.5, 3.0], [0.0, 0.0, 0.0])
 
 
-def test_equal_skip_lists_are_told_apart_in_one_case_of_twenty() -> None:
-    """Ten prompts of skewed values with equal means: at most 8 % of 300 pairs are told apart, and a
-    doubling mostly is.
+def test_equal_skip_lists_are_distinguishable_in_one_case_of_twenty() -> None:
+    """Ten prompts of skewed values with equal means: at most 8 % of 300 pairs are distinguishable,
+    and with a doubling most are.
     """
     rng = np.random.default_rng(2)
     pairs = rng.lognormal(0, 0.5, size=(300, 1, 10)) * rng.lognormal(0, 0.4, size=(300, 2, 10))
@@ -88,10 +88,9 @@ def test_equal_skip_lists_are_told_apart_in_one_case_of_twenty() -> None:
     assert np.mean([is_distinguishable(a, 2 * b) for a, b in pairs]) > 0.7
 
 
-def test_letters_are_shared_by_those_that_cannot_be_told_apart() -> None:
-    """Of A and B alike, B and C alike, A and C not, D like none:
-
-    A has a, B has a and b, C has b, D has none.
+def test_letters_are_shared_by_those_that_are_not_distinguishable() -> None:
+    """A and B are alike, B and C too, A and C not, D like none: A has a, B has a and b, C has b, D
+    has none.
     """
     tilt = 0.02 * np.array([1, -1, 2, -2, 3, -3, 1.5, -1.5, 0.5, -0.5])
     base = np.full(10, 1.0)

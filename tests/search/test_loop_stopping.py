@@ -1,5 +1,5 @@
-"""Trials that are stopped early, in a search: what ends, what counts, what never comes back, and
-that a search goes on as if it had not been interrupted.
+"""Early stopping in a search: which trials stop, what counts towards the budget, what is never
+tried again, and that an interrupted search continues as if it had not been.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sensitivity.cli.render.progress import SearchProgress
 from sensitivity.cli.render.front import front_table
+from sensitivity.cli.render.progress import SearchProgress
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
@@ -44,21 +44,20 @@ NVFP4 = (FormatName.NVFP4,)
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nobody catches it, so that the trial stays as it was."""
+    """Stands for kill -9: no handler catches it, so the trial stays as it was."""
 
 
 def luck(*what: object) -> float:
-    """A number in [0, 1) of these values."""
+    """A pseudo-random number in [0, 1) that depends on these values only."""
     return int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16) / 2**32
 
 
 class Toy:
-    """Stands for drawing:
+    """Stands for `Evaluator.score`. LPIPS is about the share of quantized Linears, up to nine times
+    as much by chance, and `keep_going` is asked after each chunk.
 
-    LPIPS is about the share of quantized Linears, up to nine times as much for a choice that is
-    unlucky, and asks after each chunk.
-
-    `asked` are the quantized Linears of each call, `drawn` its pictures; `before(call)` may raise.
+    `asked` has the quantized Linears of each call, `pictures` how many each call took;
+    `before(call)` may raise.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Toy:
     ) -> None:
         self.before, self.chunk = before, chunk
         self.asked: list[tuple[str, ...]] = []
-        self.drawn: list[int] = []
+        self.pictures: list[int] = []
 
     def __call__(
         self,
@@ -88,16 +87,16 @@ class Toy:
         )
         for seen in range(self.chunk, PROMPTS, self.chunk):
             if keep_going is not None and not keep_going(values[:seen]):
-                self.drawn.append(seen)
+                self.pictures.append(seen)
                 return PartialScore(net="tiny", per_prompt=values[:seen], prompts=PROMPTS)
-        self.drawn.append(PROMPTS)
+        self.pictures.append(PROMPTS)
         mean = sum(values) / PROMPTS
         return Score(net="tiny", mean=mean, ci95=(mean, mean), per_prompt=values, noise_floor=None)
 
 
 @pytest.fixture(scope="module")
 def chunked(tiny_study: Path) -> StudySpec:
-    """The tiny study with 8 search prompts, drawn 3 at a time."""
+    """The tiny study with 8 search prompts, in chunks of 3."""
     data = load_spec(tiny_study).model_dump()
     prompts = data["prompts"] | {"search": [f"a ring and {i} stars" for i in range(PROMPTS)]}
     return StudySpec.model_validate(
@@ -131,7 +130,7 @@ def settings_of(sampler: SamplerName = SamplerName.KNAPSACK, *, budget: int = 20
 def search(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., SearchResult]:
-    """Runs a search in which a `Toy` stands for drawing, in a database of its own."""
+    """Runs a search in which a `Toy` computes the scores, in a database of its own."""
 
     def run(
         toy: Toy,
@@ -177,14 +176,14 @@ def test_dominated_trials_stop_count_and_stay_off_the_front(
     assert result.stopped
     assert result.tried == len(result.trials) + len(result.stopped) == len(toy.asked) == 20
     assert sorted(t.index for t in (*result.trials, *result.stopped)) == list(range(20))
-    assert sum(toy.drawn) == 20 * PROMPTS - result.pictures_saved
+    assert sum(toy.pictures) == 20 * PROMPTS - result.pictures_saved
     by_index = {t.index: t for t in result.trials}
     for trial in result.stopped:
         rival = by_index[trial.stop.rival]
         assert rival.index < trial.index
         assert rival.latency_s <= trial.latency_s
         assert rival.score.mean < trial.stop.estimate
-        assert toy.drawn[trial.index] == trial.stop.prompts in (3, 6)
+        assert toy.pictures[trial.index] == trial.stop.prompts in (3, 6)
         full = Toy()(prepared.candidates.decode(trial.choice), "search")
         points = [(t.latency_s, t.score.mean) for t in result.trials if t.index < trial.index]
         assert any(seconds <= trial.latency_s and lpips < full.mean for seconds, lpips in points)
@@ -248,8 +247,8 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(
 def test_a_study_without_chunks_never_stops(
     search: Any, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `search.chunk` no trial is looked at, even where a batch holds fewer pictures than
-    there are prompts, and the study's name has no rule in it.
+    """Without `search.chunk` no trial is tested, even where a batch holds fewer pictures than there
+    are prompts, and the study's name holds no rule.
     """
     spec, names = prepared.evaluator.spec, []
     for section in ({"chunk": None}, {"chunk": None, "batch_size": CHUNK}, {"chunk": PROMPTS}):
@@ -294,12 +293,12 @@ def test_baselines_are_never_stopped(search: Any, prepared: Prepared) -> None:
     toy = Worse()
     result = search(toy, budget=5)
     assert [t.label for t in result.trials[:3]] == ["none", "all nvfp4", "rule of thumb"]
-    assert toy.drawn[:3] == [PROMPTS] * 3
+    assert toy.pictures[:3] == [PROMPTS] * 3
 
 
 def test_a_score_that_is_known_completes(search: Any, prepared: Prepared, tmp_path: Path) -> None:
     """A choice that stopped in one study and has a full score in the store is a scored trial in the
-    next, and no picture is drawn for it.
+    next, and no picture is generated for it.
     """
     first = search(Toy(), sampler=SamplerName("random"))
     stopped = first.stopped[0]
@@ -374,7 +373,7 @@ def test_a_stopped_trial_breaks_a_row_of_failures(search: Any) -> None:
             raise MeasurementError("no luck")
 
     class Hopeless(Toy):
-        """The first trials that draw after the baselines are far worse than everything else."""
+        """The first trials that are scored after the baselines are far worse than all others."""
 
         def __call__(self, formats: Any, split: str, *, keep_going: Any = None, **more: Any) -> Any:
             bad = len(self.asked) + 1 in (6, 9)
@@ -406,7 +405,7 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
     chunked: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the library: no held-out picture for a stopped choice, `search.stopped` in the
-    recipe, a line a stop, and `select` gives the same recipe.
+    recipe, a line for each stop, and `select_recipe` gives the same recipe.
     """
     toys = {"search": Toy(), "held_out": Toy(chunk=PROMPTS)}
 

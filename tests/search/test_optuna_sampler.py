@@ -1,6 +1,5 @@
-"""The knapsack sampler inside studies that are not ours:
-
-Optuna's own test suites, and what those do not ask.
+"""The knapsack sampler in studies that are not ours: Optuna's own test suites, and what those do
+not cover.
 """
 
 from collections.abc import Callable
@@ -112,6 +111,7 @@ def test_only_options_that_a_group_takes_are_proposed() -> None:
 
 
 def test_given_choices_come_first() -> None:
+    """The choices in `first` are proposed in their order; the next proposal is another."""
     candidates = candidates_of(4)
     sampler = KnapsackSampler(
         candidates, seed=0, first=[candidates.none_quantized, candidates.rule_of_thumb]
@@ -131,8 +131,8 @@ def test_a_study_that_goes_on_is_the_study_that_never_stopped() -> None:
 
 
 def test_running_trials_are_not_proposed_again() -> None:
-    """Two trials asked before either is told differ: parallel workers do not score one skip-list
-    twice.
+    """Trials that are asked for before any has a score differ: parallel workers do not score one
+    skip-list twice.
     """
     sampler = KnapsackSampler(candidates_of(8), seed=0, first=[(0,) * 8])
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)

@@ -115,7 +115,7 @@ def test_the_rival_is_the_best_of_those_at_least_as_fast() -> None:
 
 
 def test_nothing_stops_before_the_first_prompt_or_after_the_last() -> None:
-    """There is nothing to tell from before, and nothing to save after."""
+    """Without a prompt there is no evidence, and after the last there is nothing to save."""
     assert CERTAIN.decide([], 1.0, [rival(0.1, 0.1, 0.1)]) is None
     assert CERTAIN.decide([9.0, 9.0, 9.0], 1.0, [rival(0.1, 0.1, 0.1)]) is None
     assert CERTAIN.decide([9.0, 9.0], 1.0, [rival(0.1, 0.1, 0.1)]) is not None
@@ -131,8 +131,8 @@ def test_bf16_stops_what_is_slower_than_it() -> None:
 
 
 def test_a_trial_that_is_worse_on_every_prompt_stops_by_the_test() -> None:
-    """Near twice its rival on 5 of 30 prompts: not certain, p-value below 0.05, the rival's index
-    and the share seen are told, and JSON holds all.
+    """About twice its rival on 5 of 30 prompts: not certain, but the p-value is below 0.05. The
+    stop has the rival's index and the share that was seen, and its JSON has every field.
     """
     other = rival(*np.linspace(0.5, 1.5, 30))
     seen = np.asarray(other.per_prompt[:5]) * (1.8, 2.2, 2.0, 1.9, 2.1)
@@ -153,9 +153,9 @@ def test_a_trial_that_is_worse_on_every_prompt_stops_by_the_test() -> None:
     }
 
 
-def test_looks_share_the_error() -> None:
-    """A p-value between alpha / 5 and alpha stops a trial that is looked at once, not one that is
-    looked at five times.
+def test_interim_tests_share_the_error() -> None:
+    """A p-value between alpha / 5 and alpha stops a trial with one interim test, but not one with
+    five.
     """
     other = rival(*np.linspace(0.5, 1.5, 30))
     seen = list(np.asarray(other.per_prompt[:5]) * (1.2, 1.7, 1.3, 0.9, 1.5))
@@ -177,7 +177,7 @@ def test_differences_below_the_noise_floor_never_stop() -> None:
 def stopped_in(
     draws: int,
     rule: StoppingRule,
-    looks: tuple[int, ...],
+    after: tuple[int, ...],
     *,
     prompts: int,
     worse: float,
@@ -199,24 +199,24 @@ def stopped_in(
             rival(*(row * trial.mean() / row.mean() / worse * (1 + 0.02 * i)))
             for i, row in enumerate(others)
         ]
-        count += any(rule.decide(list(trial[:k]), 1.0, finished) is not None for k in looks)
+        count += any(rule.decide(list(trial[:k]), 1.0, finished) is not None for k in after)
     return count / draws
 
 
 @pytest.mark.parametrize(
-    ("prompts", "looks"), [(10, (5,)), (10, (3, 6, 9)), (24, (4, 8, 12, 16, 20))]
+    ("prompts", "after"), [(10, (5,)), (10, (3, 6, 9)), (24, (4, 8, 12, 16, 20))]
 )
-def test_trials_of_the_front_are_rarely_stopped(prompts: int, looks: tuple[int, ...]) -> None:
+def test_trials_of_the_front_are_rarely_stopped(prompts: int, after: tuple[int, ...]) -> None:
     """Trials that are better than each of six rivals by a hair, the hardest case, are stopped in at
-    most 5 of 100 cases over all looks, and in some.
+    most 5 of 100 cases over all interim tests, and in some.
     """
-    rule = StoppingRule(alpha=0.05, interim_tests=len(looks))
-    assert 0 < stopped_in(800, rule, looks, prompts=prompts, worse=0.9999, rivals=6, seed=1) <= 0.05
+    rule = StoppingRule(alpha=0.05, interim_tests=len(after))
+    assert 0 < stopped_in(800, rule, after, prompts=prompts, worse=0.9999, rivals=6, seed=1) <= 0.05
 
 
 def test_hopeless_trials_mostly_stop() -> None:
-    """Trials of twice their rivals' LPIPS are stopped in 9 of 10 cases before 9 of 10 prompts are
-    drawn; of 24 prompts the test stops more than certainty does.
+    """Trials of twice their rivals' LPIPS stop in 9 of 10 cases before 9 of 10 prompts; of 24
+    prompts the test stops more trials than certainty does.
     """
     assert stopped_in(200, CERTAIN, (5, 8), prompts=10, worse=2.0, rivals=2, seed=2) > 0.9
     certain = stopped_in(200, CERTAIN, (8,), prompts=24, worse=2.0, rivals=1, seed=2)

@@ -157,7 +157,7 @@ def hold(path: Path, ready: Connection) -> None:
 
 
 def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
-    """While one process has the database another is told so without waiting; when the first is
+    """While one process has the database another is refused without waiting; when the first is
     killed the database is free.
     """
     path = tmp_path / "study.db"

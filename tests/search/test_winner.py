@@ -1,4 +1,4 @@
-"""Winner: which skip-lists are asked for a held-out score, when held-out prompts overrule the first
+"""The winner: which skip-lists need a held-out score, when held-out prompts overrule the first
 choice, and how often the stated interval is right.
 """
 
@@ -115,7 +115,7 @@ def test_the_shortlist_keeps_to_the_constraints() -> None:
 
 def test_with_a_bound_the_first_choice_stays_while_its_held_out_value_keeps_to_it() -> None:
     """At exactly the bound it stays; above it the fastest of the shortlist that keeps to the bound
-    is named.
+    wins.
     """
     trials = line([0.5, 0.375, 0.25, 0.125])
     assert named(trials, Asked({1: 0.375, 2: 0.125, 3: 0.125}), max_lpips=0.375).chosen == trials[1]
@@ -138,9 +138,9 @@ def test_where_the_shortlist_breaks_the_bound_slower_members_are_scored_until_on
     assert indices(winner.passed_over) == [5]
 
 
-def test_the_walk_keeps_to_the_bounds_on_time_and_ends_after_six() -> None:
+def test_further_trials_keep_to_the_bounds_on_time_and_ends_after_six() -> None:
     """Slower members beyond `max_seconds` are not asked; six that break the bound are enough, and
-    then nothing is named.
+    then nothing wins.
     """
     trials = line([1.0 - 0.05 * i for i in range(19)])
     worse = Asked(dict.fromkeys(range(19), 1.01))
@@ -177,8 +177,8 @@ def test_the_nearest_is_never_the_winner_in_silence() -> None:
 
 
 def test_under_bounds_on_time_only_a_clear_difference_overrules() -> None:
-    """A faster member with less LPIPS on all prompts, in proportion, is named; one that is better
-    on average but not prompt by prompt is not.
+    """A faster member with less LPIPS on all prompts, in proportion, wins; one that is better on
+    average but not prompt by prompt does not.
     """
     trials = line([0.31, 0.30])
     held = 0.3 * np.array([0.8, 1.2] * 12)
@@ -190,10 +190,9 @@ def test_under_bounds_on_time_only_a_clear_difference_overrules() -> None:
 
 
 def test_the_knee_is_overruled_where_another_lies_clearly_farther_below_the_chord() -> None:
-    """Search:
-
-    LPIPS 1, 0.4, 0.1, 0 at 1 to 4 s, the knee at 2 s. What 3 s save on the held-out prompts must be
-    clearly more than a second is worth, about 0.35.
+    """On the search prompts LPIPS is 1, 0.4, 0.1, 0 at 1 to 4 s, with the knee at 2 s. What the
+    trial of 3 s saves on the held-out prompts must be clearly more than a second is worth, about
+    0.35.
     """
     trials = line([1.0, 0.4, 0.1, 0.0])
     assert named(trials, Asked({0: 1.0, 1: 0.4, 2: 0.1, 3: 0.0})).chosen == trials[1]
@@ -201,9 +200,9 @@ def test_the_knee_is_overruled_where_another_lies_clearly_farther_below_the_chor
     assert named(trials, Asked({0: 1.0, 1: 0.8, 2: 0.05, 3: 0.0})).chosen == trials[2]
 
 
-def test_passed_over_trials_are_not_named() -> None:
-    """Without a score for the first choice the nearest that has one is named; without any nothing
-    is, and the message says to draw.
+def test_passed_over_trials_do_not_win() -> None:
+    """Without a score for the first choice the nearest that has one wins; without any score nothing
+    wins, and the message says how to get one.
     """
     trials = line([0.31, 0.305, 0.30], noise=0.05)
     winner = named(trials, Asked({1: 0.3, 0: 0.3}), min_speedup=1.0)
@@ -233,9 +232,9 @@ def test_intervals_of_the_shortlist_hold_at_once_and_those_beside_it_by_themselv
     assert winner.held_out[3].ci95 == simultaneous_intervals([held[3]])[0]
 
 
-def test_the_plan_names_who_will_be_asked() -> None:
-    """Before anything is drawn the plan has the shortlist, the baselines and the two best answers
-    to the rule of thumb, each once.
+def test_the_plan_has_every_trial_that_will_be_asked() -> None:
+    """Before any picture is generated the plan has the shortlist, the baselines and the two best
+    answers to the rule of thumb, each once.
     """
     trials = [
         *line([0.5, 0.4, 0.3, 0.2, 0.1]),
@@ -252,8 +251,8 @@ def test_the_plan_names_who_will_be_asked() -> None:
 def simulate_coverage(
     bounds: Constraints, *, runs: int, spread: float = 0.8, shared: float = 0.6, seed: int = 0
 ) -> dict[str, float]:
-    """How often the true mean of the named winner lies in its stated interval, and how much the
-    reported mean is off, in its standard errors.
+    """How often the true mean of the winner lies in its stated interval, and how far the reported
+    mean is off, in its standard errors.
 
     50 skip-lists lie about a front of some 20; LPIPS over 10 search and 24 held-out prompts is
     lognormal with a relative spread of `spread` and correlated over skip-lists by `shared`, as

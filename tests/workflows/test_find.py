@@ -122,7 +122,7 @@ def test_granularity_layer_searches_single_blocks(
     assert len(outcome.result.trials) == 4
 
 
-def test_a_recipe_draws_the_winning_trials_pictures(
+def test_a_recipe_gives_the_winning_trials_pictures(
     whole: SearchOutcome, prepared: Prepared, tiny_study: Path, tmp_path: Path
 ) -> None:
     """Search, file, load, apply on a pipeline loaded anew: the pictures are the winning trial's,
@@ -165,7 +165,7 @@ def test_a_recipe_of_another_model_is_refused_by_name(
 def test_an_unwritable_reference_cache_costs_time_only(
     whole: SearchOutcome, tiny_study: Path, tmp_path: Path
 ) -> None:
-    """Where references cannot be kept, they are drawn, and the scores are the same."""
+    """Where references cannot be kept, they are generated, and the scores are the same."""
     (tmp_path / "file").write_text("")
     request = SearchRequest(
         budget=2,

@@ -133,9 +133,11 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
     named = {"--model": tiny_study, "--budget": BUDGET, "--storage": database, "--out": out}
     command = ["sensitivity", "search", *(str(x) for pair in named.items() for x in pair)]
     monkeypatch.setattr(sys, "argv", command)
-    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+    monkeypatch.setenv("SENSITIVITY_DEBUG", "1")  # leaves the loggers of this process as they are
+    with monkeypatch.context() as patched:
         at_trial(4, lambda: os.kill(os.getpid(), signal.SIGINT), patched)
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     stdout, stderr = capsys.readouterr()
     assert ended.value.code == 1
     assert "interrupted" in stderr

@@ -119,7 +119,7 @@ def test_every_sampler_continues_as_if_never_interrupted(
     assert essence(quick(Scorer(), budget=9, **few).trials) == essence(first.trials)
 
 
-def test_a_finished_study_draws_nothing(quick: Any) -> None:
+def test_a_finished_study_scores_nothing(quick: Any) -> None:
     """The same budget again scores nothing and gives the same trials."""
     first, again = Scorer(), Scorer()
     trials = quick(first, budget=5).trials
@@ -130,8 +130,8 @@ def test_a_finished_study_draws_nothing(quick: Any) -> None:
 def test_another_seed_is_another_study_that_reads_known_scores(
     prepared: Prepared, quick: Any, tmp_path: Path
 ) -> None:
-    """Two seeds in one database keep their trials apart, the second says so and draws no skip-list
-    that the first drew.
+    """Two seeds in one database keep their trials apart, the second says so and scores no skip-list
+    that the first scored.
     """
     first = quick(Scorer(), budget=5)
     scorer = Scorer()

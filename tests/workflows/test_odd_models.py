@@ -115,7 +115,7 @@ def test_what_gives_nan_stays_out_of_the_search(
 def test_a_format_that_breaks_everything_is_refused(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names groups and the next step, instead of trials that fail one after the other."""
+    """The message names groups and the next step; no trial is run, since each would fail."""
     break_role(monkeypatch, "")
     with pytest.raises(
         FormatError, match=r"in nvfp4, .* and \d+ more: NaN or inf, .*choose another `format`"
@@ -173,7 +173,7 @@ def test_a_search_goes_on_without_layer_sensitivities(
 
 
 def test_a_list_with_a_tensor_for_each_picture_is_one_tensor() -> None:
-    """As Z-Image's denoiser gives it; what begins with neither a tensor nor such a list is refused."""
+    """As Z-Image's denoiser gives it; what begins with anything else is refused."""
     pictures = [torch.randn(4, 1, 8, 8) for _ in range(3)]
     assert torch.equal(first_tensor((pictures,)), torch.stack(pictures))
     for wrong in ((None, pictures), ([torch.zeros(2), torch.zeros(3)],), ([],)):
@@ -188,7 +188,7 @@ def test_blocks_that_torch_cannot_compile_run_eagerly(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The references are those of an eager run, under its key, and so is what is drawn after them;
+    """The references are those of an eager run, under its key, and so are the pictures after them;
     the reason is said.
     """
 
@@ -213,7 +213,7 @@ def test_blocks_that_torch_cannot_compile_run_eagerly(
         in caplog.text
     )
     assert torch.equal(
-        compiled.draw({}, "search").pictures, evaluator.references("search").pictures
+        compiled.generate({}, "search").pictures, evaluator.references("search").pictures
     )
     compiled.close()
 
@@ -231,17 +231,17 @@ def test_blocks_that_torch_cannot_compile_run_eagerly(
         ),
     ],
 )
-def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
+def test_a_pipeline_that_generates_nothing_in_bf16_is_refused(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, pictures: Tensor, found: str
 ) -> None:
-    """Every skip-list would be perfect, or none could be scored: the message says what is drawn, at
-    which settings, and where to look.
+    """Every skip-list would be perfect, or none could be scored: the message says what is
+    generated, at which settings, and where to look.
     """
     monkeypatch.setattr(MediaGenerator, "generate", lambda *_, **__: Media(pictures=pictures))
     with pytest.raises(
         PipelineError,
         match=(
-            rf"with nothing quantized, draws {found} at the settings .*'height': 64.*plain"
+            rf"with nothing quantized, generates {found} at the settings .*'height': 64.*plain"
             r" diffusers"
         ),
     ):
@@ -252,7 +252,7 @@ def test_a_pipeline_that_draws_nothing_in_bf16_is_refused(
 
 
 def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:
-    """Below the least size the message says what there is, what is allowed and what to set; at it
+    """Below the least size the message says what there is, what was expected and what to set; at it
     there is a distance.
     """
     distance = LpipsDistance("tiny", weights=TRUNK, device="cpu")
@@ -260,6 +260,6 @@ def test_pictures_that_are_too_small_for_the_net_are_refused() -> None:
     assert float(distance(torch.zeros(1, 3, least, least), torch.rand(1, 3, least, least))[0]) > 0
     with pytest.raises(
         UserError,
-        match=rf"have {least - 1} x 64 pixels; .* takes {least} x {least} and larger .* --set",
+        match=rf"have {least - 1} x 64 pixels; expected at least {least} x {least} .*`height`",
     ):
         distance(torch.zeros(1, 3, least - 1, 64), torch.zeros(1, 3, least - 1, 64))

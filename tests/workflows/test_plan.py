@@ -111,8 +111,8 @@ def test_nobody_takes_a_recipe_of_random_weights_unasked(
         with pytest.raises(
             RecipeError,
             match=(
-                r"searched on random weights.*search again without --weights"
-                r" random.*allow_random_weights=True"
+                r"searched on random weights.*expected a recipe of trained weights.*set"
+                r" `allow_random_weights`"
             ),
         ):
             refused()
@@ -179,7 +179,7 @@ def test_a_real_tokenizer_is_used_where_its_files_are(tiny_study: Path) -> None:
 def test_missing_lpips_weights_name_the_net_that_is_there(
     bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dry run without AlexNet's trunk is told of --net tiny, before anything is loaded."""
+    """A dry run without AlexNet's trunk is told of `net` tiny, before anything is loaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(
         "torch.hub.download_url_to_file",
@@ -189,7 +189,7 @@ def test_missing_lpips_weights_name_the_net_that_is_there(
         "sensitivity.workflows.prepare.load_pipeline", lambda *_a, **_o: pytest.fail("loaded")
     )
     spec = with_net(with_random_weights(load_spec(bare_study)), "alex")
-    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79.pth.*--net tiny, which is there"):
+    with pytest.raises(UserError, match=r"alexnet-owt-7be5be79.pth.*`net` tiny, which comes with"):
         find_recipe(spec, SearchRequest(budget=1, storage=tmp_path / "x.db"))
 
 
@@ -222,7 +222,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
     data = json.loads(Path("plan.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
     assert "7 trials" in result.stdout
-    assert "nothing was loaded, drawn or written" in result.stdout
+    assert "nothing was loaded, generated or written" in result.stdout
     assert data["total_s"] == pytest.approx(sum(data["steps_s"].values()))
     assert data["steps_s"]["7 trials"] == pytest.approx(7 * data["trial_s"])
     assert (
@@ -240,7 +240,7 @@ def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(
     spec = load_spec(bare_study)
     here = describe_environment("cpu") | {"device": "NVIDIA H100 80GB HBM3"}
     monkeypatch.setattr(planning, "describe_environment", lambda _device: here)
-    monkeypatch.setattr(planning, "check_request", lambda _request: None)
+    monkeypatch.setattr("sensitivity.workflows.requests.check_device", lambda _device: None)
     monkeypatch.setattr("sensitivity.workflows.sizing.free_bytes", lambda _device: 80 * 10**9)
     plan = plan_search(spec, SearchRequest(budget=10, device="cuda"))
     assert "predicted for h100" in plan.source
@@ -251,9 +251,8 @@ def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(
 def test_a_plan_guesses_from_a_gemm_elsewhere(
     bare_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A denoiser that is too large to be timed:
-
-    FLOPs over the rate of a GEMM, and the plan says that it is a guess.
+    """For a denoiser that is too large to be timed, FLOPs are divided by the rate of a GEMM, and
+    the plan says that it is a guess.
     """
     monkeypatch.setattr(planning, "TIMED_BYTES", 0)
     monkeypatch.setattr(planning, "_gemm_flops_per_s", lambda _device: 1e9)

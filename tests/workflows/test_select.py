@@ -24,15 +24,15 @@ from support.searches import essence
 
 
 def no_pictures(*_arguments: Any, **_options: Any) -> torch.Tensor:
-    """Stands for `MediaGenerator.generate` where nothing may be drawn."""
-    raise AssertionError("pictures were drawn")
+    """Stands for `MediaGenerator.generate` where nothing may be generated."""
+    raise AssertionError("pictures were generated")
 
 
 def test_selecting_without_constraints_gives_the_searchs_recipe(
     whole: SearchOutcome, tiny_study: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same study gives the same recipe, settings and all, from the database alone: no picture
-    is drawn.
+    is generated.
     """
     monkeypatch.setattr(MediaGenerator, "generate", no_pictures)
     outcome = select_recipe(
@@ -50,15 +50,15 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The front's slow end is named with max_seconds just above bf16's; what is drawn is held out,
-    was not known, and is said before; then all is known.
+    """The front's slow end is named with max_seconds just above bf16's; what is generated is held
+    out, was not known, and is said before; then all is known.
     """
     shutil.copy(runs / "whole.db", tmp_path / "copy.db")
-    front, drawn, said = whole.front, [], []  # type: ignore[var-annotated]
+    front, generated, said = whole.front, [], []  # type: ignore[var-annotated]
     plain = Evaluator.generate
 
     def generate(self: Evaluator, formats: Any, split: Any, **more: Any) -> Media:
-        drawn.append(split)
+        generated.append(split)
         return plain(self, formats, split, **more)
 
     monkeypatch.setattr(Evaluator, "generate", generate)
@@ -69,13 +69,13 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     assert near <= {t.index for t in outcome.winner.shortlist}  # type: ignore[union-attr]
     assert outcome.chosen == front[-1]
     missing = {t.index for t in outcome.winner.shortlist} - set(whole.held_out)  # type: ignore[union-attr]
-    assert drawn == ["held_out"] * len(missing)
+    assert generated == ["held_out"] * len(missing)
     assert missing
     assert f"{len(missing)} to compute ({3 * len(missing)} pictures)" in said[-1]
     assert outcome.result.trials == whole.result.trials
-    drawn.clear()
+    generated.clear()
     assert select_recipe(load_spec(tiny_study), request).recipe == outcome.recipe
-    assert drawn == []
+    assert generated == []
 
 
 def test_selecting_without_verification_names_only_what_has_a_held_out_score(
@@ -85,8 +85,8 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With `verify` False no picture is drawn: a first choice without a held-out score is passed
-    over, and without any score nothing is named.
+    """With `verify` False no picture is generated: a first choice without a held-out score is
+    passed over, and without any score nothing is named.
     """
     monkeypatch.setattr(MediaGenerator, "generate", no_pictures)
     assert whole.winner is not None

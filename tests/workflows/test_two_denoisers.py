@@ -103,7 +103,7 @@ def test_a_search_gives_one_recipe_of_both(
     assert load_recipe(recipe.save(folder / "r.json")) == recipe
 
 
-def test_applying_it_draws_what_the_search_scored(
+def test_an_applied_recipe_gives_the_scored_clips(
     recipe: Recipe, evaluator: Evaluator, spec: StudySpec
 ) -> None:
     """By emulation, on a pipeline that plain diffusers loaded, the frames are the evaluator's, and
@@ -297,7 +297,7 @@ def make_recipe(layers: dict[str, str], **model: Any) -> Recipe:
         (
             {"transformer.a": "bf16"},
             {},
-            "and no layer of transformer_2; every layer begins with a component's name",
+            "and no layer of transformer_2; expected layers that begin with a component's name",
         ),
         (
             {
@@ -312,7 +312,7 @@ def make_recipe(layers: dict[str, str], **model: Any) -> Recipe:
         (
             {"transformer.a": "bf16"},
             {"components": {"transformer": "WanTransformer3DModel"}},
-            "allowed are two or more",
+            "expected two or more",
         ),
         (
             {"b.a": "bf16", "c.a": "bf16"},
@@ -353,14 +353,15 @@ def test_only_the_whole_pipeline_takes_it(recipe: Recipe, spec: StudySpec) -> No
     with pytest.raises(
         RecipeMismatchError,
         match=(
-            "without a module named 'transformer_2'; allowed is a pipeline that has all of"
+            "without a module named 'transformer_2'; expected a pipeline that has all of"
             " transformer, transformer_2"
         ),
     ):
         apply(pipe)
     pipe.transformer_2 = nn.Linear(2, 2)
     with pytest.raises(
-        RecipeMismatchError, match=r"found a Linear; the recipe .* is for WanTransformer3DModel"
+        RecipeMismatchError,
+        match=r"found a Linear; expected WanTransformer3DModel, which the recipe",
     ):
         apply(pipe)
     second.proj_out = nn.Identity()

@@ -12,6 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
+from sensitivity.core.format_name import FormatName
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.latency import ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
@@ -72,15 +73,21 @@ def evaluator(spec: StudySpec, folder: Path) -> Iterator[Evaluator]:
     made.close()
 
 
-def candidates_of(table: ShapeTable, spec: StudySpec, **kwargs: Any) -> Candidates:
-    """At the priced scale, as a search has them."""
-    return make_candidates(
-        stand_for(table, ShapeScale(factor=spec.pricing.stands_for)),
-        spec,
-        formats=(MXFP8, NVFP4),
-        latency=B200,
-        **kwargs,
-    )
+@pytest.fixture(scope="module")
+def table(spec: StudySpec) -> ShapeTable:
+    """The Linears of both, from a run without weights."""
+    return run_shapes(spec).table
+
+
+def candidates_of(
+    table: ShapeTable,
+    spec: StudySpec,
+    formats: tuple[FormatName, ...] = (MXFP8, NVFP4),
+    **kwargs: Any,
+) -> Candidates:
+    """The candidates of a search, at the scale that is priced."""
+    scaled = stand_for(table, ShapeScale(factor=spec.pricing.stands_for))
+    return make_candidates(scaled, spec, formats=formats, latency=B200, **kwargs)
 
 
 def test_shapes_are_the_same_with_and_without_weights(
@@ -108,8 +115,8 @@ def test_shapes_are_the_same_with_and_without_weights(
 
 
 def test_one_of_them_alone_has_plain_names(spec: StudySpec) -> None:
-    """A component that is asked for, and a study of one denoiser, have names without a component;
-    the other denoiser is said to be left out.
+    """FQNs of one component alone, and of a study of one denoiser, do not begin with its name; the
+    other denoiser is listed as left out.
     """
     for run in (
         run_shapes(spec, component="transformer_2"),
@@ -136,7 +143,7 @@ def test_a_tensor_that_both_read_is_not_shared() -> None:
     assert recorder.table(model="x").shared_inputs == (("b.0", "b.1"),)
 
 
-def test_no_group_is_of_two_denoisers(spec: StudySpec) -> None:
+def test_no_group_is_of_two_denoisers(spec: StudySpec, table: ShapeTable) -> None:
     """Each denoiser has the groups that it has alone, bands of its own blocks included."""
     both, alone = (
         candidates_of(run_shapes(spec, component=name).table, spec)
@@ -148,20 +155,20 @@ def test_no_group_is_of_two_denoisers(spec: StudySpec) -> None:
         for group in alone.groups
     ]
     assert [(group.name, group.fqns) for group in both.groups] == expected
-    layers = candidates_of(run_shapes(spec).table, spec, granularity="layer")
+    layers = candidates_of(table, spec, granularity="layer")
     assert {len({fqn.partition(".")[0] for fqn in group.fqns}) for group in layers.groups} == {1}
 
 
-def test_a_pattern_without_a_component_means_both(spec: StudySpec) -> None:
-    """`proj_out` is that of each, `transformer_2.proj_out` of one; what matches neither way is
-    told.
+def test_a_pattern_without_a_component_means_both(spec: StudySpec, table: ShapeTable) -> None:
+    """`proj_out` matches in each denoiser, `transformer_2.proj_out` in one; a pattern that matches
+    nothing is listed.
     """
     skips = tuple(
         Reasoned(pattern=pattern, reason="a test")
         for pattern in ("proj_out", "transformer_2.*.ffn.net.2", "blocks.9.*")
     )
-    told = changed(spec, search={"always_skip": [skip.model_dump() for skip in skips]})
-    found = candidates_of(run_shapes(spec).table, told)
+    study = changed(spec, search={"always_skip": [skip.model_dump() for skip in skips]})
+    found = candidates_of(table, study)
     skipped = {fqn for fqn, why in found.fixed.items() if why == "always skipped: a test"}
     assert skipped == {
         "transformer.proj_out",
@@ -174,21 +181,23 @@ def test_a_pattern_without_a_component_means_both(spec: StudySpec) -> None:
 
 def test_the_rule_of_thumb_means_both(spec: StudySpec) -> None:
     """It quantizes in both what it quantizes in one: its names are those inside a denoiser."""
-    told = changed(
+    study = changed(
         spec, rule_of_thumb={"skip": [{"pattern": "proj_out", "reason": "the final projection"}]}
     )
     alone, both = (
-        rule_of_thumb(run_shapes(told, component=name).table, told)
+        rule_of_thumb(run_shapes(study, component=name).table, study)
         for name in ("transformer", None)
     )
     assert both == {f"{name}.{fqn}" for name in NAMES for fqn in alone}
-    small = changed(told, rule_of_thumb={"min_dim": 1})
+    small = changed(study, rule_of_thumb={"min_dim": 1})
     assert {x.fqn for x in run_shapes(small).table.linears} - rule_of_thumb(
         run_shapes(small).table, small
     ) == {f"{name}.proj_out" for name in NAMES}
 
 
-def test_two_denoisers_share_the_steps_at_the_price_of_one(spec: StudySpec, folder: Path) -> None:
+def test_two_denoisers_share_the_steps_at_the_price_of_one(
+    spec: StudySpec, table: ShapeTable, folder: Path
+) -> None:
     """A run whose steps two denoisers share takes what one alone takes for all of them: neither is
     priced as uncompiled work beside the other.
     """
@@ -196,7 +205,7 @@ def test_two_denoisers_share_the_steps_at_the_price_of_one(spec: StudySpec, fold
     settings = {key: value for key, value in spec.settings.items() if key != "guidance_scale_2"}
     single, double = (
         run_shapes(one.model_copy(update={"settings": settings})).table,
-        run_shapes(spec).table,
+        table,
     )
     assert B200.rest_s(double) == pytest.approx(B200.rest_s(single), rel=1e-9)
     everything = {linear.fqn: NVFP4 for table in (single, double) for linear in table.linears}
@@ -220,11 +229,11 @@ def test_a_plan_counts_both(spec: StudySpec, folder: Path) -> None:
     assert plan.picture_s > 0
 
 
-def test_block_patterns_of_both_share_torchs_limit(spec: StudySpec) -> None:
+def test_block_patterns_of_both_share_torchs_limit(spec: StudySpec, table: ShapeTable) -> None:
     """torch counts the graphs of a class, whichever denoiser the block is of: two blocks each, four
     patterns at most, and a limit of three binds.
     """
-    found = candidates_of(run_shapes(spec).table, spec, granularity="layer")
+    found = candidates_of(table, spec, granularity="layer")
     patterns = BlockPatterns(found, limit=3)
     assert patterns.binding
     assert patterns.count(found.none_quantized) == {"blocks": 1}
@@ -292,9 +301,9 @@ def test_calls_of_both_are_timed_one_after_another(
     prices = price(spec, PriceRequest(format=MXFP8))
     formats = {"transformer.proj_out": MXFP8, "transformer_2.blocks.0.ffn.net.2": MXFP8}
     main = dataclasses.replace(prices.main, formats=formats)
-    told = changed(spec, pricing={"stands_for": 1})
+    study = changed(spec, pricing={"stands_for": 1})
     runs = measure_runs(
-        dataclasses.replace(prices, main=main, spec=told),
+        dataclasses.replace(prices, main=main, spec=study),
         device="cpu",
         target="b200",
         weights="random",
@@ -322,12 +331,12 @@ def test_states_come_from_both(evaluator: Evaluator) -> None:
 
 
 def test_a_job_is_measured_at_its_own_denoiser(
-    evaluator: Evaluator, spec: StudySpec, tmp_path: Path
+    evaluator: Evaluator, spec: StudySpec, table: ShapeTable, tmp_path: Path
 ) -> None:
     """The output estimator's error of a group is that of its denoiser's output, computed here by
     hand.
     """
-    found = candidates_of(run_shapes(spec).table, spec)
+    found = candidates_of(table, spec)
     with Store.open(tmp_path / "c.db") as store:
         errors = calibrate(evaluator, found, store, estimator="output", states=1, prompts=1)
     g = next(
@@ -348,12 +357,16 @@ def test_a_job_is_measured_at_its_own_denoiser(
 
 @pytest.mark.parametrize("estimator", list(EstimatorName))
 def test_every_estimator_measures_both(
-    evaluator: Evaluator, spec: StudySpec, estimator: EstimatorName, tmp_path: Path
+    evaluator: Evaluator,
+    spec: StudySpec,
+    table: ShapeTable,
+    estimator: EstimatorName,
+    tmp_path: Path,
 ) -> None:
-    """All groups of both get a positive, finite error, all denoiser calls that it makes are in the
-    cost, and everything is as before.
+    """All groups of both get a positive, finite error, the cost counts all denoiser calls that it
+    makes, and the pipeline is left as it was.
     """
-    found = candidates_of(run_shapes(spec).table, spec)
+    found = candidates_of(table, spec, (NVFP4,))
     calls: list[str] = []
     for name, part in parts_of(evaluator.loaded.denoiser).items():
         part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
@@ -363,17 +376,12 @@ def test_every_estimator_measures_both(
         errors = calibrate(evaluator, found, store, **how)
         known = calibration_cost(evaluator, found, store, calls_a_run=8, **how)
     assert (cost.known, known.known, known.picture_calls) == (0, cost.jobs, 0)
-    assert (
-        len(errors)
-        == cost.jobs
-        == sum(bool(group.members[option]) for group in found.groups for option in (1, 2))
-    )
+    assert len(errors) == cost.jobs == sum(bool(group.members[1]) for group in found.groups)
     assert all(0 < error < 10 for error in errors.values())
     if estimator == "output":
         assert len(calls) == cost.picture_calls == 8 + 2 * cost.jobs
-    elif (
-        estimator == "preview"
-    ):  # bf16 and each job, twice; the pipeline asks as always, most answers come from memory
+    elif estimator == "preview":
+        # bf16 and each job, twice; the pipeline calls as ever, most answers come from memory
         assert cost.decodes == cost.picture_calls - 8 == 2 * (cost.jobs + 2)
         assert len(calls) == 8 * (1 + cost.decodes)
     else:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sensitivity.latency.memory import MemoryEstimate
     from sensitivity.latency.pricer import PricedList
     from sensitivity.shapes.table import ShapeTable
-    from sensitivity.workflows.measure import MeasuredRuns
+    from sensitivity.workflows.measured_runs import MeasuredRuns
 
 MAX_ROLES = 3
 ROUNDING = 1e-9

@@ -125,11 +125,12 @@ def _older_entry(key: Any, value: Any) -> Iterator[_RawEntry]:
         for name, cfg in value.items():
             yield from (entry._replace(parent=key) for entry in _older_entry(name, cfg))
         return
-    attributes, enable = value, True
+    name = "*" if key == "default" else key
     if isinstance(value, Mapping):
-        attributes = {name: item for name, item in value.items() if name != "enable"}
-        enable = value.get("enable")
-    yield _RawEntry("*" if key == "default" else key, None, attributes or None, enable)
+        cfg = {attribute: item for attribute, item in value.items() if attribute != "enable"}
+        yield _RawEntry(name, None, cfg or None, value.get("enable"))
+    else:
+        yield _RawEntry(name, None, value or None, True)
 
 
 def _quantizer_entry(raw: _RawEntry, component: str) -> QuantizerEntry:

@@ -5,7 +5,7 @@ additive. So a proposal answers two questions.
 
 1. Which saving is worth a trial? The one where the estimated front would add most hypervolume to
    what has been tried. Tried choices count with their estimates too, not with their scores, so that
-   a lucky score does not hide its neighbourhood.
+   a score that is low by chance does not hide its neighbourhood.
 2. Which choice has that saving at the least damage? A multiple-choice knapsack, solved exactly
    (`search.knapsack`).
 

@@ -112,7 +112,7 @@ class OptunaProposer(Proposer):
         self,
         trial: optuna.Trial,
         history: Sequence[Observation],  # noqa: ARG002 - the study has it
-        seen: AbstractSet[Choice],  # noqa: ARG002 - a sampler cannot be told what to avoid
+        seen: AbstractSet[Choice],  # noqa: ARG002 - a sampler takes no such set
         index: int,  # noqa: ARG002 - `prepare` has seeded the sampler with it
     ) -> Choice:
         return self._suggest(trial)

@@ -82,7 +82,7 @@ class Finding:
     closest: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As `audit --json` writes it. Empty fields are left out, except "linears" and "fqns"."""
+        """An entry of "findings" in the JSON. Of the empty fields only "fqns" is written."""
         data: dict[str, Any] = {
             "kind": self.kind.value,
             "severity": self.severity.value,

@@ -65,7 +65,7 @@ class Audit:
         return self.priced[0].estimate.scale
 
     def to_json(self) -> dict[str, Any]:
-        """As `audit --json` writes it. Seconds are predicted, of one whole pipeline run."""
+        """The JSON object of `sensitivity audit`. Seconds are predicted, of one pipeline run."""
         subject, first = self.subject, self.priced[0].estimate
         scale = {} if self.scale is None else {"scale": dataclasses.asdict(self.scale)}
         return {

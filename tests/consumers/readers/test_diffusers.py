@@ -69,7 +69,7 @@ PARTS = (
 
 
 @pytest.mark.filterwarnings("ignore:Config Deprecation")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.none() | st.dictionaries(st.sampled_from(KEYS), st.booleans(), max_size=4),
     st.none() | st.lists(st.sampled_from(PARTS), max_size=3),

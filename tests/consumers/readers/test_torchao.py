@@ -21,7 +21,7 @@ BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, F
 
 
 @pytest.mark.filterwarnings("ignore:Config Deprecation")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.sampled_from(KEYS), st.booleans()), max_size=5, unique_by=lambda pair: pair[0]

@@ -133,8 +133,10 @@ def main() -> None:
                 row = measure(name, shape, arguments.repetitions, device)
                 rows.append(row)
                 print(
-                    f"{row['format']:8}{row['m']:>6}{row['k']:>6}{row['n']:>6}{row['bf16_ms']:>10.3f}{row['quantize_ms']:>13.3f}"
-                    f"{row['torchao_quantize_ms']:>14.3f}{row['emulated_ms']:>13.3f}{row['overhead']:>10.0%}"
+                    f"{row['format']:8}{row['m']:>6}{row['k']:>6}{row['n']:>6}"
+                    f"{row['bf16_ms']:>10.3f}{row['quantize_ms']:>13.3f}"
+                    f"{row['torchao_quantize_ms']:>14.3f}{row['emulated_ms']:>13.3f}"
+                    f"{row['overhead']:>10.0%}"
                     f"{row['emulated_again_ms']:>10.3f}{row['overhead_again']:>10.0%}"
                 )
     print(

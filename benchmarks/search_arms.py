@@ -112,7 +112,13 @@ class Thompson(KnapsackProposer):
         return replace(belief, mean=sample)
 
 
-def sweep(world: World, seed: int, *, estimator: str = "output", power: float = 0.5) -> Arm:  # noqa: ARG001 - one contract
+def sweep(
+    world: World,
+    seed: int,  # noqa: ARG001 - the contract of an arm
+    *,
+    estimator: str = "output",
+    power: float = 0.5,
+) -> Arm:
     """Knapsacks of even savings, damage = calibrated error ** power, coarse to fine; nothing is
     learnt. No baselines first.
     """

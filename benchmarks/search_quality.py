@@ -3,9 +3,9 @@
 Real scores of a trained model, hypervolume on prompts that chose nothing.
 
 Every arm (`search_arms.py`) sees the mean LPIPS of the study's search prompts. Its front at 10, 20
-and 50 trials is generated again on fresh prompts, which neither the search nor the study has used, and
-the hypervolume (seconds x LPIPS) of those values counts, relative to that of everything which any
-arm at any budget found. A front is taken in two ways: by the scores (what a user of the sampler
+and 50 trials is generated again on fresh prompts, which neither the search nor the study has used,
+and the hypervolume (seconds x LPIPS) of those values counts, relative to that of everything which
+any arm at any budget found. A front is taken in two ways: by the scores (what a user of the sampler
 sees) and by the estimates of `search.estimate`. A scored skip-list is a fact: it is kept in --out
 and never scored again.
 

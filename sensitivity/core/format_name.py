@@ -7,11 +7,11 @@
 The arithmetic of each format is in the room `formats`.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import FormatError
 
 Granularity = Literal["group", "layer"]
@@ -54,8 +54,7 @@ def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
     for name in names:
         if name not in QUANTIZED_FORMATS:
             what = "is what skipped Linears keep" if name == FormatName.BF16 else "is unknown"
-            closest = difflib.get_close_matches(name, QUANTIZED_FORMATS, n=1)
-            hint = f"did you mean {closest[0]}?" if closest else "choose among them"
+            hint = did_you_mean(name, QUANTIZED_FORMATS, otherwise="choose among them")
             raise FormatError(f"`format` {name!r} {what}; {expected}: {hint}")
     if not names:
         raise FormatError(f"no `format` is given; {expected}: choose among them")

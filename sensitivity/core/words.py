@@ -5,6 +5,8 @@
     counted(["a", "b", "c", "d"], most=2)        # "4 (a, b and 2 more)"
     format_indices([0, 1, 2, 7])                 # "0-2, 7"
     did_you_mean("nvpf4", ["nvfp4", "fp8"])      # "did you mean 'nvfp4'?"
+
+Every function returns plain text; nothing is printed here.
 """
 
 import difflib

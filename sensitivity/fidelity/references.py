@@ -66,7 +66,8 @@ class ReferenceCache:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
+                names = file.keys()  # the file is no dict: it has no items
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
                 rate = int(metadata["sample_rate"]) if "sample_rate" in metadata else None
                 pictures = tensors["pictures"]
         except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:

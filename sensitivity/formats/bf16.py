@@ -14,7 +14,7 @@ class BF16(Format):
 
     name = FormatName.BF16
 
-    def refusal(self, *, k: int, n: int, dtype: torch.dtype) -> str | None:  # noqa: ARG002 - the contract's signature
+    def refusal(self, *, k: int, n: int, dtype: torch.dtype) -> str | None:  # noqa: ARG002
         return None
 
     def weight_bytes(self, *, k: int, n: int) -> int:
@@ -26,7 +26,7 @@ class BF16(Format):
             " mxfp8, nvfp4 or fp8"
         )
 
-    def native_refusal(self, device: torch.device) -> str | None:  # noqa: ARG002 - the contract's signature
+    def native_refusal(self, device: torch.device) -> str | None:  # noqa: ARG002
         return None
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:

@@ -136,7 +136,7 @@ def _bf16_products() -> Iterator[None]:
     The setting belongs to the process, not to the thread: an fp32 GEMM that another thread runs
     meanwhile may be rounded to bf16.
     """
-    flags = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set at import, not declared
+    flags = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = flags.fp32_precision
     flags.fp32_precision = "bf16"
     try:

@@ -55,13 +55,13 @@ class SwitchableLinear(nn.Linear):
 
 
 @torch.library.custom_op("sensitivity::switched_linear", mutates_args=())
-def _switched_linear(input: Tensor, number: Tensor, out_features: int) -> Tensor:  # noqa: ARG001 - the fake needs it
+def _switched_linear(input: Tensor, number: Tensor, out_features: int) -> Tensor:  # noqa: ARG001
     """input: (..., K). The Linear with this number computes in the format that it has now."""
     return _by_number[int(number)].compute(input, remember=False).contiguous()
 
 
 @_switched_linear.register_fake
-def _(input: Tensor, number: Tensor, out_features: int) -> Tensor:  # noqa: ARG001 - the operator's signature
+def _(input: Tensor, number: Tensor, out_features: int) -> Tensor:  # noqa: ARG001
     return input.new_empty((*input.shape[:-1], out_features))
 
 

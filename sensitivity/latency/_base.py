@@ -130,7 +130,7 @@ class LatencyModel(ABC):
         """
         return self.linear_us(m=m, k=k, n=n, format=format)
 
-    def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:  # noqa: ARG002 - for models that know
+    def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:
         """A clause on what decides a quantized Linear's gain or loss. By default "": unknown."""
         return ""
 
@@ -142,7 +142,7 @@ class LatencyModel(ABC):
         self,
         bf16_seconds: float,
         linears_s: float,
-        rest_s: float,  # noqa: ARG002 - for models that correct both
+        rest_s: float,
     ) -> tuple[float, float]:
         """Divide a measured bf16 total into (factor on the Linears' times, seconds of the rest).
 
@@ -160,7 +160,7 @@ class LatencyModel(ABC):
             )
         return 1.0, bf16_seconds - linears_s
 
-    def interval90(self, savings: Savings) -> tuple[float, float] | None:  # noqa: ARG002 - for models that know
+    def interval90(self, savings: Savings) -> tuple[float, float] | None:
         """The 5 % and 95 % quantiles of the speedup. By default None: unknown."""
         return None
 

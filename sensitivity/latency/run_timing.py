@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from sensitivity.core.format_name import CompileMode
+from sensitivity.latency.stopwatch import cuda_events
 
 Timer = Callable[[Callable[[], object], int, torch.device], tuple[float, ...]]
 """(work, repetitions, device) -> seconds of each repetition."""
@@ -131,7 +132,7 @@ def time_calls(
     if device.type != "cuda":
         return time_whole_runs(work, repetitions, device)
     with torch.cuda.device(device):
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(repetitions + 1)]  # type: ignore[no-untyped-call]
+        events = cuda_events(repetitions + 1)
         _wait(device)
         events[0].record()
         for after in events[1:]:

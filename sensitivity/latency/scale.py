@@ -82,7 +82,7 @@ def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
 def scale_of(table: ShapeTable) -> ShapeScale | None:
     """The scale that a table was brought to; None if it was not scaled."""
     factor = table.settings.get(SCALE_SETTING)
-    return None if factor is None else ShapeScale(factor=factor)  # type: ignore[arg-type]  # checked there
+    return None if factor is None else ShapeScale(factor=factor)  # type: ignore[arg-type]
 
 
 def _scaled(linear: LinearProfile, factor: int, batch: int) -> LinearProfile:

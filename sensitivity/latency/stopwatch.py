@@ -169,10 +169,16 @@ def _run_calls(call: Cycle, copies: int, calls: int) -> deque[object]:
     return kept
 
 
+def cuda_events(count: int) -> list[torch.cuda.Event]:
+    """New events of the current CUDA stream that record times."""
+    new: Callable[..., torch.cuda.Event] = torch.cuda.Event
+    return [new(enable_timing=True) for _ in range(count)]
+
+
 def _between_events(device: torch.device, work: Callable[[], object]) -> float:
     """Microseconds of GPU time that `work` took, from an idle GPU."""
     with torch.cuda.device(device):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start, end = cuda_events(2)
         torch.cuda.synchronize()
         start.record()
         work()

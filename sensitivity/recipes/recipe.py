@@ -8,8 +8,8 @@ they cost and gain (seconds, LPIPS, bytes), where each number comes from, and th
 recipe was chosen from. `recipe.schema.json` beside this module is its JSON Schema.
 
 Method. A recipe may come from anybody, so only strict JSON is read (`core.json_files`), a file of
-more than `MAX_BYTES` or `MAX_VALUES` is refused, and nothing in a file is run. A file is written as a
-whole or not at all.
+more than `MAX_BYTES` or `MAX_VALUES` is refused, and nothing in a file is run. A file is written as
+a whole or not at all.
 
 Compatibility. `schema_version` is "major.minor", and a reader of 1.x reads every 1.y. A later minor
 only adds fields, which have defaults, so that older files are read. Fields that a reader does not

@@ -75,11 +75,7 @@ def make_candidates(
     fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
     free = [linear for linear in table.linears if linear.fqn not in fixed]
     if not free:
-        fqn, reason = next(iter(fixed.items()), ("", "the model has no Linears"))
-        raise FormatError(
-            f"none of the {len(fqns)} Linears of {table.model} may be quantized to"
-            f" {', '.join(formats)} ({fqn}: {reason}); choose another `format`"
-        )
+        raise FormatError(_nothing_free(table, formats, fixed))
     groups = tuple(
         _priced(name, members, reasons, formats, latency, table.readers)
         for name, members in _grouped(free, spec, granularity).items()
@@ -97,6 +93,18 @@ def make_candidates(
             for listed in spec.published
         ),
         dead=dead,
+    )
+
+
+def _nothing_free(
+    table: ShapeTable, formats: Sequence[FormatName], fixed: Mapping[str, str]
+) -> str:
+    """The message for a model whose Linears all stay bf16, with one of them and its reason."""
+    fqn, reason = next(iter(fixed.items()), ("", "the model has no Linears"))
+    count = len(table.linears) + len(table.uncalled)
+    return (
+        f"none of the {count} Linears of {table.model} may be quantized to {', '.join(formats)}"
+        f" ({fqn}: {reason}); choose another `format`"
     )
 
 

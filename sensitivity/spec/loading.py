@@ -9,7 +9,6 @@ Convention: paths in a TOML are relative to the TOML. Nothing is downloaded, and
 opened; `shapes.deriving` completes a bare study.
 """
 
-import difflib
 import os.path
 import tomllib
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PipelineError, SpecError, UnknownModelError
 from sensitivity.spec._base import wrong_keys
 from sensitivity.spec.prompts import read_prompts
@@ -107,9 +107,8 @@ def resolve_spec(model: str) -> StudySpec:
     is_hub_id = len(parts) == 2 and all(part.strip(".") for part in parts)
     if is_hub_id and not os.path.exists(model):
         return bare_spec(parts[1], ModelSection(hub=model))
-    closest = difflib.get_close_matches(model, studies, n=3, cutoff=0.5)
-    found = f"did you mean {' or '.join(closest)}?"
-    hint = found if closest else "run `sensitivity models` for the list"
+    listed = "run `sensitivity models` for the list"
+    hint = did_you_mean(model, studies, otherwise=listed, most=3, cutoff=0.5)
     raise UnknownModelError(
         f"unknown model {model!r}; expected a study name ({', '.join(studies)}), a study TOML, a"
         f" diffusers pipeline folder, or a Hub id org/name: {hint}"

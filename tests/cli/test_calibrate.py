@@ -3,6 +3,7 @@ tail and heatmap are what the errors say.
 """
 
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def candidates_of(evaluator: Evaluator, granularity: Any, *formats: FormatName) 
 
 
 def shown(renderable: object, *, width: int = 160) -> str:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"), color_system=None)  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
     console.print(renderable)
     return console.export_text()
 

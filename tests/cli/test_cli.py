@@ -113,7 +113,7 @@ def wrong(ran: Ran, *words: str) -> None:
 MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     "model misspelt": (
         ["profile", "--model", "tiny-fluks"],
-        ["unknown model 'tiny-fluks'", "did you mean tiny-flux?"],
+        ["unknown model 'tiny-fluks'", "did you mean 'tiny-flux'?"],
     ),
     "model far from all": (
         ["profile", "--model", "zzz"],
@@ -910,7 +910,7 @@ def test_two_studies_are_told_apart_by_their_settings(
 
 
 def plain_profile_only() -> Any:
-    """A `MediaGenerator.generate` that draws one picture, for the profile, and fails on a second call."""
+    """A `MediaGenerator.generate` that makes the profile's picture and fails on a second call."""
     from sensitivity.models.generating import MediaGenerator
 
     plain, calls = MediaGenerator.generate, []
@@ -990,7 +990,7 @@ def test_export_json(run: Run, searched: dict[str, Any], tmp_path: Path, to: str
 
 
 def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> None:
-    """`verify` draws the held-out pictures again and finds the recipe's own LPIPS to the last bit."""
+    """`verify` generates the held-out pictures again and finds the recipe's LPIPS to the bit."""
     ran = run("verify", searched["recipe"], "--model", tiny_study, "--json", "-")
     data = json.loads(ran.out)
     assert set(data) == {

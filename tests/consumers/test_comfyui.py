@@ -97,7 +97,7 @@ def test_two_denoisers_are_two_files() -> None:
 
 
 def test_an_unknown_class_is_refused() -> None:
-    """Names are not guessed, and what is known is said; there is no nearest recipe either."""
+    """Names are not guessed: the message has the known classes, and no recipe is near."""
     recipe = make_recipe(["a"], ["a"], "nvfp4", component_class="SD3Transformer2DModel")
     with pytest.raises(
         RecipeError,
@@ -162,6 +162,6 @@ def test_metadata_is_read_as_it_is_found(wrap: Any) -> None:
     ],
 )
 def test_other_texts_are_refused(text: str) -> None:
-    """What is no metadata, or names a format that we lack, is refused with words."""
+    """A text that is no metadata, or names a format that we lack, is refused with a message."""
     with pytest.raises(PatternError, match=r"found .*expected"):
         get_reader("comfyui").read(text)

@@ -79,7 +79,7 @@ def apply(module: nn.Module, config: dict[str, Any]) -> dict[str, FormatName]:
 
 
 def read(value: Any, fqns: tuple[str, ...] = FQNS) -> dict[str, FormatName]:
-    """{Linear: format} that our reader makes of a text, or of a value as JSON."""
+    """{Linear: format} that our reader gives for a text, or for a value as JSON."""
     text = value if isinstance(value, str) else json.dumps(value)
     return (
         get_reader("compressed-tensors")
@@ -385,7 +385,7 @@ def test_recipes_with_schemes_by_name(modifier: str, groups: dict[str, Any]) -> 
     )
 
 
-def test_fp8_of_other_granularity_is_said() -> None:
+def test_fp8_of_other_granularity_has_a_note() -> None:
     """The preset FP8 has one scale a tensor, from calibration: read as fp8 with a note."""
     listed = get_reader("compressed-tensors").read(
         json.dumps({"config_groups": {"FP8": ["Linear"]}})
@@ -482,8 +482,9 @@ def _args(preset: str) -> dict[str, Any]:
     ],
 )
 def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
-    """Formats that are none of ours, malformed lists and hostile texts are refused with what was
-    found and what is allowed.
+    """Formats that are none of ours, malformed lists and hostile texts are refused.
+
+    The message says what was found and what was expected.
     """
     with pytest.raises(PatternError, match=words):
         read(value)

@@ -151,8 +151,11 @@ LTX2 = (
     "{,audio_}{patchify_proj,proj_out}",
     "{,audio_}caption_projection.linear_{1,2}",
     "{,audio_}adaln_single.{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}",
-    "av_ca_{video_scale_shift,audio_scale_shift,a2v_gate,v2a_gate}_adaln_single.{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}",
-    "transformer_blocks.0.{attn1,audio_attn1,attn2,audio_attn2,audio_to_video_attn,video_to_audio_attn}.{to_q,to_k,to_v,to_out.0}",
+    "av_ca_{video_scale_shift,audio_scale_shift,a2v_gate,v2a_gate}_adaln_single."
+    "{emb.timestep_embedder.linear_1,emb.timestep_embedder.linear_2,linear}",
+    "transformer_blocks.0."
+    "{attn1,audio_attn1,attn2,audio_attn2,audio_to_video_attn,video_to_audio_attn}."
+    "{to_q,to_k,to_v,to_out.0}",
     "transformer_blocks.0.{,audio_}ff.net.{0.proj,2}",
 )
 

@@ -321,11 +321,11 @@ def test_hf_quant_config_is_read() -> None:
     ],
 )
 def test_other_texts_are_refused(text: str) -> None:
-    """What is no list of SGLang's, or one that it would refuse, is refused with words."""
+    """A text that is no list of SGLang's, or that it would refuse, is refused with a message."""
     with pytest.raises(PatternError, match=r"found .*;"):
         get_reader("sglang").read(text)
 
 
 def test_its_form_is_recognised() -> None:
-    """The server's arguments need no name of the form."""
+    """The server's arguments are recognised."""
     assert guess_reader(arguments("a")).name == "sglang"

@@ -244,7 +244,7 @@ def test_an_unknown_linear_is_refused() -> None:
 
 
 def test_another_tree_is_refused() -> None:
-    """A model with other Linears than the recipe is told apart."""
+    """A model with other Linears than the recipe is refused."""
     recipe = make_recipe(
         ["blocks.0.ffn.net.2"],
         ["blocks.0.ffn.net.2"],
@@ -295,13 +295,13 @@ def test_lists_with_diffusers_names_do_nothing() -> None:
     ],
 )
 def test_other_texts_are_refused(text: str) -> None:
-    """What is no config is refused with words."""
+    """A text that is no config is refused; the message says what was found and expected."""
     with pytest.raises(PatternError, match=r"found .*expected"):
         get_reader("vllm-omni").read(text)
 
 
 def test_its_form_is_recognised() -> None:
-    """A list of this form needs no name of the form, and a class that nobody knows is said."""
+    """A list of this form is recognised, and a class without known names is refused."""
     text = '{"method": "fp8", "ignored_layers": ["a"]}'
     assert guess_reader(text).name == "vllm-omni"
     with pytest.raises(PatternError, match="UNet2DConditionModel"):

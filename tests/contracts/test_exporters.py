@@ -25,8 +25,10 @@ ALL_FORMATS = [exporter for exporter in EVERY_FORM if exporter.max_formats >= 3]
 
 COARSEST_FIRST = ("nvfp4", "fp8", "mxfp8", "bf16")
 
-READER_OF = {("skip-list", "fqns"): "fqn", ("skip-list", "globs"): "glob"} | {
-    ("skip-list", "regex"): "regex"
+READER_OF = {
+    ("skip-list", "fqns"): "fqn",
+    ("skip-list", "globs"): "glob",
+    ("skip-list", "regex"): "regex",
 }
 """The readers that are not called as the exporter."""
 
@@ -196,7 +198,7 @@ def test_a_text_does_not_depend_on_the_machine(
 
 @every_form
 def test_notes_are_printable(exporter: Exporter) -> None:
-    """What a text cannot say is said beside it in single lines."""
+    """Notes about what the text cannot say are single printable lines."""
     recipe = expressible(exporter)
     assert all(note.isprintable() for note in exporter.notes(recipe, exporter.export(recipe)))
 
@@ -215,3 +217,18 @@ def test_exporters_by_name() -> None:
         get_exporter("skiplist")
     with pytest.raises(RecipeError, match="name one of them"):
         get_exporter("zzz")
+
+
+@pytest.mark.parametrize(
+    "exporter",
+    [e for e in EVERY_FORM if e.max_formats == 1 and e.formats == frozenset(FormatName)],
+    ids=lambda e: f"{e.name}-{e.form}",
+)
+def test_a_file_of_one_format_takes_the_finest(exporter: Exporter) -> None:
+    """Where a file names one format, the nearest recipe has the finest of the recipe's formats, and
+    skips the same Linears.
+    """
+    recipe = any_recipe("mxfp8", "nvfp4")
+    nearest = exporter.nearest(recipe)
+    assert set(nearest.values()) == {FormatName.MXFP8, FormatName.BF16}
+    assert [fqn for fqn, name in nearest.items() if not name.is_quantized] == list(recipe.skip)

@@ -174,4 +174,4 @@ def test_losses_and_other_types_are_found() -> None:
     with pytest.raises(AssertionError):
         assert_round_trip(Pair("a", 8), lambda pair: [pair.left], read)
     with pytest.raises(AssertionError, match="of other types"):
-        assert_round_trip(Pair("a", 8), list, lambda value: Pair(value[0], float(value[1])))  # type: ignore[arg-type]
+        assert_round_trip(Pair("a", 8), list, lambda value: Pair(value[0], float(value[1])))

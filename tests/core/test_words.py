@@ -2,7 +2,15 @@
 
 import pytest
 
-from sensitivity.core.words import and_more, counted, first_line, format_indices, printable, some
+from sensitivity.core.words import (
+    and_more,
+    counted,
+    did_you_mean,
+    first_line,
+    format_indices,
+    printable,
+    some,
+)
 
 
 class DriverError(Exception):
@@ -55,3 +63,10 @@ def test_names_are_counted_and_shown_safely() -> None:
 def test_indices_are_ranges(indices: list[int], text: str) -> None:
     """Consecutive numbers are one range, in order and once."""
     assert format_indices(indices) == text
+
+
+def test_a_misspelt_name_is_answered_with_the_closest() -> None:
+    """One or several names that are close, or another text where none is."""
+    assert did_you_mean("nvpf4", ["nvfp4", "fp8"]) == "did you mean 'nvfp4'?"
+    assert did_you_mean("x", ["nvfp4"], otherwise="choose one") == "choose one"
+    assert did_you_mean("ab1", ["ab2", "ab3"], most=2, cutoff=0.5) == "did you mean 'ab3' or 'ab2'?"

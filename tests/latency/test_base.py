@@ -64,7 +64,7 @@ def test_linears_outside_blocks_are_priced_as_eager() -> None:
     """
 
     class SlowOutside(MicrosecondARow):
-        def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002  # the contract's arguments
+        def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002
             return 1000.0
 
     table = table_of(linear("x_embedder", 8, 8, {10: 1}), linear("blocks.0.to_q", 8, 8, {10: 1}))

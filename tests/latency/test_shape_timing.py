@@ -215,7 +215,11 @@ def test_a_run_that_fails_while_timed_is_a_row() -> None:
     """An error of the timed runs, not only of preparing them, becomes the reason of the shape."""
 
     class Breaking:
-        def prepare(self, call: Callable[[int], object], copies: int) -> Callable[[], float]:  # noqa: ARG002
+        def prepare(
+            self,
+            call: Callable[[int], object],
+            copies: int,  # noqa: ARG002 - the contract's signature
+        ) -> Callable[[], float]:
             call(0)
             return lambda: 1 / 0
 

@@ -107,7 +107,7 @@ def test_emulation_computes_the_quantized_product() -> None:
         layer = net.get_submodule(fqn)
         if LAYERS[fqn] == "bf16":
             return nn.functional.linear(value, layer.weight, layer.bias)  # type: ignore[arg-type]
-        return emulated_linear(value, fmt.quantize_weight(layer.weight), layer.bias, fmt)  # type: ignore[arg-type]
+        return emulated_linear(value, fmt.quantize_weight(layer.weight), layer.bias, fmt)
 
     expected = x
     for block in range(2):

@@ -36,7 +36,7 @@ class OneMicrosecondARow(LatencyModel):
 
     target, source, compile_mode, covers = "toy", "predicted", "default", "a constant"
 
-    def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002  # the contract's arguments
+    def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002
         return {BF16: float(m), MXFP8: m / 2, NVFP4: m / 4 + 10}[format]
 
     def rest_s(self, table: ShapeTable) -> float:  # noqa: ARG002  # the same

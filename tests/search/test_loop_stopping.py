@@ -18,7 +18,7 @@ from rich.console import Console
 
 from sensitivity.cli.render.front import front_table
 from sensitivity.cli.render.progress import SearchProgress
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
@@ -47,7 +47,7 @@ class Killed(BaseException):
     """Stands for kill -9: no handler catches it, so the trial stays as it was."""
 
 
-def luck(*what: object) -> float:
+def chance(*what: object) -> float:
     """A pseudo-random number in [0, 1) that depends on these values only."""
     return int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16) / 2**32
 
@@ -75,15 +75,13 @@ class Toy:
         after_batch: Any = None,  # noqa: ARG002 - the evaluator's signature
         keep_going: Any = None,
     ) -> Any:
-        quantized = tuple(
-            sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16)
-        )
-        self.asked.append(quantized)
+        changed = tuple(sorted(quantized(formats)))
+        self.asked.append(changed)
         self.before(len(self.asked))
-        share = len(quantized) / len(formats)
-        level = share * (1 + 8 * luck(quantized))
+        share = len(changed) / len(formats)
+        level = share * (1 + 8 * chance(changed))
         values = tuple(
-            level * size * (0.9 + 0.2 * luck(quantized, i)) for i, size in enumerate(PROFILE)
+            level * size * (0.9 + 0.2 * chance(changed, i)) for i, size in enumerate(PROFILE)
         )
         for seen in range(self.chunk, PROMPTS, self.chunk):
             if keep_going is not None and not keep_going(values[:seen]):
@@ -289,7 +287,7 @@ def test_baselines_are_never_stopped(search: Any, prepared: Prepared) -> None:
             )
 
     formats = prepared.candidates.decode(prepared.candidates.rule_of_thumb)
-    thumb = tuple(sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16))
+    thumb = tuple(sorted(quantized(formats)))
     toy = Worse()
     result = search(toy, budget=5)
     assert [t.label for t in result.trials[:3]] == ["none", "all nvfp4", "rule of thumb"]
@@ -313,10 +311,7 @@ def test_a_score_that_is_known_completes(search: Any, prepared: Prepared, tmp_pa
     again = search(toy, sampler=SamplerName("random"))
     trial = next(t for t in again.trials if t.choice == stopped.choice)
     assert (trial.index, trial.score) == (stopped.index, score)
-    assert (
-        tuple(sorted(fqn for fqn, name in formats.items() if name is not FormatName.BF16))
-        not in toy.asked
-    )
+    assert tuple(sorted(quantized(formats))) not in toy.asked
 
 
 def test_nothing_of_a_stopped_trial_is_kept_as_a_score(
@@ -370,7 +365,7 @@ def test_a_stopped_trial_breaks_a_row_of_failures(search: Any) -> None:
 
     def fail(call: int) -> None:
         if call in (4, 5, 7, 8):
-            raise MeasurementError("no luck")
+            raise MeasurementError("it failed")
 
     class Hopeless(Toy):
         """The first trials that are scored after the baselines are far worse than all others."""
@@ -435,11 +430,7 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
     assert (recipe.search.trials, recipe.search.stopped) == (16, len(result.stopped))
     assert json.loads(recipe.to_json())["search"]["stopped"] == len(result.stopped)
     stopped = [
-        tuple(
-            fqn
-            for fqn, name in sorted(outcome.prepared.candidates.decode(t.choice).items())
-            if name is not FormatName.BF16
-        )
+        tuple(sorted(quantized(outcome.prepared.candidates.decode(t.choice))))
         for t in result.stopped
     ]
     assert not set(stopped) & set(toys["held_out"].asked)
@@ -453,7 +444,7 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
         in out.getvalue()
     )
     said: list[str] = []
-    selected = select_recipe(chunked, SelectRequest(**more), say=said.append)  # type: ignore[arg-type]
+    selected = select_recipe(chunked, SelectRequest(**more), say=said.append)
     assert selected.recipe == recipe
     assert essence(selected.result) == essence(result)
     assert any(f"{len(result.stopped)} more stopped early" in text for text in said)

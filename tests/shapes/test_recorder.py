@@ -56,7 +56,7 @@ class LinearThenError(nn.Module):
 class AddingLinear(nn.Linear):
     """A subclass of Linear whose forward takes another keyword."""
 
-    def forward(self, *, hidden_states: Tensor, scale: float = 1.0) -> Tensor:  # type: ignore[override]
+    def forward(self, *, hidden_states: Tensor, scale: float = 1.0) -> Tensor:
         return super().forward(hidden_states) * scale
 
 

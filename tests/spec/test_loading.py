@@ -105,5 +105,5 @@ def test_anything_else_is_unknown(model: str) -> None:
 
 def test_a_misspelt_name_is_answered_with_the_closest() -> None:
     """The next step of an unknown model is the study that was probably meant."""
-    with pytest.raises(UnknownModelError, match=r"did you mean tiny-flux\?"):
+    with pytest.raises(UnknownModelError, match=r"did you mean 'tiny-flux'\?"):
         resolve_spec("tinyflux")

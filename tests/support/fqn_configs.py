@@ -8,15 +8,13 @@ from sensitivity.core.format_name import FormatName
 
 BF16, MXFP8, NVFP4, FP8 = FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
 
-
 MX = {"_type": "MXDynamicActivationMXWeightConfig", "_version": 1, "_data": {}}
-
+"""torchao's config of mxfp8, as JSON."""
 
 INSIDE = ("blocks.0.q", "blocks.0.proj_out", "blocks.1.q", "proj_out")
-
+"""The Linears of `SmallNamesakeNet`."""
 
 BIASED = frozenset({"blocks.0.q", "proj_out"})
-
 
 KEYS = (
     "proj_out",
@@ -44,6 +42,7 @@ KEYS = (
 
 
 def fqn_config(keys: Mapping[str, bool]) -> str:
+    """JSON of an `FqnToConfig` that has a config where a key's value is true, else None."""
     return json.dumps(
         {
             "_type": "FqnToConfig",
@@ -57,4 +56,5 @@ TREE = ModelTree(fqns=INSIDE, biased=BIASED)
 
 
 def chosen(listed: ConsumerList, tree: ModelTree = TREE, quantized: FormatName = MXFP8) -> set[str]:
+    """The Linears that a list quantizes."""
     return {fqn for fqn, fmt in listed.assign(tree, quantized=quantized).items() if fmt is not BF16}

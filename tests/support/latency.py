@@ -58,7 +58,7 @@ class MicrosecondARow(LatencyModel):
 
     target, source, compile_mode, covers = "toy", "measured", "default", "a constant"
 
-    def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002  # the contract's arguments
+    def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:  # noqa: ARG002
         return float(m) if format is BF16 else m / 2
 
     def rest_s(self, table: ShapeTable) -> float:  # noqa: ARG002  # the same

@@ -146,7 +146,8 @@ CLEAN: list[tuple[str, str]] = [
     ("substring", "transformer_blocks.18.ff_context"),
     (
         "glob",
-        "*embed*\n*norm*\nproj_out\nsingle_transformer_blocks.1.*\ntransformer_blocks.*.attn.*\nsingle_transformer_blocks.3[0-7].*",
+        "*embed*\n*norm*\nproj_out\nsingle_transformer_blocks.1.*\n"
+        "transformer_blocks.*.attn.*\nsingle_transformer_blocks.3[0-7].*",
     ),
     (
         "regex",

@@ -135,7 +135,7 @@ def test_another_seed_is_another_study_that_reads_known_scores(
     """
     first = quick(Scorer(), budget=5)
     scorer = Scorer()
-    prepared.evaluator.score = scorer  # type: ignore[method-assign]  # quick's monkeypatch undoes it
+    prepared.evaluator.score = scorer  # type: ignore[method-assign]
     settings = SearchSettings(formats=NVFP4, target="b200", budget=5, seed=1, calibrated=False)
     started: list[tuple[str, tuple[str, ...]]] = []
     events = SearchEvents(started=lambda name, others: started.append((name, others)))

@@ -63,12 +63,12 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
 
     monkeypatch.setattr(Evaluator, "generate", generate)
     more = {"storage": tmp_path / "copy.db", "cache_folder": runs / "references"}
-    request = SelectRequest(max_seconds=front[-1].latency_s * 1.01, **more)  # type: ignore[arg-type]
+    request = SelectRequest(max_seconds=front[-1].latency_s * 1.01, **more)
     outcome = select_recipe(load_spec(tiny_study), request, say=said.append)
     near = {front[-1].index, front[-2].index}
     assert near <= {t.index for t in outcome.winner.shortlist}  # type: ignore[union-attr]
     assert outcome.chosen == front[-1]
-    missing = {t.index for t in outcome.winner.shortlist} - set(whole.held_out)  # type: ignore[union-attr]
+    missing = {t.index for t in outcome.winner.shortlist} - set(whole.held_out)
     assert generated == ["held_out"] * len(missing)
     assert missing
     assert f"{len(missing)} to compute ({3 * len(missing)} pictures)" in said[-1]

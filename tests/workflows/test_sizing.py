@@ -171,7 +171,7 @@ def test_what_does_not_fit_says_what_would_help(
 
 def test_no_gpu_of_that_size_is_said(run: ShapeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that no known GPU holds."""
-    parts = tuple(replace_weights(part, 400 * GB) for part in run.table.run.components)  # type: ignore[union-attr]
+    parts = tuple(replace_weights(part, 400 * GB) for part in run.table.run.components)
     huge = replace(run, table=replace(run.table, run=RunCounts(components=parts)))
     monkeypatch.setattr(sizing, "free_bytes", lambda _device: 80 * GB)
     with pytest.raises(UserError, match="no GPU that the package knows has as much"):

@@ -39,7 +39,7 @@ class ServedExporter(Exporter):
         """What the reader makes of the text."""
         return self.reader.read(text).assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
 
-    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's signature
+    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002
         """The reader's notes."""
         return self.reader.read(text).notes
 

@@ -90,7 +90,7 @@ class CompressedTensorsExporter(Exporter):
         "recipe": ".llmcompressor.yaml",
     }
 
-    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's signature
+    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002
         """That nvfp4 needs calibration, in the form that has no comments."""
         says_nothing = self.form == "config" and FormatName.NVFP4 in recipe.layers.values()
         return (CALIBRATED,) if says_nothing else ()

@@ -50,7 +50,7 @@ class Estimator(abc.ABC):
         those that record the states.
         """
 
-    def decodes(self, jobs: Sequence[Job], *, states: int) -> int:  # noqa: ARG002 - most decode none
+    def decodes(self, jobs: Sequence[Job], *, states: int) -> int:
         """Pictures that these jobs of one denoiser decode for each prompt."""
         return 0
 

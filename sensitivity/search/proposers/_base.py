@@ -43,7 +43,7 @@ class Proposer(abc.ABC):
     def prepare(self, study: optuna.Study, index: int) -> None:  # noqa: B027 - most do nothing
         """Called before `study.ask()` for the trial of a proposal."""
 
-    def ask_for(self, study: optuna.Study, choice: Choice) -> optuna.Trial:  # noqa: ARG002
+    def ask_for(self, study: optuna.Study, choice: Choice) -> optuna.Trial:
         """A new trial of Optuna's study for a choice that is given, such as a baseline."""
         return study.ask()
 

@@ -8,7 +8,7 @@ at random, so one caption has many pictures.
     generator = torch.Generator().manual_seed(0)
     scenes = sample_scenes(4, generator)
     pictures = draw(scenes, generator)          # (4, 3, 128, 128), values in [-1, 1]
-    print(captions(scenes)[0])                  # a large striped red circle top left on a plain grey background
+    print(captions(scenes)[0])      # a large striped red circle top left on a plain grey background
 
 Shapes are signed distance functions (formulas: Inigo Quilez, "2D distance functions"), so that
 drawing is a few tensor operations on any device. One scene in fifty is **held out** by a hash of

@@ -249,7 +249,7 @@ def tokenize(tokenizer: Callable[..., dict[str, Tensor]], texts: list[str]) -> T
 
 
 class Velocity(nn.Module):
-    """Text encoders and denoiser as one function of noisy latents, caption ids, time and guidance."""
+    """Text encoders and denoiser as one function of latents, caption ids, time and guidance."""
 
     def __init__(self, pipeline: FluxPipeline, device: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Trains `tiny-flux` from nothing and writes it as a diffusers pipeline folder.
 
-    python studies/tiny-flux/training/train.py --out build/tiny-flux          # one GPU, about half an hour
-    python studies/tiny-flux/training/train.py --out /tmp/try --smoke         # seconds on a CPU: does the script run?
+    python studies/tiny-flux/training/train.py --out build/tiny-flux       # half an hour, one GPU
+    python studies/tiny-flux/training/train.py --out build/try --smoke     # seconds on a CPU
 
 Stages that are already in the folder are not run again, so an interrupted run goes on where it
 stopped. Seeds are fixed. The result: `pipeline/` (diffusers format, bf16),
@@ -11,6 +11,7 @@ card).
 """
 
 import argparse
+import functools
 import json
 import platform
 import time
@@ -124,16 +125,16 @@ def train(run: Run, sizes: Sizes, device: str) -> tuple[FluxPipeline, Reader]:
     )
     for name, seed in (("denoiser", SEED + 5), ("distil", SEED + 6)):
         options = {"sizes": sizes, "seed": seed, "device": device, "distil": name == "distil"}
-        partial = (
-            run.stages / f"{name}.partial.safetensors"
-        )  # something to look at before the stage ends
-        run.stage(
-            name,
-            parts,
-            lambda: train_denoiser(
-                pipeline, data, keep=lambda tensors: save_bf16(tensors, partial), **options
-            ),
-        )  # noqa: B023 - called at once
+        # something to look at before the stage ends
+        partial = run.stages / f"{name}.partial.safetensors"
+        train = functools.partial(
+            train_denoiser,
+            pipeline,
+            data,
+            keep=functools.partial(save_bf16, path=partial),
+            **options,
+        )
+        run.stage(name, parts, train)
     save_bf16(trunk.features.state_dict(), run.out / "perceptual" / "trunk.safetensors")
     save_bf16(reader.state_dict(), run.out / "reader" / "reader.safetensors")
     pipeline.to(torch.bfloat16).save_pretrained(run.out / "pipeline")

@@ -147,12 +147,12 @@ def test_two_denoisers_each_get_their_own(form: str, tmp_path: Path) -> None:
         if fqn == "transformer.proj_out" or fqn.startswith("transformer_2.blocks.1.")
     ]
     every = [f"{name}.{fqn}" for name, part in parts.items() for fqn in linears(part)]
-    said = {
+    model_fields = {
         "component_class": "WanTransformer3DModel",
         "pipeline_class": "WanPipeline",
         "components": dict.fromkeys(parts, "WanTransformer3DModel"),
     }
-    recipe = make_recipe(every, [fqn for fqn in fqns if fqn not in kept], "mxfp8", **said)
+    recipe = make_recipe(every, [fqn for fqn in fqns if fqn not in kept], "mxfp8", **model_fields)
     pipeline = DiffusionPipeline.from_pretrained(
         tmp_path, quantization_config=_config_from(form, recipe), dtype=torch.bfloat16, **nothing
     )
@@ -268,14 +268,14 @@ def test_modules_kept_in_fp32_are_known(tmp_path: Path) -> None:
         rope_max_seq_len=32,
     ).bfloat16()
     wan.save_pretrained(tmp_path)
-    fqns, said = (
+    fqns, model_fields = (
         linears(wan),
         {
             "component_class": "WanTransformer3DModel",
             "pipeline_class": "WanPipeline",
         },
     )
-    recipe = make_recipe(fqns, [fqn for fqn in fqns if fqn != "proj_out"], "mxfp8", **said)
+    recipe = make_recipe(fqns, [fqn for fqn in fqns if fqn != "proj_out"], "mxfp8", **model_fields)
     for form in DiffusersExporter.forms:
         exporter = DiffusersExporter(form=form)
         with pytest.raises(
@@ -288,7 +288,10 @@ def test_modules_kept_in_fp32_are_known(tmp_path: Path) -> None:
             exporter.export(recipe)
         nearest = exporter.nearest(recipe)
         again = make_recipe(
-            fqns, [fqn for fqn in fqns if nearest[fqn] is not FormatName.BF16], "mxfp8", **said
+            fqns,
+            [fqn for fqn in fqns if nearest[fqn] is not FormatName.BF16],
+            "mxfp8",
+            **model_fields,
         )
         config = _config_from(form, again).quant_mapping["transformer"] if form != "json" else None
         assert exporter.verify(again, fqns) == nearest

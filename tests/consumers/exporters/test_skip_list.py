@@ -38,9 +38,9 @@ def test_skip_list_globs() -> None:
 
 
 def test_skip_list_regex() -> None:
-    """Anchored expressions with reasons:
+    """Expressions are anchored and have reasons.
 
-    Python's own re.match, and fullmatch and search, find the skipped Linears and no namesakes.
+    Python's re.match, fullmatch and search all find the skipped Linears and no others.
     """
     recipe = flux_recipe()
     text = SkipListExporter(form="regex").export(recipe)

@@ -47,9 +47,7 @@ def filters(tmp_path: Path) -> Path:
 
 
 def test_no_code_runs_unless_it_is_asked_for(tmp_path: Path) -> None:
-    """The reader that everybody gets refuses, says that it would run code and how to allow it, and
-    has run none.
-    """
+    """The default reader runs no code; its message says how to allow it."""
     ran = tmp_path / "ran"
     (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\ndef f(module, fqn): return True\n")
     with pytest.raises(
@@ -145,6 +143,6 @@ def test_filters_that_fail(filters: Path, name: str, message: str) -> None:
 
 
 def test_a_filter_needs_shapes(filters: Path) -> None:
-    """A Linear whose K and N nobody knows is named."""
+    """A Linear whose K and N are not known is named in the message."""
     with pytest.raises(PatternError, match=r"found no K and N of blocks\.0\.q"):
         FilterFnReader(allow_code=True).read(f"{filters}:wide").assign(TREE, quantized=NVFP4)

@@ -167,7 +167,7 @@ def test_the_older_dict_is_read_as_it_was() -> None:
     assert read({"*weight_quantizer": NVFP4, "*input_quantizer": NVFP4, "default": off}) == {}
 
 
-def test_fp8_of_other_granularity_is_said() -> None:
+def test_fp8_of_other_granularity_has_a_note() -> None:
     """FP8_DEFAULT_CFG has one scale a tensor: it is read as fp8 with a note; row and token scales
     need none. Entries about attention are set apart.
     """
@@ -282,8 +282,8 @@ def test_checkpoint_configs_are_shell_patterns() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
-    """Formats that are none of ours, halves of a Linear, code, and hostile texts are refused with
-    what was found and what is allowed.
+    """Formats that are none of ours, Linears with one operand quantized, code and hostile texts are
+    refused; the message says what was found and what was expected.
     """
     with pytest.raises(PatternError, match=words):
         read(value)

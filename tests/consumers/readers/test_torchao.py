@@ -66,7 +66,7 @@ def test_torchao_is_simulated_exactly(pairs: list[tuple[str, bool]]) -> None:
         ),
     ],
 )
-def test_torchao_failures_are_foretold(keys: dict[str, bool], message: str) -> None:
+def test_torchao_failures_are_predicted(keys: dict[str, bool], message: str) -> None:
     """A list on which torchao stops is refused with the key and the name; its entries can still be
     asked what they hit.
     """
@@ -76,9 +76,9 @@ def test_torchao_failures_are_foretold(keys: dict[str, bool], message: str) -> N
     assert listed.hits(listed.entries[0], TREE)
 
 
-def test_biases_that_nobody_knows() -> None:
-    """Without knowledge of biases a key for one still counts, with a note; `re:` keys are taken to
-    fit weights only.
+def test_unknown_biases() -> None:
+    """Where biases are not known, a key for one still counts, with a note, and `re:` keys are read
+    as if they fit weights only.
     """
     listed = get_reader("torchao").read(
         fqn_config({"proj_out.bias": False, "proj_out": True, r"re:.*q\..*": True})
@@ -88,9 +88,7 @@ def test_biases_that_nobody_knows() -> None:
 
 
 def test_torchao_reads_components() -> None:
-    """{component:
-
-    FqnToConfig}: a part is for its component, one that is missing leaves bf16, a bare config is for
+    """A part is for its component, a component without a part stays bf16, and a bare config is for
     every Linear.
     """
     fqns = ("transformer.proj_out", "transformer.x", "transformer_2.proj_out", "vae.x")
@@ -181,7 +179,7 @@ def test_other_configs_are_named() -> None:
     ],
 )
 def test_json_that_is_no_list(name: str, text: str, message: str) -> None:
-    """Hostile and foreign JSON is refused with words."""
+    """Hostile and foreign JSON is refused; the message says what was found and expected."""
     with pytest.raises(PatternError, match=message) as error:
         get_reader(name).read(text)
     assert re.search("expected|this form is", str(error.value))

@@ -36,8 +36,8 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 48, "audit": 80, "nearest": 90}
-"""{workflow: how many modules of ours importing it may load}; 78, 103 and 117 before the rooms."""
+CLOSURES = {"price": 55, "audit": 118, "nearest": 70}
+"""{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100
 LONG: dict[str, str] = {}

@@ -10,8 +10,6 @@ run, for an export that must name each of them.
 from torch import nn
 
 from sensitivity.errors import RecipeMismatchError
-from sensitivity.models.denoisers import joined
-from sensitivity.models.skeleton import build_skeleton
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
@@ -35,6 +33,9 @@ def linears_of(recipe: Recipe, spec: StudySpec) -> list[str]:
         RecipeMismatchError: the pipeline lacks a component of the recipe, or has another class
             there.
     """
+    from sensitivity.models.denoisers import joined
+    from sensitivity.models.skeleton import build_skeleton
+
     pipe = build_skeleton(spec)
     parts = {name: getattr(pipe, name, None) for name in recipe.model.classes}
     for name, kind in recipe.model.classes.items():

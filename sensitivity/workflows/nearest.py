@@ -20,7 +20,6 @@ from sensitivity.errors import RecipeError
 from sensitivity.latency.pricer import PricedList, Pricer
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.recipes.unverified import priced_recipe, refusals
-from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.model_linears import check_same_linears
@@ -87,6 +86,8 @@ def pricer_for(recipe: Recipe, spec: StudySpec) -> Pricer:
 
 
 def _pricer(recipe: Recipe, spec: StudySpec) -> Pricer:
+    from sensitivity.shapes.run import run_shapes
+
     run = run_shapes(spec)
     check_same_linears(recipe, run.table)
     return Pricer.of(spec, run, target=recipe.latency.target)

@@ -28,7 +28,6 @@ from sensitivity.latency import LatencyModel
 from sensitivity.latency.pricer import PricedList, Pricer, at_priced_scale, latency_model
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
-from sensitivity.shapes.run import run_shapes, with_options
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.overrides import RunOptions
@@ -115,6 +114,8 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
             that is not of this run.
         FormatError: the target lacks the format.
     """
+    from sensitivity.shapes.run import run_shapes, with_options  # a run needs diffusers' models
+
     spec = with_options(spec, request.options)
     predicted = latency_model(spec, request.target, compile_mode=request.compile_mode)
     asked = _Asked.read(request)

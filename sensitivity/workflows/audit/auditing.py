@@ -20,8 +20,6 @@ from sensitivity.latency.pricer import PricedList, latency_model
 from sensitivity.recipes.recipe import load_recipe
 from sensitivity.search.store import default_storage
 from sensitivity.shapes.by_hand import rule_of_thumb
-from sensitivity.shapes.deriving import derive_study
-from sensitivity.shapes.run import with_options
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.audit import blocks, gains, other_runs, sensitive
@@ -83,6 +81,9 @@ def audit_list(spec: StudySpec, request: AuditRequest, *, say: Say = silent) -> 
         FormatError: the target lacks a format of the list.
         RecipeMismatchError: the recipe is for other Linears.
     """
+    from sensitivity.shapes.deriving import derive_study
+    from sensitivity.shapes.run import with_options
+
     spec = derive_study(with_options(spec, request.options))
     _check_formats(spec, request)
     say(f"profiling {spec.name}")

@@ -26,9 +26,7 @@ from sensitivity.core.fqns import role_of
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LinearCost
 from sensitivity.latency.pricer import Pricer
-from sensitivity.models.skeleton import build_skeleton
 from sensitivity.shapes.families import fused_families
-from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import LinearProfile
 from sensitivity.spec.study_spec import StudySpec
@@ -146,6 +144,9 @@ def audited_model(spec: StudySpec, *, target: str | None = None) -> AuditedModel
         UserError: and its kinds, for a model that cannot be profiled, settings that it does not
             take, or an unknown target.
     """
+    from sensitivity.models.skeleton import build_skeleton
+    from sensitivity.shapes.run import run_shapes
+
     run = run_shapes(spec)
     found = _Modules(build_skeleton(spec).components, run.classes)
     scale = spec.pricing.stands_for

@@ -125,9 +125,9 @@ def test_layer_sensitivities_in_the_study(tmp_path: Path) -> None:
         log = opened(store)
         assert log.errors() is None
         log.keep_errors(ERRORS)
-        assert opened(store).errors() == ERRORS
+        assert log.errors() == ERRORS
         log.keep_errors(None)
-        assert opened(store).errors() is None
+        assert log.errors() is None
 
 
 def test_settings_in_the_study(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sensitivity.cli.flags import name_flags
 from sensitivity.cli.render.tables import compare_table, make_table
 from sensitivity.core.format_name import quantized
 from sensitivity.workflows.audit.wording import some_roles
@@ -88,7 +89,7 @@ def _findings_table(findings: Sequence["Finding"]) -> Table:
         if seen[key] <= SHOWN:
             table.add_row(
                 *(word.value for word in key),
-                Text(f"{entry}{finding.message}"),
+                Text(f"{entry}{name_flags(finding.message)}"),
                 style=STYLES[key[0].value],
             )
         if seen[key] == SHOWN < totals[key]:

@@ -39,7 +39,7 @@ def test_calibration_hears_the_sound(
         granularity="layer",
     )
     with Store.open(tmp_path / "study.db") as store:
-        errors = calibrate(evaluator, candidates, store, estimator=estimator)
+        errors = calibrate(evaluator, candidates, store, estimator=estimator, states=1, prompts=1)
     of = {group.fqns: errors[i, 1] for i, group in enumerate(candidates.groups)}
     assert 0.05 < of["audio_proj_out",] < 0.3
     assert 0.05 < of["proj_out",] < 0.3

@@ -4,6 +4,7 @@ import itertools
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.requests import SearchRequest
 
+from support import killed_search
 from support.searches import BUDGET, essence, states_of
 
 
@@ -94,20 +96,19 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
 
 
 def test_kill_minus_9_loses_only_the_running_trial(
-    whole: SearchOutcome, tiny_study: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+    whole: SearchOutcome, tiny_study: Path, runs: Path
 ) -> None:
     """A process killed in its fifth trial leaves four, and the continued search equals the
     uninterrupted one.
     """
     database = runs / "killed.db"
-    child = os.fork()
-    if not child:  # the same as this process, and gone before it could return
-        try:
-            at_trial(5, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
-            continue_in_process(tiny_study, runs, database)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    arguments = (tiny_study, database, runs / "references", BUDGET, 5)
+    killed = subprocess.run(
+        [sys.executable, killed_search.__file__, *map(str, arguments)],
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert states_of(database) == ["COMPLETE"] * 4 + ["RUNNING"]
     continued: list[int] = []
     events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))

@@ -6,6 +6,7 @@ with random weights: its pictures mean nothing, but they change when a Linear is
 and networks come from `studies/tiny-flux/training`.
 """
 
+import gc
 import json
 import os
 import sqlite3
@@ -39,6 +40,12 @@ def without_fsync(connection: object, _record: object) -> None:
     """Let SQLite not wait for the disk after each commit: only a power cut could lose data then."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collection, which would walk it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 STUDY = """\

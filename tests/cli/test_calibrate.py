@@ -283,6 +283,7 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
         formats=(NVFP4,),
         estimator="output",
         states=1,
+        prompts=1,
         storage=tmp_path / "s.db",
         cache_folder=tmp_path / "cache",
     )

@@ -484,6 +484,8 @@ def test_a_pattern_that_matches_nothing_is_said(run: Run, tiny_study: Path, tmp_
             study,
             "--budget",
             1,
+            "--sampler",
+            "random",
             "--json",
             "-",
             "--storage",
@@ -576,7 +578,7 @@ def test_settings_that_the_pipeline_refuses_are_a_mistake(
     )
 
 
-SMALL = ("--height", 64, "--width", 64, "--frames", 9, "--steps", 4)
+SMALL = ("--height", 64, "--width", 64, "--frames", 5, "--steps", 4)
 
 
 def test_configs_that_contradict_one_another_are_a_mistake(run: Run, tmp_path: Path) -> None:

@@ -1,8 +1,20 @@
 """Predicted models that several test files ask."""
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from sensitivity.latency import PredictedLatency, get_device
+
+
+@pytest.fixture(scope="module")
+def small_heap() -> Iterator[None]:
+    """Memory is released after each measurement; what there was before is not searched then."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from sensitivity.latency.end_to_end import measure_calls, measure_pipeline
 
 from support.small_denoisers import Gated, Numbered, TwoKinds, two_kinds
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 FP8 = FormatName.FP8
 
 

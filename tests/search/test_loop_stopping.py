@@ -22,6 +22,7 @@ from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
+from sensitivity.search import trial_runner
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.finished import list_optuna_studies
 from sensitivity.search.loop import SearchResult, read_search, run_search
@@ -106,15 +107,35 @@ def chunked(tiny_study: Path) -> StudySpec:
     )
 
 
+def with_groups(prepared: Prepared, count: int) -> Prepared:
+    """The same with candidates of so many groups, those that gain most."""
+    whole = prepared.candidates
+    best = sorted(range(len(whole.groups)), key=lambda i: -whole.groups[i].gains_s[1])[:count]
+    some = replace(
+        whole,
+        groups=tuple(whole.groups[i] for i in best),
+        rule_of_thumb=tuple(whole.rule_of_thumb[i] for i in best),
+    )
+    return replace(prepared, candidates=some)
+
+
 @pytest.fixture(scope="module")
 def prepared(chunked: StudySpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
-    """Evaluator and candidates of that study."""
+    """Evaluator of that study, and ten groups of candidates: Optuna writes each to the database in
+    each trial.
+    """
     folder = tmp_path_factory.mktemp("stopping")
     made = prepare(
         chunked, SearchRequest(storage=folder / "none.db", cache_folder=folder / "references")
     )
-    yield made
+    yield with_groups(made, 10)
     made.evaluator.close()
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed trial holds no memory here, and looking for some takes most of a second."""
+    monkeypatch.setattr("sensitivity.fidelity.evaluator.release_memory", lambda *_, **__: None)
 
 
 def settings_of(sampler: SamplerName = SamplerName.KNAPSACK, *, budget: int = 20) -> SearchSettings:
@@ -193,19 +214,14 @@ def test_dominated_trials_stop_count_and_stay_off_the_front(
     "sampler", [SamplerName("knapsack"), SamplerName("nsga2"), SamplerName("random")]
 )
 def test_a_stopped_choice_is_never_tried_again(
-    search: Any, prepared: Prepared, sampler: SamplerName
+    search: Any, prepared: Prepared, sampler: SamplerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On three groups each sampler tries each of the eight choices once, stopped or not, and ends
     when there is no other.
     """
-    whole = prepared.candidates
-    best = sorted(range(len(whole.groups)), key=lambda i: -whole.groups[i].gains_s[1])[:3]
-    some = replace(
-        whole,
-        groups=tuple(whole.groups[i] for i in best),
-        rule_of_thumb=tuple(whole.rule_of_thumb[i] for i in best),
-    )
+    monkeypatch.setattr(trial_runner, "MAX_REPEATS", 25)  # each repeat is written to the database
     toy = Toy()
+    some = with_groups(prepared, 3).candidates
     result = search(toy, budget=50, sampler=sampler, candidates=some)
     assert len(toy.asked) == len(set(toy.asked)) == result.tried == 8
     assert result.stopped
@@ -259,9 +275,9 @@ def test_a_study_without_chunks_never_stops(
         monkeypatch.setattr("sensitivity.search.settings.ALPHA", 0.01)
         assert study_name(prepared.evaluator, prepared.candidates, settings_of()) == names[-1]
         toy = Toy()
-        result = search(toy, sampler=SamplerName("random"))
-        assert (len(result.trials), result.stopped, result.pictures_saved) == (20, (), 0)
-        assert len(toy.asked) <= 20  # the third is the first, drawn already
+        result = search(toy, budget=10, sampler=SamplerName("random"))
+        assert (len(result.trials), result.stopped, result.pictures_saved) == (10, (), 0)
+        assert len(toy.asked) <= 10  # the third is the first, drawn already
     assert names[0] == names[2] != names[1]
 
 
@@ -298,7 +314,7 @@ def test_a_score_that_is_known_completes(search: Any, prepared: Prepared, tmp_pa
     """A choice that stopped in one study and has a full score in the store is a scored trial in the
     next, and no picture is generated for it.
     """
-    first = search(Toy(), sampler=SamplerName("random"))
+    first = search(Toy(), budget=10, sampler=SamplerName("random"))
     stopped = first.stopped[0]
     formats = prepared.candidates.decode(stopped.choice)
     (tmp_path / "toy.db").unlink()
@@ -308,7 +324,7 @@ def test_a_score_that_is_known_completes(search: Any, prepared: Prepared, tmp_pa
             prepared.evaluator.evaluation_key("search"), assignment_key(formats), score, seconds=1.0
         )
     toy = Toy()
-    again = search(toy, sampler=SamplerName("random"))
+    again = search(toy, budget=10, sampler=SamplerName("random"))
     trial = next(t for t in again.trials if t.choice == stopped.choice)
     assert (trial.index, trial.score) == (stopped.index, score)
     assert tuple(sorted(quantized(formats))) not in toy.asked
@@ -318,7 +334,8 @@ def test_nothing_of_a_stopped_trial_is_kept_as_a_score(
     search: Any, prepared: Prepared, tmp_path: Path
 ) -> None:
     """The store has one score for each finished trial and none for a stopped one."""
-    result = search(Toy(), sampler=SamplerName("random"))
+    result = search(Toy(), budget=10, sampler=SamplerName("random"))
+    assert result.stopped
     key = prepared.evaluator.evaluation_key("search")
     with Store.open(tmp_path / "toy.db") as store:
         kept = [
@@ -342,7 +359,7 @@ def test_the_proposer_sees_estimates_with_their_share(
         return plain(self, history, *more)
 
     monkeypatch.setattr(KnapsackProposer, "next_choice", next_choice)
-    result = search(Toy())
+    result = search(Toy(), budget=14)
     tried: list[ScoredTrial | StoppedTrial] = sorted(
         (*result.trials, *result.stopped), key=lambda t: t.index
     )
@@ -355,7 +372,7 @@ def test_the_proposer_sees_estimates_with_their_share(
         for t in tried
     ]
     assert result.stopped
-    assert seen == [expected[:count] for count in range(3, 20)]
+    assert seen == [expected[:count] for count in range(3, 14)]
 
 
 def test_a_stopped_trial_breaks_a_row_of_failures(search: Any) -> None:
@@ -420,14 +437,14 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
     out = io.StringIO()
     console = Console(file=out, width=400)
     more = {"storage": tmp_path / "s.db", "cache_folder": tmp_path / "references"}
-    with SearchProgress(console, budget=16) as progress:
+    with SearchProgress(console, budget=10) as progress:
         outcome = find_recipe(
-            chunked, SearchRequest(budget=16, calibrated=False, **more), events=progress.events
+            chunked, SearchRequest(budget=10, calibrated=False, **more), events=progress.events
         )  # type: ignore[arg-type]
     result, recipe = outcome.result, outcome.recipe
     assert recipe is not None
     assert result.stopped
-    assert (recipe.search.trials, recipe.search.stopped) == (16, len(result.stopped))
+    assert (recipe.search.trials, recipe.search.stopped) == (10, len(result.stopped))
     assert json.loads(recipe.to_json())["search"]["stopped"] == len(result.stopped)
     stopped = [
         tuple(sorted(quantized(outcome.prepared.candidates.decode(t.choice))))
@@ -436,7 +453,7 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
     assert not set(stopped) & set(toys["held_out"].asked)
     for t in result.stopped:
         why = rf"trial {t.stop.rival + 1} is as fast with less LPIPS \((certain|p = [\d.e-]+)\)"
-        line = rf"trial {t.index + 1}/16: \d\.\d+x, stopped after {t.stop.prompts} prompts: {why}"
+        line = rf"trial {t.index + 1}/10: \d\.\d+x, stopped after {t.stop.prompts} prompts: {why}"
         assert re.search(line, out.getvalue()), out.getvalue()
     console.print(front_table(outcome))
     assert (
@@ -454,4 +471,4 @@ def test_recipe_screen_and_selection_say_what_was_stopped(
             result
         )
     assert (study.finished, study.stopped) == (len(result.trials), len(result.stopped))
-    assert f"{study.name}: 16 of 16 trials" in study.describe()
+    assert f"{study.name}: 10 of 10 trials" in study.describe()

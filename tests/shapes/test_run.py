@@ -22,6 +22,7 @@ from sensitivity.spec.loading import load_spec, resolve_spec
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec
 
+from support.shallow_studies import LAYERS, shallow
 from support.shape_runs import shape_run
 from support.toy_pipelines import TOYS, save_toy
 
@@ -31,9 +32,10 @@ def rows(run: ShapeRun) -> Counter[tuple[int, int]]:
     return Counter((linear.m, linear.calls) for linear in run.table.linears)
 
 
-def changed(name: str, **options: Any) -> ShapeRun:
-    """A study run with the options of a command line."""
-    return run_shapes(with_options(resolve_spec(name), RunOptions(**options)))
+def changed(name: str, folder: Path, **options: Any) -> ShapeRun:
+    """A study with two layers in a stack, run with the options of a command line."""
+    spec = shallow(resolve_spec(name), folder / name)
+    return run_shapes(with_options(spec, RunOptions(**options)))
 
 
 def real_table(spec: StudySpec, batch: int = 1) -> tuple[ShapeTable, Any]:
@@ -72,12 +74,13 @@ def test_flux_has_its_linears() -> None:
     assert run.repeated_blocks == ("FluxTransformerBlock", "FluxSingleTransformerBlock")
 
 
-def test_qwen_runs_twice_a_step() -> None:
-    """QwenImage: 846 Linears, 50 steps, a forward for the prompt's 14 tokens and one for the
+def test_qwen_runs_twice_a_step(tmp_path: Path) -> None:
+    """QwenImage: 14 Linears a layer, 50 steps, a forward for the prompt's 14 tokens and one for the
     negative prompt's 6.
     """
-    run = shape_run("qwen-image")
-    assert len(run.table.linears) == 846
+    run = changed("qwen-image", tmp_path)
+    assert len(run.table.linears) == LAYERS * 14 + 6
+    assert run.table.uncalled == ()
     texts = [linear for linear in run.table.linears if len(linear.m_values) > 1]
     assert {linear.m_values for linear in texts} == {((6, 50), (14, 50))}
     assert {(linear.m, linear.calls) for linear in run.table.linears if linear not in texts} == {
@@ -87,14 +90,15 @@ def test_qwen_runs_twice_a_step() -> None:
     assert sorted(call.calls for call in run.calls) == [50, 50]
 
 
-def test_ltx2_has_three_streams() -> None:
-    """LTX-2: 1370 Linears, CFG in the batch, no further forwards."""
-    run = shape_run("ltx2")
+def test_ltx2_has_three_streams(tmp_path: Path) -> None:
+    """LTX-2: 28 Linears a layer, CFG in the batch, no further forwards."""
+    run = changed("ltx2", tmp_path)
     video = 2 * (512 // 32) * (768 // 32) * ((121 - 1) // 8 + 1)
     audio = 2 * round(121 / 24 * 16000 / 160 / 4)
     assert (video, audio) == (12288, 252)
     assert set(rows(run)) == {(video, 40), (audio, 40), (2 * 1024, 40), (2, 40)}
-    assert sum(rows(run).values()) == 1370
+    assert sum(rows(run).values()) == LAYERS * 28 + 26
+    assert run.table.uncalled == ()
     assert [call.calls for call in run.calls] == [40]
 
 
@@ -108,26 +112,26 @@ def test_the_denoisers_calls_have_their_values() -> None:
     assert call.kwargs["hidden_states"].dtype == torch.bfloat16
 
 
-def test_flux_follows_batch_size_and_steps() -> None:
+def test_flux_follows_batch_size_and_steps(tmp_path: Path) -> None:
     """Twice the batch is twice the rows; text and picture keep their lengths."""
-    run = changed("flux1-dev", batch_size=2, height=512, width=768, steps=5)
+    run = changed("flux1-dev", tmp_path, batch_size=2, height=512, width=768, steps=5)
     image, text = 2 * (512 // 16) * (768 // 16), 2 * 512
     assert set(rows(run)) == {(image + text, 5), (image, 5), (text, 5), (2, 5)}
     assert (run.table.batch_size, run.table.settings["width"]) == (2, 768)
 
 
-def test_qwen_follows_prompt_and_guidance() -> None:
+def test_qwen_follows_prompt_and_guidance(tmp_path: Path) -> None:
     """More tokens are more rows; without guidance there is one forward a step."""
-    run = changed("qwen-image", prompt_tokens=33, guidance=1.0, steps=2)
+    run = changed("qwen-image", tmp_path, prompt_tokens=33, guidance=1.0, steps=2)
     assert set(rows(run)) == {(4096, 2), (33, 2), (1, 2)}
     assert run.table.run is not None
     assert run.table.run.component("text_encoder").calls == 1
 
 
-def test_ltx2_follows_frames_and_guidance() -> None:
+def test_ltx2_follows_frames_and_guidance(tmp_path: Path) -> None:
     """Frames change video and sound; without guidance the batch is one."""
-    run = changed("ltx2", frames=49, guidance=1.0, steps=2)
-    assert set(rows(run)) == {(16 * 24 * 7, 2), (round(49 / 24 * 25), 2), (1024, 2), (1, 2)}
+    run = changed("ltx2", tmp_path, frames=17, guidance=1.0, steps=2)
+    assert set(rows(run)) == {(16 * 24 * 3, 2), (round(17 / 24 * 25), 2), (1024, 2), (1, 2)}
 
 
 def test_a_size_that_the_pipeline_rounds_is_said(bare: StudySpec) -> None:

@@ -11,11 +11,14 @@ import pytest
 from sensitivity.consumers.exporters import get_exporter
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError, RecipeError, UserError
+from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.audit import AuditRequest, fixed_recipe, read_source
 from sensitivity.workflows.audit.auditing import audit_on
 from sensitivity.workflows.audit.findings import Kind
+from sensitivity.workflows.audit.model import audited_model
 
 from support.audits import BF16, NVFP4, audited, bad, of
+from support.shallow_studies import shallow
 
 
 def test_the_form_is_guessed_by_looks(tmp_path: Path) -> None:
@@ -131,10 +134,10 @@ def test_a_consumers_list_may_come_alone(
     assert of(audit, Kind.DEAD) == []
 
 
-def test_servers_lists_may_come_alone(models: Any, tmp_path: Path) -> None:
+def test_servers_lists_may_come_alone(tmp_path: Path) -> None:
     """vLLM-Omni's and SGLang's: run-time names, in the form that is for the format."""
     path = tmp_path / "list.json"
-    tree = models("qwen-image").tree
+    tree = audited_model(shallow(resolve_spec("qwen-image"), tmp_path / "qwen-image")).tree
     for form, fmt, name, fqns in (
         (
             "vllm-omni",

@@ -31,14 +31,24 @@ from support.media import changed
 def search(study: StudySpec, folder: Path, name: str, *, budget: int) -> SearchOutcome:
     """A search in its own database `name`, with the references of the folder."""
     request = SearchRequest(
-        budget=budget, storage=folder / f"{name}.db", cache_folder=folder / "references"
+        budget=budget,
+        storage=folder / f"{name}.db",
+        cache_folder=folder / "references",
+        calibrated=False,
     )
     return find_recipe(study, request)
 
 
+def small(path: Path) -> StudySpec:
+    """The study with two search prompts and clips of five frames."""
+    study = load_spec(path)
+    prompts = {"search": study.prompts.search[:2]}
+    return changed(study, settings={"num_frames": 5}, prompts=prompts)
+
+
 @dataclass(frozen=True)
 class Searched:
-    """A study, the folder of its databases and references, and a finished search of four trials."""
+    """A study, the folder of its databases and references, and a finished search: three trials."""
 
     study: StudySpec
     folder: Path
@@ -49,29 +59,29 @@ class Searched:
 @pytest.fixture(scope="module")
 def ltx2_searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("ltx2")
-    study = load_spec(save_ltx2(folder / "clips"))
-    return Searched(study, folder, search(study, folder, "free", budget=4), has_sound=True)
+    study = small(save_ltx2(folder / "clips"))
+    return Searched(study, folder, search(study, folder, "free", budget=3), has_sound=True)
 
 
 @pytest.fixture(scope="module")
 def wan_searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("wan")
-    study = load_spec(save_wan(folder / "clips"))
-    return Searched(study, folder, search(study, folder, "free", budget=4), has_sound=False)
+    study = small(save_wan(folder / "clips"))
+    return Searched(study, folder, search(study, folder, "free", budget=3), has_sound=False)
 
 
 @pytest.mark.parametrize("name", ["ltx2_searched", "wan_searched"])
 def test_a_search_over_clips_ends_in_a_recipe(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Four trials end in a recipe that is read back equal, says what was found on the clips, and
+    """Three trials end in a recipe that is read back equal, says what was found on the clips, and
     verifies to the same numbers.
     """
     searched: Searched = request.getfixturevalue(name)
     outcome = searched.outcome
     recipe = outcome.recipe
     assert recipe is not None
-    assert len(outcome.result.trials) == 4
+    assert len(outcome.result.trials) == 3
     assert any(t.score.mean > 0 for t in outcome.result.trials)
     assert load_recipe(recipe.save(tmp_path / "recipe.json")) == recipe
     said, has_sound = recipe.fidelity, searched.has_sound
@@ -150,7 +160,7 @@ def test_black_clips_are_a_failed_trial_and_the_search_goes_on(
         )
 
     monkeypatch.setattr(Evaluator, "generate", generate)
-    outcome = search(ltx2_searched.study, ltx2_searched.folder, "black", budget=3)
+    outcome = search(ltx2_searched.study, ltx2_searched.folder, "black", budget=2)
     assert outcome.result.failed == 1
-    assert len(outcome.result.trials) == 3
+    assert len(outcome.result.trials) == 2
     assert "all nvfp4" not in {t.label for t in outcome.result.trials}

@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,29 @@ from sensitivity.search.trials import SearchEvents
 from sensitivity.spec.loading import load_spec
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
+from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.requests import SearchRequest
 
 from support import killed_search
 from support.searches import BUDGET, essence, states_of
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_study: Path, runs: Path) -> Iterator[Prepared]:
+    """The tiny study, loaded and priced once."""
+    made = prepare(
+        load_spec(tiny_study),
+        SearchRequest(storage=runs / "none.db", cache_folder=runs / "references"),
+    )
+    yield made
+    made.evaluator.close()
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(loaded: Prepared, whole: SearchOutcome, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - `whole` loads its own
+    """Searches in this process share a loaded pipeline; what they share on disk is tested here."""
+    monkeypatch.setattr("sensitivity.workflows.find.prepare", lambda *_, **__: loaded)
+    monkeypatch.setattr(loaded.evaluator, "close", lambda: None)
 
 
 def at_trial(number: int, do: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,12 @@ from sensitivity.workflows.prepare import Prepared
 from support.searches import NVFP4, Scorer, essence
 
 
+@pytest.fixture(autouse=True)
+def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed trial holds no memory here, and looking for some takes most of a second."""
+    monkeypatch.setattr("sensitivity.fidelity.evaluator.release_memory", lambda *_, **__: None)
+
+
 @pytest.mark.parametrize(
     "error",
     [MeasurementError("NaN pictures"), torch.OutOfMemoryError("CUDA out of memory")],
@@ -90,7 +96,7 @@ def test_no_skip_list_is_scored_twice(
     """On three groups, every sampler scores each of the eight choices at most once, and ends
     cleanly when no new one is found.
     """
-    monkeypatch.setattr(trial_runner, "MAX_REPEATS", 40)  # each repeat is written to the database
+    monkeypatch.setattr(trial_runner, "MAX_REPEATS", 25)  # each repeat is written to the database
     scorer = Scorer()
     result = quick(scorer, budget=50, groups=3, sampler=sampler)
     assert len(scorer.asked) == len(set(scorer.asked)) == len(result.trials)

@@ -29,6 +29,7 @@ from sensitivity.search.trials import SearchEvents
 from sensitivity.spec.loading import load_spec
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
+from sensitivity.workflows.prepare import Prepared
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
 from sensitivity.workflows.select import select_recipe
 
@@ -43,13 +44,19 @@ def said() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the references of the tiny study are kept for all searches."""
+    return tmp_path_factory.mktemp("references")
+
+
 @pytest.fixture
-def search(tiny_study: Path, tmp_path: Path, said: list[str]) -> Search:
-    """Searches the tiny study in a folder of its own."""
+def search(tiny_study: Path, tmp_path: Path, references: Path, said: list[str]) -> Search:
+    """Searches the tiny study in a database of its own."""
 
     def run(budget: int) -> SearchOutcome:
         request = SearchRequest(
-            budget=budget, storage=tmp_path / "study.db", cache_folder=tmp_path / "references"
+            budget=budget, storage=tmp_path / "study.db", cache_folder=references
         )
         return find_recipe(load_spec(tiny_study), request, events=SearchEvents(noted=said.append))
 
@@ -81,12 +88,13 @@ def test_what_gives_nan_stays_out_of_the_search(
     monkeypatch: pytest.MonkeyPatch,
     tiny_study: Path,
     tmp_path: Path,
+    references: Path,
 ) -> None:
     """The groups are named; no trial quantizes them, "all nvfp4" does without them; choosing again
     from the database sees the same trials.
     """
     break_role(monkeypatch, "192-768")  # the MLPs' first Linears
-    outcome = search(7)
+    outcome = search(5)
     groups = outcome.prepared.candidates.groups
     broken = [
         g
@@ -99,14 +107,14 @@ def test_what_gives_nan_stays_out_of_the_search(
     assert [text.partition(":")[0] for text in said] == ["left out of the search"]
     assert all(f"{groups[g].name} in nvfp4" in said[0] for g in broken[:5])
     trials = outcome.result.trials
-    assert len(trials) == 7
+    assert len(trials) == 5
     assert all(trial.choice[g] == 0 for trial in trials for g in broken)
     assert next(trial for trial in trials if trial.label == "all nvfp4").choice == tuple(
         int(g not in broken) for g in range(len(groups))
     )
     again = select_recipe(
         load_spec(tiny_study),
-        SelectRequest(storage=tmp_path / "study.db", cache_folder=tmp_path / "references"),
+        SelectRequest(storage=tmp_path / "study.db", cache_folder=references),
     )
     assert again.result.trials == trials
     assert again.recipe == outcome.recipe
@@ -123,14 +131,14 @@ def test_a_format_that_breaks_everything_is_refused(
         search(3)
 
 
-def test_only_nan_is_broken(search: Search) -> None:
+def test_only_nan_is_broken(prepared: Prepared) -> None:
     """A finite error is below that of NaN, however large; candidates without an option mean bf16
     where a choice names it.
     """
     assert finite(float("nan")) == finite(float("inf")) == BROKEN
     assert 9 < finite(1e30) < BROKEN
     assert broken_options({(0, 1): BROKEN, (1, 1): finite(1e30)}) == {(0, 1)}
-    candidates = search(1).prepared.candidates
+    candidates = prepared.candidates
     assert candidates.without([]) is candidates
     less = candidates.without([(0, 1)])
     everything = candidates.all_quantized()
@@ -163,12 +171,12 @@ def test_a_search_goes_on_without_layer_sensitivities(
         raise error
 
     monkeypatch.setattr(torch.autograd, "backward", backward)
-    outcome = search(5)
+    outcome = search(4)
     assert said == [
         "the search goes on without layer sensitivities: no gradient of the FluxTransformer2DModel"
         f" could be computed ({type(error).__name__}: {error})"
     ]
-    assert len(outcome.result.trials) == 5
+    assert len(outcome.result.trials) == 4
     assert outcome.recipe is not None
 
 

@@ -64,6 +64,7 @@ def outcome(spec: StudySpec, folder: Path) -> SearchOutcome:
         max_lpips=5.0,
         storage=folder / "s.db",
         cache_folder=folder / "references",
+        calibrated=False,
     )
     return find_recipe(spec, request)
 

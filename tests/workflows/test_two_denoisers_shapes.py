@@ -190,9 +190,10 @@ def test_the_rule_of_thumb_means_both(spec: StudySpec) -> None:
     )
     assert both == {f"{name}.{fqn}" for name in NAMES for fqn in alone}
     small = changed(study, rule_of_thumb={"min_dim": 1})
-    assert {x.fqn for x in run_shapes(small).table.linears} - rule_of_thumb(
-        run_shapes(small).table, small
-    ) == {f"{name}.proj_out" for name in NAMES}
+    table = run_shapes(small).table
+    assert {x.fqn for x in table.linears} - rule_of_thumb(table, small) == {
+        f"{name}.proj_out" for name in NAMES
+    }
 
 
 def test_two_denoisers_share_the_steps_at_the_price_of_one(
@@ -363,10 +364,21 @@ def test_every_estimator_measures_both(
     estimator: EstimatorName,
     tmp_path: Path,
 ) -> None:
-    """All groups of both get a positive, finite error, the cost counts all denoiser calls that it
+    """Groups of both get a positive, finite error, the cost counts all denoiser calls that it
     makes, and the pipeline is left as it was.
     """
     found = candidates_of(table, spec, (NVFP4,))
+    if estimator == "preview":  # each job generates clips: two groups of each denoiser
+        few = [
+            g
+            for name in NAMES
+            for g in [g for g, x in enumerate(found.groups) if x.name.startswith(f"{name}.")][:2]
+        ]
+        found = dataclasses.replace(
+            found,
+            groups=tuple(found.groups[g] for g in few),
+            rule_of_thumb=tuple(found.rule_of_thumb[g] for g in few),
+        )
     calls: list[str] = []
     for name, part in parts_of(evaluator.loaded.denoiser).items():
         part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))

@@ -134,7 +134,7 @@ def _run(
     json_path: str | None,
 ) -> None:
     """Search with progress, then print what was found and write the recipe."""
-    from sensitivity.cli.concluding import conclude, showing_the_front
+    from sensitivity.cli.finishing import finish, showing_the_front
     from sensitivity.cli.render.progress import SearchProgress
     from sensitivity.workflows.find import find_recipe
 
@@ -142,7 +142,7 @@ def _run(
         outcome = find_recipe(
             spec, request, events=progress.events, say=progress.say, verifying=progress.verifying
         )
-    conclude(console, outcome, recipe_path, json_path, budget=request.budget)
+    finish(console, outcome, recipe_path, json_path, budget=request.budget)
 
 
 def _show_plan(

@@ -136,7 +136,7 @@ def _run(
     json_path: str | None,
 ) -> None:
     """Choose with progress, then print what was found and write the recipe."""
-    from sensitivity.cli.concluding import conclude, showing_the_front
+    from sensitivity.cli.finishing import finish, showing_the_front
     from sensitivity.cli.render.progress import SearchProgress
     from sensitivity.workflows.select import select_recipe
 
@@ -144,4 +144,4 @@ def _run(
         outcome = select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
     name = outcome.recipe.name if outcome.recipe is not None else spec.name
     path = out or default_recipe(request.storage, name)
-    conclude(console, outcome, path, json_path, budget=0)
+    finish(console, outcome, path, json_path, budget=0)

@@ -216,7 +216,7 @@ def only_format(recipe: Recipe) -> FormatName:
     return next(iter(quantized_formats(recipe)), FormatName.BF16)
 
 
-def write_json(value: Any) -> str:
+def indented_json(value: Any) -> str:
     """A value as the JSON text of an export."""
     return json.dumps(value, indent=1) + "\n"
 

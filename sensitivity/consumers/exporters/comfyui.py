@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sensitivity.consumers.exporters._base import one_or_all, write_json
+from sensitivity.consumers.exporters._base import indented_json, one_or_all
 from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.comfyui import KEY, ComfyuiReader
@@ -60,4 +60,4 @@ class ComfyuiExporter(ServedExporter):
             component: {KEY: {"format_version": FORMAT_VERSION, "layers": own}}
             for component, own in layers.items()
         }
-        return write_json(one_or_all(recipe, parts))
+        return indented_json(one_or_all(recipe, parts))

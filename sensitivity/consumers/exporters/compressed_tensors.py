@@ -27,10 +27,10 @@ from typing import Any, ClassVar
 from sensitivity.consumers.exporters._base import (
     CALIBRATED,
     Exporter,
+    indented_json,
     one_or_all,
     quantized_formats,
     tree_of,
-    write_json,
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters.exact_targets import exact_targets
@@ -102,7 +102,7 @@ class CompressedTensorsExporter(Exporter):
         configs = {
             component: _config(layers) for component, layers in recipe.layers_by_component.items()
         }
-        return write_json(one_or_all(recipe, configs))
+        return indented_json(one_or_all(recipe, configs))
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """What the reader makes of the text."""

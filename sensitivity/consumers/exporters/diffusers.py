@@ -28,9 +28,9 @@ from typing import Any, ClassVar
 
 from sensitivity.consumers.exporters._base import (
     Exporter,
+    indented_json,
     only_format,
     tree_of,
-    write_json,
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters._python import MSLK, read_constants, write_constant
@@ -114,7 +114,7 @@ class DiffusersExporter(Exporter):
     def render(self, recipe: Recipe) -> str:
         """The text of the form."""
         if self.form == "json":
-            return write_json(_exact_configs(fqn_to_config_dicts(recipe)))
+            return indented_json(_exact_configs(fqn_to_config_dicts(recipe)))
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
         header = "\n".join(f"# {line}" for line in describe(recipe))
         constants = write_constant("CONFIGS", configs)

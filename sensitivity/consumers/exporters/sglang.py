@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sensitivity.consumers.exporters._base import one_or_all, tree_of, write_json
+from sensitivity.consumers.exporters._base import indented_json, one_or_all, tree_of
 from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.sglang import PACKED_PARTS, SglangReader
@@ -90,11 +90,11 @@ class SglangExporter(ServedExporter):
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""
         if self.form == "arguments":
-            return write_json(self._arguments(recipe))
+            return indented_json(self._arguments(recipe))
         parts = {
             component: self._checkpoint(recipe, component) for component in recipe.model.classes
         }
-        return write_json(one_or_all(recipe, parts))
+        return indented_json(one_or_all(recipe, parts))
 
     def _checkpoint(self, recipe: Recipe, component: str) -> dict[str, Any]:
         quantizes = self._quantizes(recipe, component)

@@ -37,11 +37,11 @@ from typing import Any, ClassVar
 
 from sensitivity.consumers.exporters._base import (
     Exporter,
+    indented_json,
     one_or_all,
     only_format,
     quantized_formats,
     tree_of,
-    write_json,
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters._python import MSLK, read_constants, write_constant
@@ -89,7 +89,7 @@ class TorchaoExporter(Exporter):
     def render(self, recipe: Recipe) -> str:
         """The text of the form."""
         if self.form == "json":
-            return write_json(one_or_all(recipe, fqn_to_config_dicts(recipe)))
+            return indented_json(one_or_all(recipe, fqn_to_config_dicts(recipe)))
         layers = _linears_by_format(recipe)
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
         header = "\n".join(f"# {line}" for line in describe(recipe))

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sensitivity.consumers.exporters._base import one_or_all, write_json
+from sensitivity.consumers.exporters._base import indented_json, one_or_all
 from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.vllm_omni import KLEIN_NOTE, VllmOmniReader
@@ -64,5 +64,5 @@ class VllmOmniExporter(ServedExporter):
             for component in recipe.model.classes
         }
         if recipe.model.pipeline_class in PER_COMPONENT:
-            return write_json(parts)
-        return write_json(one_or_all(recipe, parts))
+            return indented_json(parts)
+        return indented_json(one_or_all(recipe, parts))

@@ -38,7 +38,7 @@ from sensitivity.consumers.lists import Entry, ModelTree
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.json_objects import object_or_empty, parse_object
 from sensitivity.consumers.readers.torchao import FqnConfigList
-from sensitivity.consumers.readers.torchao_configs import read_config
+from sensitivity.consumers.readers.torchao_configs import read_torchao_config
 from sensitivity.consumers.readers.torchao_keys import KeyMatcher
 from sensitivity.consumers.rules import hits
 from sensitivity.core.format_name import FormatName
@@ -114,7 +114,9 @@ class DiffusersReader(Reader):
                     " TorchAoConfig.to_dict()"
                 )
             entries += _substrings(config, component)
-            found, defaults[component] = read_config(config["quant_type"]["default"], component)
+            found, defaults[component] = read_torchao_config(
+                config["quant_type"]["default"], component
+            )
             entries += found
         return DiffusersList(consumer=self.name, entries=tuple(entries), defaults=defaults)
 

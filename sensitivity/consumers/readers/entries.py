@@ -1,6 +1,6 @@
 """The limits of a list: how long an entry may be, and how many a list may have.
 
-check_name(name, "ignore")          # the name itself, or an error that says where it was found
+    check_name(name, "ignore")          # the name itself, or an error that says where it was found
 check_count(len(entries))
 """
 

@@ -1,7 +1,7 @@
 """The JSON object of a list in JSON, and its parts where it has one for each component.
 
 value = parse_object(text, expected='an object such as {"quant_algo": "NVFP4"}')
-split_components(value, ("quant_algo",))      # {component: part}, or {"": value}
+    split_components(value, ("quant_algo",))      # {component: part}, or {"": value}
 """
 
 from collections.abc import Collection, Mapping

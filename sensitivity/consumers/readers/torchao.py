@@ -35,7 +35,7 @@ from typing import ClassVar
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.json_objects import object_or_empty, parse_object
-from sensitivity.consumers.readers.torchao_configs import read_config
+from sensitivity.consumers.readers.torchao_configs import read_torchao_config
 from sensitivity.consumers.readers.torchao_keys import KeyMatcher, containers
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import and_more
@@ -184,7 +184,7 @@ class TorchaoReader(Reader):
         parts = {"": data} if "_type" in data else data
         entries, defaults = list[Entry](), dict[str, FormatName]()
         for component, config in parts.items():
-            found, defaults[component] = read_config(config, component)
+            found, defaults[component] = read_torchao_config(config, component)
             entries += found
         return FqnConfigList(
             consumer=self.name, entries=tuple(entries), defaults=defaults, notes=_notes(entries)

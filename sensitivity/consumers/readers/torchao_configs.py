@@ -1,7 +1,7 @@
 """Which of our formats does a torchao config, as JSON, stand for?
 
     format_of({"_type": "NVFP4DynamicActivationNVFP4WeightConfig", "_data": {}}, "blocks.0.to_q")
-    entries, default = read_config(json_of_an_fqn_to_config, component="transformer")
+    entries, default = read_torchao_config(json_of_an_fqn_to_config, component="transformer")
 
 The JSON is that of `torchao.core.config.config_to_dict`. A config is recognised by its type and the
 fields that matter: mxfp8, nvfp4, row-wise fp8. Any other config is refused by name. Nothing in the
@@ -20,7 +20,7 @@ _CONFIGS = (
 )
 
 
-def read_config(config: Any, component: str) -> tuple[list[Entry], FormatName]:
+def read_torchao_config(config: Any, component: str) -> tuple[list[Entry], FormatName]:
     """(entries, default) of an `FqnToConfig` as JSON, or of a config for every Linear.
 
     Args:

@@ -26,7 +26,7 @@ from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.meanings import found_by, in_another_list
 from sensitivity.workflows.audit.renames import renamed_to
 from sensitivity.workflows.audit.subject import Subject
-from sensitivity.workflows.audit.wording import some
+from sensitivity.workflows.audit.wording import first_names
 
 HINTED = 25
 """Most dead entries that get a hint. A list for another model has hundreds, all dead alike."""
@@ -99,13 +99,13 @@ def _other_modules(plain: Finding, entry: Entry, subject: Subject) -> Finding | 
     others = found_by(dataclasses.replace(subject.listed, renamed=None), entry, tree)
     if not others:
         return None
-    kinds = some(sorted({model.modules[name] for name in others}))
+    kinds = first_names(sorted({model.modules[name] for name in others}))
     return dataclasses.replace(
         plain,
         severity=Severity.NOTE,
         message=(
-            f"hits no Linear, only {some(sorted(others), 2)} ({kinds}), which this tool leaves"
-            " alone"
+            f"hits no Linear, only {first_names(sorted(others), 2)} ({kinds}), which this tool"
+            " leaves alone"
         ),
     )
 
@@ -136,7 +136,7 @@ def _older_name(plain: Finding, entry: Entry, subject: Subject) -> Finding | Non
     if renamed is None:
         return None
     new, source = renamed
-    message = f"hits no Linear: {text!r} is called {some(new)} in diffusers ({source})"
+    message = f"hits no Linear: {text!r} is called {first_names(new)} in diffusers ({source})"
     return dataclasses.replace(plain, message=message, closest=new)
 
 

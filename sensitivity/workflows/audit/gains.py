@@ -22,7 +22,7 @@ from sensitivity.latency import batch_rows
 from sensitivity.shapes.families import fused_role
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.subject import Subject
-from sensitivity.workflows.audit.wording import gains, milliseconds, plural, some, some_roles
+from sensitivity.workflows.audit.wording import first_names, gains, milliseconds, plural, some_roles
 
 WORTH = 0.005
 """Part of a bf16 run that a role must gain before skipping it is reported."""
@@ -46,7 +46,7 @@ def refused_by_format(subject: Subject) -> Iterator[Finding]:
             rows=subject.model.rows(fqns, subject.judged),
             message=(
                 f"{plural(len(fqns), 'Linear')} cannot be {name}: {reason}; {does}: skip"
-                f" {some(fqns)}"
+                f" {first_names(fqns)}"
             ),
         )
 
@@ -205,7 +205,7 @@ def below_rule_of_thumb(subject: Subject) -> Iterator[Finding]:
         rows=model.rows(fqns, subject.judged),
         message=(
             f"{plural(len(fqns), 'quantized Linear')} of {len(subject.quantized)} with min(M, K,"
-            f" N) < {least}, which the rule of thumb skips: {some(words)}; together they"
+            f" N) < {least}, which the rule of thumb skips: {first_names(words)}; together they"
             f" {gains(subject.gain_s(fqns))}"
         ),
     )

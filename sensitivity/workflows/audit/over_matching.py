@@ -19,7 +19,7 @@ from sensitivity.core.patterns import META
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.meanings import Meaning, meanings
 from sensitivity.workflows.audit.subject import Subject, assigned
-from sensitivity.workflows.audit.wording import place, plural, some
+from sensitivity.workflows.audit.wording import first_names, place, plural
 
 SHOWN_GLOBS = 3
 """Most globs that a message proposes."""
@@ -51,7 +51,11 @@ def _over_matching(
     severe = meaning.surely or cost_s >= COSTLY * subject.model.bf16_s
     meant, more = (_globs(fqns, subject) for fqns in (meaning.fqns, surplus))
     names, also, besides = (
-        (f"names {some(meant)} ({plural(len(meaning.fqns), 'Linear')}) and", "also ", " more")
+        (
+            f"names {first_names(meant)} ({plural(len(meaning.fqns), 'Linear')}) and",
+            "also ",
+            " more",
+        )
         if meaning.fqns
         else ("names no Linear of that list of blocks, and", "", "")
     )
@@ -63,8 +67,8 @@ def _over_matching(
         fqns=tuple(surplus),
         cost_s=cost_s,
         message=(
-            f"{names} as {entry.rule} {also}hits {some(more)} ({len(surplus)}{besides}); if these"
-            f" are not meant, {_precise(meant, subject.listed.consumer)}"
+            f"{names} as {entry.rule} {also}hits {first_names(more)} ({len(surplus)}{besides}); if"
+            f" these are not meant, {_precise(meant, subject.listed.consumer)}"
         ),
     )
 

@@ -1,7 +1,7 @@
 """How do the messages of an audit name Linears, places and times?
 
-plural(2, "Linear")                          # "2 Linears"
-some(["a", "b", "b", "c", "d"])              # "a, b, c and 1 more"
+plural(2, "Linear")                                      # "2 Linears"
+first_names(["a", "b", "b", "c", "d"])                   # "a, b, c and 1 more"
 some_roles(["blocks.attn.to_q", "blocks.attn.to_k"])     # "blocks.attn.{to_q, to_k}"
 """
 
@@ -16,7 +16,7 @@ def place(entry: Entry) -> str:
     return "" if entry.line is None else f"line {entry.line}: "
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
+def first_names(names: Iterable[str], most: int = 3) -> str:
     """The first names, each once, and how many more there are."""
     return and_more(dict.fromkeys(names), most=most)
 
@@ -31,7 +31,7 @@ def some_roles(roles: Iterable[str], most: int = 3) -> str:
     ):
         common += 1
     if not common:
-        return some(distinct, most)
+        return first_names(distinct, most)
     ends = ", ".join(".".join(parts[common:]) for parts in shown)
     more = f" and {len(distinct) - most} more" if len(distinct) > most else ""
     return f"{'.'.join(shown[0][:common])}.{{{ends}}}{more}"

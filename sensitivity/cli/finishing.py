@@ -28,7 +28,7 @@ def showing_the_front(console: Console) -> Iterator[None]:
         raise
 
 
-def conclude(
+def finish(
     console: Console,
     outcome: SearchOutcome,
     recipe_path: Path,

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.storages._rdb import storage
 from sqlalchemy import Engine, event
 
 from sensitivity.fidelity.evaluator import Evaluator
@@ -40,6 +41,22 @@ def without_fsync(connection: object, _record: object) -> None:
     """Let SQLite not wait for the disk after each commit: only a power cut could lose data then."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_read_once() -> Iterator[None]:
+    """Let Optuna read its 30 migration scripts once a process, not for each database."""
+    manager = storage._VersionManager
+    script = manager._create_alembic_script
+    with pytest.MonkeyPatch.context() as patch:
+        once: list[object] = []
+
+        def read_once(self: object) -> object:
+            once[:] = once or [script(self)]
+            return once[0]
+
+        patch.setattr(manager, "_create_alembic_script", read_once)
+        yield
 
 
 LONG_FIRST = ("workflows", "search", "latency", "shapes", "models", "cli")

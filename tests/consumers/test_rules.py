@@ -106,7 +106,7 @@ def test_a_slow_expression_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -
         match=r"'\(a\|aa\)\+\$', which takes more than 0\.1 s on the names of one model",
     ):
         hits("regex", "(a|aa)+$", [f"{'a' * 80}.{place}" for place in range(200)])
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("entry", ["", "a" * (MAX_ENTRY + 1)])

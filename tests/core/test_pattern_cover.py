@@ -122,7 +122,7 @@ def test_compress_is_fast_at_the_size_of_ltx2() -> None:
     selected = [fqn for place, fqn in enumerate(universe) if (place * 7919) % 13 < 6]
     start = time.perf_counter()
     found = [entry.pattern for entry in compress(selected, universe)]
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 5.0
     assert expand(found, universe).matched == set(selected)
 
 

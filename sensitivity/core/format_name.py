@@ -9,7 +9,7 @@ The arithmetic of each format is in the room `formats`.
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from sensitivity.core.words import did_you_mean
 from sensitivity.errors import FormatError
@@ -45,11 +45,13 @@ QUANTIZED_FORMATS = tuple(name for name in FormatName if name.is_quantized)
 
 
 def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
-    """The quantized formats of these names, without repeats, in the order given.
+    """The quantized formats of these names, without repeats, in the order given. One name may stand
+    for a list of one.
 
     Raises:
         FormatError: a name is not a quantized format, or there is none.
     """
+    names = (names,) if isinstance(names, str) else names
     expected = f"expected one or more of {', '.join(QUANTIZED_FORMATS)}"
     for name in names:
         if name not in QUANTIZED_FORMATS:
@@ -61,11 +63,33 @@ def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
     return tuple(dict.fromkeys(FormatName(name) for name in names))
 
 
-def quantized(formats: Mapping[str, FormatName]) -> dict[str, FormatName]:
+def parse_format(name: str) -> FormatName:
+    """The format of this name, bf16 among them. Raises FormatError where it is none."""
+    try:
+        return FormatName(name)
+    except ValueError:
+        hint = did_you_mean(str(name), FormatName, otherwise="choose one of them")
+        raise FormatError(
+            f"unknown format {name!r}; expected one of {', '.join(FormatName)}: {hint}"
+        ) from None
+
+
+class AnyFormat(Protocol):
+    """What every format says of itself: those of this tool, and those that only a list names."""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether a Linear in this format is quantized."""
+
+
+AFormat = TypeVar("AFormat", bound=AnyFormat)
+
+
+def quantized(formats: Mapping[str, AFormat]) -> dict[str, AFormat]:
     """The Linears (by FQN) that are quantized, with their formats, in the order of `formats`."""
     return {fqn: name for fqn, name in formats.items() if name.is_quantized}
 
 
-def skipped(formats: Mapping[str, FormatName]) -> list[str]:
+def skipped(formats: Mapping[str, AFormat]) -> list[str]:
     """The Linears (by FQN) that stay bf16, in the order of `formats`."""
     return [fqn for fqn, name in formats.items() if not name.is_quantized]

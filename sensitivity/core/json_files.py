@@ -1,16 +1,16 @@
 """Is this JSON that every reader understands alike, and is a file written as a whole or not at all?
 
-    value = parse_json(read_bounded(Path("in.json"), max_bytes=2**20, max_values=10_000))
+    value = parse_json(b'{"a": [1, 2]}')
     write_whole(Path("out.json"), b"{}")
 
 Reading. The standard library accepts NaN, Infinity, 1e999 (as infinity), duplicate keys (the last
 one wins), lone surrogates (which no UTF-8 file can hold) and nesting until the stack overflows. Two
 readers can see different things in such a file, so `parse_json` refuses all of these, and
-`check_value` refuses to write them. `read_bounded` reads regular files only, since a pipe may never
-end, and refuses files that are too large to parse quickly.
+`check_value` refuses to write them. `core.outside_files` reads the files.
 
 Writing. `write_whole` writes a temporary file in the same folder, flushes it to the disk and
-renames it. A reader sees the old file or the new one, and a failure leaves nothing behind.
+renames it. A reader sees the old file or the new one, and a failure leaves nothing behind. What a
+killed process left behind is swept by the next one that writes into the folder.
 
 What this module does not do: know what the JSON means, or create folders.
 """
@@ -18,10 +18,13 @@ What this module does not do: know what the JSON means, or create folders.
 import json
 import math
 import os
+import re
 import secrets
 import stat
+import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,46 +33,16 @@ from sensitivity.errors import OutputError
 MAX_DEPTH = 64
 """Levels of nesting in a JSON text."""
 _MAX_DIGITS = 20  # of an integer: enough for all of 64 bits
+_TEMPORARY = re.compile(r"\.sensitivity-[0-9a-f]{16}\.tmp")
+LEFT_BEHIND_S = 3600.0
+"""Seconds since its last change after which a temporary file is nobody's any more."""
 
 
-def read_bounded(path: str | os.PathLike[str], *, max_bytes: int, max_values: int) -> bytes:
-    """The bytes of a regular file, if they can be parsed quickly.
-
-    Args:
-        path: the file; links are followed.
-        max_bytes: the largest size in bytes.
-        max_values: the largest number of commas and opening brackets. It bounds the number of
-            values in a JSON text.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: it is not a regular file, or too large.
-    """
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    if os.path.isdir(path):
-        raise ValueError("found a folder; expected a regular file: name the file in it")
-    with open(path, "rb", opener=without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(
-                "found a pipe or device; expected a regular file: save the text to a file and name"
-                " that"
-            )
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"found more than {max_bytes} bytes; expected fewer: name another file")
-    if (found := sum(map(data.count, (b",", b"[", b"{")))) > max_values:
-        raise ValueError(f"found {found} values; expected at most {max_values}: name another file")
-    return data
-
-
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """The value of a JSON text in UTF-8.
 
     Raises:
-        ValueError: it is not strict JSON.
+        ValueError: it is not strict JSON, or nested deeper than `max_depth` levels.
     """
     try:
         text = data.decode("utf-8")
@@ -92,22 +65,22 @@ def parse_json(data: bytes) -> Any:
             " expected one JSON value: write the file again"
         ) from None
     except RecursionError:
-        raise ValueError(_depth_message()) from None
-    check_value(value)
+        raise ValueError(_depth_message(max_depth)) from None
+    check_value(value, max_depth=max_depth)
     return value
 
 
-def check_value(value: Any) -> None:
+def check_value(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
     """Raise ValueError unless `value` can be written as strict JSON.
 
     Keys are text, numbers are finite and of 64 bits, text has no lone surrogates, and nesting is at
-    most `MAX_DEPTH` levels deep.
+    most `max_depth` levels deep.
     """
     pending: list[tuple[Any, int]] = [(value, 1)]
     while pending:
         item, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            raise ValueError(_depth_message())
+        if depth > max_depth:
+            raise ValueError(_depth_message(max_depth))
         if isinstance(item, str):
             _check_text(item)
         elif isinstance(item, Mapping):
@@ -159,9 +132,26 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     return target
 
 
+def sweep(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove temporary files that a killed process left in a folder.
+
+    Args:
+        folder: where they lie.
+        names: what their whole names look like. Files that were changed in the last
+            `LEFT_BEHIND_S` seconds may be in use, and stay.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if names.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if time.time() - entry.stat().st_mtime > LEFT_BEHIND_S:
+                        os.unlink(entry.path)
+
+
 def _replace(target: Path, data: bytes) -> None:
     """Write a temporary file beside `target` and rename it to `target`."""
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    sweep(target.parent, _TEMPORARY)
+    temporary = target.parent / f".sensitivity-{secrets.token_hex(8)}.tmp"
     # 0o666 without the umask's bits, as for any file that the user writes
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -175,9 +165,9 @@ def _replace(target: Path, data: bytes) -> None:
         raise
 
 
-def _depth_message() -> str:
+def _depth_message(max_depth: int) -> str:
     return (
-        f"found nesting deeper than {MAX_DEPTH} levels; expected at most {MAX_DEPTH}: name another"
+        f"found nesting deeper than {max_depth} levels; expected at most {max_depth}: name another"
         " file"
     )
 

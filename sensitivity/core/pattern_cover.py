@@ -21,7 +21,7 @@ it. The list is exact for the names given, not for those of another model.
 """
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -100,6 +100,10 @@ def _digit_set(digits: Iterable[str]) -> str:
     return f"[{''.join(ranges)}]"
 
 
+_EVERY_INDEX = 2
+"""The rank of globs with a star in place of an index."""
+
+
 class _Candidate(NamedTuple):
     """A glob that may become part of the cover; `rank` breaks ties, the plainest form is 0."""
 
@@ -126,8 +130,11 @@ def _cover(selected: frozenset[str], universe: tuple[str, ...]) -> list[_Candida
         if heap and (-gain, rank, length) > heap[0][:3]:  # another may add more by now
             heapq.heappush(heap, (-gain, rank, length, pattern, candidate))
             continue
-        hits = frozenset(match(pattern, universe))
-        if hits <= selected:  # `*` crosses dots, so it may match more than the path it was made of
+        # `*` crosses dots, so in the middle of a glob it may match more than the path that it was
+        # made of. The other globs match what they were made of.
+        is_open = rank == _EVERY_INDEX
+        hits = frozenset(match(pattern, universe)) if is_open else candidate.covers
+        if hits <= selected:
             chosen.append(candidate._replace(covers=hits))
             left -= hits
     chosen.extend(
@@ -138,12 +145,13 @@ def _cover(selected: frozenset[str], universe: tuple[str, ...]) -> list[_Candida
 
 def _without_redundant(chosen: list[_Candidate]) -> list[_Candidate]:
     """The cover without candidates, smallest first, whose names the others match already."""
-    kept = list(chosen)
+    times = Counter(fqn for candidate in chosen for fqn in candidate.covers)
+    redundant = set[str]()
     for candidate in sorted(chosen, key=lambda c: len(c.covers)):
-        others = frozenset().union(*(c.covers for c in kept if c is not candidate))
-        if candidate.covers <= others:
-            kept.remove(candidate)
-    return kept
+        if all(times[fqn] > 1 for fqn in candidate.covers):
+            times.subtract(candidate.covers)
+            redundant.add(candidate.pattern)
+    return [candidate for candidate in chosen if candidate.pattern not in redundant]
 
 
 def _candidates(selected: frozenset[str], universe: tuple[str, ...]) -> Iterator[_Candidate]:
@@ -197,7 +205,7 @@ def _over_indices(
         everything = frozenset().union(*(full[path] for path in paths.values()))
         whole = len(paths) == len(listed[before])
         where = f"all {len(paths)} {before}" if whole else f"the {len(paths)} {before} that have it"
-        yield _Candidate(2, f"{before}.*{tail}", everything, f"{what} in {where}")
+        yield _Candidate(_EVERY_INDEX, f"{before}.*{tail}", everything, f"{what} in {where}")
         for glob, matched in index_globs(paths):
             if len(matched) > 1:
                 covers = frozenset().union(*(full[paths[index]] for index in matched))

@@ -23,7 +23,6 @@ Example:
 
 import dataclasses
 import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -31,10 +30,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sensitivity.core.file_names import MAX_SLUG
 from sensitivity.core.format_name import FormatName
-from sensitivity.core.words import first_line
+from sensitivity.core.outside_files import DEVICE, parse_toml, read_toml, reason
+from sensitivity.core.words import printable
 from sensitivity.errors import FormatError, UserError
 from sensitivity.latency.constants import BLACKWELL, HOPPER, KernelConstants
 
@@ -83,15 +84,22 @@ class Device:
         return self.peaks_flops_per_s[format]
 
 
+_Rate = Annotated[float, Field(strict=True, gt=0, le=1e18)]
+"""FLOP/s or bytes/s; no GPU comes near the bound. Here and below, true and texts are no numbers."""
+_Bytes = Annotated[int, Field(strict=True, gt=0, lt=2**50)]
+_Multiprocessors = Annotated[int, Field(strict=True, gt=0, le=2**16)]
+_Constant = Annotated[float, Field(strict=True, le=1e9)]
+
+
 class _Entry(BaseModel):
     """A device in `devices.toml`; the table's key is its name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    peaks_flops_per_s: dict[FormatName, PositiveFloat]
-    bandwidth_bytes_per_s: PositiveFloat
-    memory_bytes: PositiveInt
-    sm_count: PositiveInt
+    peaks_flops_per_s: dict[FormatName, _Rate]
+    bandwidth_bytes_per_s: _Rate
+    memory_bytes: _Bytes
+    sm_count: _Multiprocessors
     kernels: Literal["blackwell", "hopper"]
     calibrated: bool = False
     sources: tuple[str, ...]
@@ -105,7 +113,7 @@ class _Entry(BaseModel):
 
 def _read_catalogue() -> Mapping[str, Device]:
     text = resources.files("sensitivity.latency").joinpath("devices.toml").read_text("utf-8")
-    entries = {name: _Entry.model_validate(data) for name, data in tomllib.loads(text).items()}
+    entries = {name: _Entry.model_validate(data) for name, data in parse_toml(text, DEVICE).items()}
     return MappingProxyType({name: entry.to_device(name) for name, entry in entries.items()})
 
 
@@ -125,13 +133,13 @@ class _DeviceFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_SLUG)]
     like: str
-    peaks_flops_per_s: dict[FormatName, PositiveFloat] | None = None
-    bandwidth_bytes_per_s: PositiveFloat | None = None
-    memory_bytes: PositiveInt | None = None
-    sm_count: PositiveInt | None = None
-    kernels: dict[str, float] = Field(default_factory=dict)
+    peaks_flops_per_s: dict[FormatName, _Rate] | None = None
+    bandwidth_bytes_per_s: _Rate | None = None
+    memory_bytes: _Bytes | None = None
+    sm_count: _Multiprocessors | None = None
+    kernels: dict[str, _Constant] = Field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
 
@@ -178,12 +186,14 @@ def load_device(path: Path) -> Device:
 def _read_device_file(path: Path) -> _DeviceFile:
     """Parse a device TOML. Raises UserError as `load_device`."""
     try:
-        return _DeviceFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = read_toml(path, DEVICE)
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"The device TOML {path} cannot be read ({first_line(error)}); expected a file with"
-            " `name`, `like` and numbers. Correct it, or name a device as `target`."
+            f"The device TOML {path} cannot be read ({printable(reason(error))}); expected a file"
+            " with `name`, `like` and numbers. Correct it, or name a device as `target`."
         ) from None
+    try:
+        return _DeviceFile.model_validate(data)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -157,7 +157,7 @@ class ShapeTime:
             where = ".".join(map(str, first["loc"])) or "the row"
             raise StoreError(
                 f"A stored time is malformed: {where}: {first['msg']}; expected what an earlier"
-                " measurement wrote. Delete the database of measured shapes, and measure again."
+                " measurement wrote: measure again into another database."
             ) from None
 
 

@@ -1,6 +1,26 @@
-"""What do all sections of a study TOML share? The base class, and the words for a wrong key."""
+"""What do all sections of a study TOML share? The base class, kinds of numbers, and the words for
+a wrong key."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sensitivity.core.file_names import MAX_SLUG
+
+MOST = 2**16
+"""The largest number of things of one kind."""
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+"""A seed that torch takes. Here and below, true and false are no numbers, and texts neither."""
+Count = Annotated[int, Field(strict=True, ge=1, le=MOST)]
+"""A number of pictures, tokens, frames or parts."""
+Width = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+"""A dimension of a Linear; 0 bounds none."""
+Number = Annotated[float, Field(strict=True, ge=0, le=MOST, allow_inf_nan=False)]
+"""A number from 0 on."""
+Flag = Annotated[bool, Field(strict=True)]
+"""true or false, and no number."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_SLUG + 20)]
+"""A name that becomes part of file names: a slug of `core.file_names`."""
 
 
 class Section(BaseModel):

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sensitivity.spec._base import Section
+from sensitivity.spec._base import Section, Width
 
 
 class Reasoned(Section):
@@ -33,7 +33,7 @@ class RuleOfThumb(Section):
     a glob of `skip` matches.
     """
 
-    min_dim: int = 1024
+    min_dim: Width = 1024
     skip: tuple[Reasoned, ...] = (
         Reasoned(pattern="*embed*", reason="embeddings"),
         Reasoned(pattern="*norm*", reason="norms and modulation"),
@@ -50,5 +50,5 @@ class PublishedList(Section):
 
     name: Annotated[str, Field(min_length=1)]
     source: Annotated[str, Field(min_length=1)]
-    min_width: Annotated[int, Field(ge=0)] = 0
+    min_width: Width = 0
     skip: tuple[str, ...] = ()

@@ -16,15 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
+from sensitivity.spec._base import MOST
+from sensitivity.spec.call_names import NAMES, argument_of
 from sensitivity.spec.prompts import PromptSection
 from sensitivity.spec.shipped import studies_folder
-from sensitivity.spec.study_spec import StudySpec
+from sensitivity.spec.study_spec import SETTINGS, StudySpec, is_setting, kind_of
 
+MAX_COUNT = MOST
+"""The largest size or number of a `RunOptions` field."""
 NETS = ("alex", "vgg", "squeeze", "tiny")
 """The nets of LPIPS."""
-MAX_COUNT = 2**16
-"""The largest size or number of a `RunOptions` field."""
 
 
 def with_random_weights(spec: StudySpec, seed: int = 0) -> StudySpec:
@@ -88,15 +91,12 @@ class RunOptions:
     steps: int | None = None
     settings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a value of another type."""
+        coerce_fields(self)
 
-_FIELDS = {
-    "num_frames": "frames",
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "true_cfg_scale": "guidance",
-    "height": "height",
-    "width": "width",
-}
+
+_FIELDS = {name: field for field, names in NAMES.items() for name in names}
 """{argument of a pipeline's call: the field of `RunOptions` that sets it}."""
 
 
@@ -115,12 +115,13 @@ def override_settings(
         UserError: a value is out of range, or the pipeline's call has no such argument.
     """
     priced = {"batch_size": options.batch_size, "prompt_tokens": options.prompt_tokens}
-    sizes = {
+    asked = {
         "height": options.height,
         "width": options.width,
-        "num_frames": options.frames,
-        "num_inference_steps": options.steps,
+        "frames": options.frames,
+        "steps": options.steps,
     }
+    sizes = {argument_of(field, call) or NAMES[field][0]: x for field, x in asked.items()}
     for name, count in (priced | sizes).items():
         _check_count(_FIELDS.get(name, name), count)
     settings: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
@@ -131,7 +132,7 @@ def override_settings(
         if name not in call:
             raise UserError(
                 f"`{_FIELDS.get(name, 'settings')}` sets {name}, which the call of {pipeline} does"
-                f" not have; expected one of {', '.join(call)}: leave it out"
+                f" not have; expected one of {', '.join(_nearest(name, call))}: {_instead(name)}"
             )
     update = {name: count for name, count in priced.items() if count is not None}
     return spec.model_copy(
@@ -142,32 +143,51 @@ def override_settings(
     )
 
 
+def _nearest(name: str, call: Mapping[str, Any]) -> list[str]:
+    """Arguments of a call whose names end as `name` does, or else all of them."""
+    ending = name.partition("_")[2]
+    alike = [other for other in call if ending and other.endswith(ending)]
+    return alike if name in _FIELDS and alike else list(call)
+
+
+def _instead(name: str) -> str:
+    return "set it in `settings`, or leave it out" if name in _FIELDS else "leave it out"
+
+
 def _check_count(field: str, count: int | None) -> None:
-    if count is not None and not 1 <= count <= MAX_COUNT:
-        expected = f"{MAX_COUNT} or less" if count > MAX_COUNT else "1 or more"
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_COUNT):
+        is_large = type(count) is int and count > MAX_COUNT
+        expected = f"{MAX_COUNT} or less" if is_large else "1 or more"
         raise UserError(f"`{field}` is {count}; expected {expected}: correct it")
 
 
 def _guidance(scale: float, spec: StudySpec, call: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the call that set the guidance scale.
 
-    `true_cfg_scale` if the pipeline guides by it by default. True CFG needs a negative prompt: " "
-    if the study has none. Otherwise it is `guidance_scale`, and the audio's where there is one.
+    `true_cfg_scale` if the pipeline guides by it by default, or by nothing else. True CFG needs a
+    negative prompt: " " if the study has none. Otherwise it is `guidance_scale`, or what the
+    pipeline calls it, and the audio's where there is one.
     """
     if not 0 <= scale < math.inf:
         raise UserError(
             f"`guidance` is {scale}; expected 0 or more, where 1 or less means none: correct it"
         )
     default = call.get("true_cfg_scale")
-    if isinstance(default, int | float) and default > 1:
+    is_true_cfg = isinstance(default, int | float) and default > 1
+    name = "true_cfg_scale" if is_true_cfg else argument_of("guidance", call)
+    if name == "true_cfg_scale":
         lacks_negative = "negative_prompt" in call and "negative_prompt" not in spec.settings
-        return {"true_cfg_scale": scale} | ({"negative_prompt": " "} if lacks_negative else {})
+        return {name: scale} | ({"negative_prompt": " "} if lacks_negative else {})
     audio = {"audio_guidance_scale": scale} if "audio_guidance_scale" in call else {}
-    return {"guidance_scale": scale} | audio
+    # Ideogram 4 takes a scale or one for each step, and has the latter by default
+    by_step = {"guidance_schedule": None} if call.get("guidance_schedule") is not None else {}
+    return {name or "guidance_scale": scale} | audio | by_step
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:
-    """The key and the value of KEY=VALUE: a JSON number, true or false, or else a text."""
+    """The key and the value of KEY=VALUE: a number, true, false, null or list of JSON, or else a
+    text.
+    """
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier()):
         raise UserError(
@@ -176,12 +196,10 @@ def _key_and_value(text: str) -> tuple[str, Any]:
         )
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
-    is_scalar = isinstance(parsed, int | float | str | bool)
-    if not is_scalar or (isinstance(parsed, float) and not math.isfinite(parsed)):
+    if not is_setting(parsed):
         raise UserError(
-            f"`settings` {text!r} has a {type(parsed).__name__}; expected a finite number, true,"
-            " false or a text: correct it"
+            f"`settings` {text[:200]!r} has {kind_of(parsed)}; expected {SETTINGS}: correct it"
         )
     return key, parsed

@@ -13,8 +13,10 @@ from pathlib import Path
 import tomli_w
 
 from sensitivity.core.json_files import write_whole
+from sensitivity.core.outside_files import STUDY, read_bytes, reason
 from sensitivity.errors import OutputError
-from sensitivity.spec.study_spec import StudySpec
+from sensitivity.spec.loading import is_below
+from sensitivity.spec.study_spec import NULL, StudySpec
 
 
 def study_toml(spec: StudySpec, heading: Sequence[str] = ()) -> str:
@@ -23,12 +25,17 @@ def study_toml(spec: StudySpec, heading: Sequence[str] = ()) -> str:
     for section, key in (("model", "path"), ("model", "config"), ("fidelity", "weights")):
         if key in data[section]:
             data[section][key] = os.path.abspath(data[section][key])
+    if data["pricing"]["target"].endswith(".toml"):
+        data["pricing"]["target"] = os.path.abspath(data["pricing"]["target"])
     for section, key in (("model", "components"), ("search", "order"), ("search", "always_skip")):
         if not data[section][key]:
             del data[section][key]
     for key in ("rule_of_thumb", "published"):
         if getattr(spec, key) == StudySpec.model_fields[key].default:
             del data[key]
+    if nulls := [name for name, value in spec.settings.items() if value is None]:
+        given = {key: x for key, x in data["settings"].items() if x is not None}
+        data["settings"] = given | {NULL: nulls}
     comments = "".join(f"# {line}\n" for text in heading for line in text.splitlines())
     return comments + tomli_w.dumps(data)
 
@@ -37,18 +44,25 @@ def save_study(spec: StudySpec, path: Path, heading: Sequence[str] = ()) -> Path
     """Write a study as TOML, whole or not at all, and return where it is.
 
     Raises:
-        OutputError: the path cannot be written, or is a file with another content.
+        OutputError: the path cannot be written, is a file with another content, or does not lie
+            above the device TOML that the study names.
     """
+    device = Path(spec.pricing.target)
+    if device.suffix == ".toml" and not is_below(path.parent, os.path.abspath(device)):
+        raise OutputError(
+            f"`save_study`: {path} would name the device TOML {device}, which is not below its"
+            f" folder; expected a place in {device.parent}: name a file there"
+        )
     text = study_toml(spec, heading).encode()
     try:
-        if path.exists() and path.read_bytes() != text:
+        if path.exists() and read_bytes(path, STUDY) != text:
             raise OutputError(
                 f"`save_study`: {path} is a file with another content; expected a new file: name"
                 " another, or move that one away"
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OutputError(
-            f"`save_study`: {path} cannot be read ({error.strerror}); expected a new file: name"
+            f"`save_study`: {path} cannot be read ({reason(error)}); expected a new file: name"
             " another"
         ) from None
     return write_whole(path, text)

@@ -13,17 +13,29 @@ A study of which only the model is known is *bare*; `shapes.deriving` completes 
 What this module does not do: read files (`spec.loading`), import torch, or open weights.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sensitivity.errors import UserError
-from sensitivity.spec._base import Section
+from sensitivity.spec._base import Count, Flag, Name, Number, Section, Seed
 from sensitivity.spec.hand_lists import PublishedList, Reasoned, RuleOfThumb
 from sensitivity.spec.prompts import PromptSection, general_pictures
 
 Weights = Literal["pretrained", "random", "trained-tiny"]
+Scalar = int | float | str | bool
+Setting = Scalar | None | list[Scalar | list[Scalar]]
+"""A value of an argument of the pipeline's call."""
+SETTINGS = "a finite number of 64 bits, true, false, null, a text, or a list of these without null"
+"""`Setting` in words, for messages."""
+MAX_SCALE = 1024
+"""The largest `pricing.stands_for`."""
+MAX_BUDGET = 100_000
+"""The most trials of a search."""
+NULL = "null"
+"""The key of `[settings]` that lists the arguments whose value is None: TOML has no null."""
 
 
 class ModelSection(Section):
@@ -51,8 +63,8 @@ class ModelSection(Section):
     components: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     variant: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     weights: Weights = "pretrained"
-    random_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    vae_tiling: bool = False
+    random_seed: Seed | None = None
+    vae_tiling: Flag = False
 
     @property
     def denoisers(self) -> tuple[str, ...]:
@@ -121,9 +133,9 @@ class FidelitySection(Section):
 
     net: Literal["tiny", "alex", "vgg", "squeeze"] = "alex"
     weights: Path | None = None
-    frame_stride: Annotated[int, Field(ge=1)] = 1
-    audio_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-    max_audio_distance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    frame_stride: Count = 1
+    audio_weight: Number = 0.5
+    max_audio_distance: Annotated[Number, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _tiny_has_weights(self) -> Self:
@@ -154,10 +166,10 @@ class SearchSection(Section):
         always_skip: Linears that always stay bf16.
     """
 
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    chunk: Annotated[int, Field(ge=1)] | None = None
-    order: tuple[int, ...] = ()
-    depth_bands: Annotated[int, Field(ge=1)] = 3
+    batch_size: Count = 8
+    chunk: Count | None = None
+    order: tuple[Annotated[int, Field(strict=True)], ...] = ()
+    depth_bands: Count = 3
     fused: tuple[tuple[str, ...], ...] = (
         ("to_q", "to_k", "to_v"),
         ("add_q_proj", "add_k_proj", "add_v_proj"),
@@ -182,30 +194,34 @@ class PricingSection(Section):
         batch_size: pictures in one run.
         stands_for: how many times larger in each dimension than the model the priced model is; 1
             for all real models.
-        prompt_tokens: text tokens of the prompt, for a pipeline that does not pad to a fixed
-            length. The default is QwenImage's: 9 of the prompt and 5 of the template.
+        prompt_tokens: text tokens of the prompt that the denoiser gets, for a pipeline that does
+            not pad to a fixed length. The default is QwenImage's: 9 of the prompt and 5 of the
+            template that the pipeline keeps.
         negative_prompt_tokens: the same for the negative prompt: 1 for " " and 5 of the template.
+            Where a study does not state it, a negative prompt that is known is counted.
     """
 
     target: str = "b200"
-    batch_size: Annotated[int, Field(ge=1)] = 1
-    stands_for: Annotated[int, Field(ge=1)] = 1
-    prompt_tokens: Annotated[int, Field(ge=1)] = 14
-    negative_prompt_tokens: Annotated[int, Field(ge=1)] = 6
+    batch_size: Count = 1
+    stands_for: Annotated[Count, Field(le=MAX_SCALE)] = 1
+    prompt_tokens: Count = 14
+    negative_prompt_tokens: Count = 6
 
 
 class StudySpec(Section):
     """One study: all that a profile, a search or a verification needs to know before it loads a
     model.
 
-    `settings` are arguments of the pipeline's call. `rule_of_thumb` and `published` are skip-lists
-    that a search is compared with.
+    `settings` are arguments of the pipeline's call: numbers, texts, true and false, lists of these,
+    and None. TOML has no null, so `[settings]` lists the arguments that are None under the key
+    `null`: `null = ["guidance_schedule"]`. `rule_of_thumb` and `published` are skip-lists that a
+    search is compared with.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     title: str = ""
     model: ModelSection
-    settings: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    settings: dict[str, Setting] = Field(default_factory=dict)
     prompts: PromptSection = Field(default_factory=general_pictures)
     fidelity: FidelitySection = FidelitySection()
     search: SearchSection = SearchSection()
@@ -222,6 +238,35 @@ class StudySpec(Section):
         """
         return self._bare
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_nulls(cls, data: Any) -> Any:
+        """Set the arguments that `settings` lists under `null` to None."""
+        settings = data.get("settings") if isinstance(data, dict) else None
+        if not isinstance(settings, dict) or NULL not in settings:
+            return data
+        names, others = settings[NULL], {k: x for k, x in settings.items() if k != NULL}
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"`settings.{NULL}` is a {type(names).__name__}; expected a list of the arguments"
+                ' that are None, such as ["guidance_schedule"]: correct it'
+            )
+        if twice := [name for name in names if name in others]:
+            raise ValueError(
+                f"`settings` sets {twice[0]!r} and lists it under `{NULL}`; expected one of them:"
+                " take the other out"
+            )
+        return {**data, "settings": others | dict.fromkeys(names)}
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _settings_are_arguments(cls, settings: Any) -> Any:
+        if isinstance(settings, dict):
+            for name, value in settings.items():
+                if not is_setting(value):
+                    raise ValueError(f"`settings.{name}` is {kind_of(value)}; expected {SETTINGS}")
+        return settings
+
     @model_validator(mode="after")
     def _order_is_of_the_prompts(self) -> Self:
         count = len(self.prompts.search)
@@ -233,7 +278,29 @@ class StudySpec(Section):
         return self
 
 
+def is_setting(value: object, depth: int = 0) -> bool:
+    """Whether a study can hold a value as an argument of the pipeline's call (`Setting`)."""
+    if isinstance(value, list):
+        return depth < 2 and all(is_setting(item, depth + 1) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    if isinstance(value, str):  # no lone surrogates, which no file can hold
+        return value.isascii() or value.encode(errors="replace").decode() == value
+    return value is None and depth == 0
+
+
+def kind_of(value: object) -> str:
+    """What a value is that is no setting, in words."""
+    if isinstance(value, float):
+        return str(value)
+    is_large = isinstance(value, int) and not is_setting(value)
+    return "an integer over 64 bits" if is_large else f"a {type(value).__name__}"
+
+
 def check_budget(budget: int) -> None:
     """Raise UserError unless a search of `budget` trials makes sense."""
-    if budget < 1:
-        raise UserError(f"`budget` is {budget}; expected 1 or more trials: 50 is usual")
+    if isinstance(budget, bool) or not 1 <= budget <= MAX_BUDGET:
+        expected = f"at most {MAX_BUDGET}" if budget > MAX_BUDGET else "1 or more"
+        raise UserError(f"`budget` is {budget}; expected {expected} trials: 50 is usual")

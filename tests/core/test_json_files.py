@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensitivity.core import json_files
-from sensitivity.core.json_files import check_value, parse_json, read_bounded, write_whole
+from sensitivity.core.json_files import check_value, parse_json, write_whole
 from sensitivity.errors import OutputError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -78,26 +78,6 @@ def test_what_two_readers_could_read_differently_is_refused(data: bytes, message
     """Numbers, keys, texts and nesting that JSON readers treat in more than one way."""
     with pytest.raises(ValueError, match=message):
         parse_json(data)
-
-
-def test_files_that_are_too_large_are_refused(tmp_path: Path) -> None:
-    """By size, and by the number of values, before they are parsed."""
-    path = tmp_path / "a.json"
-    path.write_bytes(b"[1,2,3]")
-    assert read_bounded(path, max_bytes=7, max_values=3) == b"[1,2,3]"
-    with pytest.raises(ValueError, match="found more than 6 bytes; expected fewer"):
-        read_bounded(path, max_bytes=6, max_values=3)
-    with pytest.raises(ValueError, match="found 3 values; expected at most 2"):
-        read_bounded(path, max_bytes=7, max_values=2)
-
-
-def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    """A folder and a pipe, which nobody writes to, are refused at once."""
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="found a folder; expected a regular file"):
-        read_bounded(tmp_path, max_bytes=1, max_values=1)
-    with pytest.raises(ValueError, match="found a pipe or device; expected a regular file"):
-        read_bounded(tmp_path / "pipe", max_bytes=1, max_values=1)
 
 
 def test_files_are_replaced_and_links_followed(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="No such file"):
         resolve_spec(str(tmp_path / "absent.toml"))
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(SpecError, match="Is a directory"):
+    with pytest.raises(SpecError, match="found a folder; expected a regular file"):
         resolve_spec(str(tmp_path / "folder.toml"))
+    with pytest.raises(SpecError, match="found a pipe or device"):
+        load_spec(Path("/dev/zero"))
 
 
 def test_a_name_means_the_study_that_ships() -> None:
@@ -93,7 +95,7 @@ def test_a_hub_id_gives_a_study() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    ["tiny-flx", "a/b/c", "../no-such-folder-here", "/nowhere", "org/", "nul\0l", "x" * 5000, ""],
+    ["tiny-flx", "a/b c", "../no-such-folder-here", "/nowhere", "org/", "nul\0l", "x" * 5000, ""],
 )
 def test_anything_else_is_unknown(model: str) -> None:
     """A name that means nothing is the user's mistake, never another exception, and the studies are

@@ -31,8 +31,13 @@ TOY = StudySpec(name="toy", model=ModelSection(hub="a/b"))
             {"guidance_scale": 4.0, "audio_guidance_scale": 7.0},
             {"guidance_scale": 2.0, "audio_guidance_scale": 2.0},
         ),
+        (
+            {"true_cfg_scale": 1.0, "negative_prompt": None},
+            {"true_cfg_scale": 2.0, "negative_prompt": " "},
+        ),
+        ({"distilled_guidance_scale": 3.25}, {"distilled_guidance_scale": 2.0}),
     ],
-    ids=["embedded", "two forwards", "with sound"],
+    ids=["embedded", "two forwards", "with sound", "only true CFG", "distilled"],
 )
 def test_guidance_is_what_the_pipeline_calls_it(
     call: dict[str, object], settings: dict[str, object]
@@ -42,12 +47,42 @@ def test_guidance_is_what_the_pipeline_calls_it(
     assert found.settings == settings
 
 
+@pytest.mark.parametrize("name", ["num_frames", "frames", "video_length"])
+def test_frames_are_what_the_pipeline_calls_them(name: str) -> None:
+    """`frames` sets the argument that this pipeline has."""
+    found = override_settings(TOY, RunOptions(frames=9), {name: 81}, "ToyPipeline")
+    assert found.settings == {name: 9}
+
+
+def test_an_argument_of_another_name_is_near() -> None:
+    """Where a pipeline has several arguments of a kind, the message names them."""
+    call = {"prompt": None, "prior_guidance_scale": 4.0, "decoder_guidance_scale": 0.0}
+    with pytest.raises(
+        UserError, match="expected one of prior_guidance_scale, decoder_guidance_scale: set it in"
+    ):
+        override_settings(TOY, RunOptions(guidance=2.0), call, "ToyPipeline")
+
+
 def test_set_takes_json_values_and_texts() -> None:
     """Numbers, truth values and words arrive with their types; later ones win over other fields."""
     options = RunOptions(height=64, settings=("a=1", "b=2.5", "c=true", "d=word", "height=32"))
     call = dict.fromkeys(("a", "b", "c", "d", "height"))
     found = override_settings(TOY, options, call, "ToyPipeline").settings
     assert found == {"height": 32, "a": 1, "b": 2.5, "c": True, "d": "word"}
+
+
+def test_set_takes_lists_and_null() -> None:
+    """`null` is None, and a text only in quotes; lists may hold lists."""
+    options = RunOptions(settings=("a=null", 'b="null"', "c=[7, 7.5]", "d=[[1, 2]]"))
+    found = override_settings(TOY, options, dict.fromkeys("abcd"), "ToyPipeline").settings
+    assert found == {"a": None, "b": "null", "c": [7, 7.5], "d": [[1, 2]]}
+
+
+def test_a_guidance_scale_replaces_a_scale_for_each_step() -> None:
+    """Ideogram 4 takes either, and has the latter by default."""
+    call = {"guidance_scale": None, "guidance_schedule": (7.0, 3.0)}
+    found = override_settings(TOY, RunOptions(guidance=5.0), call, "ToyPipeline").settings
+    assert found == {"guidance_scale": 5.0, "guidance_schedule": None}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +94,10 @@ def test_set_takes_json_values_and_texts() -> None:
         ({"frames": 9}, "`frames` sets num_frames, which the call of ToyPipeline does not have"),
         ({"settings": ("hieght=3",)}, "`settings` sets hieght, which .* expected one of height"),
         ({"settings": ("height",)}, "`settings` 'height'; expected KEY=VALUE"),
-        ({"settings": ("height=[1]",)}, "has a list; expected a finite number"),
-        ({"settings": ("height=Infinity",)}, "has a float; expected a finite number"),
+        ({"settings": ("height=[1, null]",)}, "has a list; expected a finite number"),
+        ({"settings": ("height=[[[1]]]",)}, "has a list; expected a finite number"),
+        ({"settings": ('height={"a": 1}',)}, "has a dict; expected a finite number"),
+        ({"settings": ("height=Infinity",)}, "has inf; expected a finite number"),
     ],
 )
 def test_options_that_no_run_has_are_refused(options: dict[str, Any], message: str) -> None:

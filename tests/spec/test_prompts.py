@@ -72,9 +72,14 @@ def test_a_toml_says_which_prompts_choose(tmp_path: Path) -> None:
         ("mine.txt", "# nothing\n\n", ["has 0 prompts", "8 or more"]),
         ("mine.txt", "\n".join(EIGHT[:7]), ["has 7 prompts", "8 or more", "search"]),
         ("mine.txt", "\n".join([*EIGHT, EIGHT[2]]), ["line 9 repeats line 3", "prompt number 2"]),
-        ("mine.txt", b"\xff\xfea\x00", ["no UTF-8", "byte 0", "save it as UTF-8"]),
+        ("mine.txt", b"ab\xff", ["not UTF-8 at position 2", "save the file as UTF-8"]),
+        ("mine.txt", "\n".join([*EIGHT, "x" * 20_001]), ["prompt 9 has 20001 characters"]),
+        ("mine.csv", "prompt\n" + "\n".join(EIGHT[:7]), ["has 7 prompts (read as CSV)"]),
+        ("mine.json", '["a\\u001b[31m"]', ["prompt 1 has control characters"]),
+        ("mine.yaml", "- a", ["found a .yaml file", ".jsonl"]),
+        ("mine.parquet", b"PAR1\xff", ["found a .parquet file", "save the prompts as one"]),
         ("mine.txt", "\n".join([*EIGHT, "a\x00b"]), ["line 9 has control characters"]),
-        ("mine.toml", "search = [", ["is no TOML", "held_out"]),
+        ("mine.toml", "search = [", ["found no valid TOML"]),
         ("mine.toml", 'search = ["a"]', ["held_out: Field required"]),
         ("mine.toml", 'search = ["a"]\nheld_out = ["a"]', ["in `search` and in `held_out`", "'a'"]),
         (
@@ -100,7 +105,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """A missing file and a folder say what the system says, and what a file of prompts is."""
     with pytest.raises(SpecError, match=r"No such file.*one prompt a line"):
         read_prompts(tmp_path / "none.txt")
-    with pytest.raises(SpecError, match="Is a directory"):
+    with pytest.raises(SpecError, match="found a folder; expected a regular file"):
         read_prompts(tmp_path)
 
 

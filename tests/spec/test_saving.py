@@ -1,5 +1,6 @@
 """A study that is written as a TOML comes back as the same study, and replaces no other file."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_odd_texts_come_back_from_a_toml(tmp_path: Path) -> None:
     assert [type(value) for value in found.settings.values()] == [int, float, float, bool, str]
 
 
+def test_lists_and_nulls_come_back_from_a_toml(tmp_path: Path) -> None:
+    """TOML has no null: arguments that are None are listed under `null`."""
+    settings = {"guidance_schedule": None, "sigmas": [1.0, 0.5], "sizes": [[1, 2], [3, 4]]}
+    spec = resolve_spec("tiny-flux").model_copy(update={"settings": settings})
+    path = tmp_path / "x.toml"
+    path.write_text(study_toml(spec), encoding="utf-8")
+    assert "guidance_schedule" in tomllib.loads(path.read_text())["settings"]["null"]
+    assert load_spec(path) == spec
+
+
 def test_a_study_never_replaces_another_file(tmp_path: Path) -> None:
     """The same text may be written again; a file with another content stays as it is."""
     spec, path = resolve_spec("tiny-flux"), tmp_path / "x.toml"
@@ -46,3 +57,16 @@ def test_a_study_never_replaces_another_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a file with another content; expected a new file"):
         save_study(spec.model_copy(update={"title": "other"}), path)
     assert path.read_bytes() == before
+
+
+def test_a_device_toml_is_named_from_above_only(tmp_path: Path) -> None:
+    """A study that would be refused when it is read is not written."""
+    (tmp_path / "gpus").mkdir()
+    device = str(tmp_path / "gpus" / "g.toml")
+    spec = resolve_spec("tiny-flux")
+    spec = spec.model_copy(update={"pricing": spec.pricing.model_copy(update={"target": device})})
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(OutputError, match="which is not below its folder"):
+        save_study(spec, tmp_path / "elsewhere" / "x.toml")
+    save_study(spec, tmp_path / "x.toml")
+    assert load_spec(tmp_path / "x.toml") == spec

@@ -25,10 +25,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import release_memory
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
-from sensitivity.core.words import first_line
+from sensitivity.core.words import counted, first_line
 from sensitivity.fidelity.comparison import Comparison
 from sensitivity.fidelity.lpips import LpipsDistance, study_distance
 from sensitivity.fidelity.references import ReferenceCache
@@ -69,6 +70,7 @@ class Evaluator:
         compiled: Whether pictures are generated with the denoiser's blocks compiled. None means: on
             a GPU, for denoisers of `WORTH_COMPILING` parameters or more. If torch cannot compile a
             block, pictures are generated eagerly and a warning says so.
+        arithmetic: The runtime whose quantized numbers are emulated.
 
     Attributes:
         switch: Holds the Linears. It applies formats without scoring.
@@ -83,18 +85,21 @@ class Evaluator:
         cache_folder: Path,
         distance: LpipsDistance | None = None,
         compiled: bool | None = None,
+        arithmetic: Arithmetic = Arithmetic.EAGER,
     ) -> None:
         self.loaded, self.spec = loaded, loaded.spec
         self.environment = describe_environment(loaded.device)
         self.media_generator = MediaGenerator(loaded)
         self._distance = distance
-        self.switch = Switch(loaded.denoiser)
+        self.arithmetic = arithmetic
+        self.switch = Switch(loaded.denoiser, arithmetic=arithmetic)
         parameters = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
         large = parameters >= WORTH_COMPILING
         self.compiled = large and loaded.device.startswith("cuda") if compiled is None else compiled
         self._regions: CompiledRegions | None = None
         self._cache = ReferenceCache(cache_folder)
         self._references: dict[tuple[Split, int], Media] = {}
+        self._uncalled: tuple[str, ...] = ()
 
     @property
     def distance(self) -> LpipsDistance:
@@ -181,7 +186,8 @@ class Evaluator:
         secondary = {"beside": SECONDARY_VERSION} if split == "held_out" else {}
         return digest_of(
             self.key(split)
-            | {"distance": self.distance.key, "emulation": arithmetic_on(self.loaded.device)}
+            | {"distance": self.distance.key}
+            | {"emulation": arithmetic_on(self.loaded.device, self.arithmetic)}
             | frames
             | secondary
         )
@@ -271,6 +277,10 @@ class Evaluator:
             after_batch: Called with the number of pictures done, after each pipeline call.
             keep_going: Called with all pictures so far, after each chunk but the last. If it
                 returns False, no more are generated.
+
+        Raises:
+            FormatError: A format refuses a Linear, an FQN is unknown, or a Linear with a format ran
+                in bf16.
         """
         texts, seeds = self.prompts(split)
         size, parts = self.batch_size(split), list[Media]()
@@ -281,11 +291,20 @@ class Evaluator:
                     break
                 chunk = slice(start, start + size)
                 parts.append(self._generate(texts[chunk], seeds[chunk], size))
+                if start == 0:
+                    self._check_that_it_ran()
                 if after_batch is not None:
                     after_batch(min(start + size, len(texts)))
         finally:
             self.switch.set({})
         return Media.joined(parts)
+
+    def _check_that_it_ran(self) -> None:
+        """Check, after a pipeline call, that Linears with a format ran in it."""
+        uncalled = self.switch.check_ran()
+        if uncalled and uncalled != self._uncalled:
+            log.warning("a pipeline call did not reach Linears: %s", counted(uncalled))
+            self._uncalled = uncalled
 
     def _generate(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Media:
         with self.running():

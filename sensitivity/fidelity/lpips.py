@@ -28,9 +28,10 @@ from urllib.error import URLError
 import lpips
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
+from sensitivity.core.outside_files import TRUNK, read_bytes
 from sensitivity.core.words import printable
 from sensitivity.errors import MissingWeightsError, UserError
 from sensitivity.fidelity.distance import Distance
@@ -120,7 +121,8 @@ def _tiny(path: Path) -> tuple[lpips.LPIPS, str]:
         warnings.simplefilter("ignore")
         net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, lpips=False, verbose=False)
     try:
-        tensors = {name: value.float() for name, value in load_file(path).items()}
+        data = read_bytes(path, TRUNK)
+        tensors = {name: value.float() for name, value in load(data).items()}
         net.net.load_state_dict(
             {
                 f"slice{i}.{name}": value
@@ -130,14 +132,14 @@ def _tiny(path: Path) -> tuple[lpips.LPIPS, str]:
             }
         )
     # RuntimeError: keys or shapes that are not AlexNet's.
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         reason = printable(str(error))[:200]
         raise MissingWeightsError(
             f"The LPIPS trunk {path.name} cannot be read ({reason}); expected the safetensors file"
             " that net 'tiny' needs. Restore it from the package, or train it again with"
             " studies/tiny-flux/training/train.py."
         ) from None
-    return net, hashlib.sha256(path.read_bytes()).hexdigest()
+    return net, hashlib.sha256(data).hexdigest()
 
 
 def _slices(net: lpips.LPIPS) -> list[set[str]]:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,9 +28,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sensitivity.core.json_files import sweep
+from sensitivity.core.outside_files import check_regular
 from sensitivity.models.media import Media
 
 log = logging.getLogger(__name__)
+_TEMPORARY = re.compile(r"[0-9a-f]{32}\.\d+-[0-9a-f]{8}\.part")
 
 
 def default_cache_folder() -> Path:
@@ -64,6 +68,7 @@ class ReferenceCache:
         if not path.exists():
             return None
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 names = file.keys()  # the file is no dict: it has no items
@@ -93,6 +98,7 @@ class ReferenceCache:
             metadata["sample_rate"] = str(media.sample_rate)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder, _TEMPORARY)
             save_file(tensors, temporary, metadata=metadata)
             temporary.replace(path)
         except (OSError, SafetensorError) as error:

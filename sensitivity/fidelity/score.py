@@ -1,8 +1,8 @@
 """What does quantizing do to the pictures of a set of prompts? The records `Score` and
 `PartialScore`.
 
-A score holds the distances of one skip-list from bf16 over a set of prompts, their mean, and a
-bootstrap interval over prompts (percentile method, Efron and Tibshirani 1993, chapter 13).
+A score holds the distances of one skip-list from bf16 over a set of prompts and their mean. The
+interval of the mean follows from them (`fidelity.intervals`).
 
 **Damage** is what a search minimises. Without sound it is LPIPS. With sound it is, for each prompt,
 LPIPS + `audio_weight` x the distance of the sound. LPIPS does not hear: if sound did not count, a
@@ -22,9 +22,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from sensitivity.errors import MeasurementError, StoreError
+from sensitivity.fidelity.intervals import Interval, mean_interval
 
-RESAMPLES = 2000
-"""Resampled sets of prompts for a bootstrap interval."""
 METRICS = ("motion", "detail_db", "audio")
 """Metrics other than LPIPS that a score may hold, by field."""
 
@@ -56,7 +55,6 @@ class Score:
     Attributes:
         net: The LPIPS net.
         mean: Mean LPIPS over the prompts; LPIPS of a clip is the mean over its frames.
-        ci95: Bootstrap interval of `mean`.
         per_prompt: LPIPS of each prompt, in order.
         noise_floor: The mean distance of bf16 from itself, generated one by one instead of in
             batches. Smaller differences mean nothing. None: not measured.
@@ -72,7 +70,6 @@ class Score:
 
     net: str
     mean: float
-    ci95: tuple[float, float]
     per_prompt: tuple[float, ...]
     noise_floor: float | None
     per_frame: tuple[tuple[float, ...], ...] = ()
@@ -81,6 +78,11 @@ class Score:
     audio: MetricValues | None = None
     audio_weight: float = 0.0
     max_audio_distance: float | None = None
+
+    @property
+    def ci95(self) -> Interval:
+        """95 % interval of `mean`."""
+        return mean_interval(self.per_prompt)
 
     @property
     def damages(self) -> tuple[float, ...]:
@@ -96,6 +98,12 @@ class Score:
     def damage(self) -> float:
         """Mean damage over the prompts."""
         return self.mean if self.audio is None else self.mean + self.audio_weight * self.audio.mean
+
+    @property
+    def damage_floor(self) -> float:
+        """The noise floor of damage; 0 if it was not measured."""
+        heard = 0.0 if self.audio is None else self.audio_weight * (self.audio.noise_floor or 0.0)
+        return (self.noise_floor or 0.0) + heard
 
     @property
     def is_allowed(self) -> bool:
@@ -125,19 +133,19 @@ class Score:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Score":
-        """Read what `to_json` gave.
+        """Read what `to_json` gave. The interval that earlier versions kept is passed over.
 
         Raises:
             StoreError: A key is missing or unknown, or a value has the wrong type.
         """
         try:
-            return _SCORE.validate_python(data)
+            return _SCORE.validate_python({k: v for k, v in data.items() if k != "ci95"})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the score"
             raise StoreError(
                 f"A stored score is malformed: {where}: {first['msg']}; expected what an earlier"
-                " search wrote. Delete the study's database, and search again."
+                " search wrote: name another `storage`, and search again"
             ) from None
 
 
@@ -174,19 +182,6 @@ class PartialScore:
         return len(self.per_prompt) / self.prompts
 
 
-def bootstrap_interval(
-    values: tuple[float, ...], *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values` over resampled prompts.
-
-    The same values and seed give the same interval.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(array), size=(resamples, len(array)))
-    low, high = np.quantile(array[picks].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score:
     """The score of distances of shape (B,), one for each prompt.
 
@@ -197,7 +192,6 @@ def score_of(distances: Tensor, *, net: str, noise_floor: float | None) -> Score
     return Score(
         net=net,
         mean=float(np.mean(values)),
-        ci95=bootstrap_interval(values),
         per_prompt=values,
         noise_floor=noise_floor,
     )

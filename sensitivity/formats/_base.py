@@ -2,15 +2,15 @@
 
 `Format` is the contract: the shapes that it takes, torchao's config for it, and exact emulation.
 
-**Method.** A format quantizes the weight (N, K) and the activation (rows, K) to numbers on its
-grid. *Native* execution uses torchao's tensor subclasses and the GPU's own GEMM
-(`native.quantize_native`). *Emulated* execution multiplies the same quantized numbers without that
-GEMM. Block scales are folded into the codes, and bf16 holds the results exactly: an e2m1 code times
-an e4m3 block scale has at most 2 + 4 = 6 significant bits, an e4m3 code times a power of two has 4.
-The product is accumulated in fp32. Per-tensor scales, per-row scales and the bias are applied in
-fp32. The result is rounded to bf16 **once**. So an emulated output differs from the exact product
-of the quantized operands by one bf16 rounding and by the error of an fp32 sum. A kernel chooses the
-order of that sum and nothing else.
+**Method.** The arithmetic is that of eager torchao (`served` has others). A format quantizes the
+weight (N, K) and the activation (rows, K) to numbers on its grid. *Native* execution uses torchao's
+tensor subclasses and the GPU's own GEMM (`native.quantize_native`). *Emulated* execution multiplies
+the same quantized numbers without that GEMM. Block scales are folded into the codes, and bf16 holds
+the results exactly: an e2m1 code times an e4m3 block scale has at most 2 + 4 = 6 significant bits,
+an e4m3 code times a power of two has 4. The product is accumulated in fp32. Per-tensor scales,
+per-row scales and the bias are applied in fp32. The result is rounded to bf16 **once**. So an
+emulated output differs from the exact product of the quantized operands by one bf16 rounding and by
+the error of an fp32 sum. A kernel chooses the order of that sum and nothing else.
 
 **Where the numbers come from.** From torchao's own primitives, or from faster kernels with equal
 results: `cpu_kernels` for activations on the CPU, `triton_kernels` on CUDA. `kernel_choice` says
@@ -25,11 +25,12 @@ one number for the whole call, as in torchao. Weights and activations are bf16. 
 counts what torchao stores: codes, and block scales in its padded (swizzled) layout, 128 rows x 4
 scales a tile.
 
-**Where native kernels differ from this ideal.** torchao's NVFP4 epilogue (`_addmm_nvfp4_dispatch`)
-rounds four times: the product, the scale, their product, and the sum with the bias. The error of
-the rounded scale is common to the whole output. FP8 on Hopper accumulates in fewer than 24 bits,
-and in fewer still with fast accumulation, torchao's default. MXFP8 adds the bias before its only
-rounding, so it does not differ.
+**Where runtimes differ from this ideal.** torchao's NVFP4 epilogue (`_addmm_nvfp4_dispatch`) rounds
+four times: the product, the scale, their product, and the sum with the bias. The error of the
+rounded scale is common to the whole output. Compiled torchao keeps FP8's row scales in fp32, and
+MSLK quantizes NVFP4 with another least block scale. `served` has these arithmetics. FP8 on Hopper
+accumulates in fewer than 24 bits, and in fewer still with fast accumulation, torchao's default.
+MXFP8 adds the bias before its only rounding, so it does not differ.
 
 **Zeros, NaN and inf behave as in torchao.** A NaN or inf anywhere makes NVFP4's per-tensor scale
 NaN, and with it the whole output. In MXFP8 a NaN makes its block NaN, and inf stays inf. In FP8
@@ -53,6 +54,7 @@ import torch
 from torch import Tensor
 from torchao.core.config import AOBaseConfig
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
 
@@ -79,12 +81,14 @@ class Format(abc.ABC):
 
     Attributes:
         name: the format's name.
+        arithmetic: the runtime whose numbers it computes (`served`).
         k_multiple: what K must be a multiple of, natively.
         n_multiple: what N must be a multiple of, natively.
         min_capability: the lowest CUDA compute capability that runs it natively.
     """
 
     name: FormatName
+    arithmetic: Arithmetic = Arithmetic.EAGER
     k_multiple: int = 1
     n_multiple: int = 1
     min_capability: tuple[int, int] = (0, 0)

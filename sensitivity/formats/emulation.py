@@ -14,44 +14,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats._base import Format, QuantizedOperand
 from sensitivity.formats.fp8 import HardwareFP8
 from sensitivity.formats.kernel_choice import has_triton, is_eager_cpu
 from sensitivity.formats.last_result import LastResult
-from sensitivity.formats.registry import get_format
+from sensitivity.formats.served import CompiledHardwareFP8, format_in
 
-_HARDWARE_FP8 = HardwareFP8()
+_HARDWARE_FP8: dict[Arithmetic, Format] = {
+    Arithmetic.EAGER: HardwareFP8(),
+    Arithmetic.COMPILED: CompiledHardwareFP8(),
+}
 
 _last_activation = LastResult[QuantizedOperand]()
 
 
-def as_run_on(name: FormatName, device: torch.device) -> Format:
+def as_run_on(
+    name: FormatName, device: torch.device, arithmetic: Arithmetic = Arithmetic.EAGER
+) -> Format:
     """The format as a search runs it on `device`: FP8 by the GPU's own GEMM where there is one, all
     else emulated.
+
+    Raises:
+        FormatError: the arithmetic of this format is not known exactly.
     """
-    if (
-        name is FormatName.FP8
-        and device.type == "cuda"
-        and has_triton()
-        and _HARDWARE_FP8.native_refusal(device) is None
-    ):
-        return _HARDWARE_FP8
-    return get_format(name)
+    emulated = format_in(name, arithmetic)
+    if name is FormatName.FP8 and _has_fp8(device):
+        return _HARDWARE_FP8[arithmetic]
+    return emulated
 
 
-def arithmetic_on(device: str) -> Any:
+def _has_fp8(device: torch.device) -> bool:
+    """Whether FP8 products run on `device` itself."""
+    hardware = _HARDWARE_FP8[Arithmetic.EAGER]
+    return device.type == "cuda" and has_triton() and hardware.native_refusal(device) is None
+
+
+def arithmetic_on(device: str, arithmetic: Arithmetic = Arithmetic.EAGER) -> Any:
     """What identifies the arithmetic of quantized Linears on a device, for the keys of scores.
 
-    1 means emulation with the CPU's kernels or torchao's primitives.
+    1 means eager torchao's, emulated with the CPU's kernels or torchao's primitives.
     """
     where = torch.device(device)
     if where.type != "cuda" or not has_triton():
-        return 1
-    return {
-        "quantizers": "triton",
-        "fp8": "native" if as_run_on(FormatName.FP8, where) is _HARDWARE_FP8 else "emulated",
-    }
+        found: Any = 1
+    else:
+        found = {
+            "quantizers": "triton",
+            "fp8": "native" if _has_fp8(where) else "emulated",
+        }
+    return found if arithmetic is Arithmetic.EAGER else {"arithmetic": arithmetic, "on": found}
 
 
 def emulated_linear(
@@ -81,7 +94,7 @@ def emulated_linear(
         return fmt.quantize_activation(x.reshape(-1, k))
 
     if remember and is_eager_cpu(x):
-        rows = _last_activation.of(x, fmt.name, quantize)
+        rows = _last_activation.of(x, f"{fmt.name} {fmt.arithmetic}", quantize)
     else:
         rows = quantize()
     return fmt.linear(rows, weight, bias).view(*lead, n)

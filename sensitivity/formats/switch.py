@@ -8,6 +8,10 @@ attribute. The quantized weight of a (Linear, format) pair is made the first tim
 kept. bf16 is the original `nn.Linear.forward` on the original weight, so it is exact whatever was
 set before.
 
+Hooks and patches stay, and run as before: what they make of an input, a weight or an output, the
+quantized product gets or gives (`switchable_linear`). A Linear whose arithmetic is not that of
+`nn.Linear` and its own weight is refused with what stands on it (`patches`).
+
     with Switch(pipeline.transformer) as switch:
         switch.set({"proj_out": FormatName.NVFP4})      # all others bf16
         pictures = pipeline(prompt).images
@@ -18,22 +22,56 @@ set before.
 **Memory.** Quantized weights are kept as long as they fit into `weight_cache_bytes`
 (`weight_cache`).
 
+**What ran.** `unquantized` says which Linears did not run quantized since the last `set`, and
+`check_ran` raises where one was called.
+
 What it does not do: native kernels (`native.quantize_native`). Only modules whose class is exactly
 `nn.Linear` are switched. Gradients pass in eager mode only.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import cast
 
 import torch
 from torch import nn
 
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.arithmetic import Arithmetic
+from sensitivity.core.format_name import FormatName, parse_format, quantized
+from sensitivity.core.words import counted
 from sensitivity.errors import FormatError
+from sensitivity.formats.patches import (
+    describe,
+    foreign_arithmetic,
+    has_passing_weight,
+    moves_weights,
+)
 from sensitivity.formats.registry import get_format
-from sensitivity.formats.switchable_linear import SwitchableLinear, make_plain, make_switchable
+from sensitivity.formats.switchable_linear import (
+    PatchedLinear,
+    SwitchableLinear,
+    activate,
+    is_patched,
+    make_plain,
+    make_switchable,
+)
 from sensitivity.formats.weight_cache import WeightCache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unquantized:
+    """Linears that have a format and did not run in it.
+
+    Attributes:
+        uncalled: no call reached them.
+        bypassed: a patch ran and multiplied by something else than their own weight.
+        replaced: they are no part of the module any more.
+    """
+
+    uncalled: tuple[str, ...]
+    bypassed: tuple[str, ...]
+    replaced: tuple[str, ...]
 
 
 class Switch:
@@ -45,29 +83,46 @@ class Switch:
         module: its Linears are switched.
         weight_cache_bytes: the most that kept quantized weights may take on the device; None keeps
             all.
+        arithmetic: the runtime that is emulated.
 
     Attributes:
         linears: FQN -> Linear (first name of a shared module).
-        others: FQN -> class name of Linears of subclasses. They stay bf16, since their forward is
-            their own.
+        others: FQN -> why a Linear changes no format. It stays bf16.
         weights: the kept quantized weights.
     """
 
-    def __init__(self, module: nn.Module, *, weight_cache_bytes: int | None = None) -> None:
-        self.linears: dict[str, nn.Linear] = {
-            fqn: child
-            for fqn, child in module.named_modules()
-            if type(child) in (nn.Linear, SwitchableLinear)
-        }
-        self.others = {
-            fqn: type(child).__name__
-            for fqn, child in module.named_modules()
-            if isinstance(child, nn.Linear) and fqn not in self.linears
-        }
-        self.weights = WeightCache(self.linears, weight_cache_bytes)
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        weight_cache_bytes: int | None = None,
+        arithmetic: Arithmetic = Arithmetic.EAGER,
+    ) -> None:
+        self.module = module
+        self.linears: dict[str, nn.Linear] = {}
+        self.others: dict[str, str] = {}
+        for fqn, child in module.named_modules():
+            if not isinstance(child, nn.Linear):
+                continue
+            reason = foreign_arithmetic(child, plain=(nn.Linear, SwitchableLinear, PatchedLinear))
+            if reason is None:
+                self.linears[fqn] = child
+            else:
+                self.others[fqn] = reason
+        self.weights = WeightCache(self.linears, weight_cache_bytes, arithmetic)
+        self._formats: dict[str, FormatName] = {}
         self._closed = False
         for linear in self.linears.values():
             make_switchable(linear)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The runtime that is emulated from the next `set` on."""
+        return self.weights.arithmetic
+
+    @arithmetic.setter
+    def arithmetic(self, arithmetic: Arithmetic) -> None:
+        self.weights.arithmetic = arithmetic
 
     @property
     def weight_cache_bytes(self) -> int | None:
@@ -88,7 +143,7 @@ class Switch:
         for fqn, name in formats.items():
             if fqn in self.others:
                 if name.is_quantized:
-                    refused[fqn] = _not_plain(self.others[fqn])
+                    refused[fqn] = self.others[fqn]
                 continue
             linear = self._linear(fqn)
             reason = get_format(name).refusal(
@@ -106,15 +161,19 @@ class Switch:
         torchao divides by the largest value of a row or tensor. A row of zeros quantizes to NaN in
         fp8, an all-zero tensor in nvfp4.
         """
-        reasons = {fqn: _not_plain(kind) for fqn, kind in self.others.items()}
+        reasons = dict(self.others)
         for fqn, linear in self.linears.items():
             weight = linear.weight
+            if weight.is_meta:  # it is in memory during calls only
+                continue
             if weight.is_floating_point() and bool((weight.abs().amax(dim=1) == 0).any()):
                 reasons[fqn] = "its weight has a row of zeros, which torchao quantizes to NaN"
         return reasons
 
     def set(self, formats: Mapping[str, FormatName]) -> None:
         """Give each Linear its format; Linears that are not named become bf16.
+
+        A format may be given as text.
 
         Raises:
             FormatError: an FQN is no Linear of the module, a format refuses a Linear, or the switch
@@ -126,6 +185,7 @@ class Switch:
                     "this Switch is closed and can set no format; make a new Switch of the module"
                 )
             return
+        formats = {fqn: parse_format(name) for fqn, name in formats.items()}
         refused = self.refusals(formats)
         if refused:
             first, reason = next(iter(refused.items()))
@@ -133,9 +193,49 @@ class Switch:
                 f"{len(refused)} Linears are refused by their format, the first is {first}:"
                 f" {reason}; leave them in bf16"
             )
-        active = self.weights.prepare(formats)
+        active = self.weights.prepare(formats, passing=self._passing())
         for fqn, linear in self.linears.items():
-            cast(SwitchableLinear, linear).active = active.get(fqn)
+            activate(cast(SwitchableLinear, linear), active.get(fqn))
+        self._formats = dict(formats)
+
+    def unquantized(self) -> "Unquantized":
+        """Which Linears have a format since the last `set`, and have not run in it."""
+        chosen = {
+            fqn: cast(SwitchableLinear, self.linears[fqn]) for fqn in quantized(self._formats)
+        }
+        left = {fqn: linear for fqn, linear in chosen.items() if linear.calls.quantized == 0}
+        modules = set(self.module.modules()) if left else set()
+        uncalled, bypassed, replaced = list[str](), list[str](), list[str]()
+        for fqn, linear in left.items():
+            if linear not in modules:
+                replaced.append(fqn)
+            elif linear.calls.patched > 0 or is_patched(linear):
+                bypassed.append(fqn)
+            else:
+                uncalled.append(fqn)
+        return Unquantized(
+            uncalled=tuple(uncalled), bypassed=tuple(bypassed), replaced=tuple(replaced)
+        )
+
+    def check_ran(self) -> tuple[str, ...]:
+        """Check, after a call of the module, that Linears with a format ran in it.
+
+        Returns:
+            The Linears with a format that the call did not reach.
+
+        Raises:
+            FormatError: some ran in bf16.
+        """
+        found = self.unquantized()
+        wrong = [*found.bypassed, *found.replaced]
+        if wrong:
+            on = describe(self.linears[wrong[0]]) or "another module"
+            raise FormatError(
+                f"found Linears that ran in bf16 although they have a format: {counted(wrong)};"
+                f" expected each in its format. In place of the first stands {on}: take it off, and"
+                " load the model again"
+            )
+        return found.uncalled
 
     def forget(self) -> None:
         """Set all Linears to bf16, and keep no quantized weight."""
@@ -160,6 +260,15 @@ class Switch:
     ) -> None:
         self.close()
 
+    def _passing(self) -> frozenset[str]:
+        """The Linears whose weights are to be read in each call."""
+        moving = tuple(f"{fqn}." for fqn, m in self.module.named_modules() if moves_weights(m))
+        return frozenset(
+            fqn
+            for fqn, linear in self.linears.items()
+            if has_passing_weight(linear) or fqn.startswith(moving) or "." in moving
+        )
+
     def _linear(self, fqn: str) -> nn.Linear:
         try:
             return self.linears[fqn]
@@ -168,7 +277,3 @@ class Switch:
                 f"{fqn!r} is none of the {len(self.linears)} plain Linears of this model; take FQNs"
                 " from `sensitivity profile`"
             ) from None
-
-
-def _not_plain(kind: str) -> str:
-    return f"it is a {kind}, and only plain nn.Linear change format"

@@ -6,7 +6,7 @@
 Method. First everything is checked: the classes, the Linears, the shapes, and the hardware where
 native kernels are asked for. A model that does not fit is left as it is. Then the Linears are
 quantized, and it is checked that each was: torchao silently leaves a layer as it was when a kernel
-does not take it.
+does not take it, and offloading, casting or an adapter may hide a quantized weight (`proof`).
 
 What this module does not do: read recipes, or import torch before it is called.
 """
@@ -14,15 +14,17 @@ What this module does not do: read recipes, or import torch before it is called.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from sensitivity.core.format_name import FormatName, quantized
-from sensitivity.core.words import counted
+from sensitivity.core.words import and_more, counted
 from sensitivity.errors import RecipeError, RecipeMismatchError
 from sensitivity.recipes.records import ModelInfo
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from sensitivity.recipes.proof import Proof
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class ApplyReport:
         layers: the format of every Linear.
         counts: {format: number of Linears}.
         refused: empty, since a Linear that is refused raises.
+        proof: which quantized Linears were seen to run quantized. It grows with the first call of
+            each denoiser, which raises RecipeError if one ran in bf16.
         caveat: the recipe's, to be shown.
     """
 
@@ -41,6 +45,7 @@ class ApplyReport:
     layers: Mapping[str, FormatName]
     counts: Mapping[FormatName, int]
     refused: Mapping[str, str]
+    proof: "Proof"
     caveat: str = ""
 
 
@@ -71,19 +76,20 @@ def apply_layers(
     _check_classes(model, denoiser, name)
     linears = _matching_linears(layers, denoiser, name)
     chosen = quantized(layers)
+    _check_patches(linears, chosen, is_native=not emulate)
+    _check_weights(denoiser)
     _check_shapes(linears, chosen)
     if emulate:
-        from sensitivity.formats.switch import Switch
-
-        Switch(denoiser).set(dict(layers))
+        proof = _emulate(denoiser, layers)
     else:
         _check_hardware(linears, chosen)
-        _quantize(denoiser, chosen)
+        proof = _quantize(denoiser, chosen)
     return ApplyReport(
         mode="emulated" if emulate else "native",
         layers=dict(layers),
         counts=dict(Counter(layers.values())),
         refused={},
+        proof=proof,
         caveat=caveat,
     )
 
@@ -142,20 +148,73 @@ def _matching_linears(
     missing = [fqn for fqn in layers if fqn not in linears]
     extra = [fqn for fqn in linears if fqn not in layers]
     if missing or extra:
+        from sensitivity.formats.patches import wrappers_in
+
+        advice = wrappers_in(extra) or [
+            "load the model and revision that the recipe names, or search again"
+        ]
+        modules = dict(denoiser.named_modules())
+        kinds = {type(modules[fqn]).__name__: None for fqn in missing if fqn in modules}
+        instead = f" (replaced by {and_more(kinds, most=3)})" if kinds else ""
         raise RecipeMismatchError(
             f"found other Linears than the recipe {name!r} has: missing in the model"
-            f" {counted(missing)}, extra {counted(extra)}; expected the same: load the model and"
-            " revision that the recipe names, or search again"
-        )
-    wrapped = [
-        fqn for fqn, linear in linears.items() if type(linear.weight.data) is not torch.Tensor
-    ]
-    if wrapped:
-        raise RecipeMismatchError(
-            f"found weights that are not plain tensors in {counted(wrapped)}; expected weights that"
-            " are not yet quantized, since a recipe is applied once: load the model again"
+            f" {counted(missing)}{instead}, extra {counted(extra)}; expected the same:"
+            f" {'; '.join(advice)}"
         )
     return linears
+
+
+def _check_patches(
+    linears: Mapping[str, "nn.Linear"], chosen: Mapping[str, FormatName], *, is_native: bool
+) -> None:
+    """Check that what stands on the Linears leaves a quantized product in place.
+
+    Raises:
+        RecipeMismatchError: it does not on some; the message says what it is.
+    """
+    import torch
+    from torch import nn
+
+    from sensitivity.formats.patches import foreign_arithmetic, native_obstacle
+    from sensitivity.formats.switchable_linear import PatchedLinear, SwitchableLinear
+
+    sharded = ("DTensor", "ShardedTensor")
+    done = [
+        fqn
+        for fqn, linear in linears.items()
+        if (kind := type(linear.weight.data)) is not torch.Tensor and kind.__name__ not in sharded
+    ]
+    if done:
+        raise RecipeMismatchError(
+            f"found weights that are not plain tensors in {counted(done)}; expected weights that"
+            " are not yet quantized, since a recipe is applied once: load the model again"
+        )
+    plain = (nn.Linear, SwitchableLinear, PatchedLinear)
+    obstacles = {
+        fqn: reason
+        for fqn in chosen
+        if (reason := foreign_arithmetic(linears[fqn], plain=plain))
+        or (is_native and (reason := native_obstacle(linears[fqn])))
+    }
+    if obstacles:
+        first, reason = next(iter(obstacles.items()))
+        raise RecipeMismatchError(
+            f"found Linears that cannot be quantized as they stand: {counted(list(obstacles))};"
+            f" expected plain ones. Of {first}: {reason}"
+        )
+
+
+def _check_weights(denoiser: "nn.Module") -> None:
+    """Raise RecipeMismatchError if a part is quantized already, also where bf16 is asked for."""
+    from sensitivity.models.denoisers import parts_of
+    from sensitivity.models.reference_weights import describe_quantized_module
+
+    for part in parts_of(denoiser).values():
+        if found := describe_quantized_module(part):
+            raise RecipeMismatchError(
+                f"found a {type(part).__name__} that is quantized already ({found}); expected bf16,"
+                " fp16 or fp32 weights: load the model that it was made of"
+            )
 
 
 def _check_shapes(linears: Mapping[str, "nn.Linear"], chosen: Mapping[str, FormatName]) -> None:
@@ -186,20 +245,42 @@ def _check_hardware(linears: Mapping[str, "nn.Linear"], chosen: Mapping[str, For
             )
 
 
-def _quantize(denoiser: "nn.Module", chosen: Mapping[str, FormatName]) -> None:
+def _emulate(denoiser: "nn.Module", layers: Mapping[str, FormatName]) -> "Proof":
+    """Quantize by emulation, and prove it. A model where it fails is bf16 again."""
+    from sensitivity.formats.switch import Switch
+    from sensitivity.recipes.proof import Proof, emulated, prove_alone, prove_in_first_calls
+
+    switch = Switch(denoiser)
+    chosen = quantized(layers)
+    try:
+        switch.set(dict(layers))
+        proof = Proof(
+            linears=tuple(chosen),
+            alone=prove_alone({fqn: switch.linears[fqn] for fqn in chosen}, is_native=False),
+        )
+    except BaseException:
+        switch.close()
+        raise
+    prove_in_first_calls(denoiser, proof, emulated(switch, chosen))
+    return proof
+
+
+def _quantize(denoiser: "nn.Module", chosen: Mapping[str, FormatName]) -> "Proof":
     """Quantize natively, and check that each Linear was."""
     import torch
 
     from sensitivity.formats.native import quantize_native
+    from sensitivity.recipes.proof import Proof, native, prove_alone, prove_in_first_calls
 
     quantize_native(denoiser, chosen)
-    left = [
-        fqn
-        for fqn in chosen
-        if type(denoiser.get_submodule(fqn).get_parameter("weight").data) is torch.Tensor
-    ]
+    linears = {fqn: cast("nn.Linear", denoiser.get_submodule(fqn)) for fqn in chosen}
+    left = [fqn for fqn, linear in linears.items() if type(linear.weight.data) is torch.Tensor]
     if left:
         raise RecipeError(
             f"found Linears that stayed in bf16: {counted(left)}; expected each in its format:"
             " update torchao, or search again"
         )
+    alone = prove_alone(linears, is_native=True)
+    proof = Proof(linears=tuple(chosen), is_native=True, alone=alone)
+    prove_in_first_calls(denoiser, proof, native(denoiser, linears))
+    return proof

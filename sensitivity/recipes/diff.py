@@ -7,7 +7,7 @@
 Method. Linears of one role that have the same two formats are one change. A pricer prices both
 recipes for A's GPU and batch, whatever seconds their files have; without one only the formats are
 compared. The two LPIPS can be compared if net, weights, prompts, seeds and settings are the same;
-then they are compared prompt by prompt.
+then they are compared prompt by prompt (`fidelity.intervals`).
 
 What this module does not do: say which recipe is better. `recipes.differences` has the records.
 """
@@ -21,7 +21,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import block_of, indices_of, role_of
 from sensitivity.core.words import format_indices
 from sensitivity.errors import RecipeMismatchError
-from sensitivity.fidelity.score import bootstrap_interval
+from sensitivity.fidelity.intervals import difference_interval
 from sensitivity.latency.pricer import Pricer
 from sensitivity.recipes.differences import Change, PricedPair, RecipeDiff, Side
 from sensitivity.recipes.recipe import Recipe
@@ -163,11 +163,13 @@ def _pictures(recipe: Recipe) -> Any:
 
 
 def _difference(a: Recipe, b: Recipe) -> tuple[float, float, float] | None:
-    """(mean, low, high) of B's LPIPS minus A's, over prompts."""
+    """(mean, low, high) of B's LPIPS minus A's, prompt by prompt, with `fidelity.intervals`'
+    interval of a difference.
+    """
     if a.fidelity is None or b.fidelity is None or not a.fidelity.lpips.per_prompt:
         return None
-    differences = np.subtract(b.fidelity.lpips.per_prompt, a.fidelity.lpips.per_prompt)
-    return float(differences.mean()), *bootstrap_interval(tuple(differences))
+    of_a, of_b = a.fidelity.lpips.per_prompt, b.fidelity.lpips.per_prompt
+    return float(np.subtract(of_b, of_a).mean()), *difference_interval(of_b, of_a)
 
 
 def _place(recipe: Recipe) -> tuple[int, int] | None:

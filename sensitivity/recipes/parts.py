@@ -33,7 +33,7 @@ def layer_records(formats: Mapping[str, FormatName]) -> dict[str, Any]:
     }
 
 
-def count_stack_patterns(formats: Mapping[str, FormatName]) -> dict[str, int]:
+def count_stack_patterns(formats: Mapping[str, str]) -> dict[str, int]:
     """{list of blocks: number of distinct format patterns among its blocks}, from names alone.
 
     Regional compilation makes one graph for each pattern of a block class. Blocks of lists that
@@ -44,7 +44,7 @@ def count_stack_patterns(formats: Mapping[str, FormatName]) -> dict[str, int]:
     for fqn, name in formats.items():
         if block := block_of(fqn):
             rows = patterns.setdefault(list_of(block), {}).setdefault(block, [])
-            rows.append((fqn.removeprefix(f"{block}."), name.value))
+            rows.append((fqn.removeprefix(f"{block}."), str(name)))
     return {
         blocks_of: len({tuple(sorted(rows)) for rows in blocks.values()})
         for blocks_of, blocks in patterns.items()

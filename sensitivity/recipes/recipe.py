@@ -39,7 +39,8 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import by_component
-from sensitivity.core.json_files import check_value, parse_json, read_bounded, write_whole
+from sensitivity.core.json_files import check_value, write_whole
+from sensitivity.core.outside_files import RECIPE, read_json
 from sensitivity.core.patterns import FQN, MAX_LENGTH, Pattern
 from sensitivity.core.words import printable
 from sensitivity.errors import RecipeError
@@ -64,11 +65,12 @@ from sensitivity.recipes.rules import (
     wrong_fields,
 )
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
+"""1.1 declares `search.trial` and counts it from 1. Files of 1.0 may have it, counted from 0."""
 _MAJOR = SCHEMA_VERSION.partition(".")[0]
-MAX_BYTES = 8 * 1024 * 1024
+MAX_BYTES = RECIPE.max_bytes
 """Of a recipe file. One of 1,400 Linears has 0.3 MB."""
-MAX_VALUES = 100_000
+MAX_VALUES = RECIPE.max_values
 """JSON values in a recipe file. One of 1,400 Linears has 4,000."""
 
 UNSAFE = r"/\\\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -251,7 +253,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
             starts with the path.
     """
     try:
-        parsed = parse_json(read_bounded(path, max_bytes=MAX_BYTES, max_values=MAX_VALUES))
+        parsed = read_json(path, RECIPE)
         if not isinstance(parsed, dict):
             raise RecipeError(
                 f"found a {type(parsed).__name__} at the top; expected one JSON object: name"
@@ -275,8 +277,12 @@ def _version_message(found: str) -> str:
 
 
 def _newer_version(version: object) -> str:
-    """The hint to update, for a file of another minor version; "" for one of this version."""
+    """The hint to update, for a file of a later minor version; "" for any other."""
     is_version = isinstance(version, str) and re.fullmatch(r"\d{1,9}\.\d{1,9}", version)
-    if not is_version or version == SCHEMA_VERSION:
+    if not is_version or _minor(str(version)) <= _minor(SCHEMA_VERSION):
         return ""
     return f"; its schema_version is {version}, this reads {SCHEMA_VERSION}: update `sensitivity`"
+
+
+def _minor(version: str) -> int:
+    return int(version.partition(".")[2])

@@ -90,20 +90,39 @@ class Latency(Record):
         return self
 
 
+class NativeRounding(Record):
+    """How far the roundings of a runtime move pictures: the mean LPIPS between pictures of one
+    skip-list as they were emulated and in another `arithmetic`, over `prompts` of the search's.
+    `change` is the share by which the list's own typical LPIPS from bf16 differs; two skip-lists
+    whose LPIPS differs by a smaller share are not told apart.
+    """
+
+    lpips: Annotated[Real, Field(ge=0)]
+    change: Annotated[Real, Field(ge=0)]
+    arithmetic: str
+    skip_list: str
+    prompts: Count
+
+
 class Lpips(Record):
     """LPIPS against what bf16 generates.
 
     `prompts`, `seeds` and `per_prompt` are parallel, with one entry for each picture or video.
-    `ci95` is a 95 % interval of the mean over prompts. It holds for `simultaneous` skip-lists at
-    once, those that were compared on these prompts, and so for the one that was chosen among them.
+    `ci95` is a 95 % interval of the mean over prompts, which follows from `per_prompt`: mean / f to
+    mean x f with f = exp(t x standard error / mean), and t Student's quantile at 1 - 0.025 /
+    `simultaneous`, with one degree of freedom less than there are prompts. It holds for
+    `simultaneous` skip-lists at once, and so for the one that was chosen among them. (Files of
+    schema 1.0 have wider or narrower ones, which depend on what else was compared.)
     `noise_floor` is the LPIPS of bf16 against bf16 that is computed in another way, such as with
-    another batch size (null: not computed).
+    another batch size (null: not computed). `native_rounding` is a second floor, for quantized
+    pictures (null: not known).
     """
 
     mean: Annotated[Real, Field(ge=0)]
     ci95: tuple[Real, Real]
     net: str
     noise_floor: Annotated[Real, Field(ge=0)] | None
+    native_rounding: NativeRounding | None = None
     prompts: tuple[str, ...]
     seeds: tuple[Count, ...]
     per_prompt: tuple[Annotated[Real, Field(ge=0)], ...]
@@ -188,13 +207,16 @@ class SearchInfo(Record):
 
     `budget` and `trials` count skip-lists whose pictures were generated. `stopped` counts the
     trials that ended early: each is no faster than another and had more LPIPS on its first prompts,
-    so it has no score and is not on the front.
+    so it has no score and is not on the front. `trial` is the number of the trial that this recipe
+    is, counted from 1 as in the names "trial 44" of `choice`, `verified` and `front` (null: not
+    said). Files of schema 1.0 count it from 0.
     """
 
     study: str
     budget: Count
     trials: Count
     stopped: Count = 0
+    trial: Count | None = None
     sampler: str
     seed: Count | None
 
@@ -205,8 +227,8 @@ class ChoiceInfo(Record):
     `rule` chooses among those that satisfy the bounds; a bound that was not set is null. `first` is
     the choice by the search prompts alone. `shortlist` has the skip-lists that could be chosen,
     each with a score on the held-out prompts that `fidelity.lpips` reports. Those in `passed_over`
-    could have been chosen too, but had no such score and none was to be computed. All names are
-    those of `front` and `verified`.
+    could have been chosen too, but had no such score: none was to be computed, or its run failed.
+    All names are those of `front` and `verified`.
     """
 
     rule: Literal["fastest", "least LPIPS", "knee"]

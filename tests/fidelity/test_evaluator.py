@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import MeasurementError, SpecError
+from sensitivity.errors import FormatError, MeasurementError, SpecError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
 from sensitivity.models.generating import MediaGenerator
@@ -88,6 +88,29 @@ def test_chunks_share_a_batch_and_interim_looks_change_nothing(make: Make) -> No
     assert (evaluator.interim_looks("search"), generated) == (1, [2, 3])
     assert looked == [pytest.approx(seen.per_prompt[:2], rel=1e-4)]
     assert make().score(formats, "search").per_prompt != seen.per_prompt
+
+
+def test_a_patched_pipeline_is_scored_quantized(make: Make, loaded: LoadedPipeline) -> None:
+    """A pipeline whose Linears carry a forward of their own has the score of one without; where a
+    patch multiplies in bf16, scoring stops with its name.
+    """
+    evaluator = make(chunk=3)
+    formats = all_in(evaluator, FormatName.NVFP4)
+    expected = evaluator.score(formats, "search")
+    evaluator.close()
+    linears = [evaluator.switch.linears[fqn] for fqn in formats]
+    try:
+        for linear in linears:
+            linear.forward = lambda *a, f=linear.forward: f(*a)  # type: ignore[method-assign]
+        assert make(chunk=3).score(formats, "search") == expected
+        first = linears[0]
+        first.forward = lambda x: x @ first.weight.t()  # type: ignore[method-assign]
+        with pytest.raises(FormatError, match=r"ran in bf16 .*: 1 \(.*a `forward` on the instance"):
+            make(chunk=3).score(formats, "search")
+    finally:
+        for linear in linears:
+            del linear.forward
+    assert loaded.denoiser is evaluator.loaded.denoiser
 
 
 def test_generation_stops_when_the_caller_says_so(make: Make) -> None:

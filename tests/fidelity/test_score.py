@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from sensitivity.errors import MeasurementError, StoreError
-from sensitivity.fidelity.score import PartialScore, Score, bootstrap_interval, score_of
+from sensitivity.fidelity.intervals import mean_interval
+from sensitivity.fidelity.score import PartialScore, Score, score_of
 
 from support.media import score_with_sound
 
@@ -17,7 +17,7 @@ def test_score_is_the_mean_with_its_values() -> None:
     score = score_of(torch.tensor([0.1, 0.4, 0.1]), net="tiny", noise_floor=0.01)
     assert score.per_prompt == pytest.approx((0.1, 0.4, 0.1))
     assert score.mean == pytest.approx(0.2)
-    assert score.ci95[0] <= score.mean <= score.ci95[1]
+    assert score.ci95 == mean_interval(score.per_prompt)
     assert (score.net, score.noise_floor) == ("tiny", 0.01)
 
 
@@ -28,28 +28,6 @@ def test_a_picture_without_distance_is_an_error(broken: float) -> None:
         MeasurementError, match=r"2 of 3 pictures have no finite distance \(prompt 1 first\)"
     ):
         score_of(torch.tensor([0.1, broken, broken]), net="tiny", noise_floor=None)
-
-
-def test_interval_is_the_bootstrap_of_the_mean() -> None:
-    """For many values it is near mean +- 1.96 standard errors; for equal values it is a point; it
-    is the same every time.
-    """
-    values = tuple(np.random.default_rng(0).normal(1.0, 0.2, size=400).tolist())
-    error = np.std(values) / 20
-    found = bootstrap_interval(values)
-    assert found == pytest.approx(
-        (np.mean(values) - 1.96 * error, np.mean(values) + 1.96 * error), abs=0.15 * error
-    )
-    assert found == bootstrap_interval(values)
-    assert bootstrap_interval((0.25, 0.25, 0.25)) == (0.25, 0.25)
-    assert bootstrap_interval((0.25,)) == (0.25, 0.25)
-
-
-def test_interval_of_two_values_spans_them() -> None:
-    """With two prompts every resampled mean is one of them or their middle, each end with
-    probability 1/4.
-    """
-    assert bootstrap_interval((0.0, 1.0)) == (0.0, 1.0)
 
 
 def test_sound_beyond_its_bound_is_not_allowed_and_costs_more() -> None:

@@ -78,21 +78,13 @@ def test_without_hardware_nothing_is_emulated_in_silence() -> None:
     assert len(unquantized(net)) == 5
 
 
-def test_emulation_goes_through_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`emulate=True` hands every layer's format to `Switch` and asks no hardware."""
-    calls: list[tuple[nn.Module, dict[str, FormatName]]] = []
-
-    class FakeSwitch:
-        def __init__(self, module: nn.Module) -> None:
-            self.module = module
-
-        def set(self, formats: dict[str, FormatName]) -> None:
-            calls.append((self.module, formats))
-
-    monkeypatch.setattr("sensitivity.formats.switch.Switch", FakeSwitch)
+def test_emulation_asks_no_hardware() -> None:
+    """`emulate=True` works where the native path is refused, and the report has every format."""
     net = make_net()
-    assert two_block_recipe().apply(net, emulate=True).mode == "emulated"
-    assert calls == [(net, LAYERS)]
+    report = two_block_recipe().apply(net, emulate=True)
+    assert (report.mode, report.layers) == ("emulated", LAYERS)
+    assert report.proof.linears == ("blocks.0.up", "blocks.1.up", "head")
+    assert len(unquantized(net)) == 5
 
 
 def test_emulation_computes_the_quantized_product() -> None:
@@ -143,7 +135,10 @@ def test_missing_and_extra_linears_are_listed() -> None:
     net.more = nn.ModuleList(nn.Linear(32, 32) for _ in range(12))
     with pytest.raises(
         RecipeMismatchError,
-        match=r"missing in the model 1 \(head\), extra 12 \(more.0, .*more.9 and 2 more\); .*again",
+        match=(
+            r"missing in the model 1 \(head\) \(replaced by Identity\), extra 12"
+            r" \(more.0, .*more.9 and 2 more\); .*again"
+        ),
     ):
         two_block_recipe().apply(net, emulate=True)
 

@@ -88,7 +88,7 @@ def test_a_later_minor_is_read_and_keeps_its_fields(tmp_path: Path) -> None:
     """
     recipe = load_recipe(LATER)
     saved = recipe.save(tmp_path / "again.json")
-    assert json.loads(saved.read_text()) == json.loads(LATER.read_text())
+    assert contains(json.loads(saved.read_text()), json.loads(LATER.read_text()))
     assert recipe.caveat == "notice: found with a smaller budget than usual"
 
 
@@ -107,7 +107,7 @@ def test_what_a_later_minor_must_not_do_says_to_update() -> None:
     """
     later = {**first(), "schema_version": "1.9"} | {"layers": first()["layers"] | {"head": "int3"}}
     with pytest.raises(
-        RecipeError, match=r"layers\.head: .*its schema_version is 1\.9, this reads 1\.0: update"
+        RecipeError, match=r"layers\.head: .*its schema_version is 1\.9, this reads 1\.1: update"
     ):
         Recipe.from_mapping(later)
     with pytest.raises(RecipeError) as caught:
@@ -323,7 +323,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None
     refuse(tmp_path / "link.json", "found Too many levels of symbolic links")
     refuse(tmp_path / "nothing.json", "found No such file or directory")
     refuse(tmp_path / ("x" * 5000), "found File name too long")
-    refuse(tmp_path / "a\0b", "null byte")
+    refuse(tmp_path / "a\0b", "path with a NUL character")
 
 
 # --- fuzzing --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 import jsonschema
 
 from sensitivity.recipes import schema as schema_module
+from sensitivity.recipes.recipe import SCHEMA_VERSION
 from sensitivity.recipes.schema import recipe_json_schema
 
 from support.two_blocks import changed, recipe_data, two_block_recipe
@@ -55,5 +56,5 @@ def test_the_schema_knows_the_rule() -> None:
     for names in ({}, {"../x": "bf16"}, {"a b": "bf16"}, {"a..b": "bf16"}, {"a": "int3"}):
         assert not judge.is_valid(FIRST | {"layers": names})
     assert not judge.is_valid(FIRST | {"model": FIRST["model"] | {"components": {"a b": "C"}}})
-    assert schema["$id"].endswith(":1.0")
-    assert schema["title"].endswith(" 1.0")
+    assert schema["$id"].endswith(f":{SCHEMA_VERSION}")
+    assert schema["title"].endswith(f" {SCHEMA_VERSION}")

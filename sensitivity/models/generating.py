@@ -28,7 +28,9 @@ from sensitivity.core.words import first_line
 from sensitivity.errors import PipelineError
 from sensitivity.models.loading import LoadedPipeline, check_settings
 from sensitivity.models.media import Media, pictures_and_clips
+from sensitivity.models.missing_packages import lacks_package
 from sensitivity.models.vae import enable_vae_slicing
+from sensitivity.spec.call_names import argument_of
 
 RATE_KEYS = ("output_sampling_rate", "sampling_rate", "sample_rate")
 """Names of the sampling rate in configs of vocoders and audio VAEs."""
@@ -47,7 +49,7 @@ class MediaGenerator:
         self.loaded = loaded
         self.settings = dict(loaded.spec.settings)
         check_settings(loaded.spec, loaded.pipe)
-        if "num_frames" in inspect.signature(type(loaded.pipe).__call__).parameters:
+        if argument_of("frames", inspect.signature(type(loaded.pipe).__call__).parameters):
             enable_vae_slicing(getattr(loaded.pipe, "vae", None))
 
     def generate_pictures(
@@ -107,11 +109,7 @@ class MediaGenerator:
             output = pipe(**settings | self._text(prompts), output_type="pt", generator=generators)
         # diffusers calls some packages, such as ftfy, without checking that they are installed
         except (ImportError, NameError) as error:
-            raise PipelineError(
-                f"{type(pipe).__name__} does not run here ({type(error).__name__}: {error});"
-                " expected all packages that it uses to be installed: install the one that is"
-                " named, or choose another pipeline"
-            ) from error
+            raise lacks_package(type(pipe).__name__, error) from error
         except (
             AttributeError,
             ArithmeticError,

@@ -41,6 +41,7 @@ from sensitivity.models.pipeline_source import PipelineSource, pipeline_source
 from sensitivity.models.residency import OnDemandModule, host_copy, report_device, source_from
 from sensitivity.models.text_memory import TextMemory
 from sensitivity.models.vae import enable_vae_tiling
+from sensitivity.spec.call_names import check_one_per_prompt
 from sensitivity.spec.study_spec import StudySpec
 
 log = logging.getLogger(__name__)
@@ -114,13 +115,21 @@ def load_pipeline(
             if in_turn and not resident:
                 return _load_in_turn(spec, source, device)
             return _load_whole(spec, source, device, remembers=not resident)
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         raise PipelineError(
             f"{spec.name} ran out of memory on {device} while it was loaded"
             f" ({first_line(error, most=300)}); expected room for the largest of its parts: see how"
             " much a search needs with `dry_run`, end what else uses the device, or take a larger"
             " one"
         ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the host (whose allocator raises a plain RuntimeError), has no room."""
+    kinds = MemoryError | torch.OutOfMemoryError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _load_whole(
@@ -249,7 +258,10 @@ def text_call(spec: StudySpec, pipe: Any, prompt: str) -> dict[str, Any]:
 
 
 def check_settings(spec: StudySpec, pipe: Any) -> None:
-    """Raise SpecError for settings of a study that its pipeline's call does not take."""
+    """Raise SpecError for settings of a study that its pipeline's call does not take, or that ask
+    for several pictures of one prompt.
+    """
+    check_one_per_prompt(spec.name, spec.settings)
     parameters = inspect.signature(type(pipe).__call__).parameters
     unknown = [name for name in spec.settings if name not in parameters]
     if unknown:

@@ -7,7 +7,9 @@
 
 Conventions. Parameters have the dtype that `from_pretrained` would give them: bf16, except for
 modules that the class keeps in fp32. Buffers keep the values that the constructor computes, up to
-`real_elements`. The module is in eval mode and needs no gradients. No weight file is opened.
+`real_elements`. The module is in eval mode and needs no gradients. No weight file is opened. A
+config may ask for more modules than any machine could build, so a constructor that makes more than
+`MAX_TENSORS` tensors is stopped.
 """
 
 import math
@@ -20,8 +22,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from sensitivity.errors import PipelineError
 from sensitivity.models.meta_tensors import META
 from sensitivity.models.shape_mode import ShapeMode
+
+MAX_TENSORS = 100_000
+"""Tensors that one constructor makes at most; the largest models of 2026 have some 10,000."""
 
 
 def build_on_meta(cls: Any, folder: Path, *, real_elements: float) -> nn.Module:
@@ -33,12 +39,13 @@ def build_on_meta(cls: Any, folder: Path, *, real_elements: float) -> nn.Module:
         real_elements: buffers with more elements go to meta, too; `math.inf` keeps all of them.
 
     Raises:
+        PipelineError: the config asks for more than `MAX_TENSORS` tensors.
         Exception: whatever the class raises for a config that it refuses.
     """
     is_diffusers = hasattr(cls, "load_config")
     # a buffer that would go to meta is not computed in the first place
     lean = ShapeMode() if math.isfinite(real_elements) else nullcontext()
-    with _default_dtype(torch.bfloat16), _no_init(), lean, _EmptyOnMeta(), torch.no_grad():
+    with _default_dtype(torch.bfloat16), _no_init(), lean, _EmptyOnMeta(folder), torch.no_grad():
         if is_diffusers:
             module: Any = cls.from_config(cls.load_config(str(folder)))
         else:
@@ -80,6 +87,10 @@ class _EmptyOnMeta(TorchFunctionMode):
 
     makers = (torch.empty, torch.rand, torch.randn)
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.made = folder, 0
+
     def __torch_function__(
         self,
         func: Any,
@@ -88,7 +99,14 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in self.makers and kwargs.get("device") is None:
+        makes = func in self.makers
+        self.made += makes
+        if makes and self.made > MAX_TENSORS:  # what ends contexts comes through here, too
+            raise PipelineError(
+                f"{self.folder / 'config.json'} asks for more than {MAX_TENSORS} tensors; expected"
+                " a model that can be built: correct the number of its layers or blocks"
+            )
+        if makes and kwargs.get("device") is None:
             kwargs["device"] = META
         return func(*args, **kwargs)
 

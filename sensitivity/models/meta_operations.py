@@ -12,6 +12,9 @@ Conventions where a meta tensor has no value to give:
   their broadcast inputs, would hold more than `TRANSIENT_ELEMENTS`.
 - Moving to the meta device leaves real tensors real; moving from it leaves meta tensors meta.
 - A real tensor that is written with meta values keeps its own: they are as good as any.
+- Indices of the largest values, or of values in order, are real, up to `REAL_ELEMENTS`: row by row
+  they go round, so that each is chosen equally often. So every expert of a mixture gets its share
+  of the tokens, tokens x k / experts, which is what balanced training aims at.
 """
 
 import math
@@ -49,6 +52,8 @@ _FILLED = {
     _aten.new_full.default,
 }
 """Operations that take a shape from a tensor, and fill it with a known number."""
+CHOOSING = {_aten.topk.default, _aten.sort.default, _aten.sort.stable}
+"""Operations whose second result says which of several values were chosen, or in which order."""
 _KEYABLE = (
     bool,
     int,
@@ -135,6 +140,8 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if func is _aten.masked_select.default:
         args = (args[0], [args[1]])
         func = _aten.index.Tensor
+    if func in CHOOSING:
+        return _chosen(func, args, kwargs)
     if func in _FILLED:
         return _filled(func, args, kwargs)
     if func is _aten.index.Tensor:
@@ -176,6 +183,20 @@ def _filled(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     name = func._schema.name
     number = 0 if "zeros" in name else 1 if "ones" in name else args[-1]
     return out if is_meta(number) else torch.full(out.shape, number, dtype=out.dtype)
+
+
+def _chosen(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Values without content, and indices of which each occurs equally often."""
+    values, indices = func(*args, **kwargs)
+    if indices.numel() > REAL_ELEMENTS or indices.ndim == 0:
+        return values, indices
+    arguments = dict(zip((x.name for x in func._schema.arguments), args, strict=False)) | kwargs
+    dim = arguments.get("dim", -1)
+    choices, rows = args[0].shape[dim], indices.movedim(dim, -1).shape
+    chosen = rows[-1] if func is _aten.topk.default else 1  # an order begins with the next one
+    first = torch.arange(math.prod(rows[:-1])).unsqueeze(1) * chosen
+    balanced = (first + torch.arange(rows[-1])) % max(choices, 1)
+    return values, balanced.reshape(rows).movedim(-1, dim).contiguous()
 
 
 def _indices(indices: list[Tensor | None]) -> list[Tensor | None]:

@@ -14,8 +14,8 @@ checkers count as absent: they replace a picture that they flag by a black one, 
 means nothing.
 
 Reading imports neither torch nor diffusers; only `load_class`, `module_class` and
-`pipeline_class` do. Classes come from the installed diffusers and transformers alone: remote code
-is never run.
+`pipeline_class` do. Classes come from the installed diffusers and transformers alone, and only
+those of `component_classes`: remote code is never run.
 """
 
 import importlib
@@ -26,14 +26,27 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sensitivity.core.words import printable
 from sensitivity.errors import PipelineError
+from sensitivity.models.component_classes import EXPECTED, Kind, kind_of
 from sensitivity.models.config_files import INDEX_FILE, config_folder, read_config
 from sensitivity.models.hub import quiet
 from sensitivity.spec.study_spec import StudySpec
 
-TEXT_CLASSES = ("Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
+TEXT_CLASSES = (
+    "Tokenizer",
+    "TokenizerFast",
+    "Processor",
+    "ProcessorFast",
+    "FeatureExtractor",
+    "TokenizersBackend",  # what transformers 5 calls a tokenizer without a class of its own
+    "SentencePieceBackend",
+    "MistralCommonBackend",
+)
 """Endings of the classes that prepare inputs: they have no weights."""
 SAFETY_CHECKER = "safety_checker"
+GRAPHS = ("Onnx", "ORT", "OV", "Flax", "Neuron")
+"""Beginnings of the classes of pipelines that run ONNX, OpenVINO, Flax or Neuron."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -59,17 +72,29 @@ class ComponentEntry(BaseModel):
         """The class, from diffusers, transformers, or one of diffusers' pipelines.
 
         Raises:
-            PipelineError: the installed versions have no such class.
+            PipelineError: the installed versions have no such class, or it is none that a component
+                may have (`component_classes`).
         """
         known = self.library in ("diffusers", "transformers")
         source: Any = importlib.import_module(self.library if known else "diffusers.pipelines")
         if not known:
             source = getattr(source, self.library, None) if self.library.isidentifier() else None
         cls = getattr(source, self.class_name, None)
+        named = printable(f"{self.library}.{self.class_name}")
         if not isinstance(cls, type):
             raise PipelineError(
-                f"{INDEX_FILE} names {self.library}.{self.class_name}; expected a class of the"
-                " installed diffusers or transformers: upgrade them (remote code is not run)"
+                f"{INDEX_FILE} names {named}; expected a class of the installed diffusers or"
+                " transformers: upgrade them (remote code is not run)"
+            )
+        if missing := getattr(cls, "_backends", None):  # what stands for a class that lacks them
+            raise PipelineError(
+                f"{INDEX_FILE} names {named}, which needs the packages {', '.join(missing)};"
+                " expected them to be installed: install them"
+            )
+        if kind_of(cls) is None:
+            raise PipelineError(
+                f"{INDEX_FILE} names {named} as a component; expected {EXPECTED}: save the pipeline"
+                " again with `pipeline.save_pretrained`, which writes the component's own class"
             )
         return cls
 
@@ -79,10 +104,8 @@ class ComponentEntry(BaseModel):
         Raises:
             PipelineError: as `load_class`.
         """
-        from torch import nn
-
         cls = self.load_class()
-        return cls if issubclass(cls, nn.Module) else None
+        return cls if kind_of(cls) is Kind.MODULE else None
 
 
 class ModelIndex(BaseModel):
@@ -186,6 +209,12 @@ class ModelIndex(BaseModel):
         with quiet():
             import diffusers
 
+            if self.pipeline.startswith(GRAPHS):
+                raise PipelineError(
+                    f"{self.folder / INDEX_FILE} names the class {printable(self.pipeline)[:80]},"
+                    " whose components are no models of torch; expected a pipeline of torch: name"
+                    " the one that it was made of"
+                )
             cls = getattr(diffusers, self.pipeline, None) if self.pipeline.isidentifier() else None
             if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
                 raise PipelineError(

@@ -23,11 +23,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensitivity.core.words import first_line
+from sensitivity.core.words import first_line, printable
 from sensitivity.errors import PipelineError, SensitivityError
+from sensitivity.models.config_files import check_component_files
 from sensitivity.models.hub import HUB_TIMEOUT_S, hub_answers, quiet
-from sensitivity.models.model_index import SAFETY_CHECKER, ModelIndex
+from sensitivity.models.model_index import ModelIndex
+from sensitivity.models.only_data import only_data
+from sensitivity.models.pipeline_parts import load_data_part, make_pipeline
 from sensitivity.models.random_weights import random_component, random_pipeline
+from sensitivity.models.reference_weights import check_reference
 from sensitivity.models.skeleton import build_component
 from sensitivity.models.weight_files import ComponentFiles, find_weights
 from sensitivity.models.weights_hash import hash_random_weights, hash_weights
@@ -74,6 +78,8 @@ def pipeline_source(spec: StudySpec, *, device: str) -> PipelineSource:
 
 def _stored(spec: StudySpec) -> PipelineSource:
     """A folder, or a Hub id that is downloaded first."""
+    if spec.model.path is None:
+        _check_configs(spec)
     folder = spec.model.path or _downloaded(spec)
     here = spec.model.model_copy(update={"path": folder, "hub": None, "config": None})
     local = spec.model_copy(update={"model": here})
@@ -82,20 +88,18 @@ def _stored(spec: StudySpec) -> PipelineSource:
     files = find_weights(
         folder, {name: cls.__name__ for name, cls in classes.items()}, variant=spec.model.variant
     )
+    check_reference(spec, index, _denoiser_names(spec, index.modules), files)
+    for name in classes:
+        check_component_files(folder / name)
 
     def make(name: str, device: str) -> nn.Module:
         required = name in spec.model.denoisers
         return _load_component(classes[name], folder / name, files[name], device, required=required)
 
     def assemble(modules: Mapping[str, nn.Module]) -> Any:
-        # The pipeline's own class, since DiffusionPipeline would load optional components again.
-        cls = index.pipeline_class()
-        unchecked = {SAFETY_CHECKER: None} if SAFETY_CHECKER in index.absent else {}
-        try:
-            with quiet():
-                pipe = cls.from_pretrained(str(folder), **modules, **unchecked)
-        except Exception as error:  # a pipeline's constructor may raise anything
-            raise _load_error(folder, cls, error) from error
+        data = [name for name in index.components if name not in classes]
+        parts = {name: load_data_part(index, name) for name in data}
+        pipe = make_pipeline(index, parts | dict(modules))
         for name, module in modules.items():
             setattr(pipe, name, module)
         return pipe
@@ -110,22 +114,38 @@ def _stored(spec: StudySpec) -> PipelineSource:
     )
 
 
+def _check_configs(spec: StudySpec) -> None:
+    """Check what a Hub id's configs say of its weights, before any of them is downloaded."""
+    try:
+        index = ModelIndex.of(spec)
+    except PipelineError:
+        return  # the download says what is wrong
+    check_reference(spec, index, _denoiser_names(spec, index.modules))
+
+
+def _denoiser_names(spec: StudySpec, classes: Mapping[str, str]) -> list[str]:
+    """The denoisers of the study, and other components of the same class."""
+    kinds = {classes.get(name) for name in spec.model.denoisers}
+    return [name for name, kind in classes.items() if kind in kinds]
+
+
 def _load_component(
     cls: Any, folder: Path, files: ComponentFiles, device: str, *, required: bool
 ) -> nn.Module:
     """A component with the weights of its files; `required`: all of its weights must be there."""
     placed = {} if device == "cpu" else {"device_map": {"": device}}
     try:
-        with quiet():
+        with quiet(), only_data():
             module, info = cls.from_pretrained(
                 str(folder),
                 dtype=torch.bfloat16,
                 use_safetensors=True,
+                local_files_only=True,
                 variant=files.variant,
                 output_loading_info=True,
                 **placed,
             )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, SensitivityError):
         raise
     except Exception as error:  # every class raises its own kinds of errors
         raise _load_error(folder, cls, error) from error
@@ -137,6 +157,13 @@ def _load_component(
                 f"{lacks}; expected all of them: download it again, or correct config.json"
             )
         log.warning("%s: they were initialised at random", lacks)
+    if required and (unknown := sorted(info["unexpected_keys"])):
+        log.warning(
+            "%s holds %d tensors that its class does not have, the first is %s: they are ignored",
+            folder,
+            len(unknown),
+            printable(unknown[0])[:200],
+        )
     loaded: nn.Module = module
     return loaded
 
@@ -177,7 +204,7 @@ def _downloaded(spec: StudySpec) -> Path:
 
     model, offline = spec.model, not hub_answers()
     try:
-        with quiet():
+        with quiet(), only_data():
             return Path(
                 DiffusionPipeline.download(
                     model.hub,

@@ -21,13 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensitivity.core.words import first_line
-from sensitivity.errors import PipelineError
-from sensitivity.models.hub import quiet
 from sensitivity.models.meta_tensors import is_meta
-from sensitivity.models.model_index import ComponentEntry, ModelIndex
+from sensitivity.models.model_index import ModelIndex
+from sensitivity.models.pipeline_parts import load_data_part
 from sensitivity.models.skeleton import build_component, build_skeleton
-from sensitivity.models.stand_in_tokenizer import StandInTokenizer
 from sensitivity.spec.study_spec import StudySpec
 
 VECTOR = 0.02
@@ -95,8 +92,7 @@ def random_pipeline(spec: StudySpec) -> Any:
     """The study's pipeline with its modules on meta, a real scheduler, and tokenizers.
 
     A tokenizer is real where its vocabulary is in its folder. Elsewhere it is a stand-in whose ids
-    depend on the text: prompts of the study have `pricing.prompt_tokens` tokens, any other text
-    `pricing.negative_prompt_tokens`.
+    depend on the text. Its lengths are those of a run without weights (`token_counts`).
 
     Raises:
         PipelineError: as `skeleton.build_skeleton`, or a tokenizer's files are damaged.
@@ -105,11 +101,11 @@ def random_pipeline(spec: StudySpec) -> Any:
     # The skeleton's own class says that it is on the CPU; its parent is where its modules are.
     pipe.__class__ = type(pipe).__mro__[1]
     for name, part in pipe.components.items():
-        if not isinstance(part, StandInTokenizer):
+        if not hasattr(part, "tell_apart"):  # no stand-in
             continue
         folder = index.folder / name
         if _has_vocabulary(folder):
-            setattr(pipe, name, _real_tokenizer(folder, index.components[name]))
+            setattr(pipe, name, load_data_part(index, name))
         else:
             part.tell_apart((*spec.prompts.search, *spec.prompts.held_out))
     return pipe
@@ -119,16 +115,3 @@ def _has_vocabulary(folder: Path) -> bool:
     """Whether a tokenizer's folder holds more than settings."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return bool(names & VOCABULARY_FILES)
-
-
-def _real_tokenizer(folder: Path, entry: ComponentEntry) -> Any:
-    cls = entry.load_class()
-    try:
-        with quiet():
-            return cls.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # every class refuses its files in its own way
-        raise PipelineError(
-            f"{folder} cannot be loaded as a {entry.class_name} ({type(error).__name__}:"
-            f" {first_line(error, most=300)}); expected the files that `save_pretrained` writes:"
-            " write them again, or remove all but tokenizer_config.json to use a stand-in"
-        ) from error

@@ -24,6 +24,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import flex_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,27 +33,36 @@ from sensitivity.models.meta_tensors import CPU, META, is_meta, tensors_in
 from sensitivity.models.operation_counts import OperationCounter
 
 _AUTOCAST = torch.autocast.__init__
+_FLEX_ATTENTION = flex_attention.flex_attention
 
 
 class ShapeMode(OperationCounter, TorchDispatchMode):
-    """A context in which modules with meta weights run. Each object is entered once."""
+    """A context in which modules with meta weights run. Each object is entered once.
+
+    Attributes:
+        routing: {component: {(k, n)}} of the choices of k among n that only weights decide. Each of
+            the n was taken to be chosen equally often.
+    """
 
     def __init__(self) -> None:
         """Nothing is counted until `counting`."""
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         OperationCounter.__init__(self)
         self._functions = _Functions(self)
+        self.routing: dict[str | None, set[tuple[int, int]]] = {}
 
     def __enter__(self) -> Self:
         """Intercept operations and, inside of that, functions."""
         super().__enter__()  # type: ignore[no-untyped-call]
         self._functions.__enter__()  # type: ignore[no-untyped-call]
         torch.autocast.__init__ = _autocast_of_meta  # type: ignore[method-assign]
+        flex_attention.flex_attention = _flex_attention_of_meta
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Intercept nothing any more."""
         torch.autocast.__init__ = _AUTOCAST  # type: ignore[method-assign]
+        flex_attention.flex_attention = _FLEX_ATTENTION
         self._functions.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
@@ -68,6 +78,10 @@ class ShapeMode(OperationCounter, TorchDispatchMode):
         inputs = list(tensors_in(args)) + list(tensors_in(kwargs.values()))
         if any(map(is_meta, inputs)):
             out = run_on_meta(func, args, kwargs)
+            if func is torch.ops.aten.topk.default:
+                dim = args[2] if len(args) > 2 else -1
+                choice = (out[1].shape[dim], args[0].shape[dim])
+                self.routing.setdefault(self.component, set()).add(choice)
         else:
             out = run_real(func, args, kwargs, inputs)
         self.count_operation(func, args, inputs, out)
@@ -77,6 +91,17 @@ class ShapeMode(OperationCounter, TorchDispatchMode):
 def _autocast_of_meta(self: torch.autocast, device_type: str, *args: Any, **kwargs: Any) -> None:
     """`torch.autocast` as on the CPU where its device is meta, for which torch has none."""
     _AUTOCAST(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
+
+
+def _flex_attention_of_meta(
+    query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """`flex_attention` as a fused kernel without a mask where its tensors are meta, which it
+    refuses.
+    """
+    if is_meta(query):
+        return functional.scaled_dot_product_attention(query, key, value)
+    return _FLEX_ATTENTION(query, key, value, *args, **kwargs)
 
 
 class _Functions(TorchFunctionMode):
@@ -90,6 +115,7 @@ class _Functions(TorchFunctionMode):
             functional.scaled_dot_product_attention: self._attention,
             functional.rms_norm: self._rms_norm,
             torch.rms_norm: self._rms_norm,
+            torch.quantile: self._quantile,
         }
 
     def __torch_function__(
@@ -137,6 +163,18 @@ class _Functions(TorchFunctionMode):
         *batch, heads, length, _ = query.shape
         out = self._new((*batch, length, heads, value.shape[-1]), query.dtype).transpose(-3, -2)
         return self.counter.count_attention(out, query, key)
+
+    def _quantile(
+        self,
+        input: Tensor,
+        q: float | Tensor,
+        dim: int | None = None,
+        keepdim: bool = False,
+        **_named: Any,
+    ) -> Tensor:
+        """One value along `dim` for each fraction: (fractions, ...), or (...) for a number."""
+        one = input.amax() if dim is None else input.amax(dim, keepdim)
+        return one.expand(len(q), *one.shape) if isinstance(q, Tensor) and q.ndim else one
 
     def _rms_norm(
         self, input: Tensor, _shape: Any, weight: Tensor | None = None, *_eps: Any, **_named: Any

@@ -15,6 +15,8 @@ What it does not do: classes of remote code, GGUF and other single files.
 
 import inspect
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,16 @@ import torch
 from torch import nn
 
 from sensitivity.core.words import first_line
-from sensitivity.errors import PipelineError
-from sensitivity.models.config_files import INDEX_FILE, read_config
+from sensitivity.errors import PipelineError, SensitivityError
+from sensitivity.models.component_classes import Kind, kind_of
+from sensitivity.models.config_files import INDEX_FILE, check_component_files, read_config
 from sensitivity.models.hub import quiet
 from sensitivity.models.meta_module import build_on_meta
 from sensitivity.models.meta_tensors import REAL_ELEMENTS
 from sensitivity.models.model_index import ComponentEntry, ModelIndex, unknown_component
-from sensitivity.models.stand_in_tokenizer import StandInTokenizer
+from sensitivity.models.only_data import only_data
+from sensitivity.models.pipeline_parts import load_data_part, make_pipeline
+from sensitivity.models.token_counts import TokenCounts
 from sensitivity.models.vae import enable_vae_tiling
 from sensitivity.spec.study_spec import StudySpec
 
@@ -36,6 +41,8 @@ CLIP_TOKENS, OTHER_TOKENS = 77, 512
 """Tokens of a padded text where no config says: CLIP's positions, and T5's usual limit."""
 UNLIMITED_TOKENS = 10**6
 """A `model_max_length` from here on means no limit: transformers writes 1e30 then."""
+DROPPED = re.compile(r"_*\w*(start_idx|begin_id|drop_idx|crop_start)", re.IGNORECASE)
+"""Names under which pipelines keep the number of their template's first tokens, which they drop."""
 GENERIC_CLASS = "Transformer2DModel"
 """Older diffusers wrote this class for transformers that have classes of their own by now. The
 installed diffusers still reads it.
@@ -50,35 +57,18 @@ def build_skeleton(spec: StudySpec) -> Any:
             diffusers knows.
         SpecError: the study decodes in tiles, and the pipeline's VAE cannot.
     """
-    index = ModelIndex.of(spec)
+    index, counts = ModelIndex.of(spec), _token_counts(spec)
     with quiet():
         cls = index.pipeline_class()
-        accepted = inspect.signature(cls.__init__).parameters
-        built = {
-            name: _component(spec, index, name, entry, REAL_ELEMENTS)
-            for name, entry in index.components.items()
-            if name in accepted
-        }
-        given = {**dict.fromkeys(index.absent), **index.arguments, **built}
-        required = [
-            name
-            for name, p in accepted.items()
-            if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"
-        ]
-        parts = dict.fromkeys(required) | {k: x for k, x in given.items() if k in accepted}
-        try:
-            pipe = _on_cpu(cls)(**parts)
-        except Exception as error:  # a pipeline's constructor may raise anything
-            raise PipelineError(
-                f"{index.folder} is no complete {cls.__name__} ({type(error).__name__}:"
-                f" {first_line(error, most=300)}); expected a folder that"
-                " `pipeline.save_pretrained` wrote, with or without weights: give each component"
-                " its config.json"
-            ) from error
-        pipe.set_progress_bar_config(disable=True)
-    tokenizer = parts.get("tokenizer")
-    if isinstance(tokenizer, StandInTokenizer):
-        tokenizer.dropped_tokens = _dropped_tokens(pipe)
+    accepted = inspect.signature(cls.__init__).parameters
+    parts = {
+        name: _component(index, name, entry, counts, REAL_ELEMENTS)
+        for name, entry in index.components.items()
+        if name in accepted
+    }
+    pipe = make_pipeline(index, parts, cls=_on_cpu(cls), complete=False)
+    pipe.set_progress_bar_config(disable=True)
+    counts.dropped = _dropped_tokens(pipe)
     enable_vae_tiling(spec, pipe)
     return pipe
 
@@ -93,7 +83,8 @@ def build_component(spec: StudySpec, component: str | None = None) -> nn.Module:
     name = spec.model.component if component is None else component
     entry = index.components.get(name)
     with quiet():
-        part = None if entry is None else _component(spec, index, name, entry, math.inf)
+        counts = _token_counts(spec)
+        part = None if entry is None else _component(index, name, entry, counts, math.inf)
     if not isinstance(part, nn.Module):
         raise unknown_component(spec, index.pipeline, name, list(index.modules))
     return part
@@ -110,19 +101,24 @@ def _on_cpu(cls: Any) -> Any:
 
 
 def _component(
-    spec: StudySpec, index: ModelIndex, name: str, entry: ComponentEntry, real_elements: float
+    index: ModelIndex, name: str, entry: ComponentEntry, counts: TokenCounts, real_elements: float
 ) -> Any:
     """A module on meta, a stand-in for a tokenizer or processor, or a scheduler."""
     folder = index.folder / name
     if entry.is_text:
-        return _stand_in(spec, folder, entry.class_name)
-    cls = entry.load_class()
-    if issubclass(cls, nn.Module):
-        _check_class(folder, entry.class_name)
+        return _stand_in(counts, folder, entry.class_name)
+    cls = entry.module_class()
+    if cls is None:
+        if kind_of(entry.load_class()) in (Kind.TOKENIZER, Kind.PROCESSOR):
+            return _stand_in(counts, folder, entry.class_name)
+        return load_data_part(index, name)
+    _check_class(folder, entry.class_name)
+    check_component_files(folder)
     try:
-        if issubclass(cls, nn.Module):
+        with quiet(), only_data():
             return build_on_meta(cls, folder, real_elements=real_elements)
-        return cls.from_pretrained(str(folder))
+    except SensitivityError:
+        raise
     except Exception as error:  # every class refuses a config in its own way
         raise PipelineError(
             f"{name} ({entry.class_name}) cannot be built from {folder} ({type(error).__name__}:"
@@ -146,12 +142,25 @@ def _check_class(folder: Path, class_name: str) -> None:
         )
 
 
-def _stand_in(spec: StudySpec, folder: Path, class_name: str) -> StandInTokenizer:
+def _token_counts(spec: StudySpec) -> TokenCounts:
+    """The lengths of the study's texts."""
+    stated, negative = spec.pricing.model_fields_set, spec.settings.get("negative_prompt")
+    return TokenCounts(
+        prompt_tokens=spec.pricing.prompt_tokens,
+        negative_prompt_tokens=spec.pricing.negative_prompt_tokens,
+        negative_prompt=negative if isinstance(negative, str) else None,
+        is_stated=("prompt_tokens" in stated, "negative_prompt_tokens" in stated),
+    )
+
+
+def _stand_in(counts: TokenCounts, folder: Path, class_name: str) -> Any:
     """A stand-in with the lengths that the study declares.
 
     Padded texts have the length that the tokenizer's config states; without it, a CLIP encoder's
     number of positions, or `OTHER_TOKENS`.
     """
+    from sensitivity.models.stand_in_tokenizer import make_stand_in
+
     file = folder / "tokenizer_config.json"
     limit = read_config(file).get("model_max_length") if file.is_file() else None
     default = OTHER_TOKENS
@@ -161,21 +170,27 @@ def _stand_in(spec: StudySpec, folder: Path, class_name: str) -> StandInTokenize
             read_config(encoder).get("max_position_embeddings") if encoder.is_file() else None
         )
         default = positions if isinstance(positions, int) else CLIP_TOKENS
-    return StandInTokenizer(
-        prompt_tokens=spec.pricing.prompt_tokens,
-        negative_prompt_tokens=spec.pricing.negative_prompt_tokens,
-        max_length=limit if isinstance(limit, int) and 0 < limit < UNLIMITED_TOKENS else default,
-    )
+    length = limit if isinstance(limit, int) and 0 < limit < UNLIMITED_TOKENS else default
+    return make_stand_in(class_name, counts, length)
 
 
 def _dropped_tokens(pipe: Any) -> int:
-    """How many tokens of its prompt template the pipeline drops after encoding.
+    """How many tokens of its prompt template the pipeline drops after encoding; 0 for none.
 
-    Pipelines like QwenImage have the number as an attribute, those like HunyuanVideo as a default
-    of their call.
+    Pipelines have the number as an attribute (QwenImage), in a default of their call (HunyuanVideo)
+    or as a constant of their module (Kandinsky 6). Where they have several, for templates with
+    pictures, the first is that of text alone.
     """
-    template = inspect.signature(type(pipe).__call__).parameters.get("prompt_template")
-    start = getattr(pipe, "prompt_template_encode_start_idx", None)
-    if start is None and template is not None and isinstance(template.default, dict):
-        start = template.default.get("crop_start")
-    return start if isinstance(start, int) else 0
+    return next(_numbers_dropped(pipe), 0)
+
+
+def _numbers_dropped(pipe: Any) -> Iterator[int]:
+    call = inspect.signature(type(pipe).__call__).parameters.values()
+    defaults = [p.default for p in call if p.name == "prompt_template"]
+    module: Any = inspect.getmodule(type(pipe).__mro__[1])
+    for names in (vars(pipe), *(x for x in defaults if isinstance(x, dict)), vars(module)):
+        for name, value in names.items():
+            if DROPPED.fullmatch(name):
+                first = next(iter(value.values()), None) if isinstance(value, dict) else value
+                if type(first) is int and first > 0:
+                    yield first

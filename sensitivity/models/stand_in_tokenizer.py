@@ -1,211 +1,196 @@
-"""What takes the place of a tokenizer whose files are missing?
+"""What takes the place of a tokenizer or processor whose files are missing?
 
 `StandInTokenizer` gives token ids of the right number, without meaning. The shapes of a run depend
 on how many tokens a text has, and not on which.
 
-    tokenizer = StandInTokenizer(prompt_tokens=14, negative_prompt_tokens=6, max_length=512)
+    tokenizer = StandInTokenizer(TokenCounts(prompt_tokens=14, negative_prompt_tokens=6))
     tokenizer([PROMPT, ""], padding=True, return_tensors="pt")["input_ids"]     # (2, 14)
+    StandInProcessor(tokenizer)(text=PROMPT)["input_ids"]                       # a batch of one
 
-Conventions. A text that contains `PROMPT` has `prompt_tokens` tokens, any other text
-`negative_prompt_tokens`. The tokens of the pipeline's template, which the pipeline drops after
-encoding, are added to these. Padding to a fixed length gives that length. Ids are 1 where there is
-a token. After `tell_apart` they are random numbers below 16, seeded with the text; every encoder's
-vocabulary has these. The same object takes the place of processors.
+Method. Both are transformers' own classes, so all that a pipeline may call on a tokenizer or a
+processor is there and answers as it does with files: `pad`, `apply_chat_template`, padding and
+cutting on either side, types and keys of what is returned. Only how a text is split is ours
+(`token_counts`). Chats are written in ChatML, the form of Qwen's models.
+
+Conventions. Ids are 1 where there is a token. After `tell_apart` they are random numbers below 16,
+seeded with the text; every encoder's vocabulary has these. No token is added to a text: those at
+its start and end are among the ones that are counted.
 
 What it does not do: tokenize text, or process pictures and sound.
 """
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedTokenizer, ProcessorMixin
 
-PROMPT = "quantized prompt"
-"""The prompt of a run without weights. Pipelines may put a template around it."""
+from sensitivity.models.token_counts import PROMPT, TokenCounts
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{{ part['text'] if 'text' in part else '' }}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}"
+)
+"""The chat template: that of Qwen's models, without its tools and its default system message."""
+VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+"""The tokens that have a meaning, by id."""
+VOCABULARY_SIZE = 16
+CONTROL = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
+"""A token that is no text, such as `<|image_pad|>`. None occurs in the ids of a text."""
+OF_PICTURES = re.compile("image|img|vision|video", re.IGNORECASE)
 
 
-class StandInEncoding(dict[str, Any]):
-    """What a tokenizer returns: a dict whose keys are attributes, too."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def to(self, device: Any, dtype: Any = None) -> "StandInEncoding":  # noqa: ARG002
-        """The same, with its tensors moved. transformers' method takes a dtype, too."""
-        return StandInEncoding(
-            {
-                key: value.to(device) if isinstance(value, torch.Tensor) else value
-                for key, value in self.items()
-            }
-        )
+INPUT_NAMES = ("input_ids", "attention_mask")
+"""What a tokenizer returns, unless its class says otherwise."""
+GENERATED = "</s>"
+"""Which token `generated_ids` gives."""
 
 
-class StandInTokenizer:
+class StandInTokenizer(PreTrainedTokenizer):  # type: ignore[misc]
     """Gives each text the number of tokens that the study declares.
 
     Args:
-        prompt_tokens: tokens of a prompt.
-        negative_prompt_tokens: tokens of any other text.
+        counts: the lengths of texts.
         max_length: the length of `padding="max_length"`, unless the call gives another.
-
-    Attributes:
-        dropped_tokens: tokens that the pipeline's template adds and the pipeline drops again.
+        place_of: the class that it stands for, which decides the names of what is returned.
     """
 
-    pad_token_id, bos_token_id, eos_token_id, unk_token_id, image_token_id = 0, 1, 2, 3, 4
-    pad_token, bos_token, eos_token, unk_token, image_token = (
-        "<pad>",
-        "<s>",
-        "</s>",
-        "<unk>",
-        "<image>",
-    )
-    vocab_size = 16
-    chat_template = None
-
-    def __init__(self, *, prompt_tokens: int, negative_prompt_tokens: int, max_length: int) -> None:
-        self.prompt_tokens, self.negative_prompt_tokens = prompt_tokens, negative_prompt_tokens
-        self.model_max_length = max_length
-        self.padding_side = "right"
-        self.dropped_tokens = 0
-        self.prompts: tuple[str, ...] = (PROMPT,)
+    def __init__(
+        self, counts: TokenCounts, max_length: int = 512, *, place_of: type | None = None
+    ) -> None:
+        self.counts = counts
         self.apart = False
-        self.added_tokens_encoder: dict[str, int] = {}
+        super().__init__(
+            pad_token="<pad>",
+            bos_token="<s>",
+            eos_token="</s>",
+            unk_token="<unk>",
+            model_max_length=max_length,
+            chat_template=CHATML,
+            padding_side="right",
+            model_input_names=list(getattr(place_of, "model_input_names", INPUT_NAMES)),
+        )
+        self.image_token, self.image_token_id = "<image>", VOCABULARY.index("<image>")
+        self.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
 
     @property
-    def tokenizer(self) -> "StandInTokenizer":
-        """A processor's tokenizer."""
-        return self
+    def dropped_tokens(self) -> int:
+        """Tokens at the start of the pipeline's template, which it drops after encoding."""
+        return self.counts.dropped
 
-    def __len__(self) -> int:
-        return self.vocab_size
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids."""
+        return VOCABULARY_SIZE
+
+    def get_vocab(self) -> dict[str, int]:
+        """{token: id}; a token without a meaning is its id in digits."""
+        numbers = range(len(VOCABULARY), VOCABULARY_SIZE)
+        return {token: i for i, token in enumerate((*VOCABULARY, *map(str, numbers)))}
 
     def tell_apart(self, prompts: Sequence[str]) -> None:
         """Give different texts different ids from now on.
 
         Texts that contain one of `prompts` have the length of a prompt.
         """
-        self.prompts, self.apart = tuple(prompt.lower() for prompt in prompts), True
+        self.counts.know_prompts(prompts)
+        self.apart = True
 
-    def __call__(
-        self,
-        text: Any = None,
-        *_more: Any,
-        padding: Any = False,
-        max_length: int | None = None,
-        truncation: Any = None,
-        return_tensors: str | None = None,
-        return_length: bool = False,
-        **_options: Any,
-    ) -> StandInEncoding:
-        """Ids and attention mask of a text, or of each text of a list: (B, L)."""
-        batched = isinstance(text, list | tuple)
-        texts = list(text) if batched else [text]
-        limit = max_length or self.model_max_length
-        lengths = [self._length(one) for one in texts]
-        if truncation or padding == "max_length":
-            lengths = [min(length, limit) for length in lengths]
-        width = limit if padding == "max_length" else max(lengths, default=0)
-        pads = padding not in (False, None, "do_not_pad") or return_tensors is not None
-        masks = [self._mask(length, width if pads else length) for length in lengths]
-        ids = [self._ids(one, mask) for one, mask in zip(texts, masks, strict=True)]
-        out = StandInEncoding(input_ids=ids, attention_mask=masks)
-        if return_length:
-            out["length"] = [len(mask) for mask in masks]
-        if return_tensors is not None:
-            return StandInEncoding(
-                {key: torch.tensor(value, dtype=torch.int64) for key, value in out.items()}
-            )
-        return out if batched else StandInEncoding({key: value[0] for key, value in out.items()})
-
-    def _length(self, text: object) -> int:
-        tokens = (
-            self.prompt_tokens
-            if any(prompt in str(text).lower() for prompt in self.prompts)
-            else self.negative_prompt_tokens
-        )
-        return self.dropped_tokens + tokens
-
-    def _mask(self, length: int, width: int) -> list[int]:
-        ones, zeros = [1] * length, [0] * (width - length)
-        return zeros + ones if self.padding_side == "left" else ones + zeros
-
-    def _ids(self, text: object, mask: list[int]) -> list[int]:
-        """The ids of a text: the mask itself, or random ids where it is 1 and `pad_token_id` where
-        it is 0.
-        """
-        if not self.apart:
-            return list(mask)
-        numbers = random.Random(str(text))
-        first = self.image_token_id + 1
-        return [
-            numbers.randrange(first, self.vocab_size) if attended else self.pad_token_id
-            for attended in mask
-        ]
-
-    def encode(self, text: Any, **options: Any) -> Any:
-        """The ids of a text."""
-        return self(text, **options)["input_ids"]
+    def __call__(self, text: Any = None, *more: Any, **options: Any) -> Any:
+        """Ids and attention mask of a text, or of each text of a list."""
+        self.counts.learn(list(_strings(text)))
+        self.counts.pads = options.get("padding") == "max_length"
+        return super().__call__(text, *more, **options)
 
     def tokenize(self, text: str, **_options: Any) -> list[str]:
-        """As many words as the text has tokens."""
-        return ["token"] * self._length(text)
+        """Tokens of a text: "1" each, or random numbers that the text determines. A control token
+        alone is itself.
+        """
+        if CONTROL.fullmatch(text):
+            return [text]
+        count = self._length(text)
+        if not self.apart:
+            return ["1"] * count
+        numbers = random.Random(str(text))
+        return [str(numbers.randrange(len(VOCABULARY), VOCABULARY_SIZE)) for _ in range(count)]
 
-    def apply_chat_template(
-        self,
-        conversation: Sequence[Any],
-        *,
-        tokenize: bool = True,
-        return_dict: bool = True,
-        **options: Any,
-    ) -> Any:
-        """The words of a conversation as one text, or of each of several; tokenized by default."""
-        several = bool(conversation) and isinstance(conversation[0], list | tuple)
-        texts = [" ".join(_strings(one)) for one in (conversation if several else [conversation])]
-        if not tokenize:
-            return texts if several else texts[0]
-        options = {**options, **options.pop("processor_kwargs", {})}
-        out = self(texts if several or options.get("return_tensors") else texts[0], **options)
-        return out if return_dict else out["input_ids"]
+    def _length(self, text: str) -> int:
+        return self.counts.tokens(text)
 
-    def batch_decode(self, ids: Any, **_options: Any) -> list[str]:
-        """An empty text for each row."""
-        return [""] * len(ids)
+    def _convert_token_to_id(self, token: str) -> int:
+        if token.isdecimal():
+            return int(token) % VOCABULARY_SIZE
+        if CONTROL.fullmatch(token) and token not in VOCABULARY:
+            token = "<image>" if OF_PICTURES.search(token) else "<unk>"
+        return VOCABULARY.index(token) if token in VOCABULARY else 1
 
-    def decode(self, *_ids: Any, **_options: Any) -> str:
-        """An empty text."""
-        return ""
+    def _convert_id_to_token(self, index: int) -> str:
+        return VOCABULARY[index] if index < len(VOCABULARY) else str(index)
 
-    def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """1 for each token."""
-        return [1] * len(tokens) if isinstance(tokens, list | tuple) else 1
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """A prompt for the tokens of `generated_ids`, else an empty text: ids have no meaning."""
+        return PROMPT if tokens and set(tokens) == {GENERATED} else ""
 
-    def convert_ids_to_tokens(self, ids: Any, **_options: Any) -> Any:
-        """ "token" for each id."""
-        return ["token"] * len(ids) if isinstance(ids, list | tuple) else "token"
-
-    def add_special_tokens(self, *_tokens: Any, **_options: Any) -> int:
-        """The number of added tokens: none."""
-        return 0
+    def _decode(self, token_ids: Any, **_options: Any) -> str:
+        ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+        return self.convert_tokens_to_string([self._convert_id_to_token(int(x)) for x in ids])
 
 
-def _strings(value: Any) -> list[str]:
-    """The texts in a conversation, without its roles and types."""
+class StandInProcessor(ProcessorMixin):  # type: ignore[misc]
+    """Hands texts to a stand-in tokenizer, as transformers' processors do: always as a batch.
+
+    Args:
+        tokenizer: gives texts their tokens.
+        place_of: the class that it stands for, which decides whether the kind of each token (text,
+            picture, clip) is returned, too.
+    """
+
+    def __init__(self, tokenizer: Any, *, place_of: type | None = None) -> None:
+        ProcessorMixin.__init__(self, tokenizer=tokenizer, chat_template=CHATML)
+        self.return_mm_token_type_ids = getattr(place_of, "return_mm_token_type_ids", False)
+        self.image_token, self.image_token_id = tokenizer.image_token, tokenizer.image_token_id
+
+    def tell_apart(self, prompts: Sequence[str]) -> None:
+        """Give different texts different ids from now on, as its tokenizer does."""
+        self.tokenizer.tell_apart(prompts)
+
+
+def make_stand_in(class_name: str, counts: TokenCounts, max_length: int) -> Any:
+    """The stand-in for an object of one of transformers' classes: a tokenizer or a processor."""
+    place_of = getattr(transformers, class_name, None)
+    if re.search("Processor|FeatureExtractor", class_name):
+        return StandInProcessor(StandInTokenizer(counts, max_length), place_of=place_of)
+    return StandInTokenizer(counts, max_length, place_of=place_of)
+
+
+def generated_ids(
+    _original: Callable[..., Any],
+    input_ids: Tensor,
+    *_more: Any,
+    max_new_tokens: int = 20,
+    **_options: Any,
+) -> Tensor:
+    """What a language model writes: (B, L + max_new_tokens), the input first, then `GENERATED`.
+
+    Decoded, these are a prompt. So a prompt that a pipeline lets a model rewrite stays one.
+    """
+    new = input_ids.new_full((len(input_ids), max_new_tokens), VOCABULARY.index(GENERATED))
+    return torch.cat([input_ids, new], dim=1)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The texts among nested lists."""
     if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [
-            text
-            for key, part in value.items()
-            if key not in ("role", "type")
-            for text in _strings(part)
-        ]
-    return (
-        [text for part in value for text in _strings(part)]
-        if isinstance(value, list | tuple)
-        else []
-    )
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)

@@ -6,9 +6,9 @@
     files["transformer"].variant, len(files["transformer"].files)
 
 Conventions. Only safetensors files count, because pickled files run code when they are opened. A
-header says how many bytes follow it, so a truncated file is found without reading it. If some
-component has the variant that was asked for, those without it take their plain files, as in
-diffusers.
+header says how many bytes follow it, so a truncated file is found without reading it. Shards lie
+beside their index and nowhere else. If some component has the variant that was asked for, those
+without it take their plain files, as in diffusers.
 
 What it does not do: compare weights with what the model's class expects.
 """
@@ -21,7 +21,10 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from sensitivity.core.outside_files import WEIGHT_INDEX, read_bytes, reason
+from sensitivity.core.words import and_more, printable
 from sensitivity.errors import PipelineError
+from sensitivity.models.weight_headers import read_header
 
 NAME = re.compile(
     r"(?:diffusion_pytorch_)?model"
@@ -31,7 +34,16 @@ NAME = re.compile(
     r")"
 )
 """Names of weight files and of their indexes, in all forms of diffusers and transformers."""
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+OTHER_FORMS = {
+    ".gguf": "GGUF files are quantized, and no reference of a score",
+    ".onnx": "ONNX graphs have no Linears of torch",
+    ".engine": "TensorRT engines have no Linears of torch",
+    ".plan": "TensorRT engines have no Linears of torch",
+    ".msgpack": "weights of Flax are not loaded",
+    ".h5": "weights of TensorFlow are not loaded",
+}
+"""{ending of weights in another form: why they are not loaded}."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -118,16 +130,7 @@ def _variants(folder: Path, name: str, kind: str) -> dict[str | None, list[Path]
         if match:
             found.setdefault(next((text for text in match.groups() if text), None), []).append(path)
     if not found:
-        pickled = [path.name for path in sorted(place.iterdir()) if path.suffix in PICKLES]
-        what = (
-            f"holds {', '.join(pickled[:3])} and no safetensors" if pickled else "holds no weights"
-        )
-        why = "pickled files run code when they are opened" if pickled else f"{kind} has some"
-        raise PipelineError(
-            f"{place} {what}; expected .safetensors files, because {why}: save the pipeline again"
-            " with `pipeline.save_pretrained(folder)`, or set `weights` to random for a run without"
-            " weights"
-        )
+        raise _no_weights(place, kind)
     return found
 
 
@@ -148,14 +151,23 @@ def _shards(paths: list[Path]) -> tuple[Path, ...]:
         )
     index = indexes[0]
     try:
-        weight_map = _ShardIndex.model_validate_json(index.read_bytes()).weight_map
-    except (OSError, ValidationError) as error:
-        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        data = read_bytes(index, WEIGHT_INDEX)
+        weight_map = _ShardIndex.model_validate_json(data).weight_map
+    except (OSError, ValueError) as error:
+        found = reason(error).partition("; expected")[0]
+        if isinstance(error, ValidationError):
+            found = error.errors()[0]["msg"]
         raise PipelineError(
             f"{index} could not be read ({found}); expected the index that `save_pretrained` writes"
             " (`weight_map`: the file of each weight): download it again"
         ) from None
-    listed = [index.parent / name for name in sorted(set(weight_map.values()))]
+    names = sorted(set(weight_map.values()))
+    if odd := [name for name in names if not _is_shard_name(name)]:
+        raise PipelineError(
+            f"{index} names {and_more([ascii(name[:80]) for name in odd], most=3)}; expected names"
+            " of .safetensors files in the same folder: download it again"
+        )
+    listed = [index.parent / name for name in names]
     missing = [path.name for path in listed if not path.is_file()]
     if missing:
         raise PipelineError(
@@ -166,21 +178,54 @@ def _shards(paths: list[Path]) -> tuple[Path, ...]:
     return tuple(listed)
 
 
+def _is_shard_name(name: str) -> bool:
+    """Whether an index's text is the name of a safetensors file beside it."""
+    return name.isprintable() and name.endswith(".safetensors") and name == Path(name).name
+
+
+def _no_weights(place: Path, kind: str) -> PipelineError:
+    """The error for a component's folder without safetensors."""
+    names = [path.name for path in sorted(place.iterdir())]
+    pickled = [name for name in names if Path(name).suffix in PICKLES]
+    other = [name for name in names if Path(name).suffix in OTHER_FORMS]
+    what, why = "holds no weights", f"{kind} has some"
+    if pickled or other:
+        what = f"holds {printable(', '.join((pickled or other)[:3]))} and no safetensors"
+        why = (
+            "pickled files run code when they are opened"
+            if pickled
+            else OTHER_FORMS[Path(other[0]).suffix]
+        )
+    return PipelineError(
+        f"{place} {what}; expected .safetensors files, because {why}: save the pipeline again"
+        " with `pipeline.save_pretrained(folder)`, or set `weights` to random for a run without"
+        " weights"
+    )
+
+
 def _check_whole(path: Path) -> None:
     """Raise PipelineError unless the file is a complete safetensors file."""
     try:
+        read_header(path)
         with safe_open(path, framework="pt"):
             pass
-    except (OSError, SafetensorError) as error:
-        with path.open("rb") as file:
-            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
-        what = (
-            "is a Git LFS pointer, not the weights"
-            if pointer
-            else f"is truncated or damaged ({error})"
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _not_whole(path, error) from None
+
+
+def _not_whole(path: Path, error: Exception) -> PipelineError:
+    found = str(error).partition("; expected")[0]
+    if not path.is_file():
+        return PipelineError(
+            f"{path} cannot be read ({found}); expected a complete safetensors file: remove it, and"
+            " download it again"
         )
-        step = "run `git lfs pull` in the folder" if pointer else "copy or download it again"
-        raise PipelineError(
-            f"{path} {what}, {path.stat().st_size} bytes; expected a complete safetensors"
-            f" file: {step}"
-        ) from None
+    with path.open("rb") as file:
+        pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    what = (
+        "is a Git LFS pointer, not the weights" if pointer else f"is truncated or damaged ({found})"
+    )
+    step = "run `git lfs pull` in the folder" if pointer else "copy or download it again"
+    return PipelineError(
+        f"{path} {what}, {path.stat().st_size} bytes; expected a complete safetensors file: {step}"
+    )

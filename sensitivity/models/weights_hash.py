@@ -56,6 +56,6 @@ def hash_random_weights(spec: StudySpec, seed: int) -> str:
     """
     folder = config_folder(spec)
     digest = hashlib.sha256(f"random weights, seed {seed}\n".encode())
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted(path for path in folder.rglob("*.json") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -137,6 +137,29 @@ def test_settings_that_the_pipeline_does_not_have_are_named(spec: StudySpec) -> 
         )
 
 
+def test_several_pictures_of_one_prompt_are_refused(spec: StudySpec) -> None:
+    """Each picture has a prompt and a seed of its own: the message says what to set instead."""
+    several = spec.model_copy(update={"settings": {**spec.settings, "num_images_per_prompt": 2}})
+    with pytest.raises(
+        SpecError, match=r"num_images_per_prompt is 2; expected 1, .* set `batch_size`"
+    ):
+        load_pipeline(several, device="cpu")
+
+
+def test_lists_and_null_reach_the_pipeline(spec: StudySpec) -> None:
+    """Sigmas of one's own, and an argument that is None."""
+    own = {"sigmas": [1.0, 0.5], "negative_prompt": None, "num_inference_steps": 2}
+    loaded = load_pipeline(
+        spec.model_copy(update={"settings": {**spec.settings, **own}}), device="cpu"
+    )
+    prompts = [spec.prompts.search[0]]
+    assert generate(loaded, prompts).std() > 0.01
+    assert not torch.equal(
+        generate(loaded, prompts),
+        MediaGenerator(loaded).generate_pictures(prompts, [0], batch_size=1, sigmas=[1.0, 0.8]),
+    )
+
+
 def test_pictures_are_the_same_however_parts_are_placed(spec: StudySpec) -> None:
     """A plain pipeline, one that remembers text, and one whose components take turns generate the
     same pictures, to the last bit.

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.attention import flex_attention
 
 from sensitivity.models.meta_tensors import REAL_ELEMENTS
 from sensitivity.models.shape_mode import ShapeMode
@@ -42,6 +43,34 @@ def test_values_that_nobody_keeps_are_not_computed() -> None:
         expanded = ids[:, None].expand(-1, 10**6) + 1
     assert [x.is_meta for x in (noise, ids, mask, expanded)] == [True, False, True, True]
     assert [tuple(x.shape) for x in (noise, mask, expanded)] == [(10**6, 10**6)] * 3
+
+
+def test_choices_are_balanced() -> None:
+    """Which of several values are the largest only weights know: each is chosen equally often, and
+    no row chooses one twice. Along any axis, and in an order.
+    """
+    scores = torch.empty(10, 4, device="meta")
+    with torch.no_grad(), ShapeMode() as mode, mode.counting("net"):
+        values, chosen = scores.topk(2, dim=-1)
+        assert values.is_meta
+        assert chosen.flatten().bincount().tolist() == [5, 5, 5, 5]
+        assert all(len(set(row)) == 2 for row in chosen.tolist())
+        assert scores.topk(3, dim=0).indices.shape == (3, 4)
+        order = scores.argsort(dim=-1, descending=True)
+        assert order[:4, 0].tolist() == [0, 1, 2, 3]
+        assert sorted(order[3].tolist()) == [0, 1, 2, 3]
+        assert torch.empty(REAL_ELEMENTS, 4, device="meta").topk(2).indices.is_meta
+    assert mode.routing == {"net": {(2, 4), (3, 10)}}
+
+
+def test_flexible_attention_is_one_kernel() -> None:
+    """torch refuses it on meta; it counts as attention without a mask."""
+    query, key = (torch.empty(1, 2, n, 16, device="meta") for n in (5, 7))
+    with torch.no_grad(), ShapeMode() as mode, mode.counting("net"):
+        assert flex_attention.flex_attention(query, key, key).shape == (1, 2, 5, 16)
+        assert torch.quantile(query, 0.5, dim=-1).shape == (1, 2, 5)
+    assert mode.tally["net"]["attention", 1, 2, 5, 7, 16] == 1
+    assert "meta" not in flex_attention.flex_attention.__name__
 
 
 def test_convolutions_and_attention_are_counted() -> None:

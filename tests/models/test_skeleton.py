@@ -7,7 +7,8 @@ import torch
 
 from sensitivity.errors import PipelineError
 from sensitivity.models.skeleton import build_component, build_skeleton
-from sensitivity.spec.study_spec import StudySpec
+from sensitivity.models.token_counts import counts_of
+from sensitivity.spec.study_spec import ModelSection, StudySpec
 
 from support.bare_pipelines import copy_configs, rewrite
 from support.toy_pipelines import save_toy
@@ -75,10 +76,17 @@ def test_a_config_of_another_class_is_refused(bare: StudySpec) -> None:
 def test_tokens_of_a_template_are_known(tmp_path: Path) -> None:
     """Pipelines that drop their template's tokens after encoding have a stand-in that adds them."""
     dropped = {
-        name: build_skeleton(save_toy(name, tmp_path / name)).tokenizer.dropped_tokens
-        for name in ("qwen", "hunyuan", "sd3")
+        name: counts_of(build_skeleton(save_toy(name, tmp_path / name))).dropped
+        for name in ("qwen", "hunyuan", "sd3", "krea2", "ovis", "kandinsky5")
     }
-    assert dropped == {"qwen": 34, "hunyuan": 95, "sd3": 0}
+    assert dropped == {
+        "qwen": 34,
+        "hunyuan": 95,
+        "sd3": 0,
+        "krea2": 34,
+        "ovis": 28,
+        "kandinsky5": 40,
+    }
 
 
 def test_a_component_has_all_of_its_buffers(bare: StudySpec) -> None:
@@ -95,3 +103,13 @@ def test_a_component_has_all_of_its_buffers(bare: StudySpec) -> None:
             match=rf"no module '{name}'; expected one of .*transformer.*correct `component`",
         ):
             build_component(bare, name)
+
+
+def test_a_config_that_asks_for_too_many_modules_is_stopped(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the key is called that multiplies them."""
+    monkeypatch.setattr("sensitivity.models.meta_module.MAX_TENSORS", 20)
+    spec = StudySpec(name="many", model=ModelSection(path=tiny_folder))
+    with pytest.raises(PipelineError, match=r"config\.json asks for more than 20 tensors"):
+        build_component(spec)

@@ -2,6 +2,7 @@
 weight is read.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,25 @@ def point_to_lfs(folder: Path) -> None:
     )
 
 
+def name_other_files(folder: Path) -> None:
+    """The index names a pickle, and a file of another folder."""
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    path.write_text('{"weight_map": {"a": "../vae/x.safetensors", "b": "evil.bin"}}')
+
+
+def make_pipe(folder: Path) -> None:
+    """A weight file is a pipe."""
+    path = folder / "text_encoder" / "model.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_gguf(folder: Path) -> None:
+    """A text encoder is there as GGUF alone."""
+    path = folder / "text_encoder" / "model.safetensors"
+    path.rename(path.with_suffix(".gguf"))
+
+
 def pickle_weights(folder: Path) -> None:
     """A text encoder has its weights in a pickle."""
     path = folder / "text_encoder" / "model.safetensors"
@@ -137,6 +157,15 @@ def pickle_weights(folder: Path) -> None:
         (
             point_to_lfs,
             r"vae/.*safetensors is a Git LFS pointer, not the weights, \d+ bytes; .*git lfs pull",
+        ),
+        (
+            name_other_files,
+            r"index.json names '../vae/x.safetensors', 'evil.bin'; expected names of .safetensors",
+        ),
+        (make_pipe, r"text_encoder/.*safetensors cannot be read \(found a pipe or device\)"),
+        (
+            make_gguf,
+            r"text_encoder holds .*gguf and no safetensors; expected .*GGUF files are quantized",
         ),
         (
             pickle_weights,

@@ -10,7 +10,7 @@ that were asked for where a pipeline rounds them.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,20 +19,17 @@ from torch import Tensor
 
 from sensitivity.errors import PipelineError, SpecError
 from sensitivity.models.media import pictures_and_clips
-from sensitivity.models.stand_in_tokenizer import PROMPT
+from sensitivity.models.token_counts import PROMPT, counts_of
+from sensitivity.spec.call_names import FRAMES, argument_of, check_one_per_prompt
 from sensitivity.spec.study_spec import StudySpec
 
-SIZES = ("height", "width", "num_frames")
-PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
+SIZES = ("height", "width", *FRAMES)
 OURS = ("self", "prompt", "generator", "output_type", "return_dict")
 """Arguments that a study cannot set."""
 COUNTS = {
-    "height": 2**16,
-    "width": 2**16,
-    "num_frames": 2**16,
+    **dict.fromkeys(SIZES, 2**16),
     "num_inference_steps": 10**4,
     "max_sequence_length": 2**16,
-    **dict.fromkeys(PER_PROMPT, 2**10),
 }
 """{argument that is a count: the largest value that is accepted}."""
 SHOWN = (
@@ -40,6 +37,7 @@ SHOWN = (
     "num_inference_steps",
     "guidance_scale",
     "true_cfg_scale",
+    "distilled_guidance_scale",
     "max_sequence_length",
     "frame_rate",
     "negative_prompt",
@@ -69,8 +67,9 @@ def call_arguments(spec: StudySpec, pipe: Any, batch: int) -> dict[str, Any]:
         raise PipelineError(
             f"{name} takes no prompt; expected a pipeline that generates from text: name one"
         )
+    check_one_per_prompt(spec.name, spec.settings)
     for key, value in spec.settings.items():
-        _check_setting(spec, key, value, accepted[key].annotation)
+        _check_setting(spec, key, value, accepted[key])
     call: dict[str, Any] = {"prompt": [PROMPT] * batch, **spec.settings}
     if isinstance(call.get("negative_prompt"), str):
         call["negative_prompt"] = [call["negative_prompt"]] * batch
@@ -78,19 +77,26 @@ def call_arguments(spec: StudySpec, pipe: Any, batch: int) -> dict[str, Any]:
     return call | {key: value for key, value in ours.items() if key in accepted}
 
 
-def _check_setting(spec: StudySpec, key: str, value: object, annotation: Any) -> None:
-    """Raise SpecError for a count out of range, or a type that the pipeline does not annotate."""
+def _check_setting(spec: StudySpec, key: str, value: object, asked: inspect.Parameter) -> None:
+    """Raise SpecError for a count out of range, or a type that the pipeline does not annotate.
+
+    None is right where it is the default, whatever the annotation.
+    """
     most = COUNTS.get(key)
+    if value is None and asked.default is None:
+        return
     if most is not None:
         is_right = type(value) is int and 1 <= value <= most
         expected = f"a whole number from 1 to {most}"
     else:
-        is_right = _is_annotated(value, annotation)
-        expected = f"the type in the pipeline's call, {inspect.formatannotation(annotation)}"
+        is_right = _is_annotated(value, asked.annotation)
+        annotation = inspect.formatannotation(asked.annotation)
+        expected = f"the type in the pipeline's call, {annotation}"
     if not is_right:
+        shown = "null" if value is None else repr(value)[:200]
         raise SpecError(
-            f"{spec.name}: {key} is {value!r}; expected {expected}: correct `[settings]` in the"
-            " study TOML, or the options of the command"
+            f"{spec.name}: {key} is {shown}; expected {expected}: correct `[settings]` in the study"
+            " TOML, or the options of the command"
         )
 
 
@@ -102,8 +108,24 @@ def _is_annotated(value: object, annotation: Any) -> bool:
         or bool(kinds & {Any, inspect.Parameter.empty})
         or any(get_origin(kind) is Literal for kind in kinds)
     )
+    if is_vague:
+        return True
+    if value is None:
+        return type(None) in kinds
+    if isinstance(value, list):
+        return any(_holds(value, kind) for kind in kinds)
     fitting = {int, float} if type(value) in (int, float) else {type(value)}
-    return is_vague or bool(kinds & {bool, int, float, str} & fitting)
+    return bool(kinds & {bool, int, float, str} & fitting)
+
+
+def _holds(values: list[Any], annotation: Any) -> bool:
+    """Whether an annotation is of lists or tuples, and of these values."""
+    if annotation in (list, tuple):
+        return True
+    if get_origin(annotation) not in (list, tuple, Sequence):
+        return False
+    of = [kind for kind in get_args(annotation) if kind is not Ellipsis]
+    return all(any(_is_annotated(value, kind) for kind in of) for value in values)
 
 
 @contextmanager
@@ -148,7 +170,7 @@ def effective_settings(
     settings: dict[str, object] = {
         key: value for key, value in defaults.items() if isinstance(value, int | float | str)
     }
-    settings |= {**asked, **spec.settings, **_generated_sizes(out)}
+    settings |= {**asked, **spec.settings, **_generated_sizes(out, parameters)}
     empty = [f"{key} {settings[key]}" for key in SIZES if settings.get(key) == 0]
     if empty:
         raise PipelineError(
@@ -158,15 +180,35 @@ def effective_settings(
         )
     first = [key for key in SHOWN if key in settings]
     others = [key for key in settings if key not in SHOWN]
-    return {key: settings[key] for key in (*first, *others)} | {
-        "prompt_tokens": spec.pricing.prompt_tokens,
-        "negative_prompt_tokens": spec.pricing.negative_prompt_tokens,
-    }
+    return {key: settings[key] for key in (*first, *others)} | _text_lengths(spec, pipe)
 
 
-def _generated_sizes(out: Any) -> dict[str, int]:
+def _text_lengths(spec: StudySpec, pipe: Any) -> dict[str, int]:
+    """The tokens that prompts had in a run.
+
+    They are those that the study declares, unless the pipeline's template alone has more, or the
+    negative prompt is the pipeline's own. Padded texts have one length. How much of it is text
+    matters only to a denoiser that is given a mask.
+    """
+    declared, counts = spec.pricing, counts_of(pipe)
+    prompt, negative = declared.prompt_tokens, declared.negative_prompt_tokens
+    if counts is not None:
+        with_mask = _takes_mask(spec, pipe)
+        prompt = counts.kept("prompt", with_mask=with_mask) or prompt
+        negative = counts.kept("negative prompt", with_mask=with_mask) or negative
+    return {"prompt_tokens": prompt, "negative_prompt_tokens": negative}
+
+
+def _takes_mask(spec: StudySpec, pipe: Any) -> bool:
+    """Whether a denoiser is told which tokens of a text are padding."""
+    denoisers = [getattr(pipe, name, None) for name in spec.model.denoisers]
+    parameters = (inspect.signature(type(x).forward).parameters for x in denoisers if x is not None)
+    return any("mask" in name for names in parameters for name in names)
+
+
+def _generated_sizes(out: Any, call: Mapping[str, Any]) -> dict[str, int]:
     """Height, width and frames of what a pipeline returned, where that is a tensor of pictures (B,
-    C, H, W) or clips (B, F, C, H, W).
+    C, H, W) or clips (B, F, C, H, W). Frames have the name that the pipeline's call has for them.
     """
     pictures = next((shown for shown in pictures_and_clips(out) if shown is not None), None)
     if (
@@ -176,4 +218,5 @@ def _generated_sizes(out: Any) -> dict[str, int]:
     ):
         return {}
     sizes = {"height": pictures.shape[-2], "width": pictures.shape[-1]}
-    return sizes | ({"num_frames": pictures.shape[1]} if pictures.ndim == 5 else {})
+    frames = argument_of("frames", call) or FRAMES[0]
+    return sizes | ({frames: pictures.shape[1]} if pictures.ndim == 5 else {})

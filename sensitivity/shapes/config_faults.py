@@ -13,6 +13,7 @@ widths in its configs tell which components contradict each other.
 What it does not do: prove anything. With weights, the pipeline's own run decides.
 """
 
+import inspect
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ from sensitivity.errors import (
     SensitivityError,
 )
 from sensitivity.models.config_files import config_folder
+from sensitivity.models.missing_packages import lacks_package, missing_package
+from sensitivity.models.picture_inputs import is_about_pictures, needs_picture
 from sensitivity.shapes.component_calls import ComponentCalls
 from sensitivity.spec.study_spec import StudySpec
 
@@ -58,6 +61,8 @@ def explain_failures(spec: StudySpec, pipe: Any, calls: ComponentCalls) -> Itera
     """Replace an error of the run by one that names its cause; errors of this library pass.
 
     Raises:
+        MissingPackageError: the pipeline's code needs a package that is not installed.
+        NeedsPictureError: it needs a picture, too.
         PipelineError: a component is missing, or the pipeline refuses the settings.
         ConfigMismatchError: configs seem to contradict each other.
         MeasurementError: anything else; it says how far the run got.
@@ -74,7 +79,12 @@ def _explained(
     spec: StudySpec, pipe: Any, calls: ComponentCalls, error: Exception
 ) -> SensitivityError:
     name = type(pipe).__name__
+    if missing_package(error) is not None:
+        return lacks_package(name, error)
     reason = f"{type(error).__name__}: {first_line(error, most=300)}"
+    call = inspect.signature(type(pipe).__call__).parameters
+    if is_about_pictures(name, call, str(error)):
+        return needs_picture(spec.name, name, call, pipe.components, reason)
     absent = [key for key, part in pipe.components.items() if part is None]
     if absent and _is_about_none(error) and not calls.failed_inside:
         return PipelineError(
@@ -83,8 +93,9 @@ def _explained(
             f" component that a run uses ({reason}): add it"
         )
     frames = traceback.extract_tb(error.__traceback__)
+    is_shape = isinstance(error, RuntimeError | ValueError | ArithmeticError | LookupError)
     if (
-        _is_small(spec)
+        (is_shape and not isinstance(error, NotImplementedError) and _is_small(spec))
         or _is_argument_error(error, calls)
         or any(frame.name == "check_inputs" for frame in frames)
     ):

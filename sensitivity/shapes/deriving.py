@@ -13,7 +13,8 @@ What is derived, and from what:
   own defaults. Sizes without a default are those that the pipeline generates in a run without
   weights (`probing`). Where guidance is a true CFG that needs a negative prompt, it is " ";
 - the commit that a Hub id means today;
-- fused roles: names that consumers fuse, if they occur; always skipped: what chooses among experts;
+- fused roles: names that consumers fuse, if they occur (`families`); always skipped: what chooses
+  among experts (`experts`);
 - prompts: general ones, of pictures or of videos, unless the study has its own.
 
 What it does not know: how many steps a distilled model wants (`notes` say where one is suspected),
@@ -31,13 +32,18 @@ from typing import Any
 from torch import nn
 
 from sensitivity.core.fqns import block_of, indices_of
+from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import expand
 from sensitivity.errors import PipelineError
 from sensitivity.models.config_files import config_folder, read_config
 from sensitivity.models.model_index import ModelIndex
+from sensitivity.models.picture_inputs import needs_picture, picture_arguments
+from sensitivity.models.quantized_weights import describe_config
 from sensitivity.shapes.call_arguments import SIZES
 from sensitivity.shapes.denoiser_classes import USUAL_NAMES, find_denoisers
+from sensitivity.shapes.families import families_in
 from sensitivity.shapes.probing import Probe, probe
+from sensitivity.spec.call_names import frames_in
 from sensitivity.spec.hand_lists import Reasoned
 from sensitivity.spec.prompts import PromptSection, general_pictures, general_videos
 from sensitivity.spec.study_spec import SearchSection, StudySpec
@@ -51,19 +57,10 @@ KEPT = (
     "max_sequence_length",
 )
 """Arguments of a pipeline's call that a derived study states."""
-FUSED = (
-    ("to_q", "to_k", "to_v"),
-    ("add_q_proj", "add_k_proj", "add_v_proj"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("query", "key", "value"),
-    ("wq", "wk", "wv"),
-    ("w1", "w3"),
-    ("gate_proj", "up_proj"),
-    ("linear_1", "linear_3"),
-)
-"""Roles that servers compute as one Linear: q, k and v; the two halves of a gated MLP."""
-NEVER = (("*router*", "it chooses among experts: another choice is no small error"),)
-"""(glob, reason): what is always skipped where it occurs."""
+ROUTER = "*router*"
+"""A glob for Linears that choose among experts; `shapes.experts` finds those of other names."""
+ROUTES = "it chooses among experts: another choice is no small error"
+"""Why they are always skipped."""
 FEW_STEPS = re.compile("turbo|lightning|schnell|distill|lcm|hyper|sprint|klein", re.IGNORECASE)
 """Words in the names of distilled models."""
 PIXELS_AT_ONCE = 4 * 1024 * 1024
@@ -144,7 +141,7 @@ def _study(
         settings=settings,
         prompts=_prompts(spec, is_video=seen.is_video),
         fidelity=spec.fidelity,
-        search=_search(settings, seen.fqns, is_video=seen.is_video),
+        search=_search(settings, seen.fqns, seen.routers, is_video=seen.is_video),
         pricing=spec.pricing,
     )
 
@@ -165,11 +162,20 @@ def _notes(
             " distilled, which may want few steps and no guidance"
         )
     alike = _alike(denoisers, component)
+    quantized = {name: describe_config(index.folder / name) for name in alike}
+    notes += [
+        f"{name} is quantized already: {found}; shapes and prices are those of the model that it"
+        " was made of, and a search needs that model"
+        for name, found in quantized.items()
+        if found
+    ]
     if others := [name for name in denoisers if name not in alike]:
         notes.append(
             f"{', '.join(others)}: denoisers of another class, which are not searched;"
             " `model.component` chooses"
         )
+    if seen.besides:
+        notes.append(seen.besides)
     if seen.failure:
         if seen.ran:
             instead = "the settings say how it is called instead"
@@ -190,16 +196,20 @@ def _alike(denoisers: Mapping[str, type[nn.Module]], component: str) -> tuple[st
 
 def _check_call(spec: StudySpec, pipeline: str, call: Mapping[str, Any]) -> None:
     """Raise PipelineError for a pipeline that does not generate from a prompt alone."""
-    if "prompt" not in call:
-        raise PipelineError(
-            f"{spec.name}: {pipeline} takes no prompt; expected a pipeline of pictures or videos"
-            " from text: name one"
-        )
     needed = [
         name
         for name, default in call.items()
         if default is inspect.Parameter.empty and name not in ("prompt", "args", "kwargs")
     ]
+    pictures = [name for name in needed if name in picture_arguments(call)]
+    if pictures or ("prompt" not in call and picture_arguments(call)):
+        reason = f"without a default: {', '.join(needed)}" if needed else "it takes no prompt"
+        raise needs_picture(spec.name, pipeline, call, {}, reason)
+    if "prompt" not in call:
+        raise PipelineError(
+            f"{spec.name}: {pipeline} takes no prompt; expected a pipeline of pictures or videos"
+            " from text: name one"
+        )
     if needed:
         raise PipelineError(
             f"{spec.name}: {pipeline} needs {', '.join(needed)} besides a prompt; expected a"
@@ -236,33 +246,30 @@ def _prompts(spec: StudySpec, *, is_video: bool) -> PromptSection:
     return general_videos() if is_video else general_pictures()
 
 
-def _search(settings: Mapping[str, Any], fqns: Sequence[str], *, is_video: bool) -> SearchSection:
+def _search(
+    settings: Mapping[str, Any],
+    fqns: Sequence[str],
+    choosing: Collection[str],
+    *,
+    is_video: bool,
+) -> SearchSection:
+    """How Linears are grouped and skipped; `choosing` are those that choose among experts."""
     pixels = PIXELS_AT_ONCE
     if {"height", "width"} <= settings.keys():
         pixels = math.prod(settings.get(key, 1) for key in SIZES)
+    by_name = expand([ROUTER], fqns).matched
+    others = [pattern.pattern for pattern in compress(set(choosing) - by_name, fqns)]
     skipped = tuple(
-        Reasoned(pattern=pattern, reason=reason)
-        for pattern, reason in NEVER
-        if expand([pattern], fqns).matched
+        Reasoned(pattern=pattern, reason=ROUTES)
+        for pattern in [*([ROUTER] if by_name else []), *others]
     )
     # Where blocks are inside of blocks, the outermost ones are depth bands already.
     is_nested = any(len(indices_of(block_of(fqn))) > 1 for fqn in fqns)
     return SearchSection(
         batch_size=1 if is_video else max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // pixels)),
         depth_bands=1 if is_nested else SearchSection().depth_bands,
-        fused=_fused(set(fqns)),
+        fused=families_in(fqns),
         always_skip=skipped,
-    )
-
-
-def _fused(fqns: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """The families of `FUSED` of which some part of the denoiser has every member."""
-    found = {(fqn.rpartition(".")[0], fqn.rpartition(".")[2]) for fqn in fqns}
-    parents = {parent for parent, _ in found}
-    return tuple(
-        family
-        for family in FUSED
-        if any(all((parent, role) in found for role in family) for parent in parents)
     )
 
 
@@ -270,7 +277,8 @@ def _title(pipeline: str, settings: Mapping[str, Any]) -> str:
     size = "the pipeline's own size"
     if {"height", "width"} <= settings.keys():
         size = f"{settings['width']} x {settings['height']}"
-    frames = f", {settings['num_frames']} frames" if "num_frames" in settings else ""
+    count = frames_in(settings)
+    frames = "" if count is None else f", {count} frames"
     steps = settings.get("num_inference_steps")
     in_steps = "" if steps is None else f", {steps} steps"
     return f"{pipeline}, {size}{frames}{in_steps}; derived from its config files"

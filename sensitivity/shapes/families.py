@@ -8,7 +8,7 @@ are fused (`search.fused`), and the shapes tell which Linears of these names rea
     fused_families(table.linears, fused)        # ((to_q, to_k, to_v of block 0), (to_out,), ...)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sensitivity.shapes.table import LinearProfile
 
@@ -61,3 +61,55 @@ def fused_role(role: str, fused: Sequence[Sequence[str]]) -> str:
                 common = f"{parent}." if shared else ""
                 return f"{stem}{common}{'+'.join(other.removeprefix(common) for other in family)}"
     return role
+
+
+KNOWN = (
+    ("to_q", "to_k", "to_v"),
+    ("add_q_proj", "add_k_proj", "add_v_proj"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("wq", "wk", "wv"),
+    ("w1", "w3"),
+    ("gate_proj", "up_proj"),
+    ("linear_1", "linear_3"),
+    ("gate", "up"),
+    ("w_gate", "w_up"),
+    ("gate_layer", "proj"),
+)
+"""Families that are known by name: q, k and v; the two halves of a gated MLP."""
+_QKV = (("q", "k", "v"), ("query", "key", "value"))
+
+
+def families_in(fqns: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """The families of last parts of names that occur in a model.
+
+    They are those of `KNOWN`, and whatever three names in one module differ in one word only, which
+    is q, k or v: `to_query`, `to_key` and `to_value`; `to_q_t`, `to_k_t` and `to_v_t`.
+    """
+    children: dict[str, dict[str, None]] = {}
+    for fqn in fqns:
+        parent, _, name = fqn.rpartition(".")
+        children.setdefault(parent, {})[name] = None
+    known = tuple(
+        family for family in KNOWN if any(own.keys() >= set(family) for own in children.values())
+    )
+    named = {member for family in known for member in family}
+    found = dict.fromkeys(
+        family
+        for own in children.values()
+        for name in own
+        for family in _alike(name)
+        if own.keys() >= set(family) and named.isdisjoint(family)
+    )
+    return known + tuple(found)
+
+
+def _alike(name: str) -> Iterable[tuple[str, str, str]]:
+    """The families that a name with a word for q belongs to."""
+    words = name.split("_")
+    for q, k, v in _QKV:
+        for place, word in enumerate(words):
+            if word == q:
+                before, after = words[:place], words[place + 1 :]
+                first, second, third = ("_".join([*before, other, *after]) for other in (q, k, v))
+                yield first, second, third

@@ -14,11 +14,18 @@ from typing import Any
 
 from torch import nn
 
-from sensitivity.errors import MeasurementError, PipelineError
+from sensitivity.errors import (
+    MeasurementError,
+    MissingPackageError,
+    NeedsPictureError,
+    PipelineError,
+)
 from sensitivity.models.skeleton import build_component
 from sensitivity.shapes.call_arguments import SIZES
+from sensitivity.shapes.experts import describe_besides, routers, values_of, weights_besides
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.table import ShapeTable
+from sensitivity.spec.call_names import argument_of, frames_in
 from sensitivity.spec.study_spec import StudySpec
 
 STEPS = 2
@@ -37,6 +44,8 @@ class Probe:
     Attributes:
         settings: settings that run; those that were tried first, if none do.
         fqns: of the denoiser's Linears.
+        routers: those that choose among experts.
+        besides: what is said of weights that are no Linears'; "" if nothing is.
         failure: why the run with the pipeline's own defaults failed; "" if it did not.
         ran: whether any run succeeded.
         is_video: whether the pipeline makes clips.
@@ -45,6 +54,8 @@ class Probe:
 
     settings: dict[str, Any]
     fqns: tuple[str, ...]
+    routers: tuple[str, ...]
+    besides: str
     failure: str
     ran: bool
     is_video: bool
@@ -62,12 +73,14 @@ def probe(
         settings: what is known of the settings.
         call: {argument of the pipeline's call: its default}.
     """
-    few_steps = {"num_inference_steps": STEPS} if "num_inference_steps" in call else {}
+    few_steps = {} if _steps_are_fixed(call) else {"num_inference_steps": STEPS}
     failure = ""
-    for changed in [{}] if spec.settings.keys() & {*SIZES} else _attempts(settings, call):
+    for changed in _attempts(settings, call, is_sized=bool(spec.settings.keys() & {*SIZES})):
         tried = spec.model_copy(update={"settings": {**settings, **changed, **few_steps}})
         try:
             table, tiled = _run(tried, component)
+        except (MissingPackageError, NeedsPictureError):
+            raise
         except (MeasurementError, PipelineError) as error:
             failure = failure or str(error).partition(";")[0][:300]
             continue
@@ -79,19 +92,36 @@ def probe(
         return Probe(
             settings={**generated, **settings, **changed},
             fqns=table.fqns,
+            **_experts(build_component(spec, component)),
             failure=failure,
             ran=True,
-            is_video="num_frames" in table.settings,
+            is_video=frames_in(table.settings) is not None,
             needs_tiling=tiled,
         )
-    parts = build_component(spec, component).named_modules()
+    part = build_component(spec, component)
     return Probe(
         settings=dict(settings),
-        fqns=tuple(fqn for fqn, part in parts if isinstance(part, nn.Linear)),
+        fqns=tuple(fqn for fqn, own in part.named_modules() if isinstance(own, nn.Linear)),
+        **_experts(part),
         failure=failure,
         ran=False,
-        is_video="num_frames" in call,
+        is_video=argument_of("frames", call) is not None,
     )
+
+
+def _experts(part: nn.Module) -> dict[str, Any]:
+    """What `Probe` says of a denoiser's experts."""
+    return {
+        "routers": routers(part),
+        "besides": describe_besides(weights_besides(part), values_of(part)),
+    }
+
+
+def _steps_are_fixed(call: Mapping[str, Any]) -> bool:
+    """Whether a call takes no number of steps, or has a default with one value for each step."""
+    steps = call.get("num_inference_steps")
+    lists = [value for value in call.values() if isinstance(value, list | tuple)]
+    return steps is None or any(len(values) == steps for values in lists)
 
 
 def _run(spec: StudySpec, component: str) -> tuple[ShapeTable, bool]:
@@ -108,12 +138,20 @@ def _run(spec: StudySpec, component: str) -> tuple[ShapeTable, bool]:
     return run_shapes(tiled, component=component, batch_size=1).table, True
 
 
-def _attempts(settings: Mapping[str, Any], call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _attempts(
+    settings: Mapping[str, Any], call: Mapping[str, Any], *, is_sized: bool
+) -> Iterator[dict[str, Any]]:
     """Changes of the settings to try, one after the other.
 
-    None; sizes that are not rounded to a table of usual ones; half the size, a quarter, ...
+    None; a negative prompt, which some calls need though they have no default for it; sizes that
+    are not rounded to a table of usual ones; half the size, a quarter, ... Sizes stay as they are
+    where the user gave one.
     """
     yield {}
+    if call.get("negative_prompt", "") is None and "negative_prompt" not in settings:
+        yield {"negative_prompt": " "}
+    if is_sized:
+        return
     exact = {"use_resolution_binning": False} if "use_resolution_binning" in call else {}
     if exact:
         yield exact

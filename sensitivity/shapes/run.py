@@ -16,20 +16,21 @@ Conventions: numbers are for one whole pipeline call at the study's settings and
 does not do: pipelines whose control flow depends on what a network says.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from sensitivity.models.denoisers import joined
+from sensitivity.models.entry_points import intercept
 from sensitivity.models.hub import quiet
 from sensitivity.models.model_index import ModelIndex, unknown_component
 from sensitivity.models.shape_mode import ShapeMode
 from sensitivity.models.skeleton import build_skeleton
+from sensitivity.models.token_counts import counts_of
 from sensitivity.shapes.call_arguments import (
-    PER_PROMPT,
     asked_sizes,
     call_arguments,
     effective_settings,
@@ -37,6 +38,7 @@ from sensitivity.shapes.call_arguments import (
 from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.component_calls import ComponentCalls
 from sensitivity.shapes.config_faults import explain_failures
+from sensitivity.shapes.experts import values_of, weights_besides
 from sensitivity.shapes.recorder import record_linears
 from sensitivity.shapes.shape_run import DenoiserCall, ShapeRun
 from sensitivity.spec.overrides import RunOptions, override_settings
@@ -83,13 +85,14 @@ def run_shapes(
     with quiet(), torch.no_grad(), record_linears(joined(studied)) as recorder, ShapeMode() as mode:
         calls = ComponentCalls(mode, recorder, studied)
         for key, part in modules.items():
+            _write_no_text(pipe, part)
             calls.watch(key, part)
         with explain_failures(spec, pipe, calls), asked_sizes(pipe) as asked:
             out = pipe(**arguments)
     table = recorder.table(
         model=spec.name,
-        batch_size=batch * math.prod(int(spec.settings.get(key, 1)) for key in PER_PROMPT),
-        settings=effective_settings(spec, pipe, asked, out),
+        batch_size=batch,
+        settings=effective_settings(spec, pipe, asked, out) | _routing(mode, studied),
     )
     counts = RunCounts(components=tuple(calls.counts(key, part) for key, part in modules.items()))
     return ShapeRun(
@@ -99,9 +102,40 @@ def run_shapes(
         other_denoisers=_other_denoisers(spec, modules, studied),
         text_encoders=tuple(key for key, only_text in calls.text_only.items() if only_text),
         coders=tuple(key for key, part in modules.items() if hasattr(part, "decode")),
+        other_weights=tuple(
+            weight for part in studied.values() for weight in weights_besides(part)
+        ),
+        weight_values=sum(map(values_of, studied.values())),
         pipeline_class=type(pipe).__name__,
         classes={name: type(part).__name__ for name, part in studied.items()},
     )
+
+
+def _write_no_text(pipe: Any, part: nn.Module) -> None:
+    """Let a component that generates text give a prompt of the declared length at once.
+
+    Some pipelines have their prompts rewritten. Without weights a language model writes nothing,
+    and its time is not counted.
+    """
+    if callable(getattr(type(part), "generate", None)):
+        from sensitivity.models.stand_in_tokenizer import generated_ids
+
+        def rewritten(original: Any, *args: Any, **kwargs: Any) -> Any:
+            if (counts := counts_of(pipe)) is not None:
+                counts.forget()
+            return generated_ids(original, *args, **kwargs)
+
+        intercept(part, "generate", rewritten)
+
+
+def _routing(mode: ShapeMode, studied: Mapping[str, nn.Module]) -> dict[str, object]:
+    """How tokens were spread among the experts of the studied components, where there are some.
+
+    Which expert gets a token only weights decide; training aims at a balance.
+    """
+    choices = sorted({choice for name in studied for choice in mode.routing.get(name, ())})
+    texts = [f"top {k} of {n}" for k, n in choices if k < n]
+    return {"routing": f"{', '.join(texts)}, each taken equally often"} if texts else {}
 
 
 def _denoiser_calls(

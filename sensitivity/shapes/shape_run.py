@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sensitivity.shapes.experts import WeightBeside
 from sensitivity.shapes.table import ShapeTable
 
 
@@ -39,6 +40,8 @@ class ShapeRun:
         other_denoisers: names of denoisers of the same class whose Linears are not in the table.
         text_encoders: names of the components that are given nothing but token ids.
         coders: names of those that decode.
+        other_weights: weights of matrix products in the denoisers that are no Linears'.
+        weight_values: how many values all weights of these denoisers hold.
         pipeline_class: the pipeline's class.
         classes: {component: class} of the components whose Linears are in the table.
     """
@@ -49,5 +52,7 @@ class ShapeRun:
     other_denoisers: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ()
     coders: tuple[str, ...] = ()
+    other_weights: tuple[WeightBeside, ...] = ()
+    weight_values: int = 0
     pipeline_class: str = ""
     classes: Mapping[str, str] = field(default_factory=dict)

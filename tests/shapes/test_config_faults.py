@@ -3,9 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 
-from sensitivity.errors import ConfigMismatchError, MeasurementError, PipelineError
+from sensitivity.errors import (
+    ConfigMismatchError,
+    MeasurementError,
+    MissingPackageError,
+    PipelineError,
+)
 from sensitivity.shapes.run import run_shapes
 from sensitivity.spec.study_spec import StudySpec
 
@@ -27,6 +33,18 @@ def test_settings_that_the_pipeline_refuses_are_a_mistake(
     with pytest.raises(PipelineError, match=message) as caught:
         run_shapes(bare.model_copy(update={"settings": {**bare.settings, **settings}}))
     assert "[settings]" in str(caught.value)
+
+
+def test_a_package_that_is_missing_is_named(
+    bare: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that calls what was not imported needs that package, not other settings."""
+    lines = "def check(*args, **kwargs):\n    return no_such_package.fix_text('a')"
+    names: dict[str, Any] = {"__name__": "diffusers.pipelines.flux"}
+    exec(lines, names)
+    monkeypatch.setattr(diffusers.FluxPipeline, "encode_prompt", names["check"])
+    with pytest.raises(MissingPackageError, match="FluxPipeline needs the package no-such-package"):
+        run_shapes(bare)
 
 
 def test_a_folder_without_a_needed_component_is_refused(bare: StudySpec) -> None:

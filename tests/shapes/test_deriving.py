@@ -293,7 +293,7 @@ def test_a_distilled_model_is_noted(tmp_path: Path) -> None:
                 "_class_name": "WanImageToVideoPipeline",
                 "transformer": ["diffusers", "WanTransformer3DModel"],
             },
-            "needs image besides a prompt",
+            r"needs a picture \(image, ",
         ),
         (
             {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]},

@@ -13,13 +13,20 @@ component's where the model has several denoisers. A rule sees names inside the 
 consumers do; plain lists may use either. `renamed` maps these names to the consumer's own names at
 run time. Linears that the consumer fuses share one such name, and an entry hits them together.
 
+Parts. A list may have one part a component: {"transformer": ..., "text_encoder": ...}. A part for
+another component of the pipeline says nothing about the denoisers (`without_parts` drops it). A
+part that applies to no Linear and names no component is a mistake, and `unknown_parts` tells it.
+
 It parses no text and runs no consumer.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
 
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat
 from sensitivity.consumers.rules import hits
+from sensitivity.consumers.seen_names import Names
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import is_in, within
 
@@ -32,6 +39,7 @@ class ModelTree:
         fqns: every Linear.
         classes: {component: class name}; one item for a model with one denoiser.
         several: whether FQNs begin with the component's name.
+        others: the pipeline's other components: text encoders, the VAE, ...
         shapes: {FQN: (K, N)}, where they are known.
         biased: the Linears with a bias; None where that is not known.
     """
@@ -39,6 +47,7 @@ class ModelTree:
     fqns: tuple[str, ...]
     classes: Mapping[str, str] = field(default_factory=dict)
     several: bool = False
+    others: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     biased: frozenset[str] | None = None
 
@@ -60,7 +69,8 @@ class Entry:
     Attributes:
         text: the entry as it was written.
         rule: its matching rule, a key of `rules.RULES`.
-        format: the format of the Linears that it hits; None is the format that the user names.
+        format: the format of the Linears that it hits; None is the format that the user names. It
+            may be one that this tool does not have.
         component: it hits only Linears of this component; "" is every component.
         line: its line in the file, counted from 1.
         reason: its comment.
@@ -68,7 +78,7 @@ class Entry:
 
     text: str
     rule: str
-    format: FormatName | None = FormatName.BF16
+    format: ListedFormat | None = FormatName.BF16
     component: str = ""
     line: int | None = None
     reason: str = ""
@@ -89,28 +99,62 @@ class ConsumerList:
         renamed: gives the consumer's run-time names, {FQN: name}; None where these are the names
             inside the component.
         either_name: whether entries may also name a Linear with its component in front.
+        parts: the components that the list has a part for; () where it has one for all.
         notes: what a user should know about how the text was read.
     """
 
     consumer: str
     entries: tuple[Entry, ...]
-    default: FormatName | None = None
-    defaults: Mapping[str, FormatName | None] = field(default_factory=dict)
+    default: ListedFormat | None = None
+    defaults: Mapping[str, ListedFormat | None] = field(default_factory=dict)
     last_wins: bool = False
     min_width: int = 0
     renamed: Callable[[ModelTree], Mapping[str, str]] | None = None
     either_name: bool = False
+    parts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def hits(self, entry: Entry, tree: ModelTree) -> frozenset[str]:
+    @property
+    def formats(self) -> frozenset[ListedFormat]:
+        """The formats that the list names."""
+        named = (self.default, *self.defaults.values(), *(entry.format for entry in self.entries))
+        return frozenset(name for name in named if name is not None)
+
+    @property
+    def other_formats(self) -> tuple[OtherFormat, ...]:
+        """Those of `formats` that this tool does not have, in alphabetical order."""
+        return tuple(sorted(name for name in self.formats if isinstance(name, OtherFormat)))
+
+    def unknown_parts(self, tree: ModelTree) -> tuple[str, ...]:
+        """The parts that apply to no Linear, and are for no other component of the pipeline."""
+        applied = {self.part_of(fqn, tree) for fqn in tree.fqns} | set(tree.others)
+        return tuple(part for part in self.parts if part not in applied) if tree.classes else ()
+
+    def without_parts(self, parts: Collection[str]) -> Self:
+        """The same list without its parts for some components, and without their entries."""
+        return replace(
+            self,
+            entries=tuple(entry for entry in self.entries if entry.component not in parts),
+            defaults={name: one for name, one in self.defaults.items() if name not in parts},
+            parts=tuple(part for part in self.parts if part not in parts),
+        )
+
+    def hits(
+        self, entry: Entry, tree: ModelTree, names: Mapping[str, set[str]] | None = None
+    ) -> frozenset[str]:
         """The FQNs that one entry hits by itself, whatever the other entries say.
+
+        Args:
+            entry: the entry.
+            tree: the model.
+            names: `names(tree)`, where it is known already; for many entries it is made once.
 
         Raises:
             PatternError: the entry is malformed, or takes too long to match.
         """
-        return self._matching(entry, self.names(tree), tree)
+        return self._matching(entry, self.names(tree) if names is None else names, tree)
 
-    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
+    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, ListedFormat]:
         """{FQN: format} of every Linear.
 
         Args:
@@ -120,7 +164,7 @@ class ConsumerList:
         Raises:
             PatternError: an entry is malformed, or takes too long to match.
         """
-        names, decided = self.names(tree), dict[str, FormatName | None]()
+        names, decided = self.names(tree), dict[str, ListedFormat | None]()
         for entry in reversed(self.entries) if self.last_wins else self.entries:
             for fqn in self._matching(entry, names, tree):
                 decided.setdefault(fqn, entry.format)
@@ -133,7 +177,7 @@ class ConsumerList:
 
     def names(self, tree: ModelTree) -> dict[str, set[str]]:
         """{name that a rule sees: the FQNs that it stands for}."""
-        names: dict[str, set[str]] = {}
+        names = Names()
         renamed = self.renamed(tree) if self.renamed else {}
         for fqn in tree.fqns:
             seen = (renamed.get(fqn, tree.inside(fqn)), *([fqn] if self.either_name else []))
@@ -145,7 +189,7 @@ class ConsumerList:
         """The part of the list that applies to a Linear, where a list has one part a component."""
         return tree.component_of(fqn)
 
-    def _default_of(self, fqn: str, tree: ModelTree) -> FormatName | None:
+    def _default_of(self, fqn: str, tree: ModelTree) -> ListedFormat | None:
         """The format of a Linear that no entry hits."""
         return self.defaults.get(self.part_of(fqn, tree), self.default)
 

@@ -147,6 +147,28 @@ def test_metadata_is_read_as_it_is_found(wrap: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("layer", "format"),
+    [
+        ({"format": "nvfp4"}, "nvfp4"),
+        ({"format": "nvfp4", "full_precision_matrix_mult": False}, "nvfp4"),
+        ({"format": "nvfp4", "full_precision_matrix_mult": True}, "nvfp4 weight-only"),
+        (
+            {"format": "float8_e4m3fn", "full_precision_matrix_mult": True},
+            "float8_e4m3fn weight-only",
+        ),
+        ({"format": "int8_tensorwise"}, "int8_tensorwise"),
+        ({"format": "bnb_nf4"}, "bnb_nf4 weight-only"),
+    ],
+)
+def test_a_product_in_16_bits_is_weight_only(layer: dict[str, object], format: str) -> None:
+    """`full_precision_matrix_mult` and weight-only formats are no quantized products."""
+    text = json.dumps({"layers": {"double_blocks.0.img_mlp.2": layer}})
+    listed = get_reader("comfyui").read(text)
+    assert [entry.format for entry in listed.entries] == [format]
+    assert bool(listed.other_formats) == (format != "nvfp4")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -154,7 +176,7 @@ def test_metadata_is_read_as_it_is_found(wrap: Any) -> None:
         "{}",
         '{"layers": []}',
         '{"layers": {"a": "nvfp4"}}',
-        '{"layers": {"a": {"format": "int8_tensorwise"}}}',
+        '{"layers": {"a": {"format": "nvpf4"}}}',
         '{"_quantization_metadata": "{"}',
         '{"_quantization_metadata": 3}',
         '{"layers": {"": {"format": "nvfp4"}}}',

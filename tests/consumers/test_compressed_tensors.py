@@ -22,6 +22,7 @@ from compressed_tensors.quantization import (
     apply_quantization_config,
     preset_name_to_scheme,
 )
+from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -34,6 +35,7 @@ from sensitivity.consumers.exporters.compressed_tensors import (
 from sensitivity.consumers.exporters.exact_targets import exact_targets
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader, guess_reader
+from sensitivity.consumers.readers.compressed_tensors_groups import PRESETS
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 from sensitivity.recipes.recipe import Recipe
@@ -425,28 +427,34 @@ def _args(preset: str) -> dict[str, Any]:
     return preset_name_to_scheme(preset, ["Linear"]).model_dump(mode="json")
 
 
+def test_other_formats_are_read_and_named() -> None:
+    """Every preset of compressed-tensors is ours or has a name; those without activations are
+    weight-only, by their preset and by their arguments alike.
+    """
+    reader, known = get_reader("compressed-tensors"), set(FormatName)
+    for preset, scheme in PRESET_SCHEMES.items():
+        texts = (
+            json.dumps({"targets": ["Linear"], "scheme": preset}),
+            json.dumps({"config_groups": {"a": _args(preset)}}),
+        )
+        for text in texts:
+            found = reader.read(text).entries[-1].format
+            has_weights_alone = scheme.get("weights") and not scheme.get("input_activations")
+            assert str(found).endswith("weight-only") == bool(has_weights_alone), (preset, found)
+            assert preset not in PRESETS or found in known
+            assert preset in PRESETS or found not in known
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
         (
-            {"config_groups": {"a": _args("NVFP4A16")}},
-            "input_activations None; expected one of NVFP4, MXFP8 and FP8 for both",
-        ),
-        ({"config_groups": {"a": _args("W8A8")}}, "expected one of NVFP4, MXFP8 and FP8 for both"),
-        (
-            {
-                "config_groups": {
-                    "a": {
-                        **_args("MXFP8"),
-                        "input_activations": _args("FP8_DYNAMIC")["input_activations"],
-                    }
-                }
-            },
-            "mxfp8 weights and fp8 token True",
+            {"config_groups": {"W4A15": ["Linear"]}},
+            r"found the scheme 'W4A15'; expected one of UNQUANTIZED, NVFP4.*; did you mean 'W4A16'",
         ),
         (
-            {"config_groups": {"W4A16": ["Linear"]}},
-            "found the scheme 'W4A16'; expected one of UNQUANTIZED, NVFP4",
+            {"config_groups": {"a": {"targets": ["Linear"], "weights": "int8"}}},
+            "found the group 'a' with weights 'int8'; expected an object",
         ),
         (
             {"config_groups": {"NVFP4": ["Linear"]}, "scheme": "NVFP4"},
@@ -467,18 +475,18 @@ def _args(preset: str) -> dict[str, Any]:
             {"quant_method": "modelopt", "config_groups": {}},
             "with the `form` of that tool, such as modelopt",
         ),
-        ({"targets": ["Linear"]}, "without config_groups or scheme"),
+        ({"targets": ["Linear"]}, "found an object with 'targets', in which there is no list"),
         (
             RECIPE % "{scheme: NVFP4}" + "    GPTQModifier: {scheme: MXFP8}",
             "found 2 modifiers that quantize",
         ),
         ("a: &a [1, 1]\nb: [*a, *a]", r"found an alias \(\*a\)"),
         ("a: 1\na: 2", "found a key twice"),
-        ('{"config_groups": {}, "config_groups": {}}', "neither JSON nor YAML"),
-        ("[" * 400, "neither JSON nor YAML"),
-        ("a: !!python/object/apply:os.getcwd []", "neither JSON nor YAML"),
-        ("embed\nproj_out", "found a str without config_groups"),
-        ("x" * 2_000_001, "found a text of 2000001 characters"),
+        ('{"config_groups": {}, "config_groups": {}}', "found the key 'config_groups' twice"),
+        ("[" * 400, "no valid JSON at line 1|nesting deeper than"),
+        ("a: !!python/object/apply:os.getcwd []", "found the tag 'tag:yaml.org,2002:python"),
+        ("embed\nproj_out", "found a str; expected a quantization_config with config_groups"),
+        ("x" * 2_100_001, "found .*of 2100001 characters"),
     ],
 )
 def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:

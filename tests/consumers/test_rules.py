@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensitivity.consumers import rules
-from sensitivity.consumers.rules import MAX_ENTRY, RULES, hits
+from sensitivity.consumers.rules import MAX_ENTRY, RULES, Names, hits
 from sensitivity.errors import PatternError
 
 NAMES = (
@@ -118,3 +118,34 @@ def test_an_entry_has_a_length(entry: str) -> None:
             match=f"found an entry of {len(entry)} characters; expected 1 to {MAX_ENTRY}",
         ):
             hits(rule, entry, NAMES)
+
+
+PARTS = st.sampled_from(["a", "ba", "ab", "b", "1", "11", "weight"])
+PATHS = st.lists(PARTS, min_size=1, max_size=4).map(".".join)
+INDEXED = ("dotted-substring", "path", "glob", "fnmatch", "star", "prefix", "substring", "target")
+
+
+@given(st.lists(PATHS, min_size=1, max_size=6), PATHS, st.sampled_from(INDEXED))
+def test_indices_of_names_change_nothing(names: list[str], path: str, rule: str) -> None:
+    """With its indices, `Names` finds what a look at every name finds."""
+    entries = [path, path.replace("a", "*"), path.replace("1", "[0-9]")]
+    for entry in [*entries, f"re:{path}$"] if rule == "target" else entries:
+        expected = {name for name in names if RULES[rule].test(entry)(name)}
+        assert hits(rule, entry, Names((name, {name}) for name in names)) == expected
+        assert hits(rule, entry, names) == expected
+
+
+@given(
+    st.lists(PATHS, min_size=1, max_size=6), PATHS, st.sampled_from([".*", "[ab]", "a?", ".", ""])
+)
+def test_simple_expressions_match_as_re_does(names: list[str], path: str, sign: str) -> None:
+    """Expressions that are matched without a time limit, closed and open."""
+    escaped = path.replace(".", r"\.")
+    seen = Names((name, {name}) for name in names)
+    for entry in (escaped + sign, sign + escaped, f"^{escaped}{sign}$", f"{sign}{escaped}$"):
+        for rule, method in (
+            ("regex", re.match),
+            ("regex-full", re.fullmatch),
+            ("regex-search", re.search),
+        ):
+            assert hits(rule, entry, seen) == {name for name in names if method(entry, name)}

@@ -47,40 +47,21 @@ def test_unknown_names_are_not_guessed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "rows"),
-    models_of("vllm-omni"),
+    ("consumer", "kind", "config", "rows"),
+    [(consumer, *model) for consumer in ("vllm-omni", "sglang") for model in models_of(consumer)],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_vllm_omnis_names_are_those_of_its_classes(
-    kind: str, config: dict[str, Any], rows: list[Any]
+def test_servers_names_are_those_of_their_classes(
+    consumer: str, kind: str, config: dict[str, Any], rows: list[Any]
 ) -> None:
-    """Every Linear that its class can quantize comes out of ours with the name and the size that it
-    has there, and no other does.
-    """
-    shapes = linears_of(kind, **config)
-    assert groups(served_names("vllm-omni", tree(kind, shapes)), shapes) == sorted(rows)
-
-
-@pytest.mark.parametrize(
-    ("kind", "config", "rows"),
-    models_of("sglang"),
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_sglangs_names_are_those_of_its_classes(
-    kind: str, config: dict[str, Any], rows: list[Any]
-) -> None:
-    """Every Linear that its class can quantize comes out of ours with the name and the size that it
-    has there, and no other does.
+    """Every Linear that a server's class can quantize comes out of ours with the name and the size
+    that it has there, and no other does.
     """
     shapes = linears_of(kind, **config)
     summed: dict[tuple[str, int], int] = {}
-    for (
-        name,
-        k,
-        n,
-    ) in rows:  # Linears that share a name there are rows of their own; ours are added up
+    for name, k, n in rows:  # Linears of one name are rows of their own there; ours are added up
         summed[name, k] = summed.get((name, k), 0) + n
-    assert groups(served_names("sglang", tree(kind, shapes)), shapes) == sorted(
+    assert groups(served_names(consumer, tree(kind, shapes)), shapes) == sorted(
         [name, k, n] for (name, k), n in summed.items()
     )
 

@@ -6,6 +6,7 @@ entry at a time, with the empty `fused_mapping` that vLLM-Omni 0.30.0 gives it.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -231,6 +232,37 @@ def test_what_it_lacks_is_refused(formats: tuple[str, ...], kind: str, words: st
         )
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("HiDreamImageTransformer2DModel", "it quantizes no Linear of HiDreamImageTransformer2D"),
+        ("LongCatImageTransformer2DModel", "it quantizes no Linear of LongCatImageTransformer2D"),
+        ("OvisImageTransformer2DModel", "it quantizes no Linear of OvisImageTransformer2DModel"),
+        ("ErnieImageTransformer2DModel", r"it gives 6 Linear\(s\) .* no name, so that no list"),
+    ],
+)
+def test_classes_whose_linears_no_list_can_tell_apart(kind: str, words: str) -> None:
+    """Some classes are built without a quantization config, or hand over no names: refused with the
+    class, or the Linears.
+    """
+    fqns = linears_of(kind)
+    quantized = [fqn for fqn in fqns if fqn.endswith((".to_out.0", ".to_out"))]
+    recipe = make_recipe(fqns, quantized, "fp8", component_class=kind)
+    with pytest.raises(RecipeError, match=words):
+        VllmOmniExporter().export(recipe)
+
+
+def test_all_of_ernies_blocks_are_quantized_or_none() -> None:
+    """Its Linears have no names: a recipe for all of them works, one for some has none near."""
+    kind = "ErnieImageTransformer2DModel"
+    fqns = linears_of(kind)
+    blocks = [fqn for fqn in fqns if fqn.startswith("layers.")]
+    recipe = make_recipe(fqns, blocks, "fp8", component_class=kind)
+    assert json.loads(VllmOmniExporter().export(recipe))["ignored_layers"] == []
+    with pytest.raises(RecipeError, match="all together or, without a quantization_config"):
+        VllmOmniExporter().nearest(make_recipe(fqns, blocks[1:], "fp8", component_class=kind))
+
+
 def test_an_unknown_linear_is_refused() -> None:
     """A name that no table has is not guessed."""
     with pytest.raises(
@@ -298,6 +330,49 @@ def test_other_texts_are_refused(text: str) -> None:
     """A text that is no config is refused; the message says what was found and expected."""
     with pytest.raises(PatternError, match=r"found .*expected"):
         get_reader("vllm-omni").read(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "format"),
+    [
+        ({"method": "int8", "ignored_layers": []}, "int8"),
+        ({"method": "gptq"}, "gptq weight-only"),
+        ({"quant_method": "awq", "modules_to_not_convert": ["ffn"]}, "awq weight-only"),
+        ({"method": "torchao-float8-weight-only"}, "fp8 weight-only"),
+        ({"method": "fp8", "weight_block_size": [128, 128]}, "fp8 in blocks"),
+        ({"method": "svdquant", "rank": 32}, "nvfp4 with a low-rank part (svdquant)"),
+        ({"quant_method": "modelopt_fp4", "quant_algo": "NVFP4", "ignore": ["*ffn*"]}, "nvfp4"),
+        ({"producer": {}, "quantization": {"quant_algo": "W4A16_NVFP4"}}, "nvfp4 weight-only"),
+        (
+            {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"blocks.0.attn1.to_qkv": "FP8"}},
+            "fp8",
+        ),
+    ],
+)
+def test_methods_have_their_own_formats(config: dict[str, Any], format: str) -> None:
+    """A method that is none of our formats is named, and never priced as the format that the user
+    names; what its list keeps in bf16 is kept.
+    """
+    listed = get_reader("vllm-omni").read(json.dumps(config))
+    model = tree("WanTransformer3DModel", linears_of("WanTransformer3DModel"))
+    formats = listed.assign(model, quantized=FormatName.MXFP8)
+    assert formats["blocks.0.attn1.to_q"] == format
+    kept = "ffn" in str(config) or "quantized_layers" in config
+    assert (formats["blocks.0.ffn.net.2"] == "bf16") == kept
+
+
+def test_parts_apply_or_are_unknown() -> None:
+    """Parts are known by what they apply to and by the pipeline's other components."""
+    config = {"transformr": {"method": "fp8"}, "layers": {"method": "fp8"}, "vae": None}
+    for kind, others, unknown in (
+        ("WanTransformer3DModel", (), ("transformr", "layers", "vae")),
+        ("WanTransformer3DModel", ("vae",), ("transformr", "layers")),
+        ("ZImageTransformer2DModel", ("vae",), ("transformr",)),
+    ):
+        listed = get_reader("vllm-omni").read(json.dumps(config))
+        model = replace(tree(kind, linears_of(kind)), others=others)
+        assert listed.unknown_parts(model) == unknown
+        assert listed.without_parts(unknown).unknown_parts(model) == ()
 
 
 def test_its_form_is_recognised() -> None:

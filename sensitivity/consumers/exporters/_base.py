@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ModelTree
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.patterns import is_fqn
 from sensitivity.core.words import and_more, some
-from sensitivity.errors import RecipeError
+from sensitivity.errors import PatternError, RecipeError
 from sensitivity.recipes.recipe import Recipe
 
 PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
@@ -86,7 +87,7 @@ class Exporter(ABC):
         """The text for the consumer, not yet proved."""
 
     @abstractmethod
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """{FQN: format} that the consumer gives each of `fqns` when it reads `text`."""
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
@@ -181,7 +182,14 @@ class Exporter(ABC):
 
     def _prove(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         names = list(dict.fromkeys(fqns))
-        assigned = self.assign(text, recipe, names)
+        try:
+            assigned = self.assign(text, recipe, names)
+        except PatternError as error:
+            raise RecipeError(
+                f"found a recipe of {len(recipe.layers)} Linears whose text for {self.name}"
+                f" ({self.form}) is not read back: {error}. Expected one that is; use another form"
+                " or exporter"
+            ) from None
         problems = [f"{fqn} is not in the model" for fqn in recipe.layers if fqn not in assigned]
         for fqn, found in assigned.items():
             if fqn not in recipe.layers:
@@ -195,7 +203,7 @@ class Exporter(ABC):
                 " a text that means exactly the recipe; use another exporter, or export a recipe of"
                 " this model"
             )
-        return assigned
+        return {fqn: recipe.layers[fqn] for fqn in assigned}
 
 
 def tree_of(recipe: Recipe, fqns: Iterable[str]) -> ModelTree:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sensitivity.consumers.exporters._base import Exporter, tree_of
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.served_names import (
     ALWAYS_BF16,
@@ -35,7 +36,7 @@ class ServedExporter(Exporter):
     def reader(self) -> Reader:
         """The reader of the texts, which simulates the server."""
 
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of the text."""
         return self.reader.read(text).assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
 
@@ -66,6 +67,9 @@ class ServedExporter(Exporter):
             return unknown
         always = self._always_bf16(recipe)
         kept = [fqn for fqn in quantized(recipe.layers) if fqn in always]
+        if kept and len(always) == len(recipe.layers):
+            kinds = ", ".join(dict.fromkeys(recipe.model.classes.values()))
+            return [f"it quantizes no Linear of {kinds}: all of the model runs in bf16 there"]
         found = [f"it always runs {some(kept)} in bf16, which the recipe quantizes"] if kept else []
         return found + super().obstacles(recipe)
 

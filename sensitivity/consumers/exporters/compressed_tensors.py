@@ -34,6 +34,7 @@ from sensitivity.consumers.exporters._base import (
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters.exact_targets import exact_targets
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers.compressed_tensors import CompressedTensorsReader
 from sensitivity.core.format_name import FormatName, skipped
 from sensitivity.recipes.recipe import Recipe
@@ -104,7 +105,7 @@ class CompressedTensorsExporter(Exporter):
         }
         return indented_json(one_or_all(recipe, configs))
 
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of the text."""
         listed = CompressedTensorsReader().read(text)
         return listed.assign(tree_of(recipe, fqns), quantized=FormatName.BF16)

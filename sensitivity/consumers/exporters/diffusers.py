@@ -40,6 +40,7 @@ from sensitivity.consumers.exporters.torchao import (
     fqn_to_configs,
     native_config_dicts,
 )
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
 from sensitivity.consumers.readers.diffusers import kept_in_fp32
 from sensitivity.consumers.rules import hits
@@ -139,7 +140,7 @@ class DiffusersExporter(Exporter):
         )
         return code + MSLK
 
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of the config that the text defines."""
         tree, mapping = tree_of(recipe, fqns), self._mapping(text, recipe)
         if not mapping:

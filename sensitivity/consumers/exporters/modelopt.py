@@ -28,8 +28,10 @@ they differ, and `quant-cfg` says it in a comment. How the consumer reads lists 
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from sensitivity.consumers.exporters._base import (
@@ -42,8 +44,10 @@ from sensitivity.consumers.exporters._base import (
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters.attention_families import attention_families
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers.modelopt import ModelOptReader
 from sensitivity.consumers.readers.modelopt_quantizers import LINEAR, QUANTIZERS
+from sensitivity.consumers.seen_names import runs
 from sensitivity.core.format_name import FormatName, quantized, skipped
 from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import META
@@ -95,7 +99,7 @@ class ModelOptExporter(Exporter):
         }
         return indented_json(one_or_all(recipe, configs))
 
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of the text."""
         return ModelOptReader().read(text).assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
 
@@ -187,9 +191,8 @@ def _checkpoint(layers: Mapping[str, FormatName]) -> dict[str, Any]:
     """`hf_quant_config.json` of one component."""
     kept, chosen = skipped(layers), quantized(layers)
     used = set(chosen.values())
-    parts_of_others = any(name in fqn for name in kept for fqn in chosen)
     body: dict[str, Any] = {"quant_algo": None, "kv_cache_quant_algo": None}
-    if len(used) == 1 and not parts_of_others:
+    if len(used) == 1 and not _parts_of_others(kept, chosen):
         body |= ALGORITHMS[used.pop()] | {"exclude_modules": kept}
     elif used:
         body |= {
@@ -197,3 +200,31 @@ def _checkpoint(layers: Mapping[str, FormatName]) -> dict[str, Any]:
             "quantized_layers": {fqn: ALGORITHMS[name] for fqn, name in chosen.items()},
         }
     return {"producer": {"name": "modelopt"}, "quantization": body}
+
+
+def _parts_of_others(kept: Iterable[str], chosen: Iterable[str]) -> bool:
+    """Whether one of `kept` stands anywhere in one of `chosen`."""
+    longest_first = sorted(chosen, key=len, reverse=True)
+    lengths, text = [-len(name) for name in longest_first], "\n".join(longest_first)
+    ends = list(accumulate(len(name) + 1 for name in longest_first))
+    middles = {name: _middle(name) for name in kept}
+    wanted = frozenset(middles.values())
+    having: dict[str, list[str]] = {}
+    for name in longest_first:
+        for run in wanted.intersection(runs(name)):
+            having.setdefault(run, []).append(name)
+    for name, middle in middles.items():
+        longer = bisect_left(lengths, -len(name))  # a name stands in longer ones only
+        if middle and any(name in other for other in having.get(middle, ())):
+            return True
+        if not middle and longer and text.find(name, 0, ends[longer - 1]) >= 0:
+            return True
+    return False
+
+
+def _middle(name: str) -> str:
+    """What is between the first and the last part of a name; "" if there is nothing.
+
+    Wherever the name stands in another one, these are whole parts of it.
+    """
+    return name.partition(".")[2].rpartition(".")[0]

@@ -26,7 +26,7 @@ from sensitivity.consumers.exporters._base import indented_json, one_or_all, tre
 from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.sglang import PACKED_PARTS, SglangReader
-from sensitivity.consumers.rules import hits
+from sensitivity.consumers.rules import hit_as_parts
 from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.words import some
 from sensitivity.recipes.recipe import Recipe
@@ -83,7 +83,7 @@ class SglangExporter(ServedExporter):
             }
             others = {name for fqn, name in own.items() if layers[fqn].is_quantized}
             entries = {name for fqn, name in own.items() if not layers[fqn].is_quantized}
-            hit = frozenset[str]().union(*(hits("path", entry, others) for entry in entries))
+            hit = hit_as_parts(entries, others)
             found += [fqn for fqn, name in own.items() if name in hit]
         return found
 

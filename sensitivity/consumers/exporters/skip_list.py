@@ -24,8 +24,8 @@ from typing import ClassVar
 
 from sensitivity.consumers.exporters._base import Exporter, only_format, tree_of
 from sensitivity.consumers.exporters._header import describe
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
-from sensitivity.core.format_name import FormatName
 from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import to_regex
 from sensitivity.recipes.recipe import Recipe
@@ -68,7 +68,7 @@ class SkipListExporter(Exporter):
             ]
         return "\n".join(lines) + "\n"
 
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """bf16 for what an entry hits, and the one other format for the rest."""
         listed = get_reader(_READERS[self.form]).read(text)
         return listed.assign(tree_of(recipe, fqns), quantized=only_format(recipe))

@@ -34,13 +34,14 @@ def exact_substrings(selected: Collection[str], universe: Collection[str]) -> di
     heap = [(-len(names), len(run), run) for run, names in exact.items() if len(names) > 1]
     heapq.heapify(heap)
     left, chosen = set(wanted), dict[str, str]()
+    places = {name: place for place, name in enumerate(universe)}
     while heap and left:
         _, length, run = heapq.heappop(heap)
         gain = len(exact[run] & left)
         if heap and gain > 1 and (-gain, length, run) > heap[0]:
             heapq.heappush(heap, (-gain, length, run))  # another run may now add more
         elif gain > 1:
-            first = next(name for name in universe if name in exact[run])
+            first = min(exact[run], key=places.__getitem__)
             chosen[run] = f"{len(exact[run])} Linears, first {first}"
             left -= exact[run]
     for name in universe:

@@ -46,6 +46,7 @@ from sensitivity.consumers.exporters._base import (
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters._python import MSLK, read_constants, write_constant
 from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
 from sensitivity.consumers.readers.torchao_configs import format_of
 from sensitivity.core.format_name import FormatName, quantized
@@ -98,7 +99,7 @@ class TorchaoExporter(Exporter):
         )
         return _HEAD.format(header=header) + constants + _functions(layers)
 
-    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
+    def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of a JSON; of Python, the formats of the names in `LAYERS`."""
         tree, other = tree_of(recipe, fqns), only_format(recipe)
         if self.form == "json":

@@ -25,7 +25,10 @@ from sensitivity.consumers.exporters._base import indented_json, one_or_all
 from sensitivity.consumers.exporters._served import ServedExporter
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.vllm_omni import KLEIN_NOTE, VllmOmniReader
+from sensitivity.consumers.served_names import NAMELESS
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.words import some
+from sensitivity.errors import RecipeError
 from sensitivity.recipes.recipe import Recipe
 
 PER_COMPONENT = ("Flux2Pipeline",)
@@ -52,6 +55,38 @@ class VllmOmniExporter(ServedExporter):
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
         """The reader's notes, without the one about the pipeline, which a recipe names."""
         return tuple(note for note in super().notes(recipe, text) if note != KLEIN_NOTE)
+
+    def obstacles(self, recipe: Recipe) -> list[str]:
+        """Those of every server, and bf16 Linears that have no name, so that no list keeps them."""
+        unnamed = [] if self._unknown(recipe) else self._unnamed_bf16(recipe, recipe.layers)
+        return [f"it gives {some(unnamed)} no name, so that no list keeps them in bf16"] * bool(
+            unnamed
+        ) + super().obstacles(recipe)
+
+    def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
+        """The nearest formats of every server.
+
+        Raises:
+            RecipeError: the names of the recipe's class are not known, or Linears without a name
+                should stay bf16.
+        """
+        layers = super().nearest(recipe)
+        if unnamed := self._unnamed_bf16(recipe, layers):
+            raise RecipeError(
+                f"found no recipe near {recipe.name!r} for {self.name}: it quantizes"
+                f" {some(unnamed)} all together or, without a quantization_config, not at all, as"
+                " they have no names there; expected them quantized: use another exporter"
+            )
+        return layers
+
+    def _unnamed_bf16(self, recipe: Recipe, layers: Mapping[str, FormatName]) -> list[str]:
+        """The bf16 Linears without a name."""
+        served = self.served(recipe)
+        return [
+            fqn
+            for fqn, name in layers.items()
+            if name is FormatName.BF16 and served[fqn] == NAMELESS
+        ]
 
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""

@@ -5,10 +5,14 @@ letter by letter, and only the layers that are listed.
         "format_version": "1.0", "layers": {"double_blocks.0.img_attn.qkv": {"format": "nvfp4"}}}}
 
 In the safetensors file, the inner object is a JSON text under the key `_quantization_metadata` of
-the metadata. It is read with this key or without. A pipeline with several denoisers has one file
-for each, so its list has one such object a component: {"transformer": {...}, "transformer_2":
-{...}}. Names may begin with `model.diffusion_model.`, as they do in whole checkpoints. They must be
-the file's own names, so either all names of a list have this prefix or none has.
+the metadata. It is read with this key or without, and from the header of the file itself. A
+pipeline with several denoisers has one file for each, so its list has one such object a component:
+{"transformer": {...}, "transformer_2": {...}}. Names may begin with `model.diffusion_model.`, as
+they do in whole checkpoints. They must be the file's own names, so either all names of a list have
+this prefix or none has.
+
+Weight-only. A layer with `full_precision_matrix_mult` has its weight dequantized before a product
+in 16 bits, so its format is weight-only, whatever `format` says.
 
 Source: ComfyUI at 0271a469. `convert_old_quants` in `comfy/utils.py` makes a marker of each entry.
 `mixed_precision_ops` in `comfy/ops.py` looks for it under the Linear's own name, and loads every
@@ -16,18 +20,22 @@ other weight as it is. The formats are `QUANT_ALGOS` of `comfy/quant_ops.py`. Th
 that diffusers converts from (`consumers.served_names`).
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.entries import check_name
-from sensitivity.consumers.readers.json_objects import (
-    object_or_empty,
+from sensitivity.consumers.readers.documents import (
+    lists_in,
+    named_parts,
     parse_object,
-    split_components,
+    parts_of,
 )
+from sensitivity.consumers.readers.entries import check_count, check_name
 from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
 KEY = "_quantization_metadata"
@@ -35,6 +43,13 @@ PREFIX = "model.diffusion_model."
 
 FORMATS = {"nvfp4": FormatName.NVFP4, "mxfp8": FormatName.MXFP8, "float8_e4m3fn": FormatName.FP8}
 """{ComfyUI's format: ours}."""
+
+OTHERS = (
+    *("float8_e5m2", "int8_tensorwise", "int8_rowwise", "int8_blockwise", "hybrid_mxfp8", "mxfp4"),
+    *("convrot_w4a4", "convrot_w4a8", "svdquant_w4a4", "bnb_nf4", "bnb_fp4", "int4_awq"),
+)
+"""ComfyUI's other formats, and those of public tools that write such files."""
+_WEIGHT_ONLY = ("bnb_nf4", "bnb_fp4", "int4_awq")
 
 _EXPECTED = 'an object such as {"format_version": "1.0", "layers": {NAME: {"format": "nvfp4"}}}'
 
@@ -62,15 +77,11 @@ class ComfyuiReader(Reader):
 
     def read(self, text: str) -> ConsumerList:
         """The object with its key or without, for one denoiser or one for each component."""
-        parts = split_components(parse_object(text, _EXPECTED), (KEY, "layers"))
-        if not parts:
-            raise PatternError(
-                f"found an object without layers; expected {_EXPECTED}; list the quantized layers"
-                " there"
-            )
+        parts = parts_of(parse_object(text, _EXPECTED), _has_layers, _EXPECTED)
         entries: list[Entry] = []
         for component, part in parts.items():
-            entries += _entries(part, component)
+            entries += [] if part is None else _entries(part, component)
+        check_count(len(entries))
         used = {entry.format for entry in entries}
         notes = (
             [CHECKPOINT_NOTE]
@@ -83,24 +94,28 @@ class ComfyuiReader(Reader):
             default=FormatName.BF16,
             defaults={"": FormatName.BF16},
             served=self.name,
+            parts=named_parts(parts),
             notes=tuple(notes),
         )
 
     def looks_like(self, text: str) -> bool:
-        """The object, or an object of one component, has the key, or layers with a version."""
-        value = object_or_empty(text)
+        """The object, or that of one component, has layers with a version or with formats."""
         return any(
-            KEY in part or ("layers" in part and "format_version" in part)
-            for part in (value, *value.values())
-            if isinstance(part, dict)
+            isinstance(layers := part.get("layers"), dict)
+            and (
+                "format_version" in part
+                or any(isinstance(layer, dict) and "format" in layer for layer in layers.values())
+            )
+            for part in lists_in(text)
         )
 
 
-def _entries(part: Any, component: str) -> list[Entry]:
-    inner = part.get(KEY, part)
-    if isinstance(inner, str):  # as in the file's metadata, where it is a JSON text
-        inner = parse_object(inner, _EXPECTED)
-    layers = inner.get("layers") if isinstance(inner, dict) else None
+def _has_layers(part: Mapping[str, Any]) -> bool:
+    return "layers" in part
+
+
+def _entries(inner: Mapping[str, Any], component: str) -> list[Entry]:
+    layers = inner.get("layers")
     if not isinstance(layers, dict):
         raise PatternError(
             f"found layers {str(layers)[:80]}; expected {_EXPECTED}; give each layer a format"
@@ -116,11 +131,15 @@ def _entries(part: Any, component: str) -> list[Entry]:
     ]
 
 
-def _format(name: str, layer: Any) -> FormatName:
+def _format(name: str, layer: Any) -> ListedFormat:
     found = layer.get("format") if isinstance(layer, dict) else None
-    if not isinstance(found, str) or found not in FORMATS:
+    if not isinstance(found, str) or found not in (*FORMATS, *OTHERS):
+        known = (*FORMATS, *OTHERS)
+        hint = did_you_mean(str(found)[:80], known, otherwise="take the layer out")
         raise PatternError(
             f"found {name[:80]} with the format {str(found)[:80]!r}; expected one of"
-            f" {', '.join(FORMATS)}; take the layer out"
+            f" {', '.join(known)}; {hint}"
         )
-    return FORMATS[found]
+    if layer.get("full_precision_matrix_mult") or found in _WEIGHT_ONLY:
+        return weight_only(found)
+    return FORMATS.get(found) or OtherFormat(found)

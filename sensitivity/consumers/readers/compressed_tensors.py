@@ -13,6 +13,8 @@ The list is a `quantization_config` as JSON, or an llm-compressor recipe as YAML
           scheme: {FP8_DYNAMIC: ["re:.*attn.*"], NVFP4: [Linear]}
           ignore: [proj_out]
 
+Where the config is wrapped (config.json, `compression_config`), the wrapper is peeled off.
+
 A target, or an entry of `ignore`, is the whole name of a module; or `re:` and a regular expression
 for `re.match`, which is anchored at its start only; or the name of a class.
 
@@ -34,20 +36,25 @@ What ModelOpt writes into `config.json` looks alike (`quant_method: modelopt`) a
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import yaml
-
 from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.compressed_tensors_groups import TargetGroup, groups_of
+from sensitivity.consumers.readers.documents import (
+    named_parts,
+    parse_object,
+    parts_of,
+    unwrapped,
+)
 from sensitivity.consumers.readers.entries import check_count, check_name
-from sensitivity.consumers.readers.strict_yaml import parse_yaml
 from sensitivity.consumers.rules import LINEAR_CLASSES
 from sensitivity.core.format_name import FormatName
-from sensitivity.core.json_files import parse_json
 from sensitivity.errors import PatternError
 
-MAX_TEXT = 2_000_000
-"""The most characters of a text."""
+_EXPECTED = (
+    "a quantization_config with config_groups, a recipe with one QuantizationModifier, or one of"
+    " these for each component"
+)
 
 NOT_ROWWISE_NOTE = (
     "fp8 there has scales from calibration, or one a tensor or block; this tool knows fp8 with a"
@@ -68,20 +75,27 @@ class CompressedTensorsReader(Reader):
         """A config or recipe, or {component: one of them}."""
         entries: list[Entry] = []
         notes: dict[str, None] = {}
-        for component, config in _configs(_parse(text)).items():
-            for entry, note in _read_config(config, component):
+        value = parse_object(text, _EXPECTED)
+        parts = parts_of(value, lambda part: _config_in(part) is not None, _EXPECTED)
+        for component, part in parts.items():
+            config = None if part is None else _config_in(part)
+            for entry, note in _read_config(config or {"config_groups": {}}, component):
                 entries.append(entry)
                 if note:
                     notes.setdefault(note)
         check_count(len(entries))
         return ConsumerList(
-            consumer=self.name, entries=tuple(entries), default=FormatName.BF16, notes=tuple(notes)
+            consumer=self.name,
+            entries=tuple(entries),
+            default=FormatName.BF16,
+            parts=named_parts(parts),
+            notes=tuple(notes),
         )
 
     def looks_like(self, text: str) -> bool:
         """The text has a word that only these forms have."""
         is_config = "config_groups" in text and "modelopt" not in text
-        return is_config or "QuantizationModifier" in text
+        return is_config or any(f"{name}Modifier" in text for name in ("Quantization", "GPTQ"))
 
 
 def _read_config(config: Mapping[str, Any], component: str) -> Iterator[tuple[Entry, str]]:
@@ -102,25 +116,9 @@ def _read_config(config: Mapping[str, Any], component: str) -> Iterator[tuple[En
         yield _entry(name, group.format, component), "" if group.exact else NOT_ROWWISE_NOTE
 
 
-def _entry(name: Any, becomes: FormatName, component: str) -> Entry:
+def _entry(name: Any, becomes: ListedFormat, component: str) -> Entry:
     text = check_name(name, "targets or ignore", expected="a name, re: and a pattern, or a class")
     return Entry(text=text, rule="target", format=becomes, component=component)
-
-
-def _configs(value: Any) -> dict[str, Mapping[str, Any]]:
-    """{component: the mapping that holds its groups}; the key is "" where no component is named."""
-    if (config := _config_in(value)) is not None:
-        return {"": config}
-    if isinstance(value, Mapping) and value:
-        found = {str(component): _config_in(child) for component, child in value.items()}
-        configs = {component: config for component, config in found.items() if config is not None}
-        if len(configs) == len(value):
-            return configs
-    raise PatternError(
-        f"found a {type(value).__name__} without config_groups or scheme; expected one of: a"
-        " quantization_config, a recipe with one QuantizationModifier, or one of these for each"
-        " component; name the file that has it"
-    )
 
 
 def _config_in(value: Any) -> Mapping[str, Any] | None:
@@ -130,8 +128,7 @@ def _config_in(value: Any) -> Mapping[str, Any] | None:
     """
     if not isinstance(value, Mapping):
         return None
-    inner = value.get("quantization_config")
-    body: Mapping[str, Any] = inner if isinstance(inner, Mapping) else value
+    body = unwrapped(dict(value), _EXPECTED)
     method = body.get("quant_method", "compressed-tensors")
     if method != "compressed-tensors":
         raise PatternError(
@@ -162,22 +159,3 @@ def _modifiers(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
                     "config_groups" in arguments or "scheme" in arguments
                 ):
                     yield arguments
-
-
-def _parse(text: str) -> Any:
-    """The value of a JSON or YAML text."""
-    if len(text) > MAX_TEXT:
-        raise PatternError(
-            f"found a text of {len(text)} characters; expected at most {MAX_TEXT}; save the config"
-            " alone"
-        )
-    source = text.removeprefix("\ufeff")
-    try:
-        if source.lstrip().startswith("{"):
-            return parse_json(source.encode())
-        return parse_yaml(source)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PatternError(
-            f"found a text that is neither JSON nor YAML ({' '.join(str(error).split())[:200]});"
-            " expected one of them; correct it"
-        ) from None

@@ -2,14 +2,19 @@
 
     groups_of({"config_groups": {"NVFP4": ["Linear"]}})     # [TargetGroup(["Linear"], nvfp4, True)]
 
-A group has a preset's name, or the arguments of its weights and activations. Of both, those are
-read that stand for nvfp4, mxfp8 or fp8; any other group is refused.
+A group has a preset's name, or the arguments of its weights and activations. nvfp4, mxfp8 and fp8
+of both are formats of this tool. Any other group, weight-only ones among them, is in a format that
+this tool does not have, named by its preset or by its numbers.
+
+Source: compressed-tensors 0.20.1 (`quantization/quant_scheme.py`: `PRESET_SCHEMES`).
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
 PRESETS: Mapping[str, tuple[FormatName, bool]] = {
@@ -22,6 +27,14 @@ PRESETS: Mapping[str, tuple[FormatName, bool]] = {
 }
 """{preset: (our format, whether its scales are those of our format)}."""
 
+OTHER_PRESETS = (
+    *("W8A8", "INT8", "W4AFP8", "MXFP4", "MXFP4XFP8", "MXFP6A8"),
+    *(f"W{bits}A{a}" for bits in range(2, 8) for a in (4, 8) if bits < 5 or a == 8),
+    *(f"W{bits}A16" for bits in range(2, 9)),
+    *("W4A16_ASYM", "NVFP4A16", "MXFP4A16", "MXFP6A16", "MXFP8A16"),
+)
+"""Presets that are none of our formats; those with A16 are weight-only."""
+
 
 class TargetGroup(NamedTuple):
     """One group of a config.
@@ -33,7 +46,7 @@ class TargetGroup(NamedTuple):
     """
 
     targets: list[Any]
-    format: FormatName
+    format: ListedFormat
     exact: bool
 
 
@@ -41,7 +54,7 @@ def groups_of(config: Mapping[str, Any]) -> list[TargetGroup]:
     """The groups of a config, or of a modifier with `scheme` and `targets`.
 
     Raises:
-        PatternError: a group is malformed, or quantizes to none of our formats.
+        PatternError: a group is malformed, or names a preset that does not exist.
     """
     groups, scheme = config.get("config_groups"), config.get("scheme")
     if groups and scheme:
@@ -61,13 +74,18 @@ def groups_of(config: Mapping[str, Any]) -> list[TargetGroup]:
 
 
 def _preset(name: Any, targets: Any) -> TargetGroup:
-    known = PRESETS.get(name.upper()) if isinstance(name, str) else None
-    if known is None:
-        raise PatternError(
-            f"found the scheme {str(name)[:80]!r}; expected one of {', '.join(PRESETS)}, since this"
-            " tool has no other formats; read the list without this group"
-        )
-    return TargetGroup(_targets(name, [targets] if isinstance(targets, str) else targets), *known)
+    key = name.upper() if isinstance(name, str) else ""
+    own = _targets(name, [targets] if isinstance(targets, str) else targets)
+    if key in PRESETS:
+        return TargetGroup(own, *PRESETS[key])
+    if key in OTHER_PRESETS:
+        is_weights = "A16" in key
+        return TargetGroup(own, weight_only(key) if is_weights else OtherFormat(key), True)
+    known = (*PRESETS, *OTHER_PRESETS)
+    hint = did_you_mean(key[:80], known, otherwise="write config_groups instead")
+    raise PatternError(
+        f"found the scheme {str(name)[:80]!r}; expected one of {', '.join(known)}; {hint}"
+    )
 
 
 def _targets(name: Any, targets: Any) -> list[Any]:
@@ -88,26 +106,46 @@ def _group(name: str, group: Any) -> TargetGroup:
             " targets, weights and input_activations; write these"
         )
     targets = _targets(name, group.get("targets"))
-    weights, inputs = group.get("weights"), group.get("input_activations")
-    outputs = group.get("output_activations")
-    if not weights and not inputs and not outputs:
-        return TargetGroup(targets, FormatName.BF16, True)
-    kinds = (_kind(weights), _kind(inputs))
-    if outputs or None in kinds:
-        raise PatternError(
-            f"found the group {name[:80]!r} with weights {str(weights)[:80]}, input_activations"
-            f" {str(inputs)[:80]}; expected one of NVFP4, MXFP8 and FP8 for both, and nothing for"
-            " outputs; read the list without this group"
-        )
-    if kinds in (("nvfp4", "nvfp4"), ("mxfp8", "mxfp8")):
-        return TargetGroup(targets, FormatName(kinds[0]), True)
-    if all(kind and kind.startswith("fp8") for kind in kinds):
-        is_ours = kinds == ("fp8 channel False", "fp8 token True")
-        return TargetGroup(targets, FormatName.FP8, is_ours)
-    raise PatternError(
-        f"found the group {name[:80]!r} with {kinds[0]} weights and {kinds[1]} activations;"
-        " expected one format for both; correct it"
-    )
+    sides = {side: group.get(side) for side in _SIDES}
+    for side, args in sides.items():
+        if args and not isinstance(args, Mapping):
+            raise PatternError(
+                f"found the group {name[:80]!r} with {side} {str(args)[:80]!r}; expected an object"
+                ' such as {"num_bits": 8, "type": "float"}, or null; correct it'
+            )
+    return TargetGroup(targets, *_format(*(args or None for args in sides.values())))
+
+
+_SIDES = ("weights", "input_activations", "output_activations")
+
+
+def _format(weights: Any, inputs: Any, outputs: Any) -> tuple[ListedFormat, bool]:
+    """(format, whether its scales are ours) of a group's arguments; None where there are none."""
+    if weights is None and inputs is None and outputs is None:
+        return FormatName.BF16, True
+    if outputs is None and weights is not None and inputs is not None:
+        kinds = (_kind(weights), _kind(inputs))
+        if kinds in (("nvfp4", "nvfp4"), ("mxfp8", "mxfp8")):
+            return FormatName(str(kinds[0])), True
+        if all(kind and kind.startswith("fp8") for kind in kinds):
+            return FormatName.FP8, kinds == ("fp8 channel False", "fp8 token True")
+    if inputs is None and outputs is None:
+        return weight_only(_words(weights)), True
+    words = [
+        f"{_words(args)} {side}"
+        for side, args in (("weights", weights), ("activations", inputs), ("outputs", outputs))
+        if args is not None
+    ]
+    return OtherFormat(", ".join(words)), True
+
+
+def _words(args: Mapping[str, Any]) -> str:
+    """The numbers of quantization arguments in words: "int4 in groups of 128"."""
+    if kind := _kind(args):
+        return kind.removesuffix(" True").removesuffix(" False")
+    size, bits = args.get("group_size"), args.get("num_bits", 8)
+    groups = f" in groups of {size}" if isinstance(size, int) and size > 0 else ""
+    return f"{args.get('type') or 'int'}{bits}{groups}"[:60]
 
 
 def _kind(args: Any) -> str | None:

@@ -1,7 +1,8 @@
 """How does diffusers read a list?
 
-The list is `TorchAoConfig.to_dict()` as JSON, or {component: one of these} as in
-`PipelineQuantizationConfig`.
+The list is `TorchAoConfig.to_dict()` as JSON, or the same of another backend, or {component: one of
+these} as in `PipelineQuantizationConfig` (its `quant_mapping`, or its `quant_backend` with
+`quant_kwargs` and `components_to_quantize`).
 
     {"transformer": {"quant_method": "torchao", "quant_type": {"default": {...}},
                      "modules_to_not_convert": ["proj_out"]}}
@@ -19,6 +20,9 @@ Rule, of `from_pretrained(..., quantization_config=...)`. For each Linear's weig
    Linear, then the first `re:` key that fullmatches the parameter, then one that fullmatches the
    Linear, then `_default`. Any other config is for every Linear.
 
+Other backends have their own rules for what stays in bf16 (`readers.diffusers_backends`), and
+formats that this tool does not have.
+
 The order is not torchao's own (`readers.torchao`): here the first key decides, and neither
 containers nor biases are looked at.
 
@@ -31,21 +35,31 @@ leave all Linears to `_default`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from sensitivity.consumers.lists import Entry, ModelTree
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.json_objects import object_or_empty, parse_object
+from sensitivity.consumers.readers.diffusers_backends import (
+    RULE,
+    is_config,
+    pipeline_parts,
+    read_backend,
+)
+from sensitivity.consumers.readers.documents import (
+    lists_in,
+    named_parts,
+    object_or_empty,
+    parse_object,
+    parts_of,
+)
+from sensitivity.consumers.readers.entries import check_count
 from sensitivity.consumers.readers.torchao import FqnConfigList
-from sensitivity.consumers.readers.torchao_configs import read_torchao_config
 from sensitivity.consumers.readers.torchao_keys import KeyMatcher
 from sensitivity.consumers.rules import hits
+from sensitivity.consumers.seen_names import Names
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import PatternError
-
-RULE = "dotted-substring"
-"""The rule of `modules_to_not_convert`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,25 +68,32 @@ class DiffusersList(FqnConfigList):
     of precedence.
     """
 
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """{component: the rule of its backend}, by which `_keep_in_fp32_modules` are matched too."""
+    always_bf16: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """{component: parts of names that its backend never quantizes}."""
+
     def _assign_part(
         self, part: str, names: Mapping[str, str], tree: ModelTree
-    ) -> dict[str, FormatName]:
+    ) -> dict[str, ListedFormat]:
         """{FQN: format} of one component's Linears, for `names` {FQN: name inside it}."""
-        inside = frozenset(names.values())
+        inside = Names((name, {name}) for name in names.values())
         matcher = KeyMatcher(self._keys(part), [*inside, *(f"{name}.weight" for name in inside)])
+        found = {name: _decide(matcher, name) or self.defaults[part] for name in inside}
+        own = [x for x in self.entries if x.rule != "weight-key" and x.component == part]
+        for entry in own:
+            becomes = entry.format or FormatName.BF16
+            found.update(dict.fromkeys(hits(entry.rule, entry.text, inside), becomes))
+        for text in self.always_bf16.get(part, ()):
+            found.update(dict.fromkeys(hits(RULE, text, inside), FormatName.BF16))
         component = tree.component_of(next(iter(names)))
-        substrings = [
-            entry.text for entry in self.entries if entry.rule == RULE and entry.component == part
-        ]
-        substrings += kept_in_fp32(tree.classes.get(component, ""))
-        kept = frozenset[str]().union(*(hits(RULE, text, inside) for text in substrings))
-        return {
-            fqn: FormatName.BF16 if name in kept else _decide(matcher, name) or self.defaults[part]
-            for fqn, name in names.items()
-        }
+        for text in kept_in_fp32(tree.classes.get(component, "")):
+            kept = hits(self.rules.get(part, RULE), text, inside)
+            found.update(dict.fromkeys(kept, FormatName.BF16))
+        return {fqn: found[name] for fqn, name in names.items()}
 
 
-def _decide(matcher: KeyMatcher, name: str) -> FormatName | None:
+def _decide(matcher: KeyMatcher, name: str) -> ListedFormat | None:
     """What diffusers makes of a Linear that no substring keeps in bf16; None is the default."""
     weight = f"{name}.weight"
     found = [
@@ -94,59 +115,42 @@ def kept_in_fp32(component_class: str) -> tuple[str, ...]:
 
 
 class DiffusersReader(Reader):
-    """JSON of `TorchAoConfig.to_dict()`, for one model or for components of a pipeline."""
+    """JSON of a backend's config, for one model or for components of a pipeline."""
 
     name: ClassVar[str] = "diffusers"
     description: ClassVar[str] = (
         'JSON of a diffusers TorchAoConfig, {"quant_method": "torchao", "quant_type": ...,'
         ' "modules_to_not_convert": [...]}, or {component: TorchAoConfig}: entry + "." anywhere in'
-        " the weight's name, then FqnToConfig"
+        " the weight's name, then FqnToConfig; other backends by their own rules"
     )
 
     def read(self, text: str) -> DiffusersList:
-        """The substrings, then the keys."""
-        entries, defaults = list[Entry](), dict[str, FormatName]()
-        for component, config in _parts(parse_object(text, self.description)).items():
-            if not _is_config(config):
-                where = f" for {component}" if component else ""
-                raise PatternError(
-                    f"found {config!r:.80}{where}; expected {self.description}; write it with"
-                    " TorchAoConfig.to_dict()"
-                )
-            entries += _substrings(config, component)
-            found, defaults[component] = read_torchao_config(
-                config["quant_type"]["default"], component
-            )
-            entries += found
-        return DiffusersList(consumer=self.name, entries=tuple(entries), defaults=defaults)
+        """What stays in bf16, then the keys."""
+        value = pipeline_parts(parse_object(text, self.description))
+        parts = parts_of(value, is_config, self.description)
+        entries, defaults = list[Entry](), dict[str, ListedFormat]()
+        rules: dict[str, str] = {}
+        always: dict[str, tuple[str, ...]] = {}
+        for component, config in parts.items():
+            if config is None:
+                defaults[component] = FormatName.BF16
+                continue
+            backend = read_backend(config, component)
+            entries += backend.entries
+            defaults[component], rules[component] = backend.default, backend.rule
+            always[component] = backend.always_bf16
+        check_count(len(entries))
+        return DiffusersList(
+            consumer=self.name,
+            entries=tuple(entries),
+            defaults=defaults,
+            rules=rules,
+            always_bf16=always,
+            parts=named_parts(parts),
+        )
 
     def looks_like(self, text: str) -> bool:
-        """The object has torchao's `quant_method`, or every component's object has."""
-        parts = _parts(object_or_empty(text))
-        return bool(parts) and all(_is_config(config) for config in parts.values())
-
-
-def _substrings(config: Mapping[str, Any], component: str) -> list[Entry]:
-    kept = config.get("modules_to_not_convert") or []
-    texts = [kept] if isinstance(kept, str) else kept
-    for text in texts:
-        if not isinstance(text, str):
-            raise PatternError(
-                f"found {text!r:.80} in modules_to_not_convert; expected a part of a name; write it"
-                " in quotes"
-            )
-    return [Entry(text=text, rule=RULE, component=component) for text in texts]
-
-
-def _parts(data: dict[str, Any]) -> dict[str, Any]:
-    """{component: config}; the component is "" where none is named."""
-    if isinstance(data.get("quantization_config"), dict):
-        return {"": data["quantization_config"]}
-    return {"": data} if "quant_method" in data or "quant_type" in data else data
-
-
-def _is_config(config: Any) -> bool:
-    if not isinstance(config, dict) or config.get("quant_method", "torchao") != "torchao":
-        return False
-    kinds, kept = config.get("quant_type"), config.get("modules_to_not_convert") or []
-    return isinstance(kinds, dict) and list(kinds) == ["default"] and isinstance(kept, (str, list))
+        """The object, or an object of one component, is the config of one of diffusers' backends;
+        or the object is a pipeline's config.
+        """
+        return "quant_backend" in object_or_empty(text) or any(map(is_config, lists_in(text)))

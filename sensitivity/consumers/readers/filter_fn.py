@@ -34,6 +34,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, ModelTree
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.torchao_keys import containers
 from sensitivity.core.format_name import FormatName
@@ -52,7 +53,7 @@ class FilterFnList(ConsumerList):
     function: Callable[[Any, str], object]
     source: str
 
-    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
+    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, ListedFormat]:
         """{FQN: `quantized` where the function returns true, else bf16}.
 
         Raises:

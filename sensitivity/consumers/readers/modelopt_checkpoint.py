@@ -6,6 +6,9 @@ This is `hf_quant_config.json`. `exclude_modules` are shell patterns on the name
 `quant_algo` MIXED_PRECISION, `quantized_layers` gives each quantized Linear its own `quant_algo`.
 What ModelOpt writes into `config.json` (`quant_method: modelopt`, with `ignore`) is read alike.
 
+A policy by denoising step leaves some steps in 16 bits, so that the format is another one.
+Algorithms that are none of our formats (`OTHERS`), weight-only ones among them, are read by name.
+
 Source: ModelOpt 0.47.0 (`torch/export/quant_utils.py`: `process_layer_quant_config`).
 """
 
@@ -13,10 +16,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers.entries import check_name
 from sensitivity.consumers.readers.modelopt_quant_cfg import PER_TENSOR_NOTE
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.patterns import META
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
 ALGORITHMS: Mapping[str, FormatName] = {
@@ -26,6 +31,23 @@ ALGORITHMS: Mapping[str, FormatName] = {
     "FP8": FormatName.FP8,
 }
 """{quant_algo: our format}."""
+
+OTHERS: Mapping[str, OtherFormat] = {
+    "FP8_PB_REAL": OtherFormat("fp8 in blocks"),
+    "FP8_PB_WO": weight_only("fp8 in blocks"),
+    "MXFP4": OtherFormat("mxfp4"),
+    "NVFP4_AWQ": OtherFormat("nvfp4 with awq scales"),
+    "NVFP4_SVD": OtherFormat("nvfp4 with a low-rank part (svdquant)"),
+    "NVFP4_SVDQUANT": OtherFormat("nvfp4 with a low-rank part (svdquant)"),
+    "W4A16_AWQ": weight_only("int4 (awq)"),
+    "W4A16_NVFP4": weight_only("nvfp4"),
+    "W4A8_AWQ": OtherFormat("int4 weights, fp8 activations"),
+    "W4A8_MXFP4_FP8": OtherFormat("mxfp4 weights, fp8 activations"),
+    "W4A8_NVFP4_FP8": OtherFormat("nvfp4 weights, fp8 activations"),
+    "W8A16": weight_only("int8"),
+    "W8A8_SQ_PER_CHANNEL": OtherFormat("int8 (smoothquant)"),
+}
+"""{quant_algo that is none of our formats: its words}."""
 
 MIXED = "MIXED_PRECISION"
 
@@ -43,7 +65,7 @@ def read_checkpoint(value: Mapping[str, Any], component: str) -> ConsumerList:
         component: the component that it is for; "" is every component.
 
     Raises:
-        PatternError: it has another structure, or names an algorithm that is none of our formats.
+        PatternError: it has another structure, or names an algorithm that ModelOpt does not have.
     """
     inner = value.get("quantization", value)
     if not isinstance(inner, Mapping):
@@ -53,24 +75,19 @@ def read_checkpoint(value: Mapping[str, Any], component: str) -> ConsumerList:
         )
     algorithm = inner.get("quant_algo")
     excluded = inner.get("exclude_modules", inner.get("ignore")) or []
-    layers = inner.get("quantized_layers") or {}
-    if not isinstance(excluded, list) or not isinstance(layers, Mapping):
+    if not isinstance(excluded, list):
         raise PatternError(
-            f"found exclude_modules {str(excluded)[:80]} and quantized_layers {str(layers)[:80]};"
-            " expected a list and an object; save ModelOpt's own file"
+            f"found exclude_modules {str(excluded)[:80]}; expected a list; save ModelOpt's own file"
         )
-    if algorithm == MIXED and not layers:
-        raise PatternError(
-            f"found {MIXED} without quantized_layers; expected every quantized Linear there; add"
-            " them, or name one quant_algo"
-        )
-    if algorithm != MIXED:
-        layers = {}
+    own = checkpoint_layers(inner) if algorithm == MIXED else {}
     kept = [_entry(name, FormatName.BF16, component) for name in excluded]
-    own = {name: _algorithm_of(layer) for name, layer in layers.items()}
-    named = [_entry(name, _format(found), component) for name, found in own.items()]
-    default = FormatName.BF16 if algorithm in (MIXED, None) else _format(algorithm)
-    notes = [PER_TENSOR_NOTE] if "FP8" in {algorithm, *own.values()} else []
+    named = [_entry(name, found, component) for name, found in own.items()]
+    default: ListedFormat = FormatName.BF16
+    if algorithm not in (MIXED, None):
+        default = at_all_steps(algorithm_format(algorithm), inner)
+    layers = inner.get("quantized_layers") if own else None
+    used = [algorithm, *map(_algorithm_of, layers.values() if layers else ())]
+    notes = [PER_TENSOR_NOTE] if "FP8" in used else []
     if any(META.isdisjoint(entry.text) for entry in kept):
         notes.append(_SUBSTRING_NOTE)
     return ConsumerList(
@@ -78,21 +95,58 @@ def read_checkpoint(value: Mapping[str, Any], component: str) -> ConsumerList:
     )
 
 
+def checkpoint_layers(inner: Mapping[str, Any]) -> dict[str, ListedFormat]:
+    """{name: format} of `quantized_layers`, for quant_algo MIXED_PRECISION.
+
+    Raises:
+        PatternError: there are none, or one has an algorithm that ModelOpt does not have.
+    """
+    layers = inner.get("quantized_layers")
+    if not isinstance(layers, Mapping) or not layers:
+        raise PatternError(
+            f"found {MIXED} with quantized_layers {str(layers)[:80]}; expected an object with every"
+            " quantized Linear; add them, or name one quant_algo"
+        )
+    found = {name: algorithm_format(_algorithm_of(layer)) for name, layer in layers.items()}
+    return {name: at_all_steps(one, inner) for name, one in found.items()}
+
+
 def _algorithm_of(layer: Any) -> Any:
     return layer.get("quant_algo") if isinstance(layer, Mapping) else layer
 
 
-def _entry(name: Any, becomes: FormatName, component: str) -> Entry:
+def at_all_steps(found: ListedFormat, config: Mapping[str, Any]) -> ListedFormat:
+    """The format, or another one where the checkpoint has a policy by denoising step
+    (`runtime.diffusion_step_policy`): some steps run in 16 bits then.
+    """
+    runtime = config.get("runtime")
+    has_policy = isinstance(runtime, Mapping) and bool(runtime.get("diffusion_step_policy"))
+    return (
+        OtherFormat(f"{found}, 16 bits at some steps")
+        if has_policy and found.is_quantized
+        else found
+    )
+
+
+def _entry(name: Any, becomes: ListedFormat, component: str) -> Entry:
     text = check_name(name, "the list of modules", expected="a module's name or a shell pattern")
     rule = "fqn" if META.isdisjoint(text) else "fnmatch"
     return Entry(text=text, rule=rule, format=becomes, component=component)
 
 
-def _format(algorithm: Any) -> FormatName:
-    found = ALGORITHMS.get(algorithm.upper()) if isinstance(algorithm, str) else None
-    if found is None:
-        raise PatternError(
-            f"found the quant_algo {str(algorithm)[:80]!r}; expected one of"
-            f" {', '.join(ALGORITHMS)}, {MIXED}; this tool has no other formats"
-        )
-    return found
+def algorithm_format(algorithm: Any) -> ListedFormat:
+    """The format that a `quant_algo` stands for.
+
+    Raises:
+        PatternError: ModelOpt has no such algorithm.
+    """
+    name = algorithm.upper() if isinstance(algorithm, str) else ""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    if name in OTHERS:
+        return OTHERS[name]
+    known = (*ALGORITHMS, *OTHERS)
+    hint = did_you_mean(name[:80], known, otherwise="name one of these")
+    raise PatternError(
+        f"found the quant_algo {str(algorithm)[:80]!r}; expected one of {', '.join(known)}; {hint}"
+    )

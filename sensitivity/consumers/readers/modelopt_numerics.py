@@ -1,11 +1,15 @@
-"""Which of our formats do the attributes of a ModelOpt quantizer (`cfg`) give a tensor?
+"""Which format do the attributes of a ModelOpt quantizer (`cfg`) give a tensor?
 
 numerics_of("*weight_quantizer", {"num_bits": (4, 3), "axis": 0})     # fp8, row-wise
+numerics_of("*weight_quantizer", {"num_bits": 8, "axis": 0})          # OtherFormat("int8")
+
+Attributes of any other kind are in a format that this tool does not have, named by their bits.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
@@ -17,7 +21,7 @@ class Numerics(NamedTuple):
     one a token, computed at run time.
     """
 
-    format: FormatName
+    format: ListedFormat
     rowwise: bool = True
 
 
@@ -29,8 +33,11 @@ def numerics_of(name: str, cfg: Any) -> Numerics:
         cfg: its attributes.
 
     Raises:
-        PatternError: they give none of our formats.
+        PatternError: they are no attributes of a quantizer.
     """
+    if isinstance(cfg, list) and cfg:  # quantized in steps, one format after the other
+        steps = [numerics_of(name, step).format for step in cfg[:4]]
+        return Numerics(OtherFormat(" in ".join(steps)))
     blocks = cfg.get("block_sizes") or {} if isinstance(cfg, Mapping) else None
     if isinstance(cfg, Mapping) and isinstance(blocks, Mapping):
         bits = _bits(cfg.get("num_bits"))
@@ -45,11 +52,25 @@ def numerics_of(name: str, cfg: Any) -> Numerics:
             a_token = cfg.get("type") == "dynamic" and has_block and block_size is None
             a_row = not blocks and cfg.get("axis") == 0
             return Numerics(FormatName.FP8, rowwise=a_token or a_row)
+        if (words := _words(bits)) is not None:
+            size = f" in blocks of {block_size}" if isinstance(block_size, int) else ""
+            return Numerics(OtherFormat(f"{words}{size}"))
     raise PatternError(
-        f"found {name[:80]!r} with the cfg {str(cfg)[:120]}; expected one of NVFP4 (num_bits (2,"
-        " 1), blocks of 16 with scale_bits (4, 3)), MXFP8 ((4, 3), blocks of 32 with scale_bits (8,"
-        " 0)) and FP8 ((4, 3)); take the entry out, or turn it off"
+        f"found {name[:80]!r} with the cfg {str(cfg)[:120]}; expected attributes of a quantizer,"
+        " such as NVFP4 (num_bits (2, 1), blocks of 16 with scale_bits (4, 3)), MXFP8 ((4, 3),"
+        " blocks of 32 with scale_bits (8, 0)) or FP8 ((4, 3)); take the entry out, or turn it off"
     )
+
+
+def _words(bits: Any) -> str | None:
+    """num_bits in words: int8, e2m1; None if it is no number of bits. ModelOpt's default is 8."""
+    if bits is None:
+        return "int8"
+    if isinstance(bits, int) and not isinstance(bits, bool) and 0 < bits <= 32:
+        return f"int{bits}"
+    if isinstance(bits, tuple) and len(bits) == 2 and all(isinstance(part, int) for part in bits):
+        return "e{}m{}".format(*bits) if all(0 <= part <= 16 for part in bits) else None
+    return None
 
 
 def _bits(value: Any) -> Any:

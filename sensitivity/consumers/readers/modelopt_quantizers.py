@@ -6,14 +6,19 @@ the input are on, in ModelOpt's default (int8), and the output is off.
 
     QuantizerList(consumer="modelopt", entries=entries, steps=entries).assign(tree, quantized=...)
 
+A Linear whose weight is quantized and whose input is turned off by an entry is weight-only. One
+with two formats that entries give has both in its name. Neither is a format of this tool. What is
+left in ModelOpt's default on one side only was surely forgotten, and is refused.
+
 `readers.modelopt_quant_cfg` makes such a list from a text, and has the sources.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat
 from sensitivity.consumers.readers.modelopt_numerics import Numerics
 from sensitivity.consumers.rules import hits
 from sensitivity.core.format_name import FormatName
@@ -23,6 +28,7 @@ from sensitivity.errors import PatternError
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer", "output_quantizer")
 LINEAR = "nn.Linear"
+LOW_RANK = " with a low-rank part (svdquant)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,18 +70,31 @@ class QuantizerList(ConsumerList):
     Attributes:
         entries: those about the weights and inputs of Linears.
         steps: all entries, in order.
+        by_part: whether the list is for some components only; ModelOpt is not called on others.
+        low_rank: whether a low-rank part runs beside each quantized Linear (svdquant).
     """
 
     steps: tuple[QuantizerEntry, ...]
+    by_part: bool = False
+    low_rank: bool = False
 
-    def hits(self, entry: Entry, tree: ModelTree) -> frozenset[str]:
+    def without_parts(self, parts: Collection[str]) -> Self:
+        """The same list without its parts for some components, and without their entries."""
+        return replace(
+            ConsumerList.without_parts(self, parts),
+            steps=tuple(step for step in self.steps if step.component not in parts),
+        )
+
+    def hits(
+        self, entry: Entry, tree: ModelTree, names: Mapping[str, set[str]] | None = None
+    ) -> frozenset[str]:
         """The Linears whose weight_quantizer or input_quantizer an entry matches."""
-        names = self.names(tree)
+        names = self.names(tree) if names is None else names
         return frozenset().union(
             *(self._matched(entry, kind, names, tree) for kind in QUANTIZERS[:2])
         )
 
-    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
+    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, ListedFormat]:
         """{FQN: format} of every Linear.
 
         Args:
@@ -83,25 +102,30 @@ class QuantizerList(ConsumerList):
             quantized: the format of what is on where no entry gives a format.
 
         Raises:
-            PatternError: an entry is malformed; or a Linear would have only its weight or input
-                quantized, have them in two formats, or in a format that this tool does not have.
+            PatternError: an entry is malformed; or a Linear would have only its input or its output
+                quantized, or be left in ModelOpt's default.
         """
         states = self.states(tree)
         default = None if any(step.numerics for step in self.steps) else quantized
-        decided: dict[str, FormatName] = {}
+        decided: dict[str, ListedFormat] = {}
         problems = []
+        named = {step.component for step in self.steps}
         for fqn in tree.fqns:
+            if self.by_part and tree.classes and tree.component_of(fqn) not in named:
+                decided[fqn] = FormatName.BF16
+                continue
             found = _decide(*(states[kind][fqn] for kind in QUANTIZERS), default=default)
-            if isinstance(found, FormatName):
-                decided[fqn] = found
+            if isinstance(found, (FormatName, OtherFormat)):
+                svd = self.low_rank and found.is_quantized
+                decided[fqn] = OtherFormat(f"{found}{LOW_RANK}") if svd else found
             else:
                 problems.append(f"{fqn} {found}")
         if problems:
             raise PatternError(
-                f"found {len(problems)} Linear(s) that this quant_cfg leaves in no format of this"
-                f" tool: {and_more(problems, most=3, separator='; ')}. Expected weights and inputs"
-                ' in one format, or both off; begin with {"quantizer_name": "*", "enable": False}'
-                " and name both quantizers"
+                f"found {len(problems)} Linear(s) that this quant_cfg leaves half quantized:"
+                f" {and_more(problems, most=3, separator='; ')}. Expected weights and inputs"
+                ' in one format, or the input or both off; begin with {"quantizer_name": "*",'
+                ' "enable": False} and name both quantizers'
             )
         return decided
 
@@ -131,13 +155,22 @@ class QuantizerList(ConsumerList):
             module, _, quantizer = entry.text.rpartition(".")
             found = names.get(module, set()) if quantizer == kind else set()
         else:
-            seen = {f"{name}.{kind}": name for name in names}
-            found = set().union(*(names[seen[name]] for name in hits("fnmatch", entry.text, seen)))
+            found = set().union(*(names[name] for name in _hit(entry.text, kind, names)))
         return frozenset(
             fqn
             for fqn in found
             if not (entry.component and tree.classes) or tree.component_of(fqn) == entry.component
         )
+
+
+def _hit(text: str, kind: str, names: Mapping[str, set[str]]) -> frozenset[str]:
+    """The names of the modules whose quantizer of one kind a pattern matches."""
+    quantizer = text.rpartition(".")[2]
+    if quantizer in QUANTIZERS:  # what is in front of it is a pattern on the modules' own names
+        module = text.removesuffix(f".{kind}")
+        return hits("fnmatch", module, names) if quantizer == kind and module else frozenset()
+    seen = {f"{name}.{kind}": name for name in names}
+    return frozenset(seen[name] for name in hits("fnmatch", text, seen))
 
 
 def _decide(
@@ -146,18 +179,23 @@ def _decide(
     output: QuantizerState,
     *,
     default: FormatName | None,
-) -> FormatName | str:
+) -> ListedFormat | str:
     """A Linear's format, or what is wrong with it; `default` is what a quantizer without numerics
     has, None where that is ModelOpt's own.
     """
-    if output.on:
-        return "has its output quantized"
     if not weight.on and not inputs.on:
-        return FormatName.BF16
-    if weight.on != inputs.on:
-        return f"has only its {'weight' if weight.on else 'input'} quantized"
+        return "has only its output quantized" if output.on else FormatName.BF16
+    if not weight.on:
+        return "has only its input quantized"
     found = [state.numerics.format if state.numerics else default for state in (weight, inputs)]
-    formats = {name for name in found if name is not None}
-    if None in found:
+    if output.on and output.numerics is None:
+        return "has its output quantized, in ModelOpt's default (int8)"
+    if found[0] is None or (found[1] is None and inputs.on):
         return "is left in ModelOpt's default (int8)"
-    return formats.pop() if len(formats) == 1 else f"has {' and '.join(sorted(formats))} mixed"
+    outputs = ", outputs too" if output.on else ""
+    if not inputs.on:
+        return OtherFormat(f"{found[0]} weight-only{outputs}")
+    if found[0] == found[1] and not outputs:
+        return found[0]
+    both = f"{found[0]} weights, {found[1]} activations"
+    return OtherFormat((found[0] if found[0] == found[1] else both) + outputs)

@@ -9,7 +9,6 @@ Blank lines are ignored. What an entry hits stays bf16. Globs are the dialect of
 which the exporter `skip-list` writes.
 """
 
-import ast
 import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from types import MappingProxyType
 from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.entries import check_count
+from sensitivity.consumers.readers.literals import parse_python
 from sensitivity.consumers.rules import MAX_ENTRY, RULES
 from sensitivity.errors import PatternError
 
@@ -32,8 +32,21 @@ PLAIN_RULES = (
 )
 """The rules that plain lists have. A line may name one in front of a colon."""
 
-# Brackets around strings, or around nothing. A regular expression may begin with a bracket, too.
-_LITERAL = re.compile(r"""\ufeff?\s*[\[({](\s|\#[^\n]*)*(['"]|[\])]\s*$)""")
+_BLANKS = re.compile(r"(?:\s++|#[^\n]*+)*+")
+"""White space and comments; possessive, so that it never backtracks."""
+
+
+def is_bracketed(text: str) -> bool:
+    """Whether a text is a list in brackets: around strings, or around nothing.
+
+    A regular expression may begin with a bracket, too.
+    """
+    text = text.removeprefix("\ufeff").strip()
+    if text[:1] not in ("[", "(", "{"):
+        return False
+    end = _BLANKS.match(text, 1)
+    rest = text[end.end() if end else 1 :]
+    return rest[:1] in ("'", '"') or rest in ("]", ")")
 
 
 class PlainReader(Reader):
@@ -54,7 +67,7 @@ class PlainReader(Reader):
 
     def read(self, text: str) -> ConsumerList:
         """The entries of the lines, or of a list of strings as Python or JSON writes it."""
-        entries = list(self._literal(text.strip()) if _LITERAL.match(text) else self._lines(text))
+        entries = list(self._literal(text) if is_bracketed(text) else self._lines(text))
         check_count(len(entries))
         notes = () if entries else ("the list has no entries: it quantizes every Linear",)
         return ConsumerList(
@@ -63,13 +76,13 @@ class PlainReader(Reader):
 
     def _literal(self, text: str) -> Iterable[Entry]:
         try:
-            values = ast.literal_eval(text.removeprefix("\ufeff"))
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            values = parse_python(text)
+        except ValueError as error:
             raise PatternError(
                 f"found a list that cannot be read ({error}); expected strings in brackets; write"
                 " them so, or one entry a line"
             ) from None
-        if not isinstance(values, (list, tuple, set)):
+        if not isinstance(values, (list, tuple)):
             step = (
                 'with one string in round brackets, add a comma: ("a",)'
                 if isinstance(values, str)
@@ -78,7 +91,7 @@ class PlainReader(Reader):
             raise PatternError(
                 f"found a {type(values).__name__} in brackets; expected a list of strings; {step}"
             )
-        for value in sorted(values, key=str) if isinstance(values, set) else values:
+        for value in values:
             if not isinstance(value, str):
                 raise PatternError(
                     f"found {value!r:.80} in the list; expected a string; write each name or"

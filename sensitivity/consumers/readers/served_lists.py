@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from sensitivity.consumers.lists import ConsumerList, ModelTree
+from sensitivity.consumers.other_formats import ListedFormat
+from sensitivity.consumers.seen_names import Names
 from sensitivity.consumers.served_names import ALWAYS_BF16, served_names
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
@@ -35,7 +37,7 @@ class ServedList(ConsumerList):
     """
 
     served: str
-    defaults: Mapping[str, FormatName | None]
+    defaults: Mapping[str, ListedFormat | None]
     own_parts: frozenset[str] = frozenset()
     own_only: bool = False
 
@@ -44,7 +46,7 @@ class ServedList(ConsumerList):
 
     def names(self, tree: ModelTree) -> dict[str, set[str]]:
         """{name that a rule sees: the FQNs that it stands for}."""
-        names: dict[str, set[str]] = {}
+        names = Names()
         for fqn, name in run_time_names(self.served, tree).items():
             inside = tree.inside(fqn)
             seen = {name}
@@ -54,7 +56,7 @@ class ServedList(ConsumerList):
                 names.setdefault(own, set()).add(fqn)
         return names
 
-    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
+    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, ListedFormat]:
         """{FQN: format} of every Linear.
 
         Args:
@@ -66,7 +68,9 @@ class ServedList(ConsumerList):
                 only some of the Linears that the consumer runs as one.
         """
         seen = self.names(tree)
-        formats = {fqn: self._default_of(fqn, tree) or quantized for fqn in tree.fqns}
+        formats: dict[str, ListedFormat] = {
+            fqn: self._default_of(fqn, tree) or quantized for fqn in tree.fqns
+        }
         for entry in reversed(self.entries):  # the first entry that hits a Linear decides
             hit = self._matching(entry, seen, tree)
             formats.update(dict.fromkeys(hit, entry.format or quantized))
@@ -83,7 +87,7 @@ class ServedList(ConsumerList):
                 )
         return formats
 
-    def _default_of(self, fqn: str, tree: ModelTree) -> FormatName | None:
+    def _default_of(self, fqn: str, tree: ModelTree) -> ListedFormat | None:
         if "" in self.defaults:
             return self.defaults[""]
         return self.defaults.get(self.part_of(fqn, tree), FormatName.BF16)

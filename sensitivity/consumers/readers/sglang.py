@@ -23,22 +23,32 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.entries import check_names
-from sensitivity.consumers.readers.json_objects import (
+from sensitivity.consumers.readers.documents import (
+    named_parts,
     object_or_empty,
     parse_object,
-    split_components,
+    parts_of,
 )
+from sensitivity.consumers.readers.entries import check_count, check_names
+from sensitivity.consumers.readers.modelopt_checkpoint import algorithm_format, at_all_steps
 from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
-ALGORITHMS = {"NVFP4": FormatName.NVFP4, "FP8": FormatName.FP8}
-"""{quant_algo of a checkpoint: our format}."""
+ALGORITHMS = ("NVFP4", "FP8")
+"""The formats of this tool that it runs from a checkpoint, as `quant_algo` names them."""
 
-METHODS: dict[str, FormatName | None] = {"fp8": FormatName.FP8, "mxfp4": None, "convrot_int8": None}
-"""{online method that takes ignored layers: our format, None where we have none}."""
+METHODS: Mapping[str, ListedFormat] = {
+    "fp8": FormatName.FP8,
+    "mxfp4": OtherFormat("mxfp4"),
+    "convrot_int8": OtherFormat("convrot_int8"),
+    "kitchen_int8": OtherFormat("convrot_int8"),
+}
+"""{online method that takes ignored layers: its format, which may be none of ours}. kitchen_int8 is
+an older name of convrot_int8.
+"""
 
 PACKED_PARTS = frozenset({"w1", "w3"})
 """The parts of a Linear that SGLang knows to be fused (`packed_modules_mapping` of its Z-Image)."""
@@ -77,6 +87,7 @@ class SglangReader(Reader):
     def read(self, text: str) -> ConsumerList:
         """A list in one of the two forms."""
         value = parse_object(text, _EXPECTED)
+        value = {str(key).replace("-", "_"): item for key, item in value.items()}
         is_online = any(key in value for key in _ONLINE_KEYS)
         if is_online or isinstance(value.get("quantization"), str):
             return self._read_arguments(value)
@@ -84,14 +95,12 @@ class SglangReader(Reader):
 
     def _read_checkpoint(self, value: Mapping[str, Any]) -> ConsumerList:
         entries: list[Entry] = []
-        used: dict[str, FormatName | None] = {}
-        for component, part in split_components(value, _CHECKPOINT_KEYS).items():
-            used[component], ignored = _checkpoint(part)
+        used: dict[str, ListedFormat | None] = {}
+        parts = parts_of(value, _is_checkpoint, _EXPECTED)
+        for component, part in parts.items():
+            used[component], ignored = (FormatName.BF16, ()) if part is None else _checkpoint(part)
             entries += [Entry(text=name, rule="star", component=component) for name in ignored]
-        if not used:
-            raise PatternError(
-                f"found an object without quant_algo; expected {_EXPECTED}; name the quant_algo"
-            )
+        check_count(len(entries))
         found = set(used.values())
         notes = [
             note
@@ -103,36 +112,43 @@ class SglangReader(Reader):
             entries=tuple(entries),
             defaults=used,
             served=self.name,
+            parts=named_parts(parts),
             notes=tuple(notes),
             own_parts=PACKED_PARTS,
         )
 
     def _read_arguments(self, value: Mapping[str, Any]) -> ConsumerList:
         entries: list[Entry] = []
-        used: dict[str, FormatName | None] = {}
+        used: dict[str, ListedFormat | None] = {}
         for component, method, ignored in _arguments(value):
             if not (method is None or (isinstance(method, str) and method in METHODS)):
                 raise PatternError(
                     f"found the quantization {str(method)[:80]!r}; expected one of"
                     f" {', '.join(METHODS)}, which take a list; name one of these"
                 )
-            used[component] = FormatName.BF16 if method is None else METHODS[method]
+            used[component] = FormatName.BF16 if method is None else METHODS[str(method)]
             entries += [Entry(text=name, rule="path", component=component) for name in ignored]
         return ServedList(
             consumer=self.name,
             entries=tuple(entries),
             defaults=used,
             served=self.name,
+            parts=named_parts(used),
             own_parts=PACKED_PARTS,
             own_only=True,
         )
 
     def looks_like(self, text: str) -> bool:
         """The server's arguments. A checkpoint's list is read as ModelOpt's, which looks alike."""
-        return any(key in object_or_empty(text) for key in _ONLINE_KEYS)
+        value = object_or_empty(text)
+        return any(str(key).replace("-", "_") in _ONLINE_KEYS for key in value)
 
 
-def _checkpoint(part: Mapping[str, Any]) -> tuple[FormatName, tuple[str, ...]]:
+def _is_checkpoint(part: Mapping[str, Any]) -> bool:
+    return any(key in part for key in _CHECKPOINT_KEYS)
+
+
+def _checkpoint(part: Mapping[str, Any]) -> tuple[ListedFormat, tuple[str, ...]]:
     """(format, list) of one `quantization_config` or `hf_quant_config.json`."""
     inner = part.get("quantization", part)
     if not isinstance(inner, dict):
@@ -140,14 +156,15 @@ def _checkpoint(part: Mapping[str, Any]) -> tuple[FormatName, tuple[str, ...]]:
             f"found quantization {str(inner)[:80]!r}; expected {_EXPECTED}; name the quant_algo in"
             " it"
         )
-    algorithm = str(inner.get("quant_algo")).upper()
-    if algorithm not in ALGORITHMS:
+    algorithm = inner.get("quant_algo")
+    found = algorithm_format(algorithm)
+    if isinstance(found, FormatName) and str(algorithm).upper() not in ALGORITHMS:
         raise PatternError(
-            f"found the quant_algo {algorithm[:80]!r}; expected one of {', '.join(ALGORITHMS)},"
-            " which SGLang's diffusion server has; name one of these"
+            f"found the quant_algo {str(algorithm)[:80]!r}; expected one of"
+            f" {', '.join(ALGORITHMS)}, which SGLang's diffusion server has; name one of these"
         )
     key = "exclude_modules" if inner is not part else "ignore"
-    return ALGORITHMS[algorithm], check_names(inner.get(key), key)
+    return at_all_steps(found, inner), check_names(inner.get(key), key)
 
 
 def _arguments(value: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:

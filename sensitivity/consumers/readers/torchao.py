@@ -1,7 +1,8 @@
 """How does torchao read a list?
 
 The list is the JSON of an `FqnToConfig`, {key: config}; or of any other config for `quantize_`; or
-{component: one of these}.
+{component: one of these}. Configs in other formats than ours (weight-only, int8, ...) are read too
+(`readers.torchao_configs`).
 
     text = json.dumps(config_to_dict(FqnToConfig({"re:.*to_q": config, "proj_out": None})))
     get_reader("torchao").read(text).assign(tree, quantized=FormatName.NVFP4)
@@ -30,11 +31,18 @@ run in the tests.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.json_objects import object_or_empty, parse_object
+from sensitivity.consumers.readers.documents import (
+    lists_in,
+    named_parts,
+    parse_object,
+    parts_of,
+)
+from sensitivity.consumers.readers.entries import check_count
 from sensitivity.consumers.readers.torchao_configs import read_torchao_config
 from sensitivity.consumers.readers.torchao_keys import KeyMatcher, containers
 from sensitivity.core.format_name import FormatName
@@ -53,9 +61,9 @@ class FqnConfigList(ConsumerList):
             the list names none; the keys are then for every component.
     """
 
-    defaults: Mapping[str, FormatName] = field(default_factory=dict)
+    defaults: Mapping[str, ListedFormat] = field(default_factory=dict)
 
-    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, FormatName]:
+    def assign(self, tree: ModelTree, *, quantized: FormatName) -> dict[str, ListedFormat]:
         """{FQN: format} of every Linear.
 
         Components that the list does not name stay bf16. `quantized` is ignored: configs name their
@@ -67,14 +75,14 @@ class FqnConfigList(ConsumerList):
         """
         del quantized
         components = dict.fromkeys(tree.component_of(fqn) for fqn in tree.fqns)
-        found: dict[str, FormatName] = {}
+        found: dict[str, ListedFormat] = {}
         for component in components:
             names = {
                 fqn: tree.inside(fqn) for fqn in tree.fqns if tree.component_of(fqn) == component
             }
             part = self._part_for(component)
             found |= (
-                dict.fromkeys(names, FormatName.BF16)
+                dict.fromkeys(names, _BF16)
                 if part is None
                 else self._assign_part(part, names, tree)
             )
@@ -89,7 +97,7 @@ class FqnConfigList(ConsumerList):
         # A tree that names no component is meant by the only part there is.
         return next(iter(self.defaults)) if not component and len(self.defaults) == 1 else None
 
-    def _keys(self, part: str) -> dict[str, FormatName]:
+    def _keys(self, part: str) -> dict[str, ListedFormat]:
         return {
             entry.text: entry.format or FormatName.BF16
             for entry in self.entries
@@ -98,7 +106,7 @@ class FqnConfigList(ConsumerList):
 
     def _assign_part(
         self, part: str, names: Mapping[str, str], tree: ModelTree
-    ) -> dict[str, FormatName]:
+    ) -> dict[str, ListedFormat]:
         """{FQN: format} of one component's Linears, for `names` {FQN: name inside it}."""
         keys = self._keys(part)
         biased = {
@@ -130,7 +138,7 @@ def _check_container(matcher: KeyMatcher, name: str) -> None:
         )
 
 
-def _decide(matcher: KeyMatcher, name: str, biased: bool) -> FormatName | None:
+def _decide(matcher: KeyMatcher, name: str, biased: bool) -> ListedFormat | None:
     """What torchao makes of one Linear; None is its default.
 
     The numbers in the comments are the steps of the module's docstring.
@@ -181,22 +189,30 @@ class TorchaoReader(Reader):
         Any other config is what every Linear gets.
         """
         data = parse_object(text, self.description)
-        parts = {"": data} if "_type" in data else data
-        entries, defaults = list[Entry](), dict[str, FormatName]()
+        parts = parts_of(data, _is_config, self.description)
+        entries, defaults = list[Entry](), dict[str, ListedFormat]()
         for component, config in parts.items():
             found, defaults[component] = read_torchao_config(config, component)
             entries += found
+        check_count(len(entries))
         return FqnConfigList(
-            consumer=self.name, entries=tuple(entries), defaults=defaults, notes=_notes(entries)
+            consumer=self.name,
+            entries=tuple(entries),
+            defaults=defaults,
+            parts=named_parts(parts),
+            notes=_notes(entries),
         )
 
     def looks_like(self, text: str) -> bool:
         """The object has `_type`, or every component's object has."""
-        data = object_or_empty(text)
-        return bool(data) and all(
-            isinstance(part, dict) and "_type" in part
-            for part in ([data] if "_type" in data else data.values())
-        )
+        return any(map(_is_config, lists_in(text)))
+
+
+_BF16: ListedFormat = FormatName.BF16
+
+
+def _is_config(part: Mapping[str, Any]) -> bool:
+    return "_type" in part
 
 
 def _notes(entries: Iterable[Entry]) -> tuple[str, ...]:

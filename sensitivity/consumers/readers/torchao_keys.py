@@ -9,8 +9,8 @@ torchao's and diffusers' readers share it: both look keys up in this way, in dif
 
 from collections.abc import Iterable, Mapping
 
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.rules import hits
-from sensitivity.core.format_name import FormatName
 
 
 class KeyMatcher:
@@ -21,7 +21,7 @@ class KeyMatcher:
         fitting: {name: the `re:` keys that fullmatch it, in their order}.
     """
 
-    def __init__(self, keys: Mapping[str, FormatName], names: Iterable[str]) -> None:
+    def __init__(self, keys: Mapping[str, ListedFormat], names: Iterable[str]) -> None:
         self.keys, universe = keys, frozenset(names)
         self.fitting: dict[str, list[str]] = {}
         for key in keys:

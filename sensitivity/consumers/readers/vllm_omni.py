@@ -6,7 +6,12 @@
 This is `Omni(model=..., quantization_config=...)`, and the server's option
 `diffusion-quantization-config`. A Linear is quantized as `method` says if the model's class builds
 it with a quantization config and the list does not name it. A part may be null (bf16), or the name
-of a method. The part `default` is for Linears that no other part applies to.
+of a method. The part `default` is for Linears that no other part applies to. Parts for text
+encoders or the VAE are read, and say nothing about the denoiser.
+
+Methods. fp8 and mxfp8 are formats of this tool; the others (`OTHER_METHODS`) are not, weight-only
+ones among them. What a ModelOpt checkpoint has in its config (`quant_algo`, `ignore`) is read with
+vLLM's rule for it: shell patterns, and names that stand anywhere in a Linear's name.
 
 Which part applies to a Linear. Wan's pipelines find the part by the component's name, and FLUX.2
 [dev]'s by its beginning. All other pipelines, FLUX.2 [klein]'s included, hand the whole config to
@@ -28,23 +33,48 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
+from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.entries import check_names
-from sensitivity.consumers.readers.json_objects import object_or_empty, parse_object
+from sensitivity.consumers.readers.documents import (
+    lists_in,
+    named_parts,
+    object_or_empty,
+    parse_object,
+    parts_of,
+)
+from sensitivity.consumers.readers.entries import check_count, check_names
+from sensitivity.consumers.readers.modelopt_checkpoint import (
+    MIXED,
+    algorithm_format,
+    at_all_steps,
+    checkpoint_layers,
+)
 from sensitivity.consumers.readers.served_lists import ServedList, run_time_names
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.patterns import META
+from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
-METHODS: dict[str, FormatName | None] = {
-    "fp8": FormatName.FP8,
-    "mxfp8": FormatName.MXFP8,
-    "int8": None,
-    "bitsandbytes": None,
-    "mxfp4": None,
+METHODS: Mapping[str, FormatName] = {"fp8": FormatName.FP8, "mxfp8": FormatName.MXFP8}
+"""{method for diffusion: our format}."""
+
+OTHER_METHODS: Mapping[str, OtherFormat] = {
+    **{name: weight_only(name) for name in ("bitsandbytes", "awq", "awq_marlin", "gguf")},
+    **{name: weight_only(name) for name in ("gptq", "gptq_marlin", "inc", "auto_round")},
+    "torchao_float8_weight_only": weight_only("fp8"),
+    **{name: OtherFormat(name) for name in ("int8", "mxfp4", "mxfp4_dualscale", "torchao")},
+    "svdquant": OtherFormat("nvfp4 with a low-rank part (svdquant)"),
 }
-"""{method for diffusion that takes `ignored_layers`: our format, None where we have none}."""
+"""{method for diffusion that is none of our formats: its words}."""
+
+MODELOPT = ("modelopt", "modelopt_fp8", "modelopt_fp4", "modelopt_mxfp8")
+"""Methods of a checkpoint that ModelOpt wrote; `quant_algo` says the format."""
+
+BY_SUBSTRING = ("awq", "awq_marlin", "svdquant")
+"""Methods whose entries may stand anywhere in a name (`match_mode="substring"`)."""
 
 _METHOD_KEYS = {"method", "quant_method"}
+_LIST_KEYS = ("ignored_layers", "modules_to_not_convert", "llm_int8_skip_modules")
 _EXPECTED = (
     'an object such as {"method": "fp8", "ignored_layers": [...]}, or one for each component'
 )
@@ -98,62 +128,113 @@ class VllmOmniReader(Reader):
     def read(self, text: str) -> ConsumerList:
         """One config for every component, or one for each."""
         entries: list[Entry] = []
-        used: dict[str, FormatName | None] = {}
-        for component, part in _parts(parse_object(text, _EXPECTED)).items():
+        used: dict[str, ListedFormat | None] = {}
+        parts = _parts(parse_object(text, _EXPECTED))
+        for component, part in parts.items():
             used[component] = FormatName.BF16 if part is None else _format(part)
-            ignored = part and (part.get("ignored_layers") or part.get("modules_to_not_convert"))
-            entries += [
-                Entry(text=name, rule="fqn", component=component)
-                for name in check_names(ignored, "ignored_layers")
-            ]
+            entries += [] if part is None else _entries(part, component)
+        check_count(len(entries))
         notes = [FP8_NOTE] * (FormatName.FP8 in used.values()) + [KLEIN_NOTE] * ("" not in used)
         return OmniList(
             consumer=self.name,
             entries=tuple(entries),
             defaults=used,
             served=self.name,
+            parts=tuple(part for part in named_parts(parts) if part != "default"),
             notes=tuple(notes),
         )
 
     def looks_like(self, text: str) -> bool:
-        """The object, or an object of one component, has ignored_layers beside a method."""
+        """The object, or an object of one component, has ignored_layers beside a method; or the
+        object has null for a component beside the name of a method.
+        """
         value = object_or_empty(text)
-        return any(
-            "ignored_layers" in part and _METHOD_KEYS & set(part)
-            for part in (value, *value.values())
-            if isinstance(part, dict)
-        )
+        words = [part for part in value.values() if isinstance(part, str)]
+        if _is_per_component(value) and any(_method(word) in _KNOWN for word in words):
+            return True
+        return any("ignored_layers" in part and _METHOD_KEYS & set(part) for part in lists_in(text))
+
+
+_KNOWN = (*METHODS, *OTHER_METHODS, *MODELOPT)
+
+
+def _is_per_component(value: Mapping[str, Any]) -> bool:
+    """Whether all parts are null, words or objects, and one is null (vLLM-Omni's own test)."""
+    if _METHOD_KEYS & set(value):
+        return False
+    return any(part is None for part in value.values()) and all(
+        part is None or isinstance(part, (str, dict)) for part in value.values()
+    )
 
 
 def _parts(value: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
     """{component: its config}; the key is "" for a config of every component."""
-    if _METHOD_KEYS & set(value):
-        return {"": value}
-    parts = {
-        name: {"method": part} if isinstance(part, str) else part for name, part in value.items()
+
+    def is_list(part: Mapping[str, Any]) -> bool:
+        return bool(_METHOD_KEYS & set(part)) or "quant_algo" in part
+
+    quantization = value.get("quantization")
+    if isinstance(quantization, dict) and "quant_algo" in quantization:  # hf_quant_config.json
+        value = quantization
+    parts = parts_of(value, is_list, _EXPECTED, words=True)
+    return {
+        name: {"method": part} if isinstance(part, str) else part for name, part in parts.items()
     }
-    if not any(isinstance(part, dict) and _METHOD_KEYS & set(part) for part in value.values()):
+
+
+def _method(value: object) -> str:
+    return str(value).lower().replace("-", "_")
+
+
+def _format(part: Mapping[str, Any]) -> ListedFormat | None:
+    """The format of one config; null as the method is bf16.
+
+    Raises:
+        PatternError: the two keys of the method disagree, or vLLM-Omni has no such method.
+    """
+    given = {_method(part[key]) for key in _METHOD_KEYS if part.get(key) is not None}
+    if "quant_algo" in part and (not given or given <= set(MODELOPT)):
+        algorithm = part["quant_algo"]
+        found = FormatName.BF16 if algorithm == MIXED else algorithm_format(algorithm)
+        return at_all_steps(found, part)
+    if len(given) > 1:
         raise PatternError(
-            f"found an object without a method; expected {_EXPECTED}; name the method"
+            f"found the methods {' and '.join(sorted(given))[:160]} in one config; expected the"
+            " same under method and quant_method; take one out"
         )
-    without = [
-        name
-        for name, part in parts.items()
-        if part is not None and not (isinstance(part, dict) and _METHOD_KEYS & set(part))
+    method = given.pop() if given else "none"
+    if method == "fp8" and part.get("weight_block_size"):
+        return OtherFormat("fp8 in blocks")
+    if method in METHODS:
+        return at_all_steps(METHODS[method], part)
+    if method in OTHER_METHODS:
+        return OTHER_METHODS[method]
+    hint = did_you_mean(method[:80], _KNOWN, otherwise="name one of these")
+    raise PatternError(
+        f"found the method {method[:80]!r}; expected one of {', '.join(_KNOWN)}; {hint}"
+    )
+
+
+def _entries(part: Mapping[str, Any], component: str) -> list[Entry]:
+    """The entries that keep Linears in bf16."""
+    key = next((key for key in ("ignore", "exclude_modules") if part.get(key)), "")
+    if "quant_algo" in part:
+        kept = [
+            Entry(
+                text=name,
+                rule="substring" if META.isdisjoint(name) else "fnmatch",
+                component=component,
+            )
+            for name in check_names(part.get(key), key or "ignore")
+        ]
+        own = checkpoint_layers(part) if part["quant_algo"] == MIXED else {}
+        return kept + [
+            Entry(text=name, rule="fqn", format=found, component=component)
+            for name, found in own.items()
+        ]
+    key = next((key for key in _LIST_KEYS if part.get(key)), _LIST_KEYS[0])
+    method = _method(part.get("method") or part.get("quant_method"))
+    rule = "substring" if method in BY_SUBSTRING else "fqn"
+    return [
+        Entry(text=name, rule=rule, component=component) for name in check_names(part.get(key), key)
     ]
-    if without:
-        raise PatternError(
-            f"found {without[0][:80]!r} without a method; expected {_EXPECTED}; name the method, or"
-            " write null"
-        )
-    return parts
-
-
-def _format(part: Any) -> FormatName | None:
-    method = str(part.get("method", part.get("quant_method"))).lower().replace("-", "_")
-    if method not in METHODS:
-        raise PatternError(
-            f"found the method {method[:80]!r}; expected one of {', '.join(METHODS)}, which take"
-            " ignored_layers; name one of these"
-        )
-    return METHODS[method]

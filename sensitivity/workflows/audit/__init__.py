@@ -17,7 +17,10 @@ The files, in the order in which a list passes them:
     sensitive.py       sensitive Linears that are quantized
     blocks.py          fused Linears and block patterns
     other_runs.py      what other batch sizes and prompts change
+    understood.py      what dead entries mean by other names of the same Linears
+    served.py          what a list for a server with names of its own cannot say
     fixing.py          the list without its faults
+    own_form.py        that list in such a server's form
     auditing.py        runs all of it
     result.py          what it gives
     findings.py        the record of a finding; wording.py has the words of their messages
@@ -25,7 +28,7 @@ The files, in the order in which a list passes them:
 
 from sensitivity.workflows.audit.auditing import AuditRequest, audit_list
 from sensitivity.workflows.audit.reading import Source, read_source
-from sensitivity.workflows.audit.result import Audit, fixed_recipe, fixed_text
+from sensitivity.workflows.audit.result import Audit, fixed_recipe, fixed_text, keeps_its_form
 
 __all__ = [
     "Audit",
@@ -34,5 +37,6 @@ __all__ = [
     "audit_list",
     "fixed_recipe",
     "fixed_text",
+    "keeps_its_form",
     "read_source",
 ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import PatternError, SensitivityError
 from sensitivity.latency.pricer import PricedList, latency_model
 from sensitivity.recipes.recipe import load_recipe
@@ -28,6 +29,7 @@ from sensitivity.workflows.audit.findings import Finding, Severity
 from sensitivity.workflows.audit.fixing import Fixed, fix
 from sensitivity.workflows.audit.model import AuditedModel, audited_model
 from sensitivity.workflows.audit.over_matching import over_matching, redundant_entries
+from sensitivity.workflows.audit.parts import denoiser_parts, unknown_parts
 from sensitivity.workflows.audit.reading import Source
 from sensitivity.workflows.audit.result import Audit
 from sensitivity.workflows.audit.subject import Subject
@@ -65,6 +67,10 @@ class AuditRequest:
     vary: bool = True
     options: RunOptions = field(default_factory=RunOptions)
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a value of another type."""
+        coerce_fields(self)
+
 
 def audit_list(spec: StudySpec, request: AuditRequest, *, say: Say = silent) -> Audit:
     """Audit a list on a study's model.
@@ -101,9 +107,9 @@ def audit_list(spec: StudySpec, request: AuditRequest, *, say: Say = silent) -> 
 def _check_formats(spec: StudySpec, request: AuditRequest) -> None:
     """Raise FormatError for a format that the target lacks, before a model is built."""
     latency, listed = latency_model(spec, request.target), request.source.listed
-    named = {listed.default, *listed.defaults.values(), *(entry.format for entry in listed.entries)}
-    for name in {request.format, *(name for name in named if name is not None)}:
-        latency.check_format(name)
+    for name in {request.format, *listed.formats}:
+        if isinstance(name, FormatName):
+            latency.check_format(name)
 
 
 def audit_on(model: AuditedModel, request: AuditRequest, others: OtherRuns) -> Audit:
@@ -136,7 +142,7 @@ def audit_on(model: AuditedModel, request: AuditRequest, others: OtherRuns) -> A
 
 def _subject(model: AuditedModel, request: AuditRequest) -> Subject:
     """The list on the model. Raises PatternError, with a hint at another form if one would fit."""
-    listed = request.source.listed
+    listed = denoiser_parts(request.source.listed, model.tree)
     if request.min_width is not None:
         listed = dataclasses.replace(listed, min_width=request.min_width)
     try:
@@ -149,15 +155,18 @@ def _subject(model: AuditedModel, request: AuditRequest) -> Subject:
 
 
 def _checks(subject: Subject, damage: dict[str, float], others: OtherRuns) -> Iterator[Finding]:
-    """Every finding."""
+    """Every finding; those about prices only where the list has one."""
+    yield from unknown_parts(subject)
     yield from dead_entries(subject)
     yield from over_matching(subject)
     yield from redundant_entries(subject)
     yield from gains.refused_by_format(subject)
-    yield from gains.quantized_at_a_loss(subject)
-    yield from sensitive.sensitive_quantized(subject, damage)
     yield from blocks.fused_conflicts(subject)
     yield from blocks.too_many_patterns(subject)
+    if not subject.is_priced:
+        return
+    yield from gains.quantized_at_a_loss(subject)
+    yield from sensitive.sensitive_quantized(subject, damage)
     yield from gains.below_rule_of_thumb(subject)
     yield from gains.never_called(subject)
     yield from gains.nothing_quantized(subject)
@@ -170,19 +179,26 @@ def _checks(subject: Subject, damage: dict[str, float], others: OtherRuns) -> It
 
 
 def _priced(subject: Subject, request: AuditRequest, fixed: Fixed) -> Iterator[PricedList]:
-    """The list, the list without its faults, the recipe, and the bounds."""
+    """The list, the list without its faults, the recipe, and the bounds; bf16 alone for a list
+    without a price.
+    """
     model, bf16 = subject.model, FormatName.BF16
     price = model.pricer.price
+    if not subject.is_priced:
+        yield price("none", {})
+        return
     taken = {
         fqn: bf16 if model.refusal(fqn, subject.format) else subject.format
         for fqn in subject.formats
     }
-    yield price(
-        request.source.name,
-        {fqn: bf16 if model.refusal(fqn, name) else name for fqn, name in subject.formats.items()},
-    )
+    run = {
+        fqn: bf16 if model.refusal(fqn, name) else FormatName(name)
+        for fqn, name in subject.formats.items()
+    }
+    yield price(request.source.name, run)
     if fixed.formats != subject.formats:
-        yield price("the same, fixed", fixed.formats)
+        own = {fqn: FormatName(name) for fqn, name in fixed.formats.items()}
+        yield price("the same, fixed", own)
     if request.recipe is not None:
         recipe = load_recipe(request.recipe)
         check_same_linears(recipe, model.run.table)

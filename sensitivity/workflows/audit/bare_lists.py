@@ -6,13 +6,14 @@ People copy the one list out of a consumer's config: `["proj_out", "norm"]`. For
     config_of('["proj_out"]', "diffusers", FormatName.NVFP4)     # the config as JSON, or None
 """
 
-import ast
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from sensitivity.consumers.readers.literals import parse_python
 from sensitivity.core.format_name import FormatName
+from sensitivity.errors import PatternError
 
 _TORCHAO = {
     FormatName.NVFP4: {"_type": "NVFP4DynamicActivationNVFP4WeightConfig", "_data": {}},
@@ -66,7 +67,8 @@ def _strings(text: str) -> list[str] | None:
     if not text.startswith("["):
         return None
     try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        values = parse_python(text)
+    except (ValueError, PatternError):
         return None
-    return values if all(isinstance(value, str) for value in values) else None
+    is_list = isinstance(values, list) and all(isinstance(value, str) for value in values)
+    return values if is_list else None

@@ -3,12 +3,13 @@
     for finding in dead_entries(subject):
         finding.entry, finding.message, finding.closest
 
-An entry that hits no Linear may name other modules, a container of Linears, or a module by the name
-that it had before diffusers converted it. It may be written in another form, or misspelt. The first
-of these that fits is the hint. Where all entries are dead, the form of the whole list is
+An entry that hits no Linear may name other modules, a container of Linears, or Linears by a name
+that another tool gives them (`understood`). It may be written in another form, or misspelt. The
+first of these that fits is the hint. Where all entries are dead, the form of the whole list is
 questioned.
 
-Hints are for people. Nothing is matched by them.
+Hints speak the consumer's names: what they say can be written into the list as it is. Nothing is
+matched by them.
 """
 
 import dataclasses
@@ -17,16 +18,25 @@ import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
 from sensitivity.consumers.readers.plain import PLAIN_RULES
+from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.fqns import role_of
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.meanings import found_by, in_another_list
 from sensitivity.workflows.audit.renames import renamed_to
+from sensitivity.workflows.audit.served import never_quantized
 from sensitivity.workflows.audit.subject import Subject
-from sensitivity.workflows.audit.wording import first_names
+from sensitivity.workflows.audit.understood import (
+    DIFFUSERS,
+    STARRED,
+    WHOSE,
+    Interpreter,
+    Understood,
+)
+from sensitivity.workflows.audit.wording import first_names, plural
 
 HINTED = 25
 """Most dead entries that get a hint. A list for another model has hundreds, all dead alike."""
@@ -38,14 +48,20 @@ ALIKE, VERY_ALIKE = 0.6, 0.8
 the second.
 """
 
+OTHER_MODEL = (
+    "the list is for another model, or another part of this one: `sensitivity profile` lists the"
+    " names"
+)
+
 
 def dead_entries(subject: Subject) -> Iterator[Finding]:
     """Entries that hit no Linear, with hints; and whether another form would fit the list."""
     dead = [
         entry for entry, hits in zip(subject.listed.entries, subject.hits, strict=True) if not hits
     ]
+    interpreter = Interpreter(subject)
     if dead and len(dead) == len(subject.listed.entries):
-        yield _wrong_form(len(dead), subject)
+        yield _wrong_form(dead, subject, interpreter)
     ends = time.monotonic() + HINT_SECONDS
     for number, entry in enumerate(dead):
         plain = Finding(
@@ -56,38 +72,56 @@ def dead_entries(subject: Subject) -> Iterator[Finding]:
             line=entry.line,
         )
         has_hint = number < HINTED and time.monotonic() < ends
-        yield _with_hint(plain, entry, subject) if has_hint else plain
+        yield _with_hint(plain, entry, subject, interpreter) if has_hint else plain
 
 
-def _wrong_form(number: int, subject: Subject) -> Finding:
+def _wrong_form(dead: list[Entry], subject: Subject, interpreter: Interpreter) -> Finding:
     """All entries are dead."""
-    fitting = fitting_form(subject.listed, subject.model.tree)
-    other_model = (
-        "the list is for another model, or another part of this one: `sensitivity profile` lists"
-        " the names"
-    )
+    form = subject.listed.consumer
+    hint = fitting_form(subject.listed, subject.model.tree) if form in PLAIN_RULES else ""
     return Finding(
         kind=Kind.FORM,
         severity=Severity.ERROR,
         message=(
-            f"none of the entries ({number}) hits a Linear of {subject.model.spec.name},"
-            f" read as {subject.listed.consumer}; {fitting or other_model}"
+            f"none of the entries ({len(dead)}) hits a Linear of {subject.model.spec.name}, read as"
+            f" {form}; {hint or _other_names(dead, form, interpreter) or OTHER_MODEL}"
         ),
     )
 
 
-def _with_hint(plain: Finding, entry: Entry, subject: Subject) -> Finding:
+def _other_names(dead: list[Entry], form: str, interpreter: Interpreter) -> str:
+    """Whose names, or parts of whose names, at least half of the entries are; else ""."""
+    tried, whose = dead[:HINTED], Counter[str]()
+    for entry in tried:
+        if (found := interpreter.read(entry)) and (found.whose or found.part):
+            whose["parts of" if found.part else found.whose] += 1
+    if not whose or whose.most_common(1)[0][1] * 2 < len(tried):
+        return ""
+    (most, count), which = whose.most_common(1)[0], "its" if len(dead) <= HINTED else "the first"
+    if most == "parts of":
+        return (
+            f"{count} of {which} {len(tried)} are parts of names, and {form} matches others:"
+            " `fix` writes the list with whole names"
+        )
+    return (
+        f"{count} of {which} {len(tried)} are {most} names, and {form} matches"
+        f" {'its own' if form in WHOSE else DIFFUSERS + ' names'}: `fix` writes the list with these"
+    )
+
+
+def _with_hint(plain: Finding, entry: Entry, subject: Subject, interpreter: Interpreter) -> Finding:
     """The finding with the first hint that fits."""
-    hints: tuple[Callable[[Finding, Entry, Subject], Finding | None], ...] = (
-        _other_modules,
-        _container,
-        _older_name,
-        _other_rule,
+    hints: tuple[Callable[[], Finding | None], ...] = (
+        lambda: _other_modules(plain, entry, subject),
+        lambda: _older_name(plain, entry, subject, whole=True),
+        lambda: _other_name(plain, entry, subject, interpreter),
+        lambda: _older_name(plain, entry, subject, whole=False),
+        lambda: _other_rule(plain, entry, subject),
     )
     for hint in hints:
-        if found := hint(plain, entry, subject):
+        if found := hint():
             return found
-    closest = closest_names(_literal(entry), subject.model.tree)
+    closest = closest_names(_literal(entry), subject)
     names = f"closest live names: {', '.join(closest)}" if closest else "nothing is called alike"
     return dataclasses.replace(plain, message=f"hits no Linear; {names}", closest=closest)
 
@@ -110,30 +144,82 @@ def _other_modules(plain: Finding, entry: Entry, subject: Subject) -> Finding | 
     )
 
 
-def _container(plain: Finding, entry: Entry, subject: Subject) -> Finding | None:
-    """It is the whole name of a module that holds Linears, in a form that matches whole names."""
-    held = [
-        fqn
-        for fqn, names in subject.seen.items()
-        if any(name.startswith(f"{entry.text}.") for name in names)
-    ]
-    if not held:
-        return None
+def _other_name(
+    plain: Finding, entry: Entry, subject: Subject, interpreter: Interpreter
+) -> Finding | None:
+    """It is another name of Linears, or the name of a module that holds some."""
+    found = interpreter.read(entry)
+    if found is None or (found.part and subject.listed.consumer in PLAIN_RULES):
+        return None  # plain lists have a rule for parts of names, at which `_other_rule` hints
+    form, fqns = subject.listed.consumer, [fqn for fqn in subject.formats if fqn in found.fqns]
+    if found.holds and not found.whose:
+        what = f"the name of a module that holds {len(fqns)}"
+    else:
+        names = first_names(called_there(fqns, subject)) or "without a name there"
+        whose = found.whose or ("the" if found.part else "more than the")
+        which = "names" if len(fqns) > 1 and found.part else "name"
+        part = "a part of " if found.part else ""
+        what = f"{part}{whose} {which} of {plural(len(fqns), 'Linear')} ({names})"
+    if isinstance(subject.listed, ServedList) and never_quantized(
+        subject.listed, subject.model.tree
+    ).issuperset(fqns):
+        return dataclasses.replace(
+            plain,
+            severity=Severity.NOTE,
+            message=f"hits no Linear: it is {what}, which {form} never quantizes",
+        )
+    closest, step = _what_to_write(entry, fqns, found, subject)
     return dataclasses.replace(
-        plain,
-        message=(
-            f"hits no Linear: it is the name of a module that holds {len(held)}, and"
-            f" {subject.listed.consumer} matches whole names: write {entry.text}.*"
-        ),
-        closest=(f"{entry.text}.*",),
+        plain, message=f"hits no Linear: it is {what}{step}", closest=closest
     )
 
 
-def _older_name(plain: Finding, entry: Entry, subject: Subject) -> Finding | None:
-    """It is a module's name in the original checkpoint."""
+def _what_to_write(
+    entry: Entry, fqns: list[str], found: Understood, subject: Subject
+) -> tuple[tuple[str, ...], str]:
+    """(names to write instead, the clause that says so) for an entry that means `fqns`."""
+    form, names = subject.listed.consumer, called_there(fqns, subject)
+    if not names:
+        return (), f"; {form} gives them no name, so no list can tell them apart"
+    if found.holds and not found.whose:
+        glob = f"{entry.text}.*"
+        if entry.rule in STARRED:
+            return (glob,), f", and {form} matches whole names: write {glob}"
+        if form in PLAIN_RULES:
+            return (glob,), f", and {form} matches whole names: write glob:{glob}"
+        shown = first_names(names)
+        return tuple(names[:3]), f", and {form} matches whole names: write {shown}, as `fix` does"
+    if found.part:
+        shown = first_names(names)
+        return tuple(names[:3]), f", and {form} has no rule for it: write {shown}, as `fix` does"
+    with_others = ""
+    if isinstance(subject.listed, ServedList) and (others := _run_with(fqns, names, subject)):
+        with_others = f", which {form} runs as one with {first_names(others)}"
+    this = "that" if len(names) == 1 else "these"
+    return tuple(names[:3]), f"{with_others}: write {this}"
+
+
+def _run_with(fqns: list[str], names: list[str], subject: Subject) -> list[str]:
+    """The other Linears of these run-time names, in the components of `fqns`."""
+    component_of = subject.model.tree.component_of
+    components = set(map(component_of, fqns))
+    others = set[str]().union(*(subject.names[name] for name in names)).difference(fqns)
+    return [fqn for fqn in subject.formats if fqn in others and component_of(fqn) in components]
+
+
+def called_there(fqns: Iterable[str], subject: Subject) -> list[str]:
+    """What the consumer calls these Linears, each name once; those without a name are left out."""
+    return [name for name in dict.fromkeys(map(subject.called, fqns)) if name]
+
+
+def _older_name(plain: Finding, entry: Entry, subject: Subject, *, whole: bool) -> Finding | None:
+    """It is, or has in it, a module's name in the original checkpoint.
+
+    A consumer that matches names of its own is told these, not diffusers'.
+    """
     text = _literal(entry)
-    renamed = renamed_to(text, subject.model.tree)
-    if renamed is None:
+    renamed = renamed_to(text, subject.model.tree, whole=whole)
+    if renamed is None or isinstance(subject.listed, ServedList):
         return None
     new, source = renamed
     message = f"hits no Linear: {text!r} is called {first_names(new)} in diffusers ({source})"
@@ -147,7 +233,7 @@ def _other_rule(plain: Finding, entry: Entry, subject: Subject) -> Finding | Non
         if rule == entry.rule:
             continue
         other = dataclasses.replace(entry, rule=rule)
-        hits = found_by(_plain(rule), other, subject.model.tree)
+        hits = found_by(_plain(rule), other, subject.model.tree, subject.names)
         if hits and not in_another_list(text, hits, subject):
             message = f"hits no Linear as {entry.rule}; as {rule} it would hit {len(hits)}"
             return dataclasses.replace(plain, message=message)
@@ -166,12 +252,12 @@ def _literal(entry: Entry) -> str:
     return max(runs, key=len, default=entry.text).removesuffix(".weight")
 
 
-def closest_names(text: str, tree: ModelTree) -> tuple[str, ...]:
-    """Up to three names of a model that a text may mean.
+def closest_names(text: str, subject: Subject) -> tuple[str, ...]:
+    """Up to three names that the consumer gives the model's Linears, and that a text may mean.
 
-    They are whole FQNs if the text has an index, else parts of names and roles.
+    They are whole names if the text has an index, else parts of names and roles.
     """
-    inside = [tree.inside(fqn) for fqn in tree.fqns]
+    inside = called_there(subject.formats, subject)
     roles = list(dict.fromkeys(map(role_of, inside)))
     names = [
         *dict.fromkeys(part for role in roles for part in role.split(".") if not part.isdigit()),

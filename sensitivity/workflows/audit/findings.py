@@ -21,6 +21,7 @@ class Kind(StrEnum):
     """What is found."""
 
     FORM = "wrong-form"
+    PART = "unknown-part"
     DEAD = "dead-entry"
     OVER = "over-matching"
     REDUNDANT = "redundant-entry"

@@ -15,12 +15,15 @@ Nothing is measured here, and a gain below the uncertainty of the price model is
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
+from sensitivity.consumers.other_formats import ListedFormat
+from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import role_of
 from sensitivity.core.patterns import expand
 from sensitivity.latency import batch_rows
 from sensitivity.shapes.families import fused_role
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
+from sensitivity.workflows.audit.served import never_quantized
 from sensitivity.workflows.audit.subject import Subject
 from sensitivity.workflows.audit.wording import first_names, gains, milliseconds, plural, some_roles
 
@@ -76,16 +79,19 @@ def quantized_at_a_loss(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def losing(subject: Subject, formats: Mapping[str, FormatName]) -> tuple[tuple[str, ...], float]:
+def losing(subject: Subject, formats: Mapping[str, ListedFormat]) -> tuple[tuple[str, ...], float]:
     """The Linears of families that are slower with these formats than in bf16, and their loss.
 
-    Linears that the format refuses are not among them.
+    Linears that the format refuses are not among them, nor families with a format that has no
+    price.
 
     Returns:
         The FQNs, and the seconds of a run that they lose together.
     """
     fqns, lost_s = list[str](), 0.0
     for family in subject.model.families:
+        if not all(isinstance(formats[fqn], FormatName) for fqn in family):
+            continue
         quantized = [
             fqn
             for fqn in family
@@ -107,6 +113,10 @@ def nothing_quantized(subject: Subject) -> Iterator[Finding]:
         for fqn in subject.formats
     )
     none_would = "" if gains_something else f", and none would gain as {subject.format}"
+    listed, tree = subject.listed, subject.model.tree
+    if isinstance(listed, ServedList) and len(never_quantized(listed, tree)) == len(tree.fqns):
+        kinds = ", ".join(dict.fromkeys(tree.classes.values()))
+        none_would = f", as {listed.consumer} quantizes no Linear of {kinds}, whatever a list says"
     yield Finding(
         kind=Kind.SKIPPED,
         severity=Severity.WARNING if gains_something else Severity.NOTE,

@@ -20,10 +20,10 @@ The rules, by kind of entry:
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
-from sensitivity.core.fqns import stack_of
 from sensitivity.errors import PatternError
 from sensitivity.workflows.audit.subject import Subject
 
@@ -66,10 +66,15 @@ def meanings(subject: Subject) -> dict[int, Meaning]:
     return found
 
 
-def found_by(listed: ConsumerList, entry: Entry, tree: ModelTree) -> frozenset[str]:
-    """What an entry hits; nothing if it is no pattern of its rule."""
+def found_by(
+    listed: ConsumerList,
+    entry: Entry,
+    tree: ModelTree,
+    names: Mapping[str, set[str]] | None = None,
+) -> frozenset[str]:
+    """What an entry hits; nothing if it is no pattern of its rule. `names` as in `hits`."""
     try:
-        return listed.hits(entry, tree)
+        return listed.hits(entry, tree, names)
     except PatternError:
         return frozenset()
 
@@ -103,7 +108,12 @@ def _meaning(entry: Entry, hits: frozenset[str], subject: Subject) -> Meaning:
     numbered = hits
     if hits and closed != (entry.text,):
         matched = (
-            found_by(subject.listed, dataclasses.replace(entry, text=text), subject.model.tree)
+            found_by(
+                subject.listed,
+                dataclasses.replace(entry, text=text),
+                subject.model.tree,
+                subject.names,
+            )
             for text in closed
         )
         numbered = frozenset[str]().union(*matched) & hits
@@ -173,7 +183,7 @@ def _of_one_list(text: str, hits: frozenset[str], subject: Subject) -> frozenset
     """
     inside = subject.model.tree.inside
     marked = text.replace(r"\.", "\x00")
-    lists = {inside(fqn).partition(".")[0] for fqn in subject.formats if stack_of(inside(fqn))}
+    lists = subject.lists_of_blocks
     for found in _LIST.finditer(marked):
         name, before = found[1], marked[: found.start()][-1:]
         if name not in lists or before in (".", "\x00"):

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from sensitivity.consumers.lists import ModelTree
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import role_of
 from sensitivity.formats.registry import get_format
@@ -89,9 +90,12 @@ class AuditedModel:
             self._costs[name] = {cost.fqn: cost for cost in estimate.linears}
         return self._costs[name]
 
-    def gain_s(self, fqn: str, name: FormatName) -> float:
-        """Seconds of a run that a Linear saves in a format; 0 if it was never called."""
-        cost = self.costs(name).get(fqn) if name.is_quantized else None
+    def gain_s(self, fqn: str, name: ListedFormat) -> float:
+        """Seconds of a run that a Linear saves in a format; 0 if it was never called, or the format
+        is none of this tool's.
+        """
+        is_priced = isinstance(name, FormatName) and name.is_quantized
+        cost = self.costs(FormatName(name)).get(fqn) if is_priced else None
         return 0.0 if cost is None else cost.calls * (cost.bf16_us - cost.quantized_us) / 1e6
 
     @cached_property
@@ -99,13 +103,14 @@ class AuditedModel:
         """Predicted seconds of the bf16 run."""
         return self.pricer.latency.estimate(self.pricer.table, {}).bf16_s
 
-    def refusal(self, fqn: str, name: FormatName) -> str | None:
-        """Why a format refuses a Linear; None if it takes it, or the Linear was never called.
+    def refusal(self, fqn: str, name: ListedFormat) -> str | None:
+        """Why a format refuses a Linear; None if it takes it, or the Linear was never called, or
+        the format is none of this tool's.
 
         Shape and dtype are those of the model itself, not of the scale that it stands for.
         """
         row = self._own.get(fqn)
-        if row is None:
+        if row is None or not isinstance(name, FormatName):
             return None
         return get_format(name).refusal(k=row.k, n=row.n, dtype=getattr(torch, row.dtype))
 
@@ -113,7 +118,7 @@ class AuditedModel:
     def _own(self) -> dict[str, LinearProfile]:
         return {linear.fqn: linear for linear in self.run.table.linears}
 
-    def rows(self, fqns: Iterable[str], formats: Mapping[str, FormatName]) -> tuple[RoleRow, ...]:
+    def rows(self, fqns: Iterable[str], formats: Mapping[str, ListedFormat]) -> tuple[RoleRow, ...]:
         """These Linears by role and shape, with their gains in these formats; largest gain or loss
         first.
         """
@@ -148,13 +153,15 @@ def audited_model(spec: StudySpec, *, target: str | None = None) -> AuditedModel
     from sensitivity.shapes.run import run_shapes
 
     run = run_shapes(spec)
-    found = _Modules(build_skeleton(spec).components, run.classes)
+    components = build_skeleton(spec).components
+    found = _Modules(components, run.classes)
     scale = spec.pricing.stands_for
     fqns = tuple(linear.fqn for linear in run.table.linears) + run.table.uncalled
     tree = ModelTree(
         fqns=fqns,
         classes=dict(run.classes),
         several=found.several,
+        others=tuple(name for name in components if name not in run.classes),
         shapes={
             fqn: (found.linears[fqn].in_features * scale, found.linears[fqn].out_features * scale)
             for fqn in fqns

@@ -9,11 +9,13 @@ format: what other entries, or a least width, would decide alike is not reported
 """
 
 import dataclasses
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from sensitivity.consumers.lists import ConsumerList
+from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers.plain import PLAIN_RULES
-from sensitivity.core.format_name import FormatName
+from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import META
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
@@ -23,6 +25,8 @@ from sensitivity.workflows.audit.wording import first_names, place, plural
 
 SHOWN_GLOBS = 3
 """Most globs that a message proposes."""
+GLOB_SECONDS = 3.0
+"""What gathering names into globs may take; later messages name Linears one by one."""
 COSTLY = 0.005
 """Part of a bf16 run from which over-matching is an error if the text alone does not make it one.
 """
@@ -32,24 +36,34 @@ def over_matching(subject: Subject) -> Iterator[Finding]:
     """Entries that hit more than they mean, where that changes a format."""
     meant = meanings(subject)
     exact = exact_formats(subject, meant)
+    ends = time.monotonic() + GLOB_SECONDS
     for index, meaning in meant.items():
+        more = subject.hits[index] - meaning.fqns
+        if all(exact[fqn] is subject.formats[fqn] for fqn in more):
+            continue
         surplus = [
-            fqn
-            for fqn in subject.formats
-            if fqn in subject.hits[index] - meaning.fqns and exact[fqn] is not subject.formats[fqn]
+            fqn for fqn in subject.formats if fqn in more and exact[fqn] is not subject.formats[fqn]
         ]
-        if surplus:
-            cost_s = subject.gain_with(exact, surplus) - subject.gain_with(subject.formats, surplus)
-            yield _over_matching(index, meaning, surplus, cost_s, subject)
+        cost_s = subject.gain_with(exact, surplus) - subject.gain_with(subject.formats, surplus)
+        as_globs = time.monotonic() < ends
+        yield _over_matching(index, meaning, surplus, cost_s, subject, as_globs=as_globs)
 
 
 def _over_matching(
-    index: int, meaning: Meaning, surplus: list[str], cost_s: float, subject: Subject
+    index: int,
+    meaning: Meaning,
+    surplus: list[str],
+    cost_s: float,
+    subject: Subject,
+    *,
+    as_globs: bool,
 ) -> Finding:
-    """The finding of one entry."""
+    """The finding of one entry; `as_globs` says whether names are gathered into globs."""
     entry = subject.listed.entries[index]
     severe = meaning.surely or cost_s >= COSTLY * subject.model.bf16_s
-    meant, more = (_globs(fqns, subject) for fqns in (meaning.fqns, surplus))
+    meant, more = sorted(meaning.fqns), surplus
+    if as_globs:
+        meant, more = (_globs(fqns, subject) for fqns in (meaning.fqns, surplus))
     names, also, besides = (
         (
             f"names {first_names(meant)} ({plural(len(meaning.fqns), 'Linear')}) and",
@@ -65,7 +79,7 @@ def _over_matching(
         entry=entry.text,
         line=entry.line,
         fqns=tuple(surplus),
-        cost_s=cost_s,
+        cost_s=cost_s if subject.is_priced else None,
         message=(
             f"{names} as {entry.rule} {also}hits {first_names(more)} ({len(surplus)}{besides}); if"
             f" these are not meant, {_precise(meant, subject.listed.consumer)}"
@@ -74,7 +88,12 @@ def _over_matching(
 
 
 def _globs(fqns: Iterable[str], subject: Subject) -> list[str]:
-    return [pattern.pattern for pattern in compress(fqns, subject.model.tree.fqns)]
+    """Globs on the consumer's own names, where it has such names, else on FQNs."""
+    universe = list(subject.model.tree.fqns)
+    if isinstance(subject.listed, ServedList):
+        fqns, universe = map(subject.called, fqns), [subject.called(fqn) for fqn in universe]
+        fqns, universe = filter(None, fqns), list(filter(None, universe))
+    return [pattern.pattern for pattern in compress(fqns, universe)]
 
 
 def _precise(globs: list[str], form: str) -> str:
@@ -89,7 +108,7 @@ def _precise(globs: list[str], form: str) -> str:
     return f"write {', '.join(rule + glob for rule, glob in zip(rules, globs, strict=True))}"
 
 
-def exact_formats(subject: Subject, meant: Mapping[int, Meaning]) -> dict[str, FormatName]:
+def exact_formats(subject: Subject, meant: Mapping[int, Meaning]) -> dict[str, ListedFormat]:
     """{FQN: format} if each over-matching entry hit what it means and no more."""
     if not meant:
         return dict(subject.formats)
@@ -116,6 +135,7 @@ def redundant_entries(subject: Subject) -> Iterator[Finding]:
     for hits in subject.hits:
         for fqn in hits:
             covers[fqn] = covers.get(fqn, 0) + 1
+    by_fqn = _entries_of(subject)
     for index in sorted(range(len(entries)), key=lambda i: (len(subject.hits[i]), -i)):
         hits, entry = subject.hits[index], entries[index]
         if hits and all(covers[fqn] > 1 for fqn in hits):
@@ -127,13 +147,25 @@ def redundant_entries(subject: Subject) -> Iterator[Finding]:
                 entry=entry.text,
                 line=entry.line,
                 fqns=tuple(sorted(hits)),
-                message=f"says nothing that is not said by {_covering(index, subject)}",
+                message=f"says nothing that is not said by {_covering(index, subject, by_fqn)}",
             )
 
 
-def _covering(index: int, subject: Subject) -> str:
+def _entries_of(subject: Subject) -> dict[str, list[int]]:
+    """{FQN: the indices of the entries that hit it, in order}."""
+    found: dict[str, list[int]] = {}
+    for index, hits in enumerate(subject.hits):
+        for fqn in hits:
+            found.setdefault(fqn, []).append(index)
+    return found
+
+
+def _covering(index: int, subject: Subject, by_fqn: Mapping[str, list[int]]) -> str:
     """The first other entry that hits all that an entry hits, in words."""
-    for other, (entry, hits) in enumerate(zip(subject.listed.entries, subject.hits, strict=True)):
-        if other != index and subject.hits[index] <= hits:
+    own = subject.hits[index]
+    rarest = min((by_fqn[fqn] for fqn in own), key=len)
+    for other in rarest:
+        if other != index and own <= subject.hits[other]:
+            entry = subject.listed.entries[other]
             return f"{place(entry)}{entry.text}"
     return "other entries together"

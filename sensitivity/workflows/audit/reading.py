@@ -19,13 +19,19 @@ from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.readers import READERS, Reader, get_reader, guess_reader
 from sensitivity.consumers.readers.filter_fn import FilterFnReader
 from sensitivity.consumers.readers.plain import PLAIN_RULES
-from sensitivity.core.format_name import FormatName
+from sensitivity.consumers.readers.safetensors_lists import (
+    is_safetensors,
+    list_in_file,
+    list_in_header,
+)
+from sensitivity.core.format_name import FormatName, parse_format
 from sensitivity.core.json_files import parse_json
+from sensitivity.core.outside_files import NAME_LIST, decode_text, read_bytes, reason
+from sensitivity.core.words import printable
 from sensitivity.errors import PatternError, RecipeError, UserError
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.workflows.audit.bare_lists import config_of
 
-MAX_BYTES = 16 * 1024 * 1024
 CONSUMERS = tuple(name for name in READERS if name not in (*PLAIN_RULES, FilterFnReader.name))
 """The forms that are a consumer's config."""
 RECIPE = "recipe"
@@ -50,12 +56,14 @@ class Source:
         form: the form that it was read in.
         guessed: whether the form was guessed.
         listed: what it says.
+        text: the text that was read; "" where it is not known.
     """
 
     name: str
     form: str
     guessed: bool
     listed: ConsumerList
+    text: str = ""
 
 
 def read_source(
@@ -78,6 +86,7 @@ def read_source(
         RecipeError: it is a recipe that cannot be read.
         UserError: code is allowed for a form that runs none.
     """
+    format = parse_format(format)
     if form == FilterFnReader.name:
         function = FilterFnReader(allow_code=allow_code).read(source)
         return Source(name=source, form=form, guessed=False, listed=function)
@@ -95,38 +104,38 @@ def read_source(
             return Source(name=name, form=RECIPE, guessed=guessed, listed=_recipe_list(text))
         reader = _guess(source, text) if reader is None else reader
         listed = _read_guessed(reader, text) if guessed else _read_as(reader, text, format)
-        return Source(name=name, form=reader.name, guessed=guessed, listed=listed)
+        config = None if guessed else config_of(text, reader.name, format)
+        return Source(
+            name=name, form=reader.name, guessed=guessed, listed=listed, text=config or text
+        )
     except (PatternError, RecipeError) as error:
         said = f" (read as {reader.name}, by its looks)" if guessed and reader is not None else ""
         raise type(error)(f"{name}{said}: {error}") from None
 
 
 def _text(source: str) -> str:
-    """The text of a file or of standard input."""
+    """The text of a file or of standard input; the list in a safetensors file, as JSON."""
+    path = Path(source)
     try:
         if source == "-":
-            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+            data = sys.stdin.buffer.read(NAME_LIST.max_bytes + 1)
+        elif path.suffix.lower() == ".safetensors":
+            return list_in_file(path)
         else:
-            with Path(source).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file system takes
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            data = read_bytes(path, NAME_LIST)
+        if is_safetensors(data):
+            return list_in_header(data)
+        if data.startswith(b"GGUF"):
+            raise ValueError(
+                "found a GGUF file, which has weights and no list: give the list itself, or a"
+                " config with quant_method gguf"
+            )
+        return decode_text(data, NAME_LIST)
+    except (OSError, ValueError) as error:
         code = " (to name a function, give `form` filter-fn and `allow_code`)"
         raise PatternError(
-            f"{source} cannot be read ({reason}); expected a text file with a list, or - for"
-            f" standard input: name one{code if ':' in source else ''}"
-        ) from None
-    if len(data) > MAX_BYTES:
-        raise PatternError(
-            f"{source} has more than {MAX_BYTES} bytes; expected at most {MAX_BYTES}, and a list is"
-            " far smaller: name another file"
-        )
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PatternError(
-            f"{source} is no text ({error.reason} at byte {error.start}); expected UTF-8: name"
-            " another file"
+            f"{printable(source)} cannot be read ({reason(error)}); expected a text file with a"
+            f" list, or - for standard input: name one{code if ':' in source else ''}"
         ) from None
 
 

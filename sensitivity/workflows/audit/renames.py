@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from sensitivity.consumers.lists import ModelTree
+from sensitivity.consumers.served_names import known_classes
 
 _LTX = {"patchify_proj": "proj_in", "adaln_single": "time_embed"}
 _LTX2 = {
@@ -80,8 +81,15 @@ RENAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
 SOURCE = "its conversion of the original checkpoint"
 
 
-def renamed_to(text: str, tree: ModelTree) -> tuple[tuple[str, ...], str] | None:
+def renamed_to(
+    text: str, tree: ModelTree, *, whole: bool = False
+) -> tuple[tuple[str, ...], str] | None:
     """What a text's original name is called in diffusers.
+
+    Args:
+        text: it.
+        tree: the model.
+        whole: whether the text must be the name, and not only have it in it.
 
     Returns:
         The live names and their source; None if the text has no original name of this model.
@@ -89,8 +97,29 @@ def renamed_to(text: str, tree: ModelTree) -> tuple[tuple[str, ...], str] | None
     for kind in dict.fromkeys(tree.classes.values()):
         known = RENAMES.get(kind, {})
         for old in sorted(known, key=len, reverse=True):
+            if whole and text != old:
+                continue
             if re.search(rf"(?<![A-Za-z0-9_]){re.escape(old)}(?![A-Za-z0-9_])", text):
                 new = known[old]
                 if any(re.search(rf"(?:^|\.){re.escape(new)}(?:\.|$)", fqn) for fqn in tree.fqns):
                     return (new,), SOURCE
     return None
+
+
+def in_todays_names(text: str, tree: ModelTree) -> tuple[str, ...]:
+    """A text with every original name in it replaced by diffusers', for each class of the model.
+
+    Classes whose original names are all known (`consumers.served_names`, "comfyui") are left out:
+    their names are looked up, and need no replacing.
+    """
+    found = []
+    for kind in dict.fromkeys(tree.classes.values()):
+        known = {} if kind in known_classes("comfyui") else RENAMES.get(kind, {})
+        if not known:
+            continue
+        olds = "|".join(re.escape(old) for old in sorted(known, key=len, reverse=True))
+        pattern = rf"(?<![A-Za-z0-9_])(?:{olds})(?![A-Za-z0-9_])"
+        today = re.sub(pattern, lambda old, known=known: known[old[0]], text)  # type: ignore[misc]
+        if today != text:
+            found.append(today)
+    return tuple(found)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sensitivity.consumers.readers.served_lists import ServedList
+from sensitivity.core.format_name import FormatName
+from sensitivity.errors import PatternError
 from sensitivity.latency import ShapeScale
 from sensitivity.latency.pricer import PricedList
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.recipes.unverified import priced_recipe
 from sensitivity.workflows.audit.findings import Finding, Severity
 from sensitivity.workflows.audit.fixing import Fixed, plain_list
+from sensitivity.workflows.audit.own_form import own_form
 from sensitivity.workflows.audit.reading import Source
 from sensitivity.workflows.audit.subject import Subject
 
@@ -56,7 +60,17 @@ class Audit:
 
     @property
     def fixed_price(self) -> PricedList:
-        """The price of the list without its faults."""
+        """The price of the list without its faults.
+
+        Raises:
+            PatternError: the list is in a format that this tool does not have.
+        """
+        if not self.subject.is_priced:
+            raise PatternError(
+                f"found a list in the format {', '.join(self.subject.other_formats)[:200]}, which"
+                f" this tool does not have; expected one of {', '.join(FormatName)}: give `fix` a"
+                " path that does not end in .json"
+            )
         return self.priced[1] if self.fixed.formats != self.subject.formats else self.priced[0]
 
     @property
@@ -67,13 +81,14 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity audit`. Seconds are predicted, of one pipeline run."""
         subject, first = self.subject, self.priced[0].estimate
+        main = subject.format if subject.is_priced else subject.other_formats[0]
         scale = {} if self.scale is None else {"scale": dataclasses.asdict(self.scale)}
         return {
             "model": subject.model.spec.name,
             "list": self.source.name,
             "form": self.source.form,
             "form_guessed": self.source.guessed,
-            "format": subject.format.value,
+            "format": main.value,
             "min_width": subject.listed.min_width,
             "target": first.target,
             "source": first.source,
@@ -84,13 +99,43 @@ class Audit:
             "linears": len(subject.formats),
             "quantized": len(subject.quantized),
             "calibrated": self.calibrated,
-            "notes": list(subject.listed.notes),
+            "notes": list(self.notes),
             "errors": self.count(Severity.ERROR),
             "warnings": self.count(Severity.WARNING),
             "findings": [finding.to_json() for finding in self.findings],
-            "latency": [_price_json(row) for row in self.priced],
-            "fixed": {"changes": list(self.fixed.changes), "skip": sorted(self.fixed.causes)},
+            "latency": [*self._open_prices(), *(_price_json(row) for row in self.priced)],
+            "fixed": {
+                "changes": list(self.fixed.changes),
+                "given_up": list(self.fixed.given_up),
+                "skip": sorted(self.fixed.causes),
+            },
         }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the list was read."""
+        if self.subject.is_priced:
+            return self.subject.listed.notes
+        words = ", ".join(self.subject.other_formats)[:300]
+        return (
+            *self.subject.listed.notes,
+            f"no price: this tool does not have the format {words}; names, fused Linears and dead"
+            " entries are checked, what gains and what loses is not",
+        )
+
+    def _open_prices(self) -> list[dict[str, Any]]:
+        """The rows of a list without a price: what is not known is null."""
+        if self.subject.is_priced:
+            return []
+        return [
+            {
+                "name": self.source.name,
+                "quantized_linears": len(self.subject.quantized),
+                "bf16_s": self.priced[0].estimate.bf16_s,
+                "quantized_s": None,
+                "speedup": None,
+            }
+        ]
 
 
 def _price_json(row: PricedList) -> dict[str, Any]:
@@ -105,17 +150,25 @@ def _price_json(row: PricedList) -> dict[str, Any]:
     return data | ({"speedup_interval90": list(estimate.interval90)} if estimate.interval90 else {})
 
 
+def keeps_its_form(audit: Audit) -> bool:
+    """Whether `fixed_text` is in the list's own form: where its consumer has names of its own."""
+    return isinstance(audit.subject.listed, ServedList) and bool(audit.source.text)
+
+
 def fixed_text(audit: Audit) -> str:
-    """The list without its faults, as globs with reasons.
+    """The list without its faults: in its own form where `keeps_its_form`, else as globs with
+    reasons.
 
     Raises:
-        PatternError: it has several formats.
+        PatternError: it has several formats, and globs cannot say them.
     """
+    if keeps_its_form(audit):
+        return own_form(audit.source.text, audit.fixed.formats, audit.subject)
     return plain_list(
         audit.fixed,
         audit.subject,
         name=audit.source.name,
-        speedup=audit.fixed_price.estimate.speedup,
+        speedup=audit.fixed_price.estimate.speedup if audit.subject.is_priced else None,
     )
 
 

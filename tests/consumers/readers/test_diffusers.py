@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader
+from sensitivity.core.format_name import FormatName
 
 from support.fqn_configs import INSIDE, KEYS, MX, chosen, fqn_config
 from support.namesakes import SmallNamesakeNet, mx_config
@@ -147,3 +148,66 @@ def test_what_wan_keeps_in_fp32() -> None:
     listed = get_reader("diffusers").read(json.dumps(config))
     tree = ModelTree(fqns=fqns, classes={"transformer": "WanTransformer3DModel"})
     assert chosen(listed, tree) == {fqns[1], fqns[2]}
+
+
+BACKENDS: dict[str, tuple[dict[str, object], str, set[str]]] = {
+    "bitsandbytes": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        "nf4 (bitsandbytes) weight-only",
+        {"proj_out", "blocks.0.proj_out", "proj_out.inner"},
+    ),
+    "quanto": (
+        {"quant_method": "quanto", "weights_dtype": "float8"},
+        "float8 (quanto) weight-only",
+        {"proj_out", "blocks.0.proj_out"},
+    ),
+    "gguf": (
+        {"quant_method": "gguf"},
+        "gguf weight-only",
+        {"proj_out", "blocks.0.proj_out", "proj_out.inner"},
+    ),
+    "modelopt": (
+        {"quant_method": "modelopt", "quant_type": "NVFP4"},  # by itself it leaves `proj_out.*`
+        "nvfp4 (modelopt) weight-only",
+        {"proj_out", "blocks.0.proj_out", "proj_out.inner", "proj_out_2"},
+    ),
+    "sdnq": (
+        {"quant_method": "sdnq", "weights_dtype": "uint4"},
+        "uint4 (sdnq) weight-only",
+        {"proj_out", "blocks.0.proj_out", "proj_out.inner"},
+    ),
+    "torchao by an older name": (
+        {"quant_method": "torchao", "quant_type": "int8wo"},
+        "int8 weight-only",
+        {"proj_out", "blocks.0.proj_out", "proj_out.inner"},
+    ),
+}
+"""{backend: its config without a list, its format, what the entry `proj_out` keeps in bf16}."""
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_other_backends_have_their_own_rules(name: str) -> None:
+    """Each backend's entries are matched by its own rule, and its format is no format of ours."""
+    config, format, kept = BACKENDS[name]
+    key = "llm_int8_skip_modules" if name == "bitsandbytes" else "modules_to_not_convert"
+    fqns = ("proj_out", "blocks.0.proj_out", "proj_out.inner", "proj_out_2", "blocks.0.to_q")
+    listed = get_reader("diffusers").read(json.dumps({**config, key: ["proj_out"]}))
+    found = listed.assign(ModelTree(fqns=fqns), quantized=FormatName.NVFP4)
+    assert {fqn for fqn, one in found.items() if one is FormatName.BF16} == kept
+    assert {one for fqn, one in found.items() if fqn not in kept} == {format}
+
+
+def test_nunchaku_names_what_is_quantized() -> None:
+    """Targets of a nunchaku checkpoint are whole names; all else stays bf16."""
+    config = {
+        "quant_method": "nunchaku_lite",
+        "svdq_w4a4": {"precision": "nvfp4", "targets": ["blocks.0.to_q"]},
+        "awq_w4a16": {"precision": "int4", "targets": ["norm.linear"]},
+    }
+    listed = get_reader("diffusers").read(json.dumps({"quantization_config": config}))
+    tree = ModelTree(fqns=("blocks.0.to_q", "norm.linear", "proj_out"))
+    assert listed.assign(tree, quantized=FormatName.NVFP4) == {
+        "blocks.0.to_q": "nvfp4 with a low-rank part (svdquant)",
+        "norm.linear": "int4 (awq) weight-only",
+        "proj_out": FormatName.BF16,
+    }

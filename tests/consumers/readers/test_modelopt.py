@@ -4,6 +4,7 @@ Tests marked `real_modelopt` run where ModelOpt is installed: see `support.quant
 """
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -240,22 +241,21 @@ def test_checkpoint_configs_are_shell_patterns() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([OFF, both("*", NVFP4)[0]], "has only its weight quantized"),
+        ([OFF, both("*", NVFP4)[1]], "has only its input quantized"),
         (both("blocks.*", NVFP4), r"proj_out is left in ModelOpt's default \(int8\)"),
-        ([OFF, *both("*", NVFP4, MXFP8)], "has mxfp8 and nvfp4 mixed"),
         (
             [OFF, *both("*", NVFP4), {"quantizer_name": "*proj_out*", "enable": True}],
             "has its output quantized",
         ),
-        ([OFF, *both("*", {"num_bits": 8, "axis": None})], r"expected one of NVFP4 \(num_bits"),
+        ([OFF, *both("*", {"num_bits": "many"})], r"such as NVFP4 \(num_bits"),
         ([OFF, {"quantizer_name": "*"}], "neither cfg nor enable"),
         ([OFF, {"name": "*", "cfg": NVFP4}], r"found the entry .*write each entry so"),
         ([{"quantizer_name": 3, "enable": False}], "found '3' in quantizer_name"),
         (
-            {"quantization": {"quant_algo": "W4A16_AWQ"}},
-            "found the quant_algo 'W4A16_AWQ'; expected one of NVFP4",
+            {"quantization": {"quant_algo": "W4A16_AWK"}},
+            "found the quant_algo 'W4A16_AWK'; expected one of NVFP4.*did you mean 'W4A16_AWQ'",
         ),
-        ({"quantization": {"quant_algo": "MIXED_PRECISION"}}, "without quantized_layers"),
+        ({"quantization": {"quant_algo": "MIXED_PRECISION"}}, "with quantized_layers None"),
         ({"quant_cfg": 3}, "found a quant_cfg that is a int"),
         (
             "import modelopt\nCFG = modelopt.NVFP4_DEFAULT_CFG",
@@ -274,11 +274,12 @@ def test_checkpoint_configs_are_shell_patterns() -> None:
             ),
             "over 20000 items",
         ),
-        ("[" * 5000, "neither JSON"),
-        ("-" * 200_000 + "1", "neither JSON"),
-        ("- not: python", "neither JSON"),
+        ("[" * 5000, "found brackets deeper than 64 levels"),
+        ("-" * 200_000 + "1", "found Python of over 150000 words and signs"),
+        ("- not: python", "found 'not' with the cfg|found 'not' with"),
+        ("a, b = 1, 2", r"line 1: found code \(a, b = \(1, 2\)\)"),
         ("x" * 4_000_001, "found a text of 4000001 characters"),
-        ("{}", "no ModelOpt config"),
+        ("{}", "found an object with nothing, in which there is no list"),
     ],
 )
 def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
@@ -287,6 +288,121 @@ def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
     """
     with pytest.raises(PatternError, match=words):
         read(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([OFF, both("*", NVFP4)[0]], "nvfp4 weight-only"),
+        ([OFF, *both("*", NVFP4, MXFP8)], "nvfp4 weights, mxfp8 activations"),
+        ([OFF, *both("*", {"num_bits": 8, "axis": None})], "int8"),
+        (
+            [OFF, both("*", {"num_bits": 4, "block_sizes": {-1: 128}})[0]],
+            "int4 in blocks of 128 we",
+        ),
+        (
+            [OFF, *both("*", [{"num_bits": 4}, TENSOR], TENSOR)],
+            "int4 in fp8 weights, fp8 activations",
+        ),
+        (
+            {"quant_cfg": [OFF, *both("*", NVFP4)], "algorithm": {"method": "svdquant"}},
+            r"nvfp4 with a low-rank part \(svdquant\)",
+        ),
+        ({"quantization": {"quant_algo": "W4A16_AWQ"}}, r"int4 \(awq\) weight-only"),
+        (
+            {"quant_algo": "FP8", "runtime": {"diffusion_step_policy": {"first_steps": 4}}},
+            "fp8, 16 bits at some steps",
+        ),
+        ({"quantization": {"quant_algo": "NVFP4_SVD"}}, r"nvfp4 with a low-rank part \(svdquant\)"),
+        (
+            {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"proj_out": "W8A16"}},
+            "int8 weight-only",
+        ),
+    ],
+)
+def test_other_formats_are_read_and_named(value: Any, words: str) -> None:
+    """A format that is none of ours, weight-only ones among them, is named and never taken for one
+    of ours.
+    """
+    text = value if isinstance(value, str) else repr(value)
+    listed = get_reader("modelopt").read(text)
+    found = listed.assign(ModelTree(fqns=("proj_out",)), quantized=FormatName.NVFP4)
+    assert not isinstance(found["proj_out"], FormatName)
+    assert re.match(words, found["proj_out"]), found
+
+
+RECIPE = """
+# a comment
+imports:
+  base_disable_all: configs/ptq/units/base_disable_all
+  others: configs/ptq/units/default_disabled_quantizers.yaml
+  body: configs/ptq/units/%s
+  nvfp4: configs/numerics/nvfp4
+metadata:
+  recipe_type: ptq
+quantize:
+  algorithm: {method: %s}
+  quant_cfg:
+    - $import: base_disable_all
+    - $import: body
+    - $import: others
+    - quantizer_name: '*embed*_quantizer'
+      enable: false
+"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "algorithm", "format"),
+    [
+        ("w4a4_nvfp4_nvfp4", "max", FormatName.NVFP4),
+        ("w8a8_fp8_fp8", "max", FormatName.FP8),
+        ("w4_nvfp4", "max", "nvfp4 weight-only"),
+        ("w4a4_nvfp4_nvfp4", "svdquant", "nvfp4 with a low-rank part (svdquant)"),
+    ],
+)
+def test_yaml_recipes_with_imports_are_read(unit: str, algorithm: str, format: str) -> None:
+    """Pieces of ModelOpt's library stand where they are imported, as entries and as attributes."""
+    tree = ModelTree(fqns=("blocks.0.to_q", "blocks.0.proj_out", "x_embedder"))
+    text = RECIPE % (unit, algorithm)
+    assert guess_reader(text).name == "modelopt"
+    reader = get_reader("modelopt")
+    found = reader.read(text).assign(tree, quantized=FormatName.MXFP8)
+    assert found == {
+        "blocks.0.to_q": format,
+        "blocks.0.proj_out": FormatName.BF16,  # default_disabled_quantizers has *proj_out.*
+        "x_embedder": FormatName.BF16,
+    }
+    header, _, body = text.partition("metadata:")
+    entries = body.split("quant_cfg:\n")[1].replace("    - ", "- ").replace("      en", "  en")
+    two_documents = reader.read(f"{header}---\n{entries}")
+    if algorithm == "max":
+        assert two_documents.assign(tree, quantized=FormatName.MXFP8) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "imports:\n  a: configs/numerics/nvpf4\nquant_cfg:\n  - $import: a\n",
+            "did you mean 'con",
+        ),
+        ("imports:\n  a: my/own\nquant_cfg:\n  - $import: a\n", "import 'a' of 'my/own'; expected"),
+        (
+            "imports:\n  a: configs/numerics/fp8\nquant_cfg:\n  - $import: b\n",
+            r"found \$import 'b'; expected one of a",
+        ),
+        (
+            "imports:\n  a: configs/ptq/units/w4_nvfp4\nquant_cfg:\n"
+            "  - {quantizer_name: '*', cfg: {$import: a}}\n",
+            "expected a piece that is an object",
+        ),
+        ("metadata: {}\nauto_quantize: {effective_bits: 5.4}\n", "found a recipe of auto_quantize"),
+    ],
+)
+def test_yaml_that_cannot_be_resolved_is_refused(text: str, words: str) -> None:
+    """Pieces that are unknown, unnamed or of the wrong kind, and recipes without a list."""
+    with pytest.raises(PatternError, match=words):
+        read(text)
 
 
 def test_the_filters_of_modelopts_examples_are_plain_regexes() -> None:

@@ -62,7 +62,7 @@ def test_lines_and_literals_are_told_apart(text: str, expected: list[str]) -> No
         ('("a")', r"found a str in brackets; .*add a comma"),
         ('{"a": 1}', "found a dict in brackets; expected a list of strings"),
         ('["a", 1]', "found 1 in the list; expected a string"),
-        ('["a", b]', "found a list that cannot be read"),
+        ('["a", b]', r"line 1: found code \(b\); expected constants"),
         ('["a"', "found a list that cannot be read"),
         (
             "a\n" + "b" * 5000,

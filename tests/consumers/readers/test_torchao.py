@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader
+from sensitivity.consumers.readers.torchao_configs import OTHERS
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
@@ -125,8 +126,16 @@ def test_formats_are_recognised() -> None:
 
 
 def _foreign_configs() -> list[tuple[Any, str]]:
-    from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Int8WeightOnlyConfig
+    from torchao.prototype.mx_formats import (
+        MXDynamicActivationMXWeightConfig,
+        NVFP4WeightOnlyConfig,
+    )
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Float8WeightOnlyConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+    )
     from torchao.quantization.quantize_.common import KernelPreference
 
     fp4 = {
@@ -135,45 +144,67 @@ def _foreign_configs() -> list[tuple[Any, str]]:
         "kernel_preference": KernelPreference.EMULATED,
     }
     return [
-        (Int8WeightOnlyConfig(), "Int8WeightOnlyConfig"),
-        (
-            Float8DynamicActivationFloat8WeightConfig(set_inductor_config=False),
-            "Float8DynamicActivationFloat8WeightConfig with PerTensor",
-        ),
-        (
-            MXDynamicActivationMXWeightConfig(**fp4),
-            "MXDynamicActivationMXWeightConfig in float4_e2m1fn_x2, blocks of 32",
-        ),
+        (Int8WeightOnlyConfig(), "int8 weight-only"),
+        (Float8WeightOnlyConfig(), "fp8 weight-only"),
+        (NVFP4WeightOnlyConfig(), "nvfp4 weight-only"),
+        (Int8DynamicActivationInt8WeightConfig(), "int8"),
+        (Float8DynamicActivationFloat8WeightConfig(set_inductor_config=False), "fp8, PerTensor"),
+        (MXDynamicActivationMXWeightConfig(**fp4), "mx of float4_e2m1fn_x2, blocks of 32"),
     ]
 
 
 def test_other_configs_are_named() -> None:
-    """A config of none of our formats is refused with its type, what differs, and the key."""
+    """A config of none of our formats, weight-only ones among them, is read under its own name."""
     from torchao.core.config import config_to_dict
     from torchao.quantization import FqnToConfig
 
     for config, words in _foreign_configs():
-        with pytest.raises(PatternError, match=f"found the config {words} for 'blocks.0'"):
-            get_reader("torchao").read(
-                json.dumps(config_to_dict(FqnToConfig({"blocks.0": config})))
-            )
+        listed = get_reader("torchao").read(
+            json.dumps(config_to_dict(FqnToConfig({"blocks.0": config})))
+        )
+        found = listed.assign(ModelTree(fqns=("blocks.0", "blocks.1")), quantized=NVFP4)
+        assert found == {"blocks.0": words, "blocks.1": BF16}
+        assert listed.other_formats == (words,)
+
+
+def test_every_config_of_torchao_is_known() -> None:
+    """Every config for inference of torchao's public modules is ours or has a name here."""
+    import torchao.prototype.mx_formats as prototype
+    import torchao.quantization as public
+    from torchao.core.config import AOBaseConfig
+
+    ours = {"MXDynamicActivationMXWeightConfig", "NVFP4DynamicActivationNVFP4WeightConfig"}
+    ours |= {"Float8DynamicActivationFloat8WeightConfig", "FqnToConfig", "ModuleFqnToConfig"}
+    found = {
+        value.__name__
+        for module in (public, prototype)
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, AOBaseConfig)
+        and value is not AOBaseConfig
+        and value.__name__[0].isupper()  # an older name of training
+    }
+    assert found - ours - set(OTHERS) == set()
+    with pytest.raises(PatternError, match=r"'Int8WeightOnlyConfg' .*mean 'Int8WeightOnlyConfig'"):
+        get_reader("torchao").read('{"_type": "Int8WeightOnlyConfg", "_data": {}}')
 
 
 @pytest.mark.parametrize("name", ["torchao", "diffusers"])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("proj_out", "found no valid JSON at line 1"),
+        ("proj_out", "found a str"),
         ("[1]", "found a list"),
         ("{}", "found an empty object"),
         ('{"a": NaN}', "found NaN"),
         ('{"a": 1, "a": 2}', "'a' twice"),
         ("[" * 100_000, "found nesting deeper"),
-        ('{"a": 1}', "found 1 for"),
-        ('{"quant_method": "torchao", "quant_type": "int8wo", "_type": "x"}', "expected"),
-        ('{"quant_method": "gguf", "_type": 3}', "expected"),
+        ('{"a": 1}', "found an object with 'a', in which there is no list"),
+        ('{"quant_method": "torchao", "quant_type": "INT8 wo", "_type": "x"}', "expected"),
+        ('{"quant_method": "magic", "_type": 3}', "expected"),
         (
-            '{"quant_type": {"default": {"_type": "FqnToConfig"}}, "_type": "FqnToConfig"}',
+            '{"quant_type": {"default": {"_type": "FqnToConfig", "_data": 3}},'
+            ' "_type": "FqnToConfig", "_data": 3}',
             "found an FqnToConfig without one mapping",
         ),
     ],

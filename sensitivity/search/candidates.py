@@ -58,8 +58,8 @@ class Candidates:
         fqns: every Linear of the denoiser, called or not.
         rule_of_thumb: the choice that people make by hand.
         bf16_s: priced seconds of the run with nothing quantized.
-        published: (name, choice) of the study's published lists; a group is quantized where its
-            list quantizes any of it.
+        published: (label, choice) of the study's published lists; a group is quantized where its
+            list quantizes any of it. The label is the list's name only if the choice is the list.
         dead: the study's always-skip patterns that match no Linear.
     """
 

@@ -1,84 +1,83 @@
 """Who may open a database, and what is in it? `Database`: our tables beside Optuna's.
 
-A database is one SQLite file. A lock file beside it keeps a second process out; the system releases
-the lock when a process ends, however it ends. A file that belongs to another program or to another
-schema is refused and left unchanged. A disk that is full and a file that is damaged are errors that
-say what to do.
+A database is one SQLite file. One process has it at a time (`search.held_file`). A file that
+belongs to another program or to another schema is refused and left unchanged. What SQLite reports
+becomes an error that says what to do (`search.sqlite_errors`). A row that is not what was written
+is named and left out; who asked for it makes it again.
 
-    with Database.open(Path("study.db")) as database, database.reading() as session:
-        session.get(ScoreRow, (evaluation, assignment))
+    with Database.open(Path("study.db")) as database:
+        database.find(ScoreRow, ScoreRow.evaluation == evaluation)
 
-`search.store` says what the rows mean. Optuna opens the same file by `Database.url`.
+`search.tables` has the tables, `search.store` says what the rows mean. Optuna's tables are those of
+`search.optuna_storage`.
 """
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-from filelock import FileLock, Timeout
-from sqlalchemy import JSON, URL, Engine, Float, String, create_engine, event, inspect
+from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session, defer
 
-from sensitivity.core.words import first_line
-from sensitivity.errors import OutputError, StoreError
+from sensitivity.core.words import printable
+from sensitivity.errors import DamageError, OutputError, StoreError
+from sensitivity.search.held_file import HeldFile
+from sensitivity.search.seals import OPTUNAS_KEYS, seal_all
+from sensitivity.search.sqlite_errors import (
+    connect,
+    damaged,
+    refuse_unreadable,
+    translate_errors,
+)
+from sensitivity.search.tables import (
+    CHECKED,
+    OWN_KEYS,
+    PREFIX,
+    CheckedRow,
+    MetaRow,
+    Row,
+    ScoreRow,
+    SensitivityRow,
+    Table,
+    changed_tables,
+    describe_row,
+    is_intact,
+    with_checksum,
+)
 
-SCHEMA = 1
+SCHEMA = "2"
+OLDER = ("1",)
+"""Schemas that are read, and brought up to date where the file may be written. Schema 1 had no
+checksums.
+"""
+OPTUNAS = {"alembic_version", "studies", "trials"}
+"""Tables that every database of Optuna has."""
 
-
-class Table(DeclarativeBase):
-    """Our tables. Their names have a prefix, since Optuna's tables lie in the same file."""
-
-
-class MetaRow(Table):
-    """A fact about the database itself, such as its schema."""
-
-    __tablename__ = "sensitivity_meta"
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    value: Mapped[str] = mapped_column(String)
-
-
-class ScoreRow(Table):
-    """The score of one assignment of formats under one evaluation."""
-
-    __tablename__ = "sensitivity_scores"
-    evaluation: Mapped[str] = mapped_column(String(64), primary_key=True)
-    assignment: Mapped[str] = mapped_column(String(64), primary_key=True)
-    net: Mapped[str] = mapped_column(String(32))
-    mean: Mapped[float] = mapped_column(Float)
-    score: Mapped[dict[str, Any]] = mapped_column(JSON)
-    seconds: Mapped[float] = mapped_column(Float)
-    created: Mapped[str] = mapped_column(String(32))
-
-
-class SensitivityRow(Table):
-    """The calibrated error of one assignment of formats."""
-
-    __tablename__ = "sensitivity_layers"
-    calibration: Mapped[str] = mapped_column(String(64), primary_key=True)
-    assignment: Mapped[str] = mapped_column(String(64), primary_key=True)
-    error: Mapped[float] = mapped_column(Float)
-
-
-class ShapeTimeRow(Table):
-    """The measured times of one Linear shape on one machine."""
-
-    __tablename__ = "sensitivity_shape_times"
-    machine: Mapped[str] = mapped_column(String(64), primary_key=True)
-    compile_mode: Mapped[str] = mapped_column(String(32), primary_key=True)
-    shape: Mapped[str] = mapped_column(String(128), primary_key=True)
-    described: Mapped[dict[str, str]] = mapped_column(JSON)
-    row: Mapped[dict[str, Any]] = mapped_column(JSON)
-    created: Mapped[str] = mapped_column(String(32))
+_MADE_AGAIN = "run the search or calibration of this study again, which makes again what is missing"
+log = logging.getLogger(__name__)
 
 
 class Database:
-    """One open database. Make it with `open`; close it with `close` or as a context manager."""
+    """One open database. Make it with `open`; close it with `close` or as a context manager.
 
-    def __init__(self, engine: Engine, path: Path, lock: FileLock) -> None:
-        self.engine, self.path, self._lock = engine, path, lock
+    Attributes:
+        engine: SQLAlchemy's.
+        engines: all that have connections to the file, Optuna's too; closed with the database.
+        path: of the file.
+        has_checksums: False for a database of an older version that may only be read.
+        makes_again: whether a row that was changed is left out, since who asks for it makes it
+            again; otherwise such a row is an error.
+    """
+
+    def __init__(self, engine: Engine, held: HeldFile, *, makes_again: bool = True) -> None:
+        self.engine, self.held, self.path = engine, held, held.path
+        self.engines = [engine]
+        self.has_checksums, self.makes_again = True, makes_again
 
     @property
     def url(self) -> str:
@@ -86,89 +85,157 @@ class Database:
         return self.engine.url.render_as_string(hide_password=False)
 
     @classmethod
-    def open(cls, path: Path, *, wait_s: float = 0) -> Self:
+    def open(
+        cls, path: Path, *, wait_s: float = 0, for_reading: bool = False, makes_again: bool = True
+    ) -> Self:
         """Open or create the SQLite database at `path`, and its folder.
 
-        Waits up to `wait_s` seconds for another process that holds it.
+        Args:
+            path: of the file.
+            wait_s: how long to wait for another process that holds it.
+            for_reading: whether a file that may only be read will do.
+            makes_again: see the class.
 
         Raises:
             OutputError: the folder or file cannot be written.
             StoreError: another process holds it, it is no SQLite database, another program made it,
                 or its schema is that of another version.
+            DamageError: its tables cannot be read.
         """
-        lock = _locked(path, wait_s)
+        held = HeldFile.take(path, wait_s=wait_s)
         # The URL is built, not written as text: ? and % in a file name mean themselves.
-        engine = create_engine(URL.create("sqlite", database=str(path)))
-        event.listen(engine, "connect", _wait_for_locks)
-        database = cls(engine, path, lock)
+        url = URL.create("sqlite", database=str(path.absolute()))
+        engine = create_engine(url, creator=lambda: connect(held))
+        translate_errors(engine, held)
+        database = cls(engine, held, makes_again=makes_again)
         try:
-            database._check_owner()
-            Table.metadata.create_all(engine)
-            database._check_schema()
+            if not for_reading:
+                _check_may_write(held)
+            database._begin()
+            if not makes_again:
+                database._refuse_changes()
         except SQLAlchemyError as error:
             database.close()
-            _refuse(path, error)
-        except StoreError:
+            refuse_unreadable(path, error)
+        except BaseException:
             database.close()
             raise
         return database
 
-    def _check_owner(self) -> None:
-        """Refuse a database with tables of another program.
+    def _begin(self) -> None:
+        """Check whose file it is; make the tables, or bring those of an older schema up to date.
 
-        Optuna's tables pass: `search.log` refuses Optuna studies that are not ours.
+        All of it is one transaction: a disk that is full leaves the file as it was.
         """
-        tables = inspect(self.engine).get_table_names()
-        if tables and not {MetaRow.__tablename__, "alembic_version"} & set(tables):
-            raise StoreError(
-                f"{self.path} holds the table {tables[0]!r}, which sensitivity did not make;"
-                " expected a database of its own: name another `storage`"
+        with self.engine.begin() as connection:
+            found = _check_owner(connection, self.path)
+            changed = changed_tables(connection, OWN_KEYS | OPTUNAS_KEYS)
+            if changed:
+                raise damaged(
+                    self.path, f"{changed[0]} has another primary key than it was made with"
+                )
+            schema = _schema(connection, found, self.path)
+            without = [
+                kind
+                for kind in CHECKED
+                if kind.__tablename__ in found
+                and "checksum" not in _columns(connection, kind.__tablename__)
+            ]
+            if not self.held.is_writable:
+                self.has_checksums = not without
+                return
+            expected = set(Table.metadata.tables)
+            if not without and schema == SCHEMA and expected <= found:
+                return
+            if schema == SCHEMA and not expected <= found:
+                self._lacks(sorted(expected - found)[0])
+            _begin_at_once(connection)
+            Table.metadata.create_all(connection)
+            _add_checksums(connection, without)
+            if without and found >= OPTUNAS:
+                seal_all(connection)
+            connection.exec_driver_sql(
+                f"INSERT OR REPLACE INTO {MetaRow.__tablename__} (key, value) VALUES (?, ?)",
+                ("schema", SCHEMA),
             )
 
-    def _check_schema(self) -> None:
-        with Session(self.engine) as session, session.begin():
-            row = session.get(MetaRow, "schema")
-            if row is None:
-                session.add(MetaRow(key="schema", value=str(SCHEMA)))
-            elif row.value != str(SCHEMA):
-                raise StoreError(
-                    f"{self.path} has schema {row.value}; this version of sensitivity reads schema"
-                    f" {SCHEMA}: name another `storage`, or use the version that wrote it"
-                )
+    def _lacks(self, table: str) -> None:
+        """Say that a table is gone. Raises DamageError where nobody makes its rows again."""
+        text = f"{self.path} has lost the table {table}"
+        if not self.makes_again:
+            raise DamageError(f"{text}; expected the tables that a search made: {_MADE_AGAIN}")
+        log.warning("%s; what is missing is made again", text)
+
+    def _refuse_changes(self) -> None:
+        """Raise DamageError where a score or an error is not what was written.
+
+        For who makes nothing again: without the row another answer might come out.
+        """
+        self.find(ScoreRow)
+        self.find(SensitivityRow)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for queries. Raises StoreError where the file is damaged."""
+        """A session for queries. Raises StoreError where the file cannot be read."""
         try:
             with Session(self.engine) as session:
                 yield session
         except SQLAlchemyError as error:
-            _refuse(self.path, error)
+            refuse_unreadable(self.path, error)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session whose changes are committed at the end. Raises OutputError where they cannot
-        be.
+        be, StoreError where the file cannot be read.
         """
         try:
             with Session(self.engine) as session, session.begin():
                 yield session
         except SQLAlchemyError as error:
-            raise OutputError(
-                f"{self.path} cannot be written ({first_line(error)}); expected a disk with room:"
-                " free some and run the same command, it goes on"
-            ) from None
+            refuse_unreadable(self.path, error)
 
-    def add(self, row: Table, identity: tuple[str, str]) -> None:
-        """Write a row, unless there is one with this primary key."""
+    def find(self, kind: type[Row], *conditions: ColumnElement[bool]) -> list[Row]:
+        """The rows that fulfil the conditions and are what was written; others are reported."""
+        query = select(kind).where(*conditions)
+        if not self.has_checksums:
+            query = query.options(defer(kind.checksum))
+        with self.reading() as session:
+            rows = [row for row in session.scalars(query) if row is not None]
+            session.expunge_all()
+        if not self.has_checksums:
+            return rows
+        good = [row for row in rows if is_intact(row)]
+        self.leave_out([row for row in rows if not is_intact(row)], "does not fit its checksum")
+        return good
+
+    def leave_out(self, rows: list[Row], why: str) -> None:
+        """Say that rows are not used, and why.
+
+        Raises DamageError where nobody makes them again.
+        """
+        if not rows:
+            return
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        text = f"{self.path}: {printable(describe_row(rows[0]))}{more} is left out: it {why}"
+        if not self.makes_again:
+            raise DamageError(f"{text}; expected what was written: {_MADE_AGAIN}")
+        log.warning("%s; it is made again", text)
+
+    def add(self, row: CheckedRow, identity: tuple[str, ...], *, replaces: bool = False) -> None:
+        """Write a row with its checksum.
+
+        An intact one with this primary key stays, unless the new one `replaces` it.
+        """
         with self.writing() as session:
-            if session.get(type(row), identity) is None:
-                session.add(row)
+            known = session.get(type(row), identity)
+            if replaces or known is None or not is_intact(known):
+                session.merge(with_checksum(row))
 
     def close(self) -> None:
         """Let others use the database."""
-        self.engine.dispose()
-        self._lock.release()
+        for engine in self.engines:
+            engine.dispose()
+        self.held.release()
 
     def __enter__(self) -> Self:
         return self
@@ -182,41 +249,68 @@ class Database:
         self.close()
 
 
-def _locked(path: Path, wait_s: float) -> FileLock:
-    """The acquired lock of the database at `path`, whose folder is made if need be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        lock.acquire(timeout=wait_s)
-    except Timeout:
-        if not Path(f"{path}.lock").exists():  # a file system that makes no files
-            raise OutputError(
-                f"{path} cannot be written; name a `storage` in a folder that can be"
-            ) from None
+def _check_may_write(held: HeldFile) -> None:
+    """Refuse now what could not be written after hours."""
+    folder = held.path.absolute().parent
+    what = "the file" if not held.is_writable else f"its folder {folder}"
+    if not held.is_writable or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{held.path} cannot be written: {what} is read-only; expected the right to write:"
+            " give it, or name a `storage` in a folder that can be written"
+        )
+
+
+def _check_owner(connection: Connection, path: Path) -> set[str]:
+    """The names of all tables. Raises StoreError where another program made any of the file.
+
+    Optuna's tables pass: `search.log` refuses Optuna studies that are not ours.
+    """
+    rows = connection.exec_driver_sql("SELECT type, name FROM sqlite_master").all()
+    tables = [str(n) for kind, n in rows if kind == "table" and not str(n).startswith("sqlite_")]
+    foreign = [(kind, name) for kind, name in rows if kind not in ("table", "index")]
+    if not OPTUNAS.issubset(tables) and not any(name.startswith(PREFIX) for name in tables):
+        foreign += [("table", name) for name in tables]
+    if foreign:
+        kind, name = foreign[0]
         raise StoreError(
-            f"{path} is in use by another search; expected one at a time: wait for it, or name"
-            " another `storage`"
-        ) from None
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}); name a `storage` in a folder that can be"
-        ) from None
-    return lock
+            f"{path} holds the {kind} {printable(str(name))!r}, which sensitivity did not make;"
+            " expected a database of its own: name another `storage`"
+        )
+    return set(tables)
 
 
-def _wait_for_locks(connection: Any, _record: Any) -> None:
-    """Every connection waits for a lock inside SQLite instead of failing at once."""
-    connection.execute("PRAGMA busy_timeout = 30000")
-
-
-def _refuse(path: Path, error: SQLAlchemyError) -> NoReturn:
-    reason = first_line(error)
-    if "readonly" in reason or "unable to open" in reason or "full" in reason:
-        raise OutputError(
-            f"{path} cannot be written ({reason}); name a `storage` in a folder that can be, on a"
-            " disk with room"
-        ) from None
+def _schema(connection: Connection, tables: set[str], path: Path) -> str | None:
+    """The schema that the file says it has. Raises StoreError where it is one of neither ours."""
+    if MetaRow.__tablename__ not in tables:
+        return None
+    row = connection.exec_driver_sql(
+        f"SELECT value FROM {MetaRow.__tablename__} WHERE key = 'schema'"
+    ).first()
+    if row is None or row[0] in (SCHEMA, *OLDER):
+        return None if row is None else str(row[0])
     raise StoreError(
-        f"{path} is no database of sensitivity ({reason}); name another `storage`, or remove the"
-        " file"
-    ) from None
+        f"{path} has schema {printable(str(row[0])[:40])}; this version of sensitivity reads schema"
+        f" {SCHEMA}: name another `storage`, or use the version that wrote it"
+    )
+
+
+def _columns(connection: Connection, table: str) -> set[str]:
+    return {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")}
+
+
+def _begin_at_once(connection: Connection) -> None:
+    """Begin a transaction that making tables is part of; Python's driver begins none for it."""
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _add_checksums(connection: Connection, kinds: list[type[CheckedRow]]) -> None:
+    """Give the rows of an older schema their checksums."""
+    for kind in kinds:
+        connection.exec_driver_sql(f"ALTER TABLE {kind.__tablename__} ADD COLUMN checksum")
+        with Session(connection) as session:
+            for row in session.scalars(select(kind)):
+                if row is not None:
+                    with_checksum(row)
+            session.commit()

@@ -15,26 +15,43 @@ Their settings are then those that are given, else a search's defaults (`assume_
 these are right shows in the fingerprint, which `workflows.select` compares.
 """
 
+import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity
-from sensitivity.errors import StoreError
-from sensitivity.search.log import OURS, first_fault, open_storage
+from sensitivity.core.typed_fields import coerce_fields
+from sensitivity.core.words import printable
+from sensitivity.errors import DamageError, StoreError
+from sensitivity.search.log import first_fault
+from sensitivity.search.optuna_storage import open_storage
 from sensitivity.search.proposers import SamplerName
+from sensitivity.search.seals import (
+    count_states,
+    kept_settings,
+    list_studies,
+    study_rows_fault,
+)
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 
 _SETTINGS = TypeAdapter(SearchSettings)
-_DISTINGUISHING = ("formats", "target", "seed", "sampler", "granularity", "calibrated")
+_DISTINGUISHING = (
+    "formats",
+    "target",
+    "seed",
+    "sampler",
+    "granularity",
+    "calibrated",
+    "arithmetic",
+)
 """Settings that distinguish studies of one model, in the order in which they are shown."""
 
 
@@ -49,6 +66,11 @@ class Wanted:
     sampler: SamplerName | None = None
     granularity: Granularity | None = None
     calibrated: bool | None = None
+    arithmetic: Arithmetic | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value of another type."""
+        coerce_fields(self)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -92,7 +114,11 @@ class KeptStudy:
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
     """Settings as text, each after its field's name: "`format` nvfp4 `seed` 1"."""
-    return " ".join(_describe(key, settings[key]) for key in _DISTINGUISHING if key in settings)
+    return " ".join(
+        _describe(key, settings[key])
+        for key in _DISTINGUISHING
+        if key in settings and (key != "arithmetic" or settings[key] != Arithmetic.EAGER)
+    )
 
 
 def _describe(key: str, value: Any) -> str:
@@ -106,29 +132,52 @@ def _describe(key: str, value: Any) -> str:
 def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
     """The studies of a model in a database, oldest first.
 
-    Raises StoreError where the settings of a study cannot be read.
+    Raises:
+        DamageError: the settings of a study are not what was written.
+        StoreError: they cannot be read.
     """
-    storage = open_storage(store)
+    open_storage(store)  # checks the version of Optuna's tables
     formats = "|".join(map(re.escape, QUANTIZED_FORMATS))
     name_of_model = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")
     found = []
-    for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
-        kept = summary.user_attrs.get("settings")
-        if OURS not in summary.user_attrs or not (
-            kept["model"] == model if kept else name_of_model.fullmatch(summary.study_name)
-        ):
-            continue
-        study = optuna.load_study(study_name=summary.study_name, storage=storage)
-        count = Counter(trial.state for trial in study.get_trials(deepcopy=False))
-        found.append(
-            KeptStudy(
-                name=summary.study_name,
-                settings=_read_settings(summary.study_name, kept) if kept else None,
-                finished=count[TrialState.COMPLETE],
-                stopped=count[TrialState.PRUNED],
+    with store.engine.connect() as connection:
+        for study in list_studies(connection):
+            if study.is_set_aside or not study.is_ours:
+                continue
+            kept = _parsed(kept_settings(connection, study.study_id))
+            of_model = kept.get("model") if kept else None
+            if not isinstance(of_model, str) and name_of_model.fullmatch(study.name):
+                of_model = model
+            if of_model != model:
+                continue
+            fault = study_rows_fault(connection, study.study_id) if store.has_checksums else None
+            if fault is not None:
+                raise DamageError(
+                    f"the study {study.name} in {store.path} is damaged: {fault}; expected what a"
+                    " search wrote: run the same search again, which makes it again from the"
+                    " scores that are kept"
+                )
+            count = count_states(connection, study.study_id)
+            found.append(
+                KeptStudy(
+                    name=study.name,
+                    settings=None if kept is None else _read_settings(study.name, kept),
+                    finished=count[TrialState.COMPLETE.name],
+                    stopped=count[TrialState.PRUNED.name],
+                )
             )
-        )
     return found
+
+
+def _parsed(text: object) -> dict[str, Any] | None:
+    """Settings as they were kept; None where none were, {} where they cannot be read."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(str(text))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_settings(study: str, kept: Mapping[str, Any]) -> SearchSettings:
@@ -137,8 +186,9 @@ def _read_settings(study: str, kept: Mapping[str, Any]) -> SearchSettings:
         return _SETTINGS.validate_python(kept)
     except ValidationError as error:
         raise StoreError(
-            f"the settings of the study {study} cannot be read ({first_fault(error)}); expected"
-            " those of a search: choose with the version that made it"
+            f"the settings of the study {study} cannot be read ({printable(first_fault(error))});"
+            " expected those of a search: choose with the version that made it, or run the same"
+            " search again, which keeps them anew"
         ) from None
 
 

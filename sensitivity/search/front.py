@@ -151,6 +151,11 @@ def choose(points: Sequence[Point], *, bf16_s: float, constraints: Constraints) 
     Raises:
         ConstraintError: no point meets the constraints; the message says how near the front comes.
     """
+    if not points:
+        raise ConstraintError(
+            "there is no scored skip-list; expected at least one: raise `budget` (the study is"
+            " kept)"
+        )
     front = pareto_front(points)
     meets = [i for i in front if constraints.is_met(points[i], bf16_s=bf16_s)]
     if not meets:

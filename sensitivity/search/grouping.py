@@ -32,6 +32,7 @@ from sensitivity.search.candidates import Candidates, Choice, Group
 from sensitivity.shapes.by_hand import published_list, rule_of_thumb
 from sensitivity.shapes.families import fused_families, role_of_family
 from sensitivity.shapes.table import LinearProfile, ShapeTable
+from sensitivity.spec.hand_lists import PublishedList
 from sensitivity.spec.study_spec import StudySpec
 
 Reasons = dict[str, list[str | None]]
@@ -64,7 +65,8 @@ def make_candidates(
     """
     fqns = table.fqns
     always, dead = _always_skipped(table, spec, fqns)
-    reasons = _refusals(table, spec, formats)
+    own = _own_refusals(table, spec, formats)
+    reasons = _family_refusals(table, spec, own)
     refused = {
         fqn: "; ".join(reason for reason in why if reason)
         for fqn, why in reasons.items()
@@ -73,6 +75,7 @@ def make_candidates(
     fixed = dict.fromkeys(table.uncalled, "never called in the profiled run")
     fixed |= {fqn: unfit[fqn] for fqn in fqns if fqn in unfit} | always
     fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
+    never = {fqn for fqn, why in own.items() if why[-1]} | unfit.keys()
     free = [linear for linear in table.linears if linear.fqn not in fixed]
     if not free:
         raise FormatError(_nothing_free(table, formats, fixed))
@@ -89,11 +92,33 @@ def make_candidates(
         bf16_s=latency.estimate(table, {}).bf16_s,
         rule_of_thumb=_choice(groups, rule_of_thumb(table, spec)),
         published=tuple(
-            (listed.name, _choice(groups, published_list(table, listed)))
+            _published(listed, published_list(table, listed) - never, groups)
             for listed in spec.published
         ),
         dead=dead,
     )
+
+
+def _published(
+    listed: PublishedList, quantized: AbstractSet[str], groups: Sequence[Group]
+) -> tuple[str, Choice]:
+    """The label and the choice of a published list.
+
+    A choice quantizes whole groups, and nothing that the study always skips. The label is the
+    list's own name only if the choice is that list; otherwise it says what the choice has of it.
+
+    Args:
+        listed: the list.
+        quantized: FQNs that it quantizes and the last format takes.
+        groups: what is chosen.
+    """
+    choice = _choice(groups, quantized)
+    scored = {fqn for group, o in zip(groups, choice, strict=True) for fqn in group.members[o]}
+    if scored == quantized:
+        return listed.name, choice
+    kept, more = len(scored & quantized), len(scored - quantized)
+    others = f" and {more} others" if more else ""
+    return f"near {listed.name}: {kept} of its {len(quantized)} Linears{others}", choice
 
 
 def _nothing_free(
@@ -121,13 +146,10 @@ def _always_skipped(
     return skipped, tuple(dead)
 
 
-def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName]) -> Reasons:
-    """Why each format refuses each Linear.
-
-    If a format refuses one of the Linears that a block fuses, it refuses all of them.
-    """
+def _own_refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName]) -> Reasons:
+    """Why each format refuses each Linear by itself."""
     scale = spec.pricing.stands_for
-    reasons: Reasons = {
+    return {
         linear.fqn: [
             get_format(name).refusal(
                 k=linear.k // scale, n=linear.n // scale, dtype=getattr(torch, linear.dtype)
@@ -136,8 +158,16 @@ def _refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName])
         ]
         for linear in table.linears
     }
+
+
+def _family_refusals(table: ShapeTable, spec: StudySpec, own: Reasons) -> Reasons:
+    """Why each format refuses each Linear, by itself or with those that a block fuses it with.
+
+    If a format refuses one of the Linears that a block fuses, it refuses all of them.
+    """
+    reasons = {fqn: list(why) for fqn, why in own.items()}
     for family in fused_families(table.linears, spec.search.fused):
-        for i in range(len(formats)):
+        for i in range(len(reasons[family[0].fqn])):
             first = next(((x.fqn, reasons[x.fqn][i]) for x in family if reasons[x.fqn][i]), None)
             if first is not None:
                 for x in family:

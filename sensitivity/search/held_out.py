@@ -1,24 +1,20 @@
 """What do skip-lists score on held-out prompts? `HeldOutScores`: from the store, or computed.
 
 Held-out scores are facts of the database like all others. A known score is read; a missing one is
-computed, which generates pictures, and kept. `search.shortlist` says which trials need one,
+computed, which generates pictures, and kept. A skip-list whose run fails (`search.attempts`) has
+none, and the others go on. `search.shortlist` says which trials need one,
 `search.winner` chooses by them, and `search.to_recipe` reports them.
 
     scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates)
     winner = choose_winner(trials, constraints=constraints, bf16_s=bf16_s, score=scores)
-
-`known_or_scored` does the same for any split; the search itself uses it.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
 
-from sensitivity.core.format_name import FormatName
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.fidelity.score import PartialScore, Score
-from sensitivity.fidelity.splits import Split
+from sensitivity.fidelity.score import Score
+from sensitivity.search.attempts import RunError, known_or_scored
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial
@@ -34,6 +30,8 @@ class HeldOutScores:
         candidates: what the trials' choices mean.
         compute: whether missing scores are computed; else there is none.
         progress: called as progress(pictures done, pictures in all).
+        noted: called with a text where a run fails or is tried again.
+        failures: {trial index: why it could not be scored}; it is not tried again.
         generated: pictures so far.
         expected: pictures in all, as far as is known.
     """
@@ -43,6 +41,8 @@ class HeldOutScores:
     candidates: Candidates
     compute: bool = True
     progress: Callable[[int, int], None] = lambda _done, _total: None
+    noted: Callable[[str], None] = lambda _text: None
+    failures: dict[int, str] = field(default_factory=dict, init=False)
     generated: int = field(default=0, init=False)
     expected: int = field(default=0, init=False)
 
@@ -71,72 +71,27 @@ class HeldOutScores:
         return f"{text}, {missing} are passed over (`verify` is off)"
 
     def __call__(self, trial: ScoredTrial) -> Score | None:
-        """The score, computed if need be; None where it is not known and `compute` is off."""
+        """The score, computed if need be; None where it is not known and `compute` is off, or where
+        its run failed.
+        """
         known = self.find(trial)
-        if known is not None or not self.compute:
+        if known is not None or not self.compute or trial.index in self.failures:
             return known
         before, each = self.generated, len(self.evaluator.prompts("held_out")[0])
         total = max(self.expected, before + each)
-        score = known_or_scored(
-            self.evaluator,
-            self.store,
-            self.candidates.decode(trial.choice),
-            "held_out",
-            lambda done: self.progress(before + done, total),
-        )
+        try:
+            score = known_or_scored(
+                self.evaluator,
+                self.store,
+                self.candidates.decode(trial.choice),
+                "held_out",
+                lambda done: self.progress(before + done, total),
+                noted=lambda text: self.noted(f"verifying {trial.name}: {text}"),
+            )
+        except RunError as error:
+            self.failures[trial.index] = str(error)
+            self.noted(f"{trial.name} could not be verified: {error}")
+            score = None
         self.generated = before + each
         self.progress(self.generated, total)
         return score
-
-
-@overload
-def known_or_scored(
-    evaluator: Evaluator,
-    store: Store,
-    formats: dict[str, FormatName],
-    split: Split,
-    pictures: Callable[[int], Any],
-) -> Score: ...
-
-
-@overload
-def known_or_scored(
-    evaluator: Evaluator,
-    store: Store,
-    formats: dict[str, FormatName],
-    split: Split,
-    pictures: Callable[[int], Any],
-    *,
-    keep_going: Callable[[tuple[float, ...]], bool] | None,
-) -> Score | PartialScore: ...
-
-
-def known_or_scored(
-    evaluator: Evaluator,
-    store: Store,
-    formats: dict[str, FormatName],
-    split: Split,
-    pictures: Callable[[int], Any],
-    *,
-    keep_going: Callable[[tuple[float, ...]], bool] | None = None,
-) -> Score | PartialScore:
-    """The score of an assignment on a split, from the store, else computed and kept.
-
-    Args:
-        evaluator: computes it.
-        store: keeps it.
-        formats: {FQN: format}.
-        split: which prompts.
-        pictures: called with the number of pictures done.
-        keep_going: called with the damages so far; False ends the scoring. The result is then a
-            PartialScore, which is not kept.
-    """
-    evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)
-    known = store.find_score(evaluation, assignment)
-    if known is not None:
-        return evaluator.judged(known)
-    begun = time.monotonic()
-    score = evaluator.score(formats, split, after_batch=pictures, keep_going=keep_going)
-    if isinstance(score, Score):
-        store.save_score(evaluation, assignment, score, seconds=time.monotonic() - begun)
-    return score

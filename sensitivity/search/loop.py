@@ -3,8 +3,9 @@
 Each trial is one choice of formats for the groups. It is priced, its pictures are generated and
 compared with bf16's, and the result is kept (`search.trial_runner`). The first trials are the
 bounds and what people do today: nothing quantized, everything quantized in each format, the rule of
-thumb, published lists. Then the proposer proposes. No choice is scored twice. A trial that fails is
-kept with its reason; three failures alike in a row end the search.
+thumb, published lists. Then the proposer proposes. No choice is scored twice. A run that fails is
+tried once more, and then kept with its reason (`search.attempts`); three failures alike in a row
+end the search.
 
     settings = SearchSettings(formats=(FormatName.NVFP4,), budget=50, target="b200")
     result = run_search(evaluator, candidates, store, settings)
@@ -12,7 +13,8 @@ kept with its reason; three failures alike in a row end the search.
 Continuing. The name of a study holds a fingerprint of all that decides its result
 (`search.settings`), so the same command continues its own study. Proposals depend on (seed, index,
 earlier trials) only: a search that was interrupted and continued gives the same trials as one that
-was not. A trial that was running when its process died is marked as failed and run again.
+was not. A trial that was running when its process died is run again, and given up if that happens
+at the same trial again and again.
 
 Stopping. Where the study sets `search.chunk`, a proposal that a finished trial dominates is stopped
 after some of its prompts (`search.stopping`). It counts as a trial and is never proposed again, and
@@ -31,15 +33,20 @@ store.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import optuna
-
 from sensitivity.core.words import and_more
 from sensitivity.errors import CalibrationError, FormatError
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.search.attempts import (
+    RunError,
+    attempt,
+    counting_deaths,
+    make_references,
+    of_the_caller,
+)
 from sensitivity.search.calibration.jobs import Errors, broken_options
 from sensitivity.search.calibration.stored import calibrate, calibration_cost
 from sensitivity.search.candidates import Candidates
-from sensitivity.search.log import StudyLog, open_log, open_storage
+from sensitivity.search.log import StudyLog, open_log, read_log, study_names
 from sensitivity.search.proposers import SamplerName, make_proposer
 from sensitivity.search.settings import SearchSettings, interim_tests, study_name
 from sensitivity.search.stopping import ALPHA, StoppingRule
@@ -56,16 +63,21 @@ class SearchResult:
     Attributes:
         study: its name.
         trials: finished trials, in order, with estimates.
-        failed: how many trials failed.
+        failures: the reason of each trial that failed.
         interrupted: whether the search was interrupted before its budget.
         stopped: trials that were stopped early, in order.
     """
 
     study: str
     trials: tuple[ScoredTrial, ...]
-    failed: int
+    failures: tuple[str, ...]
     interrupted: bool
     stopped: tuple[StoppedTrial, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """How many trials failed."""
+        return len(self.failures)
 
     @property
     def tried(self) -> int:
@@ -92,8 +104,9 @@ def run_search(
     Raises:
         UserError: the budget is below 1.
         FormatError: every group in every format gives NaN or inf.
-        StoreError: the database holds an Optuna study that is not ours, or a damaged trial.
-        MeasurementError: three trials in a row failed for the same reason.
+        StoreError: the database holds an Optuna study that is not ours, or cannot be read.
+        MeasurementError: three trials in a row failed for the same reason, or ten for any; or bf16
+            itself cannot be run.
     """
     events = events or SearchEvents()
     check_budget(settings.budget)
@@ -103,7 +116,7 @@ def run_search(
     if history:
         events.continued(name, tuple(history))
     else:
-        names = optuna.get_all_study_names(log.study._storage)
+        names = study_names(store)
         events.started(name, tuple(n for n in names if n != name and n.startswith(f"{model}-")))
     interrupted = False
     try:
@@ -125,10 +138,9 @@ def run_search(
 def read_search(store: Store, name: str, candidates: Candidates) -> SearchResult:
     """The trials of a study that is in the database. Nothing is proposed, generated or written.
 
-    Raises StoreError where a trial cannot be read.
+    Raises DamageError where the study is not what was written.
     """
-    study = optuna.load_study(study_name=name, storage=open_storage(store))
-    log = StudyLog(study, candidates)
+    log = read_log(store, name, candidates)
     return _result(log, log.history(), interrupted=False)
 
 
@@ -140,8 +152,7 @@ def _prepare(
     events: SearchEvents,
 ) -> TrialRunner:
     """Generate references, calibrate, and make what runs the trials."""
-    evaluator.references("search")
-    _ = evaluator.noise_floors  # computed here, so that no trial's seconds contain it
+    make_references(evaluator, "search", noted=events.noted)  # so no trial's seconds contain it
     tests = interim_tests(evaluator)
     rule = (
         StoppingRule(alpha=ALPHA, interim_tests=tests, noise_floor=evaluator.damage_floor)
@@ -167,12 +178,26 @@ def _calibrated(
     evaluator: Evaluator, candidates: Candidates, store: Store, events: SearchEvents
 ) -> Errors | None:
     """Layer sensitivities. None where this denoiser cannot be calibrated: the search then goes on
-    without them, and an event says so.
+    without them, and an event says so. A process that ends in it is counted as long as nothing more
+    is known than when it began.
     """
-    events.calibrating(calibration_cost(evaluator, candidates, store).describe())
+    cost = calibration_cost(evaluator, candidates, store)
+    events.calibrating(cost.describe())
+    if cost.known == cost.jobs:
+        return calibrate(evaluator, candidates, store)
+    progress, after = of_the_caller(events.calibrated), f"calibration after {cost.numbers} numbers"
+
+    def noted(text: str) -> None:
+        events.noted(f"measuring layer sensitivities: {text}")
+
     try:
-        return calibrate(evaluator, candidates, store, progress=events.calibrated)
-    except CalibrationError as error:
+        with counting_deaths(store, evaluator.evaluation_key("search"), after, noted):
+            return attempt(
+                lambda: calibrate(evaluator, candidates, store, progress=progress),
+                evaluator,
+                noted=noted,
+            )
+    except (CalibrationError, RunError) as error:
         evaluator.recover()
         reason = str(error).partition("; ")[0]
         events.noted(f"the search goes on without layer sensitivities: {reason}")
@@ -204,7 +229,7 @@ def _result(log: StudyLog, history: Sequence[Tried], *, interrupted: bool) -> Se
     return SearchResult(
         study=log.study.study_name,
         trials=log.estimated([t for t in history if isinstance(t, ScoredTrial)]),
-        failed=log.count_failed(),
+        failures=tuple(reason for _, reason in log.failures()),
         interrupted=interrupted,
         stopped=tuple(t for t in history if isinstance(t, StoppedTrial)),
     )

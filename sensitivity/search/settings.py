@@ -11,7 +11,9 @@ continued with a larger one.
 from dataclasses import dataclass
 from typing import Any
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName, Granularity
+from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.generating import digest_of
 from sensitivity.search.candidates import Candidates
@@ -35,6 +37,7 @@ class SearchSettings:
         sampler: what proposes.
         granularity: what is quantized together.
         calibrated: whether layer sensitivities guide the proposals.
+        arithmetic: the runtime whose quantized numbers are emulated.
     """
 
     formats: tuple[FormatName, ...]
@@ -44,6 +47,11 @@ class SearchSettings:
     sampler: SamplerName = SamplerName.KNAPSACK
     granularity: Granularity = "group"
     calibrated: bool = True
+    arithmetic: Arithmetic = Arithmetic.EAGER
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value of another type."""
+        coerce_fields(self)
 
 
 def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSettings) -> str:

@@ -7,8 +7,8 @@ alone is not enough. Held-out scores are needed for
 
 - the first choice: what the search prompts choose (`search.front.choose`);
 - what may be as good: its two neighbours on the front, and what a paired test over the search
-  prompts (95 %) does not distinguish from it. Of those that keep to the constraints, the `NEAR`
-  nearest count, the first choice included;
+  prompts (95 %) does not distinguish from it (`fidelity.intervals`). Of those that keep to the
+  constraints, the `NEAR` nearest count, the first choice included;
 - what the winner is compared with: the baselines, and the `ANSWERS` best skip-lists that beat the
   rule of thumb.
 
@@ -21,9 +21,9 @@ study's bound is not on the front. No score is computed here.
 from collections.abc import Sequence
 
 from sensitivity.errors import ConstraintError
+from sensitivity.fidelity.intervals import is_distinguishable
 from sensitivity.fidelity.score import Score
 from sensitivity.search.front import Constraints, Point, choose, pareto_front
-from sensitivity.search.intervals import is_distinguishable
 from sensitivity.search.trials import ScoredTrial
 
 NEAR = 6
@@ -67,10 +67,11 @@ def near_choice(
         t for t in front_of(trials) if constraints.is_met((t.latency_s, t.lpips), bf16_s=bf16_s)
     ]
     at = next(i for i, t in enumerate(members) if t.index == first.index)
+    floor, damages = first.score.damage_floor, first.score.damages
     alike = [
         i
         for i, t in enumerate(members)
-        if abs(i - at) <= 1 or not is_distinguishable(first.score.damages, t.score.damages)
+        if abs(i - at) <= 1 or not is_distinguishable(damages, t.score.damages, noise_floor=floor)
     ]
     return [members[i] for i in sorted(alike, key=lambda i: (abs(i - at), -i))[:NEAR]]
 

@@ -3,7 +3,8 @@
 A score is a fact. Its key holds all that decides it: the evaluation (`Evaluator.evaluation_key`)
 and the assignment of formats (`assignment_key`). Any later trial, search or verification that asks
 for the same score reads it here. Rows are written once and never changed, except times of shapes: a
-shape that is measured again replaces its row.
+shape that is measured again replaces its row. A row that is not what was written is named and left
+out, so it is made again, and the new one replaces it.
 
     with Store.open(Path("study.db")) as store:
         store.save_score(evaluation, assignment, score, seconds=1.8)
@@ -14,22 +15,26 @@ shape that is measured again replaces its row.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, true
 
+from sensitivity.core.file_names import slug
 from sensitivity.core.format_name import FormatName, quantized
+from sensitivity.errors import StoreError
 from sensitivity.fidelity.score import Score
-from sensitivity.search.database import Database, ScoreRow, SensitivityRow, ShapeTimeRow
+from sensitivity.search.database import Database
+from sensitivity.search.tables import AttemptRow, ScoreRow, SensitivityRow, ShapeTimeRow
 from sensitivity.spec.study_spec import StudySpec
 
 
 def default_storage(spec: StudySpec) -> Path:
     """Where a study's database lies: `sensitivity-runs/<study>.db` in the current folder."""
-    return Path("sensitivity-runs") / f"{spec.name}.db"
+    return Path("sensitivity-runs") / f"{slug(spec.name, most=200)}.db"
 
 
 def assignment_key(formats: Mapping[str, FormatName]) -> str:
@@ -46,22 +51,46 @@ class Store(Database):
             evaluation=evaluation,
             assignment=assignment,
             net=score.net,
-            mean=score.mean,
-            score=score.to_json(),
-            seconds=seconds,
+            mean=float(score.mean),
+            score=json.dumps(score.to_json()),
+            seconds=float(seconds),
             created=_now(),
         )
         self.add(row, (evaluation, assignment))
 
     def find_score(self, evaluation: str, assignment: str) -> Score | None:
         """The score of an assignment under an evaluation; None where there is none."""
-        with self.reading() as session:
-            row = session.get(ScoreRow, (evaluation, assignment))
-            return None if row is None else Score.from_json(row.score)
+        found = self.find(
+            ScoreRow, ScoreRow.evaluation == evaluation, ScoreRow.assignment == assignment
+        )
+        return next((score for row in found if (score := self._score_of(row)) is not None), None)
+
+    def _score_of(self, row: ScoreRow) -> Score | None:
+        try:
+            score = Score.from_json(_object(row.score))
+        except (StoreError, ValueError) as error:
+            self.leave_out([row], f"is no score ({error})")
+            return None
+        if (score.net, score.mean) != (row.net, row.mean):
+            self.leave_out([row], "has another net or mean than its score")
+            return None
+        return score
+
+    def find_deaths(self, evaluation: str, assignment: str) -> int:
+        """How many runs of this score have ended their process (`search.attempts`)."""
+        found = self.find(
+            AttemptRow, AttemptRow.evaluation == evaluation, AttemptRow.assignment == assignment
+        )
+        return found[0].deaths if found else 0
+
+    def save_deaths(self, evaluation: str, assignment: str, deaths: int) -> None:
+        """Keep that number. A run that has begun counts until it ends."""
+        row = AttemptRow(evaluation=evaluation, assignment=assignment, deaths=deaths)
+        self.add(row, (evaluation, assignment), replaces=True)
 
     def save_sensitivity(self, calibration: str, assignment: str, error: float) -> None:
         """Keep the error of one assignment in a calibration; one that is there already stays."""
-        row = SensitivityRow(calibration=calibration, assignment=assignment, error=error)
+        row = SensitivityRow(calibration=calibration, assignment=assignment, error=float(error))
         self.add(row, (calibration, assignment))
 
     def find_sensitivities(self, calibration: str) -> dict[str, float]:
@@ -70,12 +99,15 @@ class Store(Database):
 
     def find_calibrations(self, calibration: str | None = None) -> dict[str, dict[str, float]]:
         """{calibration: {assignment: error}} of all calibrations, or of the one that is named."""
-        query = select(SensitivityRow.calibration, SensitivityRow.assignment, SensitivityRow.error)
-        if calibration is not None:
-            query = query.where(SensitivityRow.calibration == calibration)
+        which: ColumnElement[bool] = (
+            true() if calibration is None else SensitivityRow.calibration == calibration
+        )
+        rows = self.find(SensitivityRow, which)
+        wrong = [row for row in rows if not _is_error(row.error)]
+        self.leave_out(wrong, "is no error, a number of at least 0")
         found: dict[str, dict[str, float]] = {}
-        with self.reading() as session:
-            for row in session.execute(query):
+        for row in rows:
+            if _is_error(row.error):
                 found.setdefault(row.calibration, {})[row.assignment] = row.error
         return found
 
@@ -89,12 +121,11 @@ class Store(Database):
             machine=_digest(dict(machine)),
             compile_mode=compile_mode,
             shape=key,
-            described=dict(machine),
-            row=dict(row),
+            described=json.dumps(dict(machine)),
+            row=json.dumps(dict(row)),
             created=_now(),
         )
-        with self.writing() as session:
-            session.merge(made)
+        self.add(made, (made.machine, compile_mode, key), replaces=True)
 
     def find_shape_times(
         self, machine: Mapping[str, str], compile_mode: str
@@ -102,12 +133,33 @@ class Store(Database):
         """{shape: row} of what was measured on exactly this machine, with these versions, in this
         compile mode.
         """
-        query = select(ShapeTimeRow.shape, ShapeTimeRow.row).where(
+        rows = self.find(
+            ShapeTimeRow,
             ShapeTimeRow.machine == _digest(dict(machine)),
             ShapeTimeRow.compile_mode == compile_mode,
         )
-        with self.reading() as session:
-            return {found.shape: found.row for found in session.execute(query)}
+        found: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            try:
+                found[row.shape] = _object(row.row)
+            except ValueError as error:
+                self.leave_out([row], f"has no times ({error})")
+        return found
+
+
+def _object(text: object) -> dict[str, Any]:
+    """The JSON object that a column holds. Raises ValueError where it holds none."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and value >= 0
 
 
 def _digest(values: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """How does the winner of a search become a recipe? `build_recipe`.
 
-The recipe's LPIPS is that of the held-out prompts, with the interval that holds for the whole
-shortlist at once; the LPIPS of the search prompts stands beside it. Detail, motion and sound of the
+The recipe's LPIPS is that of the held-out prompts; the LPIPS of the search prompts stands beside
+it, with the same kind of interval (`fidelity.intervals`). Detail, motion and sound of the
 held-out prompts are reported as far as they were computed. The front has priced seconds and
 estimated LPIPS.
 
@@ -16,9 +16,11 @@ from typing import Any
 
 from torch import nn
 
+from sensitivity.core.arithmetic import served_otherwise
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import ConstraintError
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.fidelity.intervals import AT_ONCE
 from sensitivity.fidelity.score import METRICS, MetricValues, Score
 from sensitivity.fidelity.splits import Split
 from sensitivity.latency import LatencyEstimate
@@ -27,6 +29,7 @@ from sensitivity.recipes.parts import latency_record, layer_records, weight_byte
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.loop import SearchResult
+from sensitivity.search.native_rounding import SKIP_LIST, NativeRounding
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.shortlist import front_of
 from sensitivity.search.trials import ScoredTrial
@@ -41,6 +44,7 @@ def build_recipe(
     settings: SearchSettings,
     result: SearchResult,
     winner: Winner,
+    floor: NativeRounding | None = None,
 ) -> Recipe:
     """The recipe of the winner.
 
@@ -51,6 +55,7 @@ def build_recipe(
         settings: what the search was asked for.
         result: its trials.
         winner: how one was chosen, with held-out scores.
+        floor: how far the roundings of a runtime move pictures; None is not known.
 
     Raises:
         ConstraintError: there is no winner.
@@ -62,11 +67,11 @@ def build_recipe(
     formats = candidates.decode(chosen.choice)
     return Recipe.from_mapping(
         {
-            "name": f"{spec.name}-{'+'.join(settings.formats)}-{settings.target}",
+            "name": _name(spec, settings),
             "model": _model(evaluator),
             **layer_records(formats),
             "latency": latency_record(estimate, estimate.quantized_s),
-            "fidelity": _fidelity(evaluator, winner, chosen),
+            "fidelity": _fidelity(evaluator, winner, chosen, floor),
             "memory": _memory(evaluator, formats),
             "search": _search(settings, result, chosen),
             "choice": _choice(winner),
@@ -92,6 +97,12 @@ def build_recipe(
     )
 
 
+def _name(spec: StudySpec, settings: SearchSettings) -> str:
+    """Study, formats and target, and the arithmetic where it is not eager torchao's."""
+    parts = (spec.name, "+".join(settings.formats), settings.target)
+    return "-".join((*parts, *served_otherwise(settings.arithmetic)))
+
+
 def _model(evaluator: Evaluator) -> dict[str, Any]:
     """Which model: where it comes from, its classes and its weights."""
     spec, loaded = evaluator.spec, evaluator.loaded
@@ -114,19 +125,41 @@ def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
     return main | ({"components": kinds} if len(kinds) > 1 else {})
 
 
-def _fidelity(evaluator: Evaluator, winner: Winner, chosen: ScoredTrial) -> dict[str, Any]:
+def _fidelity(
+    evaluator: Evaluator, winner: Winner, chosen: ScoredTrial, floor: NativeRounding | None
+) -> dict[str, Any]:
     """Scores of the winner on both splits, and how its pictures were generated."""
     spec, held_out = evaluator.spec, winner.held_out[chosen.index]
     return {
-        "lpips": _lpips(evaluator, held_out, "held_out") | {"simultaneous": len(winner.shortlist)},
+        "lpips": _lpips(evaluator, held_out, "held_out") | _rounding(floor),
         "lpips_search": _lpips(evaluator, chosen.score, "search"),
         **beside_lpips(held_out, spec),
         "pictures": {
             "settings": dict(spec.settings),
             "batch_size": spec.search.batch_size,
-            "arithmetic": "emulated",
+            "arithmetic": _arithmetic(evaluator),
         },
     }
+
+
+def _rounding(floor: NativeRounding | None) -> dict[str, Any]:
+    """The second floor, as far as it is known."""
+    if floor is None:
+        return {}
+    return {
+        "native_rounding": {
+            "lpips": floor.lpips,
+            "change": floor.change,
+            "arithmetic": floor.arithmetic.value,
+            "skip_list": SKIP_LIST,
+            "prompts": floor.prompts,
+        }
+    }
+
+
+def _arithmetic(evaluator: Evaluator) -> str:
+    """How its pictures were computed: "emulated" as eager torchao, or "emulated, mslk"."""
+    return ", ".join(("emulated", *served_otherwise(evaluator.arithmetic)))
 
 
 def _lpips(evaluator: Evaluator, score: Score, split: Split) -> dict[str, Any]:
@@ -140,6 +173,7 @@ def _lpips(evaluator: Evaluator, score: Score, split: Split) -> dict[str, Any]:
         "prompts": list(texts),
         "seeds": list(seeds),
         "per_prompt": list(score.per_prompt),
+        "simultaneous": AT_ONCE,
     }
 
 
@@ -179,7 +213,7 @@ def _search(settings: SearchSettings, result: SearchResult, chosen: ScoredTrial)
         "seed": settings.seed,
         "granularity": settings.granularity,
         "calibrated": settings.calibrated,
-        "trial": chosen.index,
+        "trial": chosen.number,
     }
 
 

@@ -3,27 +3,29 @@
 The baselines that are missing come first (`search.candidates.baselines`), then what the proposer
 proposes. The choice is scored on the search prompts, or read from the store where an earlier study
 scored it. A proposal that a finished trial dominates is stopped after some of its prompts
-(`search.stopping`); a baseline is always scored in full. An error in the run makes a failed trial
-with a reason. Three failures alike in a row raise MeasurementError.
+(`search.stopping`); a baseline is always scored in full. A run that fails for good
+(`search.attempts`) makes a failed trial with a reason, and the search goes on. Three failures alike
+in a row, or `MOST_FAILURES` of any kind, raise MeasurementError. Whatever else ends the search
+(Ctrl-C, a full disk) leaves the trial to be taken again.
 
     runner = TrialRunner(evaluator=evaluator, store=store, log=log, ...)
     tried = runner.run_next(history)
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import optuna
 
-from sensitivity.core.words import first_line
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.fidelity.score import PartialScore, Score
+from sensitivity.fidelity.score import PartialScore
 from sensitivity.models.compiled_regions import compiled_graphs
+from sensitivity.search.attempts import RunError, forget_deaths, known_or_scored
 from sensitivity.search.candidates import Candidates, Choice, baselines
-from sensitivity.search.held_out import known_or_scored
-from sensitivity.search.log import SAME_FAILURES, StudyLog, all_alike, gist
+from sensitivity.search.log import INTERRUPTED, SAME_FAILURES, StudyLog, all_alike, gist
 from sensitivity.search.proposers import Observation, Proposer
 from sensitivity.search.stopping import Rival, Stop, StoppingRule
 from sensitivity.search.store import Store
@@ -31,6 +33,8 @@ from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, T
 
 MAX_REPEATS = 100
 """Proposals in a row that may repeat a choice before the search takes it that none is left."""
+MOST_FAILURES = 10
+"""Failures in a row, whatever their reasons, that end a search."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +68,8 @@ class TrialRunner:
         None where it failed (`failures` then has the reason) or where no new choice is left.
 
         Raises:
-            MeasurementError: the last three trials failed with one reason.
+            MeasurementError: the last three trials failed with one reason, or the last
+                `MOST_FAILURES` with any.
         """
         seen = {t.choice for t in history} | self.log.failed_choices()
         trial, label, choice = self._next_choice(history, seen)
@@ -72,30 +77,62 @@ class TrialRunner:
             self.log.fail(trial, "repeated")
             self.failures.clear()
             return None
-        self.log.begin(trial, choice)
-        self.events.began(len(history), label)
-        begun, graphs, stops = time.monotonic(), compiled_graphs(), list[Stop]()
-        score = self._score(trial, label, choice, history, stops)
-        if score is None:
+        with self._taken_again_if_cut(trial):
+            tried = self._try(trial, label, choice, history)
+        if isinstance(tried, RunError):
+            self.failures.append(gist(str(tried)))
+            self.events.failed(len(history), str(tried))
+            self._check_failures(str(tried))
             return None
         self.failures.clear()
+        if isinstance(tried, StoppedTrial):
+            self.events.stopped(tried)
+        else:
+            self.events.scored(tried)
+        return tried
+
+    @contextmanager
+    def _taken_again_if_cut(self, trial: optuna.Trial) -> Iterator[None]:
+        """Whatever ends the search inside is not the trial's fault: its choice is tried again."""
+        try:
+            yield
+        except (Exception, KeyboardInterrupt, SystemExit):
+            with suppress(Exception):  # the first error is the one to tell
+                self.log.fail(trial, INTERRUPTED)
+            raise
+
+    def _try(
+        self, trial: optuna.Trial, label: str, choice: Choice, history: Sequence[Tried]
+    ) -> Tried | RunError:
+        """Score the choice, and record what comes of it."""
+        index, latency_s = len(history), self.candidates.latency_s(choice)
+        self.log.begin(trial, choice)
+        self.events.began(index, label)
+        begun, graphs, stops = time.monotonic(), compiled_graphs(), list[Stop]()
+        try:
+            score = known_or_scored(
+                self.evaluator,
+                self.store,
+                self.candidates.decode(choice),
+                "search",
+                self.events.pictures,
+                noted=lambda text: self.events.noted(f"trial {index + 1}: {text}"),
+                keep_going=None if label else self._keep_going(choice, history, stops),
+            )
+        except RunError as failed:
+            self.log.fail(trial, str(failed))
+            return failed
         seconds = time.monotonic() - begun
         if self.evaluator.compiled:  # 0: switching formats compiles nothing
             trial.set_user_attr("compiled_graphs", compiled_graphs() - graphs)
-        latency_s = self.candidates.latency_s(choice)
         if isinstance(score, PartialScore):
             stopped = StoppedTrial(
-                index=len(history),
-                choice=choice,
-                latency_s=latency_s,
-                stop=stops[-1],
-                seconds=seconds,
+                index=index, choice=choice, latency_s=latency_s, stop=stops[-1], seconds=seconds
             )
             self.log.stop(trial, stopped)
-            self.events.stopped(stopped)
             return stopped
         scored = ScoredTrial(
-            index=len(history),
+            index=index,
             choice=choice,
             label=label,
             latency_s=latency_s,
@@ -103,8 +140,23 @@ class TrialRunner:
             seconds=seconds,
         )
         self.log.complete(trial, scored)
-        self.events.scored(scored)
         return scored
+
+    def _check_failures(self, reason: str) -> None:
+        """Raise MeasurementError where the failures in a row say that it is not the skip-lists."""
+        alike = all_alike(self.failures)
+        if not alike and len(self.failures) < MOST_FAILURES:
+            return
+        if alike:  # `StudyLog.failed_choices` lets these be tried again
+            for choice, _reason in self.log.failures()[-SAME_FAILURES:]:
+                formats = self.candidates.decode(choice)
+                forget_deaths(self.evaluator, self.store, formats, "search")
+        how = (
+            f"{SAME_FAILURES} trials in a row failed alike"
+            if alike
+            else (f"{MOST_FAILURES} trials in a row failed, the last one")
+        )
+        raise MeasurementError(f"{how} ({reason}); the study is kept: mend the cause and run again")
 
     def _next_choice(
         self, history: Sequence[Tried], seen: set[Choice]
@@ -129,44 +181,6 @@ class TrialRunner:
                 break
             self.log.fail(trial, "repeated")
         return trial, "", choice
-
-    def _score(
-        self,
-        trial: optuna.Trial,
-        label: str,
-        choice: Choice,
-        history: Sequence[Tried],
-        stops: list[Stop],
-    ) -> Score | PartialScore | None:
-        """The score of a choice; None, recorded as a failure, where the run fails.
-
-        Where the rule stops it, the reason is appended to `stops`.
-        """
-        try:
-            return known_or_scored(
-                self.evaluator,
-                self.store,
-                self.candidates.decode(choice),
-                "search",
-                self.events.pictures,
-                keep_going=None if label else self._keep_going(choice, history, stops),
-            )
-        except KeyboardInterrupt:
-            self.log.fail(trial, "interrupted")
-            raise
-        except (MeasurementError, RuntimeError) as error:  # out of memory is a RuntimeError
-            text = first_line(error, most=1_000) if str(error) else "no message"
-            reason = f"{type(error).__name__}: {text}"
-            self.evaluator.recover()
-            self.log.fail(trial, reason)
-            self.failures.append(gist(reason))
-            self.events.failed(len(history), reason)
-            if all_alike(self.failures):
-                raise MeasurementError(
-                    f"{SAME_FAILURES} trials in a row failed alike ({reason}); the study is kept:"
-                    " mend the cause and run again"
-                ) from error
-            return None
 
     def _keep_going(
         self, choice: Choice, history: Sequence[Tried], stops: list[Stop]

@@ -38,9 +38,14 @@ class ScoredTrial:
     estimate: float | None = None
 
     @property
+    def number(self) -> int:
+        """Its number from 1, as progress, tables and recipes count."""
+        return self.index + 1
+
+    @property
     def name(self) -> str:
-        """What tables and recipes call it: its label, or its number from 1, as progress counts."""
-        return self.label or f"trial {self.index + 1}"
+        """What tables and recipes call it: its label, or its number."""
+        return self.label or f"trial {self.number}"
 
     @property
     def lpips(self) -> float:

@@ -15,14 +15,15 @@
 
 What the held-out value means. It took part in the choice, so it is slightly too low for the winner:
 in simulations by up to a third of a standard error with a bound on LPIPS, by almost nothing
-otherwise. The interval makes up for that. It holds at once for all skip-lists that could have won,
-and so for the one that did, whatever decided it (`search.intervals`). The alternative would be to
-choose on half of the held-out prompts and report the other half. With 24 prompts its intervals are
-a third wider, and its winners report an LPIPS that breaks the user's bound.
+otherwise. The interval makes up for that: it is as wide as it must be for several skip-lists at
+once, and so it holds for the one that won (`fidelity.intervals`). It follows from the skip-list's
+own values, so it is the same whatever else was verified. The alternative would be to choose on half
+of the held-out prompts and report the other half. With 24 prompts its intervals are a third wider,
+and its winners report an LPIPS that breaks the user's bound.
 
 Simulated with 10 search and 24 held-out prompts and lognormal LPIPS, the stated interval holds the
 winner's true mean in 98 to 100 of 100 cases, a plain bootstrap in 84 to 92 (`simulate_coverage` in
-tests/search/test_winner.py). `search.intervals` says how often it does with real LPIPS.
+tests/search/test_winner.py). `fidelity.intervals` says how often it does with real LPIPS.
 
     winner = choose_winner(trials, constraints=constraints, bf16_s=2.1, score=held_out_score)
     winner.chosen, winner.held_out[winner.chosen.index].ci95
@@ -38,9 +39,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.fidelity.intervals import is_distinguishable
 from sensitivity.fidelity.score import Score
 from sensitivity.search.front import Constraints
-from sensitivity.search.intervals import is_distinguishable, simultaneous_intervals
 from sensitivity.search.shortlist import describe_sound, first_choice, front_of, near_choice
 from sensitivity.search.trials import ScoredTrial
 
@@ -63,7 +64,6 @@ class Winner:
         chosen: the winner; None where nothing on the shortlist keeps to the bounds on the held-out
             prompts.
         held_out: {trial index: held-out score} of the shortlist and of what it is compared with.
-            `ci95` holds for the whole shortlist at once.
     """
 
     constraints: Constraints
@@ -110,19 +110,16 @@ def choose_winner(
         shortlist=shortlist,
         passed_over=tuple(t for t in asked if t.index not in scores),
         chosen=chosen,
-        held_out=_joint(shortlist, scores),
+        held_out={t.index: scores[t.index] for t in shortlist},
     )
 
 
 def compare(winner: Winner, beside: Sequence[ScoredTrial], score: HeldOut) -> Winner:
-    """The same winner with the held-out scores of other trials beside it, each with an interval of
-    its own.
-    """
+    """The same winner with the held-out scores of other trials beside it."""
     held_out = dict(winner.held_out)
     for trial in beside:
         if trial.index not in held_out and (found := score(trial)) is not None:
-            interval = simultaneous_intervals([found.per_prompt])[0]
-            held_out[trial.index] = replace(found, ci95=interval)
+            held_out[trial.index] = found
     return replace(winner, held_out=held_out)
 
 
@@ -202,18 +199,6 @@ def _unless_clearly_worse(
         if means[i] < means[0] and is_distinguishable(costs[i], costs[0])
     ]
     return scored[min(better, key=lambda i: means[i], default=0)]
-
-
-def _joint(shortlist: Sequence[ScoredTrial], scores: Mapping[int, Score]) -> dict[int, Score]:
-    """The scores with intervals that hold for the whole shortlist at once."""
-    if not shortlist:
-        return {}
-    found = [scores[t.index] for t in shortlist]
-    intervals = simultaneous_intervals([score.per_prompt for score in found])
-    return {
-        t.index: replace(score, ci95=interval)
-        for t, score, interval in zip(shortlist, found, intervals, strict=True)
-    }
 
 
 def describe_unmet(winner: Winner, *, bf16_s: float) -> str:

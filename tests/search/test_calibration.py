@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.errors import CalibrationError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.formats.switch import Switch
 from sensitivity.formats.switchable_linear import SwitchableLinear
@@ -146,6 +147,22 @@ def test_another_number_of_states_is_another_calibration(
         )
         assert len(calls) == before + 10
     assert one != two
+
+
+@pytest.mark.parametrize("estimator", ["output", "gradient"])
+def test_a_denoiser_of_zeros_cannot_be_calibrated(
+    evaluator: Evaluator,
+    candidates: Candidates,
+    store: Store,
+    estimator: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An untrained denoiser, whose last layer is zeros, is named: no error is relative to that."""
+    forward = evaluator.loaded.denoiser.forward
+    zeros = lambda *args, **kwargs: tuple(0 * x for x in forward(*args, **kwargs))  # noqa: E731
+    monkeypatch.setattr(evaluator.loaded.denoiser, "forward", zeros)
+    with pytest.raises(CalibrationError, match=r"gives only zeros \(call 0\).* expected a trained"):
+        calibrate_by(evaluator, candidates, store, estimator=estimator)
 
 
 def test_nothing_is_left_behind(evaluator: Evaluator, candidates: Candidates, store: Store) -> None:

@@ -17,10 +17,10 @@ from sensitivity.latency import LatencyModel, ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.skeleton import build_component
-from sensitivity.search.candidates import Candidates
+from sensitivity.search.candidates import Candidates, baselines
 from sensitivity.search.grouping import make_candidates
 from sensitivity.shapes.table import LinearProfile, ShapeTable
-from sensitivity.spec.hand_lists import Reasoned, RuleOfThumb
+from sensitivity.spec.hand_lists import PublishedList, Reasoned, RuleOfThumb
 from sensitivity.spec.loading import load_spec
 from sensitivity.spec.prompts import PromptSection
 from sensitivity.spec.shipped import list_studies
@@ -505,6 +505,53 @@ def test_rule_of_thumb_measures_at_the_priced_scale() -> None:
         table_of(linear("mlp"), linear("pooled", m_values={1: 10})), ShapeScale(factor=16)
     )
     assert make(table, spec).rule_of_thumb == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("listed", "always", "label"),
+    [
+        (("*norm*", "out", "embed"), (), "theirs"),
+        (("*norm*", "out", "embed"), ("blocks.0.*",), "near theirs: 15 of its 18 Linears"),
+        (
+            ("*norm*", "out", "embed", "blocks.0.*"),
+            (),
+            "near theirs: 15 of its 15 Linears and 3 others",
+        ),
+        (("*norm*", "out"), ("embed", "out"), "near theirs: 18 of its 19 Linears"),
+    ],
+)
+def test_a_published_name_is_that_list_alone(
+    listed: tuple[str, ...], always: tuple[str, ...], label: str
+) -> None:
+    """A list that whole groups or the study's always-skip patterns cannot say is not scored under
+    its name; Linears that the format refuses are in bf16 whoever writes the list.
+    """
+    skip = tuple(Reasoned(pattern=pattern, reason="x") for pattern in always)
+    spec = spec_of(always_skip=skip).model_copy(
+        update={"published": (PublishedList(name="theirs", source="y", skip=listed),)}
+    )
+    made = make(transformer(), spec)
+    ((found, choice),) = made.published
+    assert found == label
+    assert choice in [scored for _, scored in baselines(made)]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("tiny-flux", ["torchao's list for FLUX.1-dev"]),
+        ("flux1-dev", ["torchao's list for FLUX.1-dev", "ModelOpt's list for FLUX"]),
+        ("ltx2", ["near torchao's list for LTX-2: 1344 of its 1356 Linears"]),
+        ("qwen-image", ["torchao's list for QwenImage"]),
+        ("flux2-dev", ["ModelOpt's list for FLUX"]),
+    ],
+)
+def test_published_lists_of_the_studies(name: str, labels: list[str]) -> None:
+    """Which of them are scored whole: LTX-2's study always skips 12 Linears of its list."""
+    table, spec = table_of_study(name)
+    latency = PredictedLatency(get_device("b200"))
+    made = make_candidates(table, spec, formats=(NVFP4,), latency=latency)
+    assert [label for label, _ in made.published] == labels
 
 
 def test_decode_names_every_linear() -> None:

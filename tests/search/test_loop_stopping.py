@@ -90,7 +90,7 @@ class Toy:
                 return PartialScore(net="tiny", per_prompt=values[:seen], prompts=PROMPTS)
         self.pictures.append(PROMPTS)
         mean = sum(values) / PROMPTS
-        return Score(net="tiny", mean=mean, ci95=(mean, mean), per_prompt=values, noise_floor=None)
+        return Score(net="tiny", mean=mean, per_prompt=values, noise_floor=None)
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,17 @@ import pytest
 from sqlalchemy import event
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import OutputError, StoreError
+from sensitivity.errors import DamageError, OutputError, StoreError
 from sensitivity.fidelity.score import Score
 from sensitivity.search.store import Store, assignment_key
 
 SCORE = Score(
     net="tiny",
     mean=0.1 + 0.2,
-    ci95=(1e-17, 2 / 3),
     per_prompt=(0.1, 0.2, 5e-324),
     noise_floor=1 / 3,
 )
-OTHER = Score(net="alex", mean=1.0, ci95=(0.5, 1.5), per_prompt=(1.0,), noise_floor=None)
+OTHER = Score(net="alex", mean=1.0, per_prompt=(1.0,), noise_floor=None)
 
 
 def test_scores_read_back_equal(tmp_path: Path) -> None:
@@ -121,7 +120,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         connection.execute("update sensitivity_meta set value = '7' where key = 'schema'")
     connection.close()
     with pytest.raises(
-        StoreError, match="has schema 7; this version of sensitivity reads schema 1"
+        StoreError, match="has schema 7; this version of sensitivity reads schema 2"
     ):
         Store.open(path)
 
@@ -215,7 +214,6 @@ def test_a_full_disk_says_so_and_keeps_what_was_written(tmp_path: Path) -> None:
         big = Score(
             net="tiny",
             mean=0.0,
-            ci95=(0.0, 0.0),
             per_prompt=(0.1234567,) * 10_000,
             noise_floor=None,
         )
@@ -242,6 +240,6 @@ def test_a_damaged_database_says_so(tmp_path: Path, intact_pages: int) -> None:
             store.find_sensitivities("one")
 
     with pytest.raises(
-        StoreError, match=r"no database of sensitivity .*name another `storage`, or remove the file"
+        DamageError, match=r"study\.db is damaged .*keep the file.*name as `storage` a backup"
     ):
         read()

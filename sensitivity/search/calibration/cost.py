@@ -20,6 +20,7 @@ class CalibrationCost:
         picture_calls: denoiser calls x pictures still to be made, those that record the states
             included.
         decodes: pictures still to be decoded for it.
+        numbers: how many numbers are in the store: parts of sensitivities count too.
         trial_picture_calls: denoiser calls x pictures of one trial.
     """
 
@@ -31,6 +32,7 @@ class CalibrationCost:
     picture_calls: float
     decodes: int
     trial_picture_calls: int
+    numbers: int
 
     @property
     def trials(self) -> float:

@@ -27,6 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.words import first_line
 from sensitivity.errors import CalibrationError, SensitivityError
 from sensitivity.fidelity.evaluator import Evaluator
@@ -74,7 +75,13 @@ class GradientEstimator(Estimator):
             own = [job for job in jobs if job.is_of(state.component)]
             if not own:
                 continue
-            sums = contract(denoisers[state.component], evaluator.switch.linears, state, own)
+            sums = contract(
+                denoisers[state.component],
+                evaluator.switch.linears,
+                state,
+                own,
+                arithmetic=evaluator.arithmetic,
+            )
             whole = float(state.output.float().square().sum())
             for job in own:
                 error = finite((sums[job.fqns[0], job.format][0] / whole) ** 0.5)
@@ -82,7 +89,12 @@ class GradientEstimator(Estimator):
 
 
 def contract(
-    denoiser: nn.Module, linears: dict[str, nn.Linear], state: State, jobs: Sequence[Job]
+    denoiser: nn.Module,
+    linears: dict[str, nn.Linear],
+    state: State,
+    jobs: Sequence[Job],
+    *,
+    arithmetic: Arithmetic = Arithmetic.EAGER,
 ) -> Sums:
     """{(FQN, format): [sum over pictures of <g, e>^2]} at one state, for jobs of one Linear each.
 
@@ -103,7 +115,8 @@ def contract(
         def add(x: Tensor, gradient: Tensor) -> None:
             clean = nn.functional.linear(x, linear.weight, linear.bias)
             for name in formats[fqn]:
-                products = gradient.float() * local_error(linear, x, clean, name)
+                error = local_error(linear, x, clean, name, arithmetic)
+                products = gradient.float() * error
                 sums[fqn, name][0] += _by_picture(products).square().sum().item()
 
         leaf = y if y.requires_grad else y.detach().requires_grad_()

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import is_in
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.formats.emulation import emulated_linear
-from sensitivity.formats.registry import get_format
+from sensitivity.formats.served import format_in
 from sensitivity.search.calibration._base import Estimator, JobError
 from sensitivity.search.calibration.jobs import EstimatorName, Job, finite
 from sensitivity.search.calibration.states import call_again, record_states
@@ -51,7 +52,8 @@ class LocalEstimator(Estimator):
             def add(fqn: str, linear: nn.Linear, x: Tensor, y: Tensor, sums: Sums = sums) -> None:
                 for name in formats[fqn]:
                     pair = sums[fqn, name]
-                    pair[0] += float(local_error(linear, x, y, name).square().sum())
+                    error = local_error(linear, x, y, name, evaluator.arithmetic)
+                    pair[0] += float(error.square().sum())
                     pair[1] += float(y.float().square().sum())
 
             watched = [fqn for fqn in formats if is_in(fqn, state.component)]
@@ -76,7 +78,13 @@ def formats_per_linear(jobs: Sequence[Job]) -> float:
     return len(jobs) / len({fqn for job in jobs for fqn in job.fqns})
 
 
-def local_error(linear: nn.Linear, x: Tensor, y: Tensor, name: FormatName) -> Tensor:
+def local_error(
+    linear: nn.Linear,
+    x: Tensor,
+    y: Tensor,
+    name: FormatName,
+    arithmetic: Arithmetic = Arithmetic.EAGER,
+) -> Tensor:
     """What a format changes at one Linear, in fp32.
 
     The quantized weight is not kept: all of them would take as much memory as the model, once for
@@ -87,11 +95,12 @@ def local_error(linear: nn.Linear, x: Tensor, y: Tensor, name: FormatName) -> Te
         x: (..., K) its input.
         y: (..., N) its bf16 output.
         name: the format.
+        arithmetic: the runtime whose numbers are emulated.
 
     Returns:
         (..., N) the quantized output minus y.
     """
-    fmt = get_format(name)
+    fmt = format_in(name, arithmetic)
     quantized = emulated_linear(x, fmt.quantize_weight(linear.weight), linear.bias, fmt)
     return quantized.float() - y.float()
 

@@ -60,7 +60,7 @@ def record_states(evaluator: Evaluator, *, states: int, prompts: int) -> list[St
     """`states` calls of each denoiser in one bf16 run of the first `prompts` search prompts.
 
     Raises:
-        CalibrationError: a denoiser gives no tensor.
+        CalibrationError: a denoiser gives no tensor, or nothing but zeros.
         MeasurementError: no denoiser was called, or one gives NaN or inf.
     """
     seen: list[State] = []
@@ -92,7 +92,20 @@ def record_states(evaluator: Evaluator, *, states: int, prompts: int) -> list[St
             replace(own[call], index=i) for i, call in enumerate(pick_calls(len(own), states))
         ]
     check_finite([tensor for state in picked for tensor in (state.output, *state.more)])
+    _check_not_zero(picked)
     return picked
+
+
+def _check_not_zero(states: list[State]) -> None:
+    """Raise CalibrationError for an output of zeros, to which no error is relative."""
+    for state in states:
+        if not state.output.any():
+            name = state.component or "the denoiser"
+            raise CalibrationError(
+                f"{name} gives only zeros (call {state.call}), to which no error is relative;"
+                " expected a trained model: one whose last layer is still initialised with zeros"
+                " has pictures that do not depend on it, so use its trained weights"
+            )
 
 
 def call_again(evaluator: Evaluator, state: State) -> Any:

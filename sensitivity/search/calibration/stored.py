@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.errors import UserError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.denoisers import parts_of
@@ -137,6 +138,7 @@ def calibration_cost(
         picture_calls=plan.prompts * picture_calls,
         decodes=plan.prompts * decodes,
         trial_picture_calls=calls * len(evaluator.spec.prompts.search),
+        numbers=plan.known_rows,
     )
 
 
@@ -170,6 +172,8 @@ class _Plan:
             "prompts": self.prompts,
             "measure": estimator.quantity,
         }
+        if evaluator.arithmetic is not Arithmetic.EAGER:
+            key["arithmetic"] = evaluator.arithmetic
         self._keys = (
             [digest_of(key)]
             if self.by_job
@@ -195,6 +199,12 @@ class _Plan:
     @property
     def total_rows(self) -> int:
         return len(self.units) * len(self._keys)
+
+    @property
+    def known_rows(self) -> int:
+        """How many rows of these units the store has."""
+        keys = {unit.key for unit in self.units}
+        return sum(len(keys.intersection(known)) for known in self._known)
 
     def is_known(self, job: Job) -> bool:
         """Whether nothing needs to be computed for this job."""

@@ -1,11 +1,20 @@
-"""The application that commands register with, and its own options: `--version` and `-h`."""
+"""The application that commands register with, and what all commands share.
 
+The application has `--version` and `-h`. The files that a command's options name are checked before
+it begins (`file_checks`); every command has `--force`, which is read there.
+"""
+
+import functools
 import importlib.metadata
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from sensitivity.cli.flags import FlagNamingCommand
+from sensitivity.cli.file_checks import checking_files
+from sensitivity.cli.flags import FlagNamingCommand, flags_of
+from sensitivity.cli.options import Force
 
 app = typer.Typer(
     name="sensitivity",
@@ -16,8 +25,36 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-command = app.command(cls=FlagNamingCommand)
-"""Decorator that registers a function as a command."""
+
+class Command(FlagNamingCommand):
+    """A command whose files are checked before it begins."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Check the files that the options name, then run the command."""
+        force = bool(ctx.params["force"])
+        with checking_files(ctx.params, flags_of(self.params), force=force):
+            return super().invoke(ctx)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a function as a command, with `--force` beside its own options.
+
+    The function itself does not take `force`: `Command` does what it says.
+    """
+    own = inspect.signature(function, eval_str=True)
+    force = inspect.Parameter(
+        "force", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Force
+    )
+
+    @functools.wraps(function)
+    def run(**options: Any) -> None:
+        function(**{name: value for name, value in options.items() if name != "force"})
+
+    run.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), force]
+    )
+    app.command(cls=Command)(run)
+    return function
 
 
 def _print_version(asked: bool) -> None:

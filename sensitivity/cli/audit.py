@@ -23,11 +23,9 @@ from sensitivity.cli.options import (
     one_format,
     run_options,
 )
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.outputs import save_recipe, write_file, write_json
 from sensitivity.cli.screen import make_console, print_line, step
-from sensitivity.cli.study import complete_study, tell_of_other_denoisers
-from sensitivity.core.json_files import write_whole
-from sensitivity.spec.loading import resolve_spec
+from sensitivity.cli.study import complete_study, find_study, tell_of_other_denoisers
 from sensitivity.spec.overrides import MAX_COUNT
 
 if TYPE_CHECKING:
@@ -79,7 +77,8 @@ Fix = Annotated[
     typer.Option(
         help=(
             "Write the list without its faults: an unverified recipe where the path ends in .json,"
-            " else globs with reasons, for --as glob."
+            " else globs with reasons, for --as glob. A list for vllm-omni, sglang or comfyui keeps"
+            " its form, and becomes a recipe where the path ends in .recipe.json."
         )
     ),
 ]
@@ -140,11 +139,8 @@ def audit(
     No weights are needed. Exits with 0 where nothing is found that --fail-on names, with 1 where
     something is, with 2 on a mistake of yours.
     """
-    spec = resolve_spec(model)
+    spec = find_study(model)
     fmt_name = one_format(fmt, "a list has one format for what it quantizes without saying to what")
-    check_writable(fix, "--fix")
-    check_writable(json_path, "--json")
-    check_apart({"--fix": fix, "--json": json_path}, {"LIST": Path(listed), "--recipe": recipe})
     options = run_options(
         batch_size, height, width, frames, prompt_tokens, guidance, steps, settings
     )
@@ -187,11 +183,12 @@ def _show(console: Console, done: "Audit", fail_on: str, fix: Path | None) -> bo
 
 
 def _write_fixed(console: Console, done: "Audit", path: Path) -> None:
-    """The fixed list as an unverified recipe or as globs."""
-    from sensitivity.workflows.audit import fixed_recipe, fixed_text
+    """The fixed list as an unverified recipe, in its own form, or as globs."""
+    from sensitivity.workflows.audit import fixed_recipe, fixed_text, keeps_its_form
 
-    if path.suffix == ".json":
-        fixed_recipe(done).save(path)
+    ending = ".recipe.json" if keeps_its_form(done) else ".json"
+    if path.name.endswith(ending):
+        save_recipe(fixed_recipe(done), path)
     else:
-        write_whole(path, fixed_text(done).encode())
+        write_file(path, fixed_text(done).encode())
     print_line(console, f"fixed: {path}")

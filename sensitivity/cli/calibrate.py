@@ -6,7 +6,9 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.file_checks import check_writable
 from sensitivity.cli.options import (
+    ArithmeticName,
     DeviceName,
     GroupsOrLayers,
     Json,
@@ -21,9 +23,10 @@ from sensitivity.cli.options import (
     at_least_one,
     choose_device,
 )
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, named_study
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import parse_formats
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ def calibrate(
     fmt: EveryFormat = None,
     target: Target = None,
     granularity: GroupsOrLayers = "group",
+    arithmetic: ArithmeticName = Arithmetic.EAGER,
     estimator: Estimator = "gradient",
     states: States = 2,
     prompt_count: PromptCount = 4,
@@ -88,8 +92,7 @@ def calibrate(
     """
     spec = named_study(model, prompts, save_study, weights=weights, net=net)
     formats = parse_formats(fmt) if fmt else None
-    check_writable(json_path, "--json")
-    check_apart({"--storage": storage, "--json": json_path, "--save-study": save_study})
+    check_writable(storage, "--storage")
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.cli.render.progress import CalibrationProgress
@@ -97,6 +100,7 @@ def calibrate(
 
     request = CalibrationRequest(
         formats=formats,
+        arithmetic=arithmetic,
         target=target,
         granularity=granularity,
         estimator=estimator,

@@ -9,7 +9,7 @@ from sensitivity.cli.app import command
 from sensitivity.cli.export import recipe_study
 from sensitivity.cli.flags import name_flags
 from sensitivity.cli.options import Json
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, step
 from sensitivity.errors import UnknownModelError
 
@@ -29,7 +29,12 @@ ModelOfBoth = Annotated[
 
 
 @command
-def diff(a: First, b: Second, model: ModelOfBoth = None, json_path: Json = None) -> None:
+def diff(
+    a: First,
+    b: Second,
+    model: ModelOfBoth = None,
+    json_path: Json = None,
+) -> None:
     """Say which Linears two recipes treat differently, and what that costs and gains.
 
     Seconds are predicted. LPIPS is compared where the two were measured alike.
@@ -37,8 +42,6 @@ def diff(a: First, b: Second, model: ModelOfBoth = None, json_path: Json = None)
     from sensitivity.recipes.recipe import load_recipe
 
     first, second = load_recipe(a), load_recipe(b)
-    check_writable(json_path, "--json")
-    check_apart({"--json": json_path}, {"A": a, "B": b})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.cli.render.diff import diff_report

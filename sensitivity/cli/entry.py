@@ -1,20 +1,22 @@
 """How does an error become an exit code? `main`, the entry point of `sensitivity`.
 
 0: success. 2: a mistake that the user can correct; the message says the value found, what was
-expected and the next step. 1: anything else. No error that the program expects is a traceback.
+expected and the next step. 1: anything else. No error that the program expects is a traceback; the
+traceback of one that it does not expect is printed without control characters.
 """
 
 import errno
 import logging
 import os
 import sys
+import traceback
 from typing import Any
 
 import typer
 
 from sensitivity.cli.app import app
 from sensitivity.cli.flags import name_flags
-from sensitivity.cli.screen import print_error
+from sensitivity.cli.screen import print_error, printable_lines
 from sensitivity.errors import SensitivityError, UserError
 
 # click's own class, or that of the copy of click inside newer typers
@@ -31,6 +33,20 @@ def main() -> None:
     _quiet_libraries()
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where it was closed
     try:
+        code = _run()
+    except Exception:
+        sys.stderr.write(printable_lines(traceback.format_exc()))
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> Any:
+    """Run the command line; the exit code, with every expected error printed.
+
+    Raises:
+        Exception: one that is not expected.
+    """
+    try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
@@ -42,6 +58,7 @@ def main() -> None:
         print_error(str(error))
         code = 1
     except ParsingError as error:
+        error.message = printable_lines(error.message)
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -58,15 +75,21 @@ def main() -> None:
             f"cannot write the output: {error.strerror}; make space, or write to another disk"
         )
         code = 1
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
         print_error(
-            f"{error}; the model and its pictures must fit: lower `search.batch_size` in the"
-            " study, close other programs, or use another --device"
+            f"{str(error) or 'out of memory'}; the model and its pictures must fit: lower"
+            " `search.batch_size` in the study, close other programs, or use another --device"
         )
         code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was too little: Python's error, torch's for a GPU, or its allocator's."""
+    torchs = type(error).__name__ == "OutOfMemoryError"  # torch is not imported here
+    return isinstance(error, MemoryError) or torchs or "can't allocate memory" in str(error)
 
 
 def _discard_output() -> None:
@@ -78,7 +101,7 @@ class _FlagNaming(logging.Formatter):
     """Log lines of the library, with options instead of fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return name_flags(super().format(record))
+        return printable_lines(name_flags(super().format(record)))
 
 
 def _quiet_libraries() -> None:

@@ -10,14 +10,12 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.options import Json, RecipeFile
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
-from sensitivity.cli.screen import make_console, print_line, step
-from sensitivity.cli.study import complete_study
+from sensitivity.cli.outputs import save_recipe, write_file, write_json
+from sensitivity.cli.screen import error_console, make_console, print_line, step
+from sensitivity.cli.study import complete_study, find_study
 from sensitivity.consumers.exporters import EXPORTERS, get_exporter
-from sensitivity.core.json_files import write_whole
 from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
-from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
@@ -88,9 +86,6 @@ def export(
 
     exporter = type(get_exporter(to))(form=form)
     loaded = load_recipe(recipe)
-    for path, flag in ((out, "--out"), (nearest, "--nearest"), (json_path, "--json")):
-        check_writable(path, flag)
-    check_apart({"--out": out, "--nearest": nearest, "--json": json_path}, {"RECIPE": recipe})
     if nearest is not None and out is not None:
         raise UserError(
             "--nearest and --out are both given; --nearest writes a recipe and no text: take out"
@@ -110,7 +105,7 @@ def recipe_study(console: Console, recipe: "Recipe", model: str | None) -> Study
     """The study of `--model`, or the one that the recipe names."""
     from sensitivity.recipes.unverified import study_of
 
-    return study_of(recipe) if model is None else complete_study(console, resolve_spec(model))
+    return study_of(recipe) if model is None else complete_study(console, find_study(model))
 
 
 def _hand_out(
@@ -122,9 +117,9 @@ def _hand_out(
     json_path: str | None,
 ) -> None:
     """Write the text; notes on it go to stderr where stdout holds the text."""
-    beside = make_console(json_path) if out is not None else Console(stderr=True)
+    beside = make_console(json_path) if out is not None else error_console()
     if out is not None:
-        write_whole(out, text.encode())
+        write_file(out, text.encode())
         print_line(beside, f"{exporter.name}: {out}")
     elif json_path != "-":
         sys.stdout.write(text)
@@ -150,7 +145,7 @@ def _prove(console: Console, exporter: "Exporter", recipe: "Recipe", model: str)
     """What the consumer makes of the model's real Linears: exactly the recipe, or an error."""
     from sensitivity.workflows.model_linears import linears_of
 
-    spec = complete_study(console, resolve_spec(model))
+    spec = complete_study(console, find_study(model))
     with step(console, f"building {spec.name} without weights"):
         fqns = linears_of(recipe, spec)
     counts = Counter(exporter.verify(recipe, fqns).values())
@@ -188,7 +183,7 @@ def _write_nearest(
         return
     with step(console, "pricing"):
         found = nearest_recipe(recipe, exporter, spec, storage=default_storage(spec))
-    found.recipe.save(path)
+    save_recipe(found.recipe, path)
     obstacles = (f"{consumer} cannot express {recipe.name}: {why}" for why in found.obstacles)
     print_line(console, and_more(obstacles, most=5, separator="\n"))
     for line in nearest_lines(found):

@@ -1,17 +1,19 @@
 """What `search` and `select` do at their end: print the front and the winner, write the recipe."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from sensitivity.cli.outputs import write_json
+from sensitivity.cli.outputs import save_recipe, write_json
+from sensitivity.cli.recipe_paths import own_path
 from sensitivity.cli.render.front import front_table
 from sensitivity.cli.render.tables import dead_pattern_lines, fixed_table
 from sensitivity.cli.render.winner import winner_lines
 from sensitivity.cli.screen import print_line
+from sensitivity.core.words import and_more
 from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.spec.overrides import random_notice
 from sensitivity.workflows.conclude import SearchOutcome
@@ -35,8 +37,18 @@ def finish(
     json_path: str | None,
     *,
     budget: int,
+    named: bool,
 ) -> None:
     """Print what was found, and write the recipe where there is one.
+
+    Args:
+        console: prints.
+        outcome: what was found.
+        recipe_path: where the recipe goes; unless the user named it, another choice's recipe that
+            is there stays, and a path beside it is taken (`recipe_paths`).
+        json_path: where the recipe goes as JSON too.
+        budget: the trials that were asked for.
+        named: whether the user named `recipe_path`.
 
     Raises:
         KeyboardInterrupt: the search was interrupted.
@@ -51,11 +63,13 @@ def finish(
         raise KeyboardInterrupt
     if outcome.recipe is None:
         raise MeasurementError(
-            f"none of the {outcome.result.failed} trials finished; the study's database has the"
-            " reasons"
+            f"none of the trials finished{_why(outcome.result.failures)}; mend the cause and run"
+            " the same command again"
         )
-    outcome.recipe.save(recipe_path)
-    lines = [*winner_lines(outcome), *_about_trials(outcome, budget), f"recipe: {recipe_path}"]
+    path = recipe_path if named else own_path(recipe_path, outcome.recipe)
+    save_recipe(outcome.recipe, path)
+    kept = "" if path == recipe_path else f" ({recipe_path} holds another choice, and is kept)"
+    lines = [*winner_lines(outcome), *_about_trials(outcome, budget), f"recipe: {path}{kept}"]
     if (spec := outcome.prepared.evaluator.spec).model.random_seed is not None:
         lines.append(random_notice(spec))
     print_line(console, "\n".join(lines))
@@ -75,5 +89,15 @@ def _about_trials(outcome: SearchOutcome, budget: int) -> list[str]:
             f"{result.tried} of {budget} trials: every skip-list that could be found had been tried"
         )
     if result.failed:
-        lines.append(f"{result.failed} trials failed; the study's database has the reasons")
+        lines.append(f"{result.failed} trials failed{_why(result.failures)}")
+    lines += [
+        f"{name} could not be verified and was passed over ({reason})"
+        for name, reason in outcome.unverified.items()
+    ]
     return lines
+
+
+def _why(reasons: Sequence[str]) -> str:
+    """The reasons of failures, each once: " (MeasurementError: ...)"; "" where there is none."""
+    found = and_more(dict.fromkeys(reasons), most=3, separator="; ")
+    return f" ({found})" if found else ""

@@ -30,12 +30,16 @@ from sensitivity.cli.options import (
     one_format,
     run_options,
 )
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line, print_warning, step
-from sensitivity.cli.study import complete_study, tell_of_other_denoisers, warn_of_rounding
+from sensitivity.cli.study import (
+    complete_study,
+    find_study,
+    tell_of_other_denoisers,
+    warn_of_rounding,
+)
 from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
-from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
@@ -122,7 +126,7 @@ def latency(
 
     Times are predicted, with an interval, or measured on the GPU at hand.
     """
-    spec = resolve_spec(model)
+    spec = find_study(model)
     fmt_name = one_format(fmt, "give one, or price a recipe with --recipe")
     if skip is not None and recipe is not None:
         raise UserError(
@@ -131,9 +135,6 @@ def latency(
     options = run_options(
         batch_size, height, width, frames, prompt_tokens, guidance, steps, settings
     )
-    check_writable(json_path, "--json")
-    lists = {f"--compare {path}": path for path in compare or ()}
-    check_apart({"--json": json_path}, {"--skip": skip, "--recipe": recipe} | lists)
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.workflows.price import PriceRequest

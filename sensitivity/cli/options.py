@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import CompileMode, FormatName, Granularity, parse_formats
 from sensitivity.errors import UserError
-from sensitivity.spec.overrides import RunOptions
+from sensitivity.spec.overrides import MAX_COUNT, RunOptions
 
 Net = Literal["tiny", "alex", "vgg", "squeeze"]
 WeightsChoice = Literal["pretrained", "random"]
@@ -28,8 +29,8 @@ class QuantizedFormat(StrEnum):
 
 def at_least_one(value: int | None) -> int | None:
     """Callback of an option that counts something."""
-    if value is not None and value < 1:
-        raise typer.BadParameter(f"found {value}, expected 1 or more")
+    if value is not None and not 1 <= value <= MAX_COUNT:
+        raise typer.BadParameter(f"found {value}, expected 1 to {MAX_COUNT}")
     return value
 
 
@@ -104,6 +105,16 @@ OneFormat = Annotated[
         help="Given once: what Linears that are not skipped are quantized to. Default: nvfp4.",
     ),
 ]
+ArithmeticName = Annotated[
+    Arithmetic,
+    typer.Option(
+        "--arithmetic",
+        help=(
+            "Whose quantized numbers are emulated: eager torchao; compiled torchao (torch.compile);"
+            " or torchao with mslk's NVFP4 quantizer and native epilogue. Quality only."
+        ),
+    ),
+]
 GroupsOrLayers = Annotated[
     Granularity,
     typer.Option(
@@ -169,7 +180,8 @@ Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Another argument of the pipeline's call as KEY=VALUE; may be given several times.",
+        help="Another argument of the pipeline's call as KEY=VALUE, VALUE being a number, true,"
+        " false, null, a list such as [7, 7, 3], or a text; may be given several times.",
     ),
 ]
 
@@ -224,6 +236,14 @@ Json = Annotated[
         ),
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace files that this program did not write. A database is never replaced.",
+    ),
+]
+"""Read by `app.Command`, which checks a command's files before the command's function runs."""
 
 
 def run_options(

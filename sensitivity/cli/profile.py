@@ -19,12 +19,13 @@ from sensitivity.cli.options import (
     Width,
     run_options,
 )
-from sensitivity.cli.outputs import check_writable, write_json
+from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import (
     complete_study,
     named_study,
     tell_of_other_denoisers,
+    tell_of_other_weights,
     warn_of_rounding,
 )
 
@@ -54,12 +55,12 @@ def profile(
     options = run_options(
         batch_size, height, width, frames, prompt_tokens, guidance, steps, settings
     )
-    check_writable(json_path, "--json")
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.cli.render.tables import profile_table
         from sensitivity.shapes.run import run_shapes
 
+    is_derived = spec.bare  # a derived study's notes have said it
     spec = complete_study(console, spec, save_study, options=options)
     with step(console, f"profiling {spec.name}"):
         run = run_shapes(spec, component=component)
@@ -67,4 +68,6 @@ def profile(
     console.print(profile_table(table))
     warn_of_rounding(console, spec, table.settings)
     tell_of_other_denoisers(spec, run)
+    if not is_derived:
+        tell_of_other_weights(run)
     write_json(table.to_json(), json_path)

@@ -1,22 +1,65 @@
-"""Where commands print: one console each, plain lines, notices and warnings."""
+"""Where commands print: one console each, plain lines, notices and warnings.
 
-from collections.abc import Iterator
+Text from outside (names in a list, labels in a database, reasons of failures) is shown as text,
+never obeyed: square brackets are no markup, and control characters, which could move the cursor or
+turn the writing direction, become spaces. `TextConsole` does both for everything that is printed,
+tables and progress bars too.
+
+    console = make_console(json_path)
+    print_line(console, "list [/v2]: 3 entries")      # printed as it is
+"""
+
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 from sensitivity.cli.flags import name_flags
+from sensitivity.core.words import printable
 
 PIPE_WIDTH = 140
 """Columns of a table that goes to a pipe or a file."""
 
 
+class TextConsole(Console):
+    """A console on which every string is plain text: no markup, no emoji codes, no highlighting.
+
+    Characters that are not printable become spaces when they are rendered; rich's own control
+    sequences (colours, the cursor of a progress bar) are not text and pass.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as printable text, so that cells of tables are as wide as what is shown."""
+        return super().render_str(printable_lines(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of a renderable, with printable text only."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable() or segment.text == "\n":
+                yield segment
+            else:
+                yield segment._replace(text=printable_lines(segment.text))
+
+
 def make_console(json_path: str | None) -> Console:
     """The console of a command: stderr where stdout holds the JSON ("-"), else stdout."""
-    console = Console(stderr=json_path == "-")
+    console = TextConsole(stderr=json_path == "-")
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
+
+
+def error_console() -> Console:
+    """The console for what goes to stderr, beside the results."""
+    return TextConsole(stderr=True)
 
 
 def print_line(console: Console, text: str, *, style: str = "") -> None:
@@ -28,7 +71,7 @@ def print_line(console: Console, text: str, *, style: str = "") -> None:
 
 def print_notice(text: str) -> None:
     """Print a notice to stderr."""
-    print_line(Console(stderr=True), f"notice: {text}", style="yellow")
+    print_line(error_console(), f"notice: {text}", style="yellow")
 
 
 def print_warning(console: Console, text: str) -> None:
@@ -38,11 +81,16 @@ def print_warning(console: Console, text: str) -> None:
 
 def print_error(text: str) -> None:
     """Print the error that ends the command to stderr."""
-    print_line(Console(stderr=True), f"error: {text}", style="red")
+    print_line(error_console(), f"error: {text}", style="red")
 
 
 @contextmanager
 def step(console: Console, text: str) -> Iterator[None]:
     """Show what is being done while it is done, on a terminal."""
-    with console.status(text) if console.is_terminal else nullcontext():
+    with console.status(Text(text)) if console.is_terminal else nullcontext():
         yield
+
+
+def printable_lines(text: str) -> str:
+    """The text with unprintable characters as spaces; line breaks stay."""
+    return "\n".join(map(printable, text.split("\n")))

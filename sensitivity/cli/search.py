@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.options import (
+    ArithmeticName,
     Compile,
     DeviceName,
     Formats,
@@ -29,9 +30,10 @@ from sensitivity.cli.options import (
     Weights,
     choose_device,
 )
-from sensitivity.cli.outputs import check_results, default_recipe, write_json
+from sensitivity.cli.outputs import check_recipe, default_recipe, write_json
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import complete_study, named_study, with_run
+from sensitivity.core.arithmetic import Arithmetic, served_otherwise
 from sensitivity.core.format_name import parse_formats
 from sensitivity.spec.study_spec import StudySpec, check_budget
 
@@ -75,6 +77,7 @@ def search(
     out: Out = None,
     storage: Storage = None,
     granularity: GroupsOrLayers = "group",
+    arithmetic: ArithmeticName = Arithmetic.EAGER,
     sampler: Sampler = "knapsack",
     calibrate: Calibrate = True,
     seed: Seed = 0,
@@ -94,19 +97,16 @@ def search(
     The winner is verified on held-out prompts. Without a constraint it is the knee of the front.
     For a folder or a Hub id a study is derived and shown first.
     """
-    spec = named_study(model, prompts, save_study, weights=weights, net=net)
+    spec = named_study(model, prompts, save_study, weights=weights, net=net, tell=not dry_run)
     check_budget(budget)
-    formats = parse_formats(fmt or [QuantizedFormat.NVFP4])
     console = make_console(json_path)
-    target = spec.pricing.target if target is None else target
-    recipe_path = out or default_recipe(storage, f"{spec.name}-{'+'.join(formats)}-{target}")
-    check_results(None if dry_run else recipe_path, storage, json_path, save_study)
     with step(console, "loading libraries"):
         from sensitivity.search.proposers import SamplerName
         from sensitivity.workflows.requests import SearchRequest
 
     request = SearchRequest(
-        formats=formats,
+        formats=parse_formats(fmt or [QuantizedFormat.NVFP4]),
+        arithmetic=arithmetic,
         budget=budget,
         target=target,
         seed=seed,
@@ -120,10 +120,31 @@ def search(
         device=choose_device(device),
         compiled=compiled,
     )
+    recipe_path = _recipe_path(spec, request, out, writes=not dry_run)
     spec = with_run(complete_study(console, spec, save_study, show=True), steps, settings)
     if dry_run:
-        return _show_plan(console, spec, request, json_path)
-    return _run(console, spec, request, recipe_path, json_path)
+        _show_plan(console, spec, request, json_path)
+    else:
+        _run(console, spec, request, recipe_path, json_path, named=out is not None)
+
+
+def _recipe_path(
+    spec: StudySpec, request: "SearchRequest", out: Path | None, *, writes: bool
+) -> Path:
+    """Where the recipe goes.
+
+    Raises:
+        OutputError: `writes` is on, and nothing can be written there.
+    """
+    from sensitivity.latency.devices import get_device
+    from sensitivity.search.store import default_storage
+
+    database = request.storage or default_storage(spec)
+    names = (spec.name, *request.formats, get_device(request.target or spec.pricing.target).name)
+    path = out or default_recipe(database, *names, *served_otherwise(request.arithmetic))
+    if writes:
+        check_recipe(path, database)
+    return path
 
 
 def _run(
@@ -132,17 +153,21 @@ def _run(
     request: "SearchRequest",
     recipe_path: Path,
     json_path: str | None,
+    *,
+    named: bool,
 ) -> None:
     """Search with progress, then print what was found and write the recipe."""
     from sensitivity.cli.finishing import finish, showing_the_front
     from sensitivity.cli.render.progress import SearchProgress
+    from sensitivity.cli.signals import ending_in_order
     from sensitivity.workflows.find import find_recipe
 
-    with showing_the_front(console), SearchProgress(console, budget=request.budget) as progress:
+    progress = SearchProgress(console, budget=request.budget)
+    with ending_in_order(), showing_the_front(console), progress:
         outcome = find_recipe(
             spec, request, events=progress.events, say=progress.say, verifying=progress.verifying
         )
-    finish(console, outcome, recipe_path, json_path, budget=request.budget)
+    finish(console, outcome, recipe_path, json_path, budget=request.budget, named=named)
 
 
 def _show_plan(

@@ -25,9 +25,10 @@ from sensitivity.cli.options import (
     Weights,
     choose_device,
 )
-from sensitivity.cli.outputs import check_results, default_recipe
+from sensitivity.cli.outputs import check_recipe, default_recipe
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import complete_study, named_study, with_run
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import Granularity, parse_formats
 from sensitivity.spec.study_spec import StudySpec
 
@@ -53,6 +54,9 @@ OfSampler = Annotated[
 ]
 OfCalibration = Annotated[
     bool | None, typer.Option(help="The study with, or without, layer sensitivities.")
+]
+OfArithmetic = Annotated[
+    Arithmetic | None, typer.Option(help="The study that emulated this runtime.")
 ]
 OfSeed = Annotated[int | None, typer.Option(help="The study of this seed.")]
 Verify = Annotated[
@@ -80,6 +84,7 @@ def select(
     granularity: OfGranularity = None,
     sampler: OfSampler = None,
     calibrate: OfCalibration = None,
+    arithmetic: OfArithmetic = None,
     seed: OfSeed = None,
     verify: Verify = True,
     prompts: Prompts = None,
@@ -93,39 +98,39 @@ def select(
 ) -> None:
     """Choose again from a finished search, by other constraints, and write that recipe.
 
-    No trial is run. Without a constraint the knee of the front is chosen. Where the database holds
-    one study of the model, that is the one; else name it, or its settings.
+    No trial is run. Without a constraint the knee of the front is chosen. The recipe's file is
+    named after the choice. If the database holds several studies, name one, or its settings.
     """
     spec = named_study(model, prompts, weights=weights, net=net)
-    formats = parse_formats(fmt) if fmt else None
     console = make_console(json_path)
-    check_results(out or default_recipe(storage, spec.name), storage, json_path)
     with step(console, "loading libraries"):
         from sensitivity.search.finished import Wanted
         from sensitivity.search.proposers import SamplerName
+        from sensitivity.search.store import default_storage
         from sensitivity.workflows.requests import SelectRequest
 
-    wanted = Wanted(
-        name=study,
-        formats=formats,
-        target=target,
-        seed=seed,
-        sampler=SamplerName(sampler) if sampler else None,
-        granularity=granularity,
-        calibrated=calibrate,
-    )
+    database = storage or default_storage(spec)
+    check_recipe(out or default_recipe(database, spec.name, "choice"), database)
     request = SelectRequest(
-        wanted=wanted,
+        wanted=Wanted(
+            name=study,
+            formats=parse_formats(fmt) if fmt else None,
+            target=target,
+            seed=seed,
+            sampler=SamplerName(sampler) if sampler else None,
+            granularity=granularity,
+            calibrated=calibrate,
+            arithmetic=arithmetic,
+        ),
         max_lpips=max_lpips,
         min_speedup=min_speedup,
         max_seconds=max_seconds,
         verify=verify,
-        storage=storage,
+        storage=database,
         device=choose_device(device),
         compiled=compiled,
     )
-    spec = with_run(complete_study(console, spec), steps, settings)
-    _run(console, spec, request, out, json_path)
+    _run(console, with_run(complete_study(console, spec), steps, settings), request, out, json_path)
 
 
 def _run(
@@ -137,11 +142,16 @@ def _run(
 ) -> None:
     """Choose with progress, then print what was found and write the recipe."""
     from sensitivity.cli.finishing import finish, showing_the_front
+    from sensitivity.cli.recipe_paths import choice_words
     from sensitivity.cli.render.progress import SearchProgress
+    from sensitivity.cli.signals import ending_in_order
+    from sensitivity.search.store import default_storage
     from sensitivity.workflows.select import select_recipe
 
-    with showing_the_front(console), SearchProgress(console, budget=0) as progress:
+    progress = SearchProgress(console, budget=0)
+    with ending_in_order(), showing_the_front(console), progress:
         outcome = select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
-    name = outcome.recipe.name if outcome.recipe is not None else spec.name
-    path = out or default_recipe(request.storage, name)
-    finish(console, outcome, path, json_path, budget=0)
+    recipe = outcome.recipe
+    names = (spec.name,) if recipe is None else (recipe.name, *choice_words(recipe))
+    path = out or default_recipe(request.storage or default_storage(spec), *names)
+    finish(console, outcome, path, json_path, budget=0, named=out is not None)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from sensitivity.cli.file_checks import check_writable, keep_apart
 from sensitivity.cli.options import run_options
-from sensitivity.cli.outputs import check_writable
-from sensitivity.cli.screen import print_line, print_notice, print_warning, step
+from sensitivity.cli.screen import error_console, print_line, print_notice, print_warning, step
 from sensitivity.errors import OutputError
+from sensitivity.spec.call_names import FRAMES
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.overrides import (
     RunOptions,
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
     from sensitivity.shapes.shape_run import ShapeRun
 
 
+def find_study(model: str) -> StudySpec:
+    """The study that `--model` names. No output of the command may be a file that it reads.
+
+    Raises:
+        UserError: there is no such study, or an output is one of its files.
+    """
+    spec = resolve_spec(model)
+    files = (spec.model.path, spec.model.config, spec.fidelity.weights, Path(spec.pricing.target))
+    keep_apart(("--model", path) for path in files)
+    return spec
+
+
 def named_study(
     model: str,
     prompts: Path | None = None,
@@ -37,19 +50,25 @@ def named_study(
     *,
     weights: str = "pretrained",
     net: str | None = None,
+    tell: bool = True,
 ) -> StudySpec:
     """The study that `--model` names, with the prompts of a file. Nothing heavy is loaded.
+
+    What was read of a user's file of prompts is printed, unless `tell` is False.
 
     Raises:
         UserError: the model, the prompts or a path cannot be used.
     """
-    spec = resolve_spec(model)
+    spec = find_study(model)
     spec = with_random_weights(spec) if weights == "random" else spec
     spec = with_net(spec, net) if net is not None else spec
     if spec.model.random_seed is not None:
         print_notice(random_notice(spec))
     if prompts is not None:
         spec = with_prompts(spec, read_prompts(prompts))
+    read = spec.prompts.source
+    if tell and read is not None and (prompts is not None or model.endswith(".toml")):
+        print_notice(read.describe())
     if save is not None:
         if save.suffix != ".toml":
             raise OutputError(
@@ -86,13 +105,13 @@ def complete_study(
         derived = derive(spec)
     if spec.bare and show:
         text = study_toml(derived.spec, derived.heading)
-        print_line(Console(stderr=True), text, style="dim")
+        print_line(error_console(), text, style="dim")
     else:
         for note in derived.notes:
             print_notice(f"{derived.spec.name}: {note}")
     if save is not None:
         saved = save_study(derived.spec, save, derived.heading)
-        print_line(Console(stderr=True), f"study: {saved}")
+        print_line(error_console(), f"study: {saved}")
     return derived.spec
 
 
@@ -110,8 +129,10 @@ def with_run(spec: StudySpec, steps: int | None, settings: list[str] | None) -> 
 
 
 def warn_of_rounding(console: Console, spec: StudySpec, effective: Mapping[str, object]) -> None:
-    """Warn where the pipeline rounds a size that was asked for."""
-    for key in ("height", "width", "num_frames"):
+    """Warn where the pipeline rounds a size that was asked for, or has a longer template than the
+    prompt that was, and say how tokens were spread among experts.
+    """
+    for key in ("height", "width", *FRAMES):
         asked, used = spec.settings.get(key), effective.get(key)
         if asked is not None and used is not None and asked != used:
             print_warning(
@@ -119,6 +140,26 @@ def warn_of_rounding(console: Console, spec: StudySpec, effective: Mapping[str, 
                 f"{key} {asked} was asked for, the pipeline generates {used}; the shapes are those"
                 f" of {used}",
             )
+    tokens, used = spec.pricing.prompt_tokens, effective.get("prompt_tokens")
+    if "prompt_tokens" in spec.pricing.model_fields_set and used not in (None, tokens):
+        print_warning(
+            console,
+            f"a prompt of {tokens} tokens was asked for, the pipeline's template alone has as many;"
+            f" the shapes are those of {used}",
+        )
+    if "routing" in effective:
+        print_notice(
+            f"rows of experts are their share of the tokens ({effective['routing']}); in a run"
+            " they vary with the prompt"
+        )
+
+
+def tell_of_other_weights(run: "ShapeRun") -> None:
+    """Say which weights of the denoisers are no Linears', where they are more than next to none."""
+    from sensitivity.shapes.experts import describe_besides
+
+    if words := describe_besides(run.other_weights, run.weight_values):
+        print_notice(words)
 
 
 def tell_of_other_denoisers(spec: StudySpec, run: "ShapeRun") -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.app import command
 from sensitivity.cli.options import (
+    ArithmeticName,
     DeviceName,
     Json,
     LpipsNet,
@@ -13,9 +14,10 @@ from sensitivity.cli.options import (
     Weights,
     choose_device,
 )
-from sensitivity.cli.outputs import check_apart, check_writable, write_json
+from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, named_study
+from sensitivity.core.arithmetic import Arithmetic
 
 if TYPE_CHECKING:
     from sensitivity.fidelity.score import Score
@@ -29,6 +31,7 @@ def verify(
     prompts: Prompts = None,
     weights: Weights = "pretrained",
     net: LpipsNet = None,
+    arithmetic: ArithmeticName = Arithmetic.EAGER,
     device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
@@ -39,8 +42,6 @@ def verify(
     from sensitivity.recipes.recipe import load_recipe
 
     loaded, spec = load_recipe(recipe), named_study(model, prompts, weights=weights, net=net)
-    check_writable(json_path, "--json")
-    check_apart({"--json": json_path}, {"RECIPE": recipe, "--prompts": prompts})
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.search.to_recipe import beside_lpips
@@ -48,7 +49,7 @@ def verify(
 
     spec = complete_study(console, spec)
     with step(console, f"verifying {recipe}"):
-        score = verify_recipe(loaded, spec, device=choose_device(device))
+        score = verify_recipe(loaded, spec, device=choose_device(device), arithmetic=arithmetic)
     print_line(console, _in_words(loaded, score))
     write_json(_compared(loaded, score) | beside_lpips(score, spec), json_path)
 

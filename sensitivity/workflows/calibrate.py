@@ -14,8 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity
+from sensitivity.core.arithmetic import Arithmetic
+from sensitivity.core.format_name import (
+    QUANTIZED_FORMATS,
+    FormatName,
+    Granularity,
+    parse_formats,
+)
 from sensitivity.core.fqns import by_component
+from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.latency.pricer import latency_model
@@ -44,6 +51,7 @@ class CalibrationRequest:
 
     Attributes:
         formats: None is every quantized format that the target has.
+        arithmetic: the runtime whose quantized numbers are emulated.
         target: the GPU that is priced; None is the study's.
         granularity: what is quantized together.
         estimator: how errors are measured.
@@ -58,6 +66,7 @@ class CalibrationRequest:
     """
 
     formats: tuple[FormatName, ...] | None = None
+    arithmetic: Arithmetic = Arithmetic.EAGER
     target: str | None = None
     granularity: Granularity = "group"
     estimator: EstimatorName | str = DEFAULT_ESTIMATOR
@@ -69,6 +78,9 @@ class CalibrationRequest:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that works with no model."""
+        if self.formats is not None:
+            object.__setattr__(self, "formats", parse_formats(self.formats))
+        coerce_fields(self)
         get_estimator(self.estimator)
         for name, value in (("states", self.states), ("prompts", self.prompts)):
             if value < 1:
@@ -139,6 +151,7 @@ def calibrate_study(
     formats = request.formats or formats_of_target(spec, request.target)
     asked = SearchRequest(
         formats=formats,
+        arithmetic=request.arithmetic,
         target=request.target,
         granularity=request.granularity,
         device=request.device,

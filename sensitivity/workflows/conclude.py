@@ -6,23 +6,28 @@
     outcome = conclude(prepared, settings, constraints, result, scores, say)
     outcome.recipe.save("recipe.json")
 
-No trial is proposed or scored here. Held-out pictures are generated through `scores`.
+No trial is proposed or scored here. Held-out pictures are generated through `scores`. A skip-list
+whose verification fails is passed over, and the next best is named. Nothing is named where every
+quantized skip-list failed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sensitivity.errors import ConstraintError
+from sensitivity.core.words import and_more
+from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.fidelity.score import Score
 from sensitivity.latency import LatencyEstimate
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.search.candidates import Candidates
 from sensitivity.search.front import Constraints
 from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.loop import SearchResult
+from sensitivity.search.native_rounding import NativeRounding, native_rounding
 from sensitivity.search.settings import SearchSettings
-from sensitivity.search.shortlist import front_of, plan_scores, trials_beside
+from sensitivity.search.shortlist import first_choice, front_of, plan_scores, trials_beside
 from sensitivity.search.to_recipe import build_recipe
-from sensitivity.search.trials import ScoredTrial
+from sensitivity.search.trials import ScoredTrial, Tried
 from sensitivity.search.winner import Winner, choose_winner, compare, describe_unmet
 from sensitivity.workflows.prepare import Prepared
 from sensitivity.workflows.progress import Say
@@ -44,6 +49,8 @@ class SearchOutcome:
         estimate: the price of the chosen skip-list.
         recipe: the chosen skip-list as a recipe.
         winner: how it was chosen.
+        native_rounding: how far the roundings of a runtime move pictures; None is not known.
+        unverified: {skip-list: why its verification failed}.
     """
 
     prepared: Prepared
@@ -54,6 +61,8 @@ class SearchOutcome:
     estimate: LatencyEstimate | None = None
     recipe: Recipe | None = None
     winner: Winner | None = None
+    native_rounding: NativeRounding | None = None
+    unverified: Mapping[str, str] = field(default_factory=dict)
 
 
 def conclude(
@@ -77,19 +86,24 @@ def conclude(
     Raises:
         ConstraintError: no skip-list keeps to the constraints; it carries the outcome without a
             winner.
+        MeasurementError: every quantized skip-list failed, as a trial or when it was verified.
     """
     outcome = SearchOutcome(prepared=prepared, result=result, front=tuple(front_of(result.trials)))
-    if result.interrupted or not result.trials:
+    if result.interrupted:
+        return outcome
+    _check_any_ran(result, prepared.candidates)
+    if not result.trials:
         return outcome
     bf16_s = prepared.candidates.bf16_s
     try:
         say(scores.announce(plan_scores(result.trials, constraints, bf16_s=bf16_s)))
-        winner = choose_winner(result.trials, constraints=constraints, bf16_s=bf16_s, score=scores)
+        winner = _choose(result.trials, constraints, scores)
         outcome = replace(outcome, winner=winner, held_out=winner.held_out)
         chosen = winner.chosen
         if chosen is None:
             raise ConstraintError(describe_unmet(winner, bf16_s=bf16_s))
         winner = compare(winner, trials_beside(result.trials), scores)
+        floor = _second_floor(scores, say)
     except ConstraintError as error:
         error.outcome = outcome
         raise
@@ -99,7 +113,7 @@ def conclude(
     formats = prepared.candidates.decode(chosen.choice)
     estimate = prepared.latency.estimate(prepared.priced, formats)
     recipe = build_recipe(
-        prepared.evaluator, prepared.candidates, estimate, settings, result, winner
+        prepared.evaluator, prepared.candidates, estimate, settings, result, winner, floor
     )
     return replace(
         outcome,
@@ -108,4 +122,62 @@ def conclude(
         held_out=winner.held_out,
         estimate=estimate,
         recipe=recipe,
+        native_rounding=floor,
+        unverified={t.name: why for t in result.trials if (why := scores.failures.get(t.index))},
     )
+
+
+def _second_floor(scores: HeldOutScores, say: Say) -> NativeRounding | None:
+    """Native rounding of the study, measured unless it is known."""
+    return native_rounding(
+        scores.evaluator, scores.store, scores.candidates, compute=scores.compute, say=say
+    )
+
+
+def _check_any_ran(result: SearchResult, candidates: Candidates) -> None:
+    """Raise MeasurementError where trials failed and none that quantizes anything ran."""
+    tried: list[Tried] = [*result.trials, *result.stopped]
+    if result.failures and all(t.choice == candidates.none_quantized for t in tried):
+        raise MeasurementError(
+            f"all {result.failed} quantized trials failed ({_reasons(result.failures)}); expected"
+            " at least one that runs: mend the cause and run the same search again, the study is"
+            " kept"
+        )
+
+
+def _choose(
+    trials: Sequence[ScoredTrial], constraints: Constraints, scores: HeldOutScores
+) -> Winner:
+    """The winner. Where all that could win failed to be verified, the next best are asked, without
+    those; bf16 does not stand in for them.
+
+    Raises:
+        ConstraintError: no trial keeps to the constraints on the search prompts.
+        MeasurementError: all that keep to them failed.
+    """
+    none, bf16_s = scores.candidates.none_quantized, scores.candidates.bf16_s
+    winner = choose_winner(trials, constraints=constraints, bf16_s=bf16_s, score=scores)
+    first, passed_over = winner.first, dict.fromkeys(winner.passed_over)
+    left: Sequence[ScoredTrial] = trials
+    while scores.failures and (
+        not winner.shortlist
+        or (winner.chosen is not None and winner.chosen.choice == none != first.choice)
+    ):
+        left = [t for t in left if t.index not in scores.failures and t.choice != none]
+        try:
+            first_choice(left, constraints, bf16_s=bf16_s)
+        except ConstraintError:
+            raise MeasurementError(
+                f"{len(scores.failures)} skip-lists failed when they were verified"
+                f" ({_reasons(scores.failures.values())}), and no other quantized one can be"
+                " chosen; expected at least one that runs on the held-out prompts: mend the cause"
+                " and run the same command again, the scores are kept"
+            ) from None
+        winner = choose_winner(left, constraints=constraints, bf16_s=bf16_s, score=scores)
+        passed_over |= dict.fromkeys(winner.passed_over)
+    return replace(winner, first=first, passed_over=tuple(passed_over))
+
+
+def _reasons(failures: Iterable[str]) -> str:
+    """Why trials failed, each reason once."""
+    return and_more(dict.fromkeys(failures), most=3, separator="; ")

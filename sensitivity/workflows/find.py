@@ -10,10 +10,6 @@ chooses, verifies and describes. `sensitivity search` does nothing that this cal
 
 from collections.abc import Callable
 
-from optuna.exceptions import StorageInternalError
-
-from sensitivity.core.words import first_line
-from sensitivity.errors import OutputError
 from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.loop import run_search
 from sensitivity.search.settings import SearchSettings
@@ -48,7 +44,7 @@ def find_recipe(
 
     Raises:
         UserError: and its kinds, for anything that the caller can mend.
-        MeasurementError: three trials in a row failed alike.
+        MeasurementError: trials failed alike in a row, or every quantized skip-list failed.
     """
     with Store.open(request.storage or default_storage(spec)) as store:
         prepared = prepare(spec, request, say=say)
@@ -61,17 +57,17 @@ def find_recipe(
             sampler=request.sampler,
             granularity=request.granularity,
             calibrated=request.calibrated,
+            arithmetic=request.arithmetic,
         )
         try:
             result = run_search(evaluator, candidates, store, settings, events)
             scores = HeldOutScores(
-                evaluator=evaluator, store=store, candidates=candidates, progress=verifying
+                evaluator=evaluator,
+                store=store,
+                candidates=candidates,
+                progress=verifying,
+                noted=say,
             )
             return conclude(prepared, settings, request.constraints, result, scores, say)
-        except StorageInternalError as error:
-            raise OutputError(
-                f"{store.path} cannot be written ({first_line(error)}); expected a disk with room:"
-                " free some and run the same command, it goes on"
-            ) from error
         finally:
             evaluator.close()

@@ -146,7 +146,7 @@ def nearest_recipe(
         changed=changed,
         before=pricer.price(recipe.name, recipe.layers),
         after=after,
-        damage={} if storage is None else _damage(pricer, spec, changed, storage),
+        damage={} if storage is None else _damage(pricer, spec, changed, Path(storage)),
     )
 
 

@@ -36,6 +36,8 @@ from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.shapes.census import ComponentCounts
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
+from sensitivity.spec.call_names import frames_in
+from sensitivity.spec.prompts import PromptSource
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.requests import SearchRequest
 from sensitivity.workflows.sizing import SizeEstimate, estimate_sizes, largest_batch
@@ -65,6 +67,7 @@ class SearchPlan:
 
     Attributes:
         model: the study's name.
+        prompts: what was read of the file of prompts; None if the study states them.
         sizes: predicted memory.
         pictures: pictures (or clips) of one trial.
         held_out: pictures of one verified skip-list.
@@ -76,6 +79,7 @@ class SearchPlan:
     """
 
     model: str
+    prompts: PromptSource | None
     sizes: SizeEstimate
     pictures: int
     held_out: int
@@ -103,6 +107,7 @@ class SearchPlan:
             "memory": self.sizes.to_json(),
             "pictures_a_trial": self.pictures,
             "held_out_pictures": self.held_out,
+            "prompts": None if self.prompts is None else self.prompts.to_json(),
             "picture_s": self.picture_s,
             "trial_s": self.trial_s,
             "steps_s": self.steps_s,
@@ -138,6 +143,7 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
     }
     return SearchPlan(
         model=spec.name,
+        prompts=spec.prompts.source,
         sizes=estimate_sizes(run, batch_size=batch, device=request.device),
         pictures=search,
         held_out=held_out,
@@ -251,5 +257,5 @@ def _media_bytes(run: ShapeRun) -> int:
     settings = dict(run.table.settings)
     sides = [settings.get(key) for key in ("height", "width")]
     pixels = math.prod(side for side in sides if isinstance(side, int))
-    frames = settings.get("num_frames")
-    return 3 * pixels * (2 * frames if isinstance(frames, int) else 4)
+    frames = frames_in(settings)
+    return 3 * pixels * (4 if frames is None else 2 * frames)

@@ -14,6 +14,7 @@ perceptual distance, and memory. No picture is generated and no trial is scored 
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.errors import ConfigMismatchError, MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.lpips import LpipsDistance, study_distance
@@ -48,10 +49,20 @@ class CheckedPipeline:
     run: ShapeRun | None
     weight_cache_bytes: int | None
 
-    def evaluator(self, *, cache_folder: Path, compiled: bool | None = None) -> Evaluator:
+    def evaluator(
+        self,
+        *,
+        cache_folder: Path,
+        compiled: bool | None = None,
+        arithmetic: Arithmetic = Arithmetic.EAGER,
+    ) -> Evaluator:
         """An `Evaluator` of the pipeline. See there for the arguments."""
         made = Evaluator(
-            self.loaded, cache_folder=cache_folder, distance=self.distance, compiled=compiled
+            self.loaded,
+            cache_folder=cache_folder,
+            distance=self.distance,
+            compiled=compiled,
+            arithmetic=arithmetic,
         )
         made.switch.weight_cache_bytes = self.weight_cache_bytes
         return made
@@ -81,7 +92,8 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Say = silent) -> Pr
 
     Args:
         spec: the study; it is derived where only its model is known.
-        request: formats, target, granularity, device, compilation and cache folder are used.
+        request: formats, arithmetic, target, granularity, device, compilation and cache folder are
+            used.
         say: called with each step as it begins.
 
     Raises:
@@ -94,7 +106,11 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Say = silent) -> Pr
     for name in request.formats:
         latency.check_format(name)
     pipeline = load_checked(spec, device=request.device, say=say)
-    evaluator = pipeline.evaluator(cache_folder=request.cache_folder, compiled=request.compiled)
+    evaluator = pipeline.evaluator(
+        cache_folder=request.cache_folder,
+        compiled=request.compiled,
+        arithmetic=request.arithmetic,
+    )
     table = evaluator.profile() if pipeline.run is None else pipeline.run.table
     priced = at_priced_scale(table, spec)
     candidates = make_candidates(

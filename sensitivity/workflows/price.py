@@ -21,7 +21,10 @@ from typing import Any
 import torch
 
 from sensitivity.core.format_name import CompileMode, FormatName
+from sensitivity.core.outside_files import NAME_LIST, read_text, reason
 from sensitivity.core.patterns import expand, read_list
+from sensitivity.core.typed_fields import coerce_fields
+from sensitivity.core.words import printable
 from sensitivity.errors import PatternError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
@@ -58,6 +61,10 @@ class PriceRequest:
     bf16_seconds: float | None = None
     compile_mode: CompileMode = "reduce-overhead"
     options: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value of another type."""
+        coerce_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,12 +264,11 @@ def _all_dead(path: Path, patterns: tuple[str, ...], table: ShapeTable) -> str:
 def _read(field_name: str, path: Path) -> tuple[str, ...]:
     """The patterns of a skip file. Raises PatternError if it cannot be read or is malformed."""
     try:
-        return read_list(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no path of this file system
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return read_list(read_text(path, NAME_LIST))
+    except (OSError, ValueError) as error:
         raise PatternError(
-            f"`{field_name}` {path} cannot be read ({reason}); expected a text file with one FQN or"
-            " glob a line: name one"
+            f"`{field_name}` {path} cannot be read ({printable(reason(error))}); expected a text"
+            " file with one FQN or glob a line: name one"
         ) from None
     except PatternError as error:
         raise PatternError(f"`{field_name}` {path}: {error}") from None

@@ -1,7 +1,8 @@
 """What does a caller ask of a search, or of a choice among the trials of one?
 
 Two records: `SearchRequest` and `SelectRequest`. Each checks its own values when it is made, so a
-wrong value is refused before any weight is loaded and before the Hub is asked for anything.
+wrong value is refused before any weight is loaded and before the Hub is asked for anything. Texts
+become what they name: a format, a path, a sampler (`core.typed_fields`).
 
     SearchRequest(formats=(FormatName.NVFP4,), budget=50, max_lpips=0.1)
     SearchRequest(seed=-1)                                   # UserError
@@ -13,10 +14,13 @@ Not checked here: whether the target has the formats, which depends on the study
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import check_device
-from sensitivity.core.format_name import FormatName, Granularity
+from sensitivity.core.format_name import FormatName, Granularity, parse_formats
+from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.references import default_cache_folder
+from sensitivity.formats.served import format_in
 from sensitivity.search.finished import Wanted
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.proposers import SamplerName, stock_sampler
@@ -54,6 +58,7 @@ class _Request:
 
     def __post_init__(self) -> None:
         """Raise UserError for a bound or a device that cannot be used."""
+        coerce_fields(self)
         check_constraints(self.constraints)
         check_device(self.device)
 
@@ -64,6 +69,7 @@ class SearchRequest(_Request):
 
     Attributes:
         formats: the quantized formats that are searched.
+        arithmetic: the runtime whose quantized numbers are emulated.
         budget: trials.
         target: the GPU that is priced; None is the study's.
         seed: of the proposals.
@@ -76,6 +82,7 @@ class SearchRequest(_Request):
     """
 
     formats: tuple[FormatName, ...] = (FormatName.NVFP4,)
+    arithmetic: Arithmetic = Arithmetic.EAGER
     budget: int = 50
     target: str | None = None
     seed: int = 0
@@ -85,10 +92,14 @@ class SearchRequest(_Request):
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that works with no model."""
-        check_budget(self.budget)
-        if self.seed < 0:
-            raise UserError(f"`seed` is {self.seed}; expected 0 or more: choose another")
+        object.__setattr__(self, "formats", parse_formats(self.formats))
         _Request.__post_init__(self)
+        check_budget(self.budget)
+        if isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
+            expected = f"at most {2**32 - 1}" if self.seed > 0 else "0 or more"
+            raise UserError(f"`seed` is {self.seed}; expected {expected}: choose another")
+        for name in self.formats:
+            format_in(name, self.arithmetic)
         if self.sampler != SamplerName.KNAPSACK:
             stock_sampler(self.sampler, seed=0)  # made once now, so that it cannot fail later
 

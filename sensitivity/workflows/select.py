@@ -12,6 +12,7 @@ present conditions (weights, prompts, prices, versions).
 from collections.abc import Callable
 
 from sensitivity.errors import StoreError
+from sensitivity.latency.devices import get_device
 from sensitivity.search.finished import (
     KeptStudy,
     assume_settings,
@@ -47,7 +48,10 @@ def select_recipe(
     Raises:
         StoreError: there is no database, it has no such study or several, or the study was made
             under other conditions.
+        DamageError: the study is not what its search wrote; or a score is not, and is not to be
+            computed.
         ConstraintError: no skip-list keeps to the constraints; it carries the outcome.
+        MeasurementError: every quantized skip-list failed.
     """
     path = request.storage or default_storage(spec)
     if not path.is_file():
@@ -55,14 +59,14 @@ def select_recipe(
             f"{path} is not there; expected the database of a search: run `sensitivity search`"
             f" for {spec.name}, or name its database in `storage`"
         )
-    with Store.open(path) as store:
+    with Store.open(path, for_reading=True, makes_again=request.verify) as store:
         study = pick_study(
             list_optuna_studies(store, spec.name), request.wanted, model=spec.name, database=path
         )
         settings = study.settings or assume_settings(
             request.wanted, target=spec.pricing.target, budget=study.finished
         )
-        prepared = prepare(spec, _as_searched(settings, request), say=say)
+        prepared = prepare(spec, _as_searched(settings, request, spec), say=say)
         try:
             result = _read(store, study, settings, prepared)
             say(_choosing(result, settings))
@@ -72,17 +76,26 @@ def select_recipe(
                 candidates=prepared.candidates,
                 compute=request.verify,
                 progress=verifying,
+                noted=say,
             )
             return conclude(prepared, settings, request.constraints, result, scores, say)
         finally:
             prepared.evaluator.close()
 
 
-def _as_searched(settings: SearchSettings, request: SelectRequest) -> SearchRequest:
-    """The request that prepares the same candidates as the search had."""
+def _as_searched(
+    settings: SearchSettings, request: SelectRequest, spec: StudySpec
+) -> SearchRequest:
+    """The request that prepares the same candidates as the search had.
+
+    A search keeps its device's name; if that is the device TOML of the study, it is read again.
+    """
+    own = spec.pricing.target
+    target = own if get_device(own).name == settings.target else settings.target
     return SearchRequest(
         formats=settings.formats,
-        target=settings.target,
+        arithmetic=settings.arithmetic,
+        target=target,
         granularity=settings.granularity,
         device=request.device,
         cache_folder=request.cache_folder,

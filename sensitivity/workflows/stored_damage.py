@@ -37,10 +37,11 @@ def stored_damage(
 
     Raises:
         StoreError, OutputError: the database is in use, damaged, or cannot be opened.
+        DamageError: an error in it is not what was written.
     """
     if not storage.is_file():
         return {}
-    with Store.open(storage) as store:
+    with Store.open(storage, for_reading=True, makes_again=False) as store:
         calibrations = store.find_calibrations()
     measured = _measured(pricer, spec, name)
     shares = [

@@ -304,8 +304,8 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
     ("arguments", "words"),
     [
         (["--estimator", "best"], ["--estimator", "'best' is not one of 'gradient', 'local',"]),
-        (["--states", 0], ["'--states': found 0, expected 1 or more"]),
-        (["--prompt-count", -1], ["'--prompt-count': found -1, expected 1 or more"]),
+        (["--states", 0], ["'--states': found 0, expected 1 to 65536"]),
+        (["--prompt-count", -1], ["'--prompt-count': found -1, expected 1 to 65536"]),
         (["--granularity", "block"], ["'block' is not one of 'group', 'layer'"]),
         (["--format", "nvpf4"], ["'nvpf4' is not one of 'nvfp4', 'mxfp8', 'fp8'"]),
         (["--target", "h100", "--format", "nvfp4"], ["h100 has no nvfp4"]),

@@ -217,6 +217,10 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
         ["search", "--model", "tiny-flux", "--seed", -1],
         ["--seed is -1", "0 or more"],
     ),
+    "seed too large": (
+        ["search", "--model", "tiny-flux", "--seed", 2**32],
+        ["--seed is 4294967296", "at most 4294967295"],
+    ),
     "speedup no number": (
         ["search", "--model", "tiny-flux", "--min-speedup", "nan"],
         ["--min-speedup is nan", "above 0"],
@@ -292,7 +296,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "output below a file": (
         ["profile", "--model", "tiny-flux", "--json", "file/x.json"],
-        ["--json file/x.json", "cannot be made"],
+        ["--json file/x.json", "cannot be written"],
     ),
     "output in /proc": (
         ["search", "--model", "tiny-flux", "--out", "/proc/x.json"],
@@ -308,7 +312,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "database below a file": (
         ["search", "--model", "tiny-flux", "--storage", "file/s.db"],
-        ["--storage file/s.db", "cannot be made"],
+        ["--storage file/s.db", "cannot be written"],
     ),
     "database is a text": (
         ["search", "--model", "tiny-flux", "--storage", "file"],
@@ -316,7 +320,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
     ),
     "output is the recipe": (
         ["latency", "--model", "tiny-flux", "--recipe", "file", "--json", "./file"],
-        ["--json ./file", "the file of --recipe"],
+        ["--json file", "the file of --recipe"],
     ),
     "output is a list beside others": (
         [
@@ -330,7 +334,7 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
             "--json",
             "file",
         ],
-        ["of --compare file"],
+        ["of --compare"],
     ),
     "exporter misspelt": (
         ["export", "none.json", "--to", "torcha"],

@@ -103,7 +103,7 @@ def test_the_command_does_not_write_over_a_recipe(
     for path, name in ((a, "A"), (b, "B")):
         result = CliRunner().invoke(app, ["diff", str(a), str(b), "--json", str(path)])
         assert isinstance(result.exception, OutputError)
-        assert f"is the file of {name};" in str(result.exception)
+        assert f"is the file of {name}, which is read" in str(result.exception)
     assert (a.read_bytes(), b.read_bytes()) == before
     assert CliRunner().invoke(app, ["diff", str(a), str(a)]).exit_code == 0
 

@@ -105,6 +105,7 @@ def test_a_model_without_a_study_is_shown_kept_and_searched(
     )
     assert code == 0, err
     assert json.loads(out)["fidelity"]["lpips"]["prompts"] == MINE.splitlines()[1::2]
+    assert "8 prompts of prompts.txt (text, one prompt a line):" in err
 
 
 def test_a_saved_study_never_replaces_another_file(run: Run, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_saved_study_never_replaces_another_file(run: Run, tmp_path: Path) -> 
     assert Path("there.toml").read_text() == "name = 1"
     code, _, err = run("calibrate", "--model", folder, "--json", "x.toml", "--save-study", "x.toml")
     assert code == 2
-    assert "is the file of --json" in err
+    assert "is the file of --save-study" in err
     for _ in range(2):
         assert run("profile", "--model", folder, "--save-study", "new.toml")[0] == 0
     assert run("profile", "--model", "new.toml")[0] == 0

@@ -12,9 +12,9 @@ from sensitivity.consumers.exporters import get_exporter
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError, RecipeError, UserError
 from sensitivity.spec.loading import resolve_spec
-from sensitivity.workflows.audit import AuditRequest, fixed_recipe, read_source
+from sensitivity.workflows.audit import AuditRequest, fixed_recipe, fixed_text, read_source
 from sensitivity.workflows.audit.auditing import audit_on
-from sensitivity.workflows.audit.findings import Kind
+from sensitivity.workflows.audit.findings import Kind, Severity
 from sensitivity.workflows.audit.model import audited_model
 
 from support.audits import BF16, NVFP4, audited, bad, of
@@ -61,11 +61,18 @@ def test_what_is_exported_for_a_consumer_is_a_list_that_passes(
 @pytest.mark.parametrize(
     ("content", "form", "message"),
     [
-        (b"\xff\xfe\x00\x01", None, "is no text"),
+        (b"\x80\xfe\x00\x01", None, "found bytes that are not UTF-8"),
         (None, None, "No such file"),
-        (b"x" * (17 * 1024 * 1024), None, "has more than 16777216 bytes"),
+        (b"x" * (17 * 1024 * 1024), None, "found more than 16777216 bytes"),
         (b"a\n" * 30_000, "substring", "found 30000 entries"),
         (b"[" * 100_000, None, ""),
+        (b"GGUF\3\0\0\0", None, "found a GGUF file"),
+        (
+            (10).to_bytes(8, "little") + b'{"a": {}}\n',
+            None,
+            "no metadata, in which there is no list",
+        ),
+        ((2**40).to_bytes(8, "little") + b"{", None, "found a header of 1099511627776 bytes"),
         (b'{"schema_version": "1.0", "layers": ' + b"[" * 100_000, None, ""),
         (b'{"schema_version": "1.0", "layers": {"a": "nvfp4", "a": "bf16"}}', None, ""),
     ],
@@ -80,6 +87,153 @@ def test_files_that_are_no_lists_are_refused_quickly(
     with pytest.raises((PatternError, RecipeError), match=f"list.txt.*{message}"):
         read_source(str(path), form=form)
     assert time.process_time() - start < 8
+
+
+def _safetensors(header: dict[str, Any], data: bytes = b"") -> bytes:
+    """A safetensors file."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+LAYERS = {"double_blocks.0.img_mlp.2": {"format": "nvfp4"}}
+FP8 = {"quant_method": "fp8", "ignored_layers": ["transformer_blocks.0.attn.to_out.0"]}
+MODELOPT = {"quant_algo": "NVFP4", "quant_method": "modelopt", "ignore": ["proj_out"]}
+BITSANDBYTES = {"quant_method": "bitsandbytes_4bit", "llm_int8_skip_modules": ["proj_out"]}
+WRAPPED: dict[str, tuple[bytes, str | None, str]] = {
+    "a checkpoint's config.json": (
+        json.dumps({"_class_name": "X", "dim": 3, "quantization_config": MODELOPT}).encode(),
+        "sglang",
+        "proj_out",
+    ),
+    "compression_config around quantization_config": (
+        json.dumps(
+            {"compression_config": {"quantization_config": {
+                "config_groups": {"NVFP4": ["Linear"]}, "ignore": ["proj_out"]}}}
+        ).encode(),
+        None,
+        "proj_out",
+    ),
+    "a pipeline's quant_mapping": (
+        json.dumps({"quant_mapping": {"transformer": BITSANDBYTES, "vae": None}}).encode(),
+        None,
+        "proj_out",
+    ),
+    "a pipeline's quant_backend": (
+        json.dumps(
+            {"quant_backend": "quanto", "components_to_quantize": ["transformer", "text_encoder"],
+             "quant_kwargs": {"weights_dtype": "int8", "modules_to_not_convert": ["proj_out"]}}
+        ).encode(),
+        None,
+        "proj_out",
+    ),
+    "a server's option, in YAML": (
+        b"diffusion-quantization-config:\n  transformer:\n    method: fp8\n"
+        b"    ignored_layers: [transformer_blocks.0.attn.to_out.0]\n  vae:\n",
+        None,
+        "transformer_blocks.0.attn.to_out.0",
+    ),
+    "TOML": (
+        b'[quantization_config]\nmethod = "fp8"\n'
+        b'ignored_layers = ["transformer_blocks.0.attn.to_out.0"]\n',
+        None,
+        "transformer_blocks.0.attn.to_out.0",
+    ),
+    "each component's config.json": (
+        json.dumps({"transformer": {"quantization_config": FP8}}).encode(),
+        None,
+        "transformer_blocks.0.attn.to_out.0",
+    ),
+    "a safetensors file's metadata": (
+        _safetensors({"__metadata__": {"format": "pt", "_quantization_metadata": json.dumps(
+            {"layers": LAYERS})}, "x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}},
+            b"0"),
+        None,
+        "double_blocks.0.img_mlp.2",
+    ),
+    "a safetensors file's quantization_config": (
+        _safetensors({"__metadata__": {"quantization_config": json.dumps(MODELOPT)}}),
+        "modelopt",
+        "proj_out",
+    ),
+    "layers' own tensors in a safetensors file": (
+        _safetensors(
+            {"double_blocks.0.img_mlp.2.weight": {
+                "dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
+             "double_blocks.0.img_mlp.2.comfy_quant": {
+                "dtype": "U8", "shape": [19], "data_offsets": [3, 22]}},
+            b"WWW" + b'{"format": "nvfp4"}',
+        ),
+        None,
+        "double_blocks.0.img_mlp.2",
+    ),
+}  # fmt: skip
+"""{what tools write around a list: the file, the form or None, an entry of the list}."""
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_lists_are_found_in_what_tools_write(name: str, models: Any, tmp_path: Path) -> None:
+    """Wrappers are peeled off, in every syntax; the list's own entries hit Linears."""
+    content, form, entry = WRAPPED[name]
+    path = tmp_path / ("list.safetensors" if "safetensors" in name else "list.txt")
+    path.write_bytes(content)
+    source = read_source(str(path), form=form)
+    audit = audit_on(
+        models("flux1-dev"), AuditRequest(source=source, storage=tmp_path / "n.db"), {}
+    )
+    assert entry in [one.text for one in audit.subject.listed.entries]
+    assert all(audit.subject.hits)
+    assert not audit.failed("error")
+
+
+def test_parts_that_name_no_component_are_errors(models: Any, tmp_path: Path) -> None:
+    """A misspelt part is an error with the name that is meant, in every form; a part for another
+    component is a note, and its entries are not dead.
+    """
+    texts = {
+        "vllm-omni": FP8,
+        "sglang": {"quant_algo": "NVFP4", "ignore": ["proj_out"]},
+        "comfyui": {"layers": LAYERS},
+        "torchao": {"_type": "Int8WeightOnlyConfig", "_data": {}},
+        "diffusers": BITSANDBYTES,
+        "modelopt": {"quant_cfg": [{"quantizer_name": "*", "enable": False}]},
+        "compressed-tensors": {"scheme": "W4A16", "ignore": ["proj_out"]},
+    }
+    for form, part in texts.items():
+        own = json.dumps({"transformr": part, "text_encoder": part, "vae": None})
+        (tmp_path / "list.json").write_text(own)
+        source = read_source(str(tmp_path / "list.json"), form=form)
+        audit = audit_on(
+            models("flux1-dev"), AuditRequest(source=source, storage=tmp_path / "none.db"), {}
+        )
+        errors = [finding for finding in audit.findings if finding.severity is Severity.ERROR]
+        assert [(finding.kind, finding.entry) for finding in errors] == [(Kind.PART, "transformr")]
+        assert "did you mean 'transformer'?" in errors[0].message, form
+        assert any("not looked at: text_encoder" in note for note in audit.notes), form
+        assert not audit.subject.quantized, form
+
+
+def test_a_list_in_another_format_has_findings_and_no_price(models: Any, tmp_path: Path) -> None:
+    """Names, fused Linears and dead entries are checked; the price is null, and said in words."""
+    keys = {name: {"_type": "Int8WeightOnlyConfig", "_data": {}} for name in ("proj_out", "nosuch")}
+    keys["transformer_blocks.0.attn.to_q"] = keys["proj_out"]
+    config = {"_type": "FqnToConfig", "_data": {"fqn_to_config": keys}}
+    (tmp_path / "list.json").write_text(json.dumps(config))
+    source = read_source(str(tmp_path / "list.json"))
+    audit = audit_on(
+        models("flux1-dev"), AuditRequest(source=source, storage=tmp_path / "none.db"), {}
+    )
+    assert {finding.kind for finding in audit.findings} == {Kind.DEAD, Kind.FUSED}
+    assert audit.failed("error")
+    said = audit.to_json()
+    assert (said["format"], said["quantized"]) == ("int8 weight-only", 2)
+    row = said["latency"][0]
+    assert (row["name"], row["quantized_s"], row["speedup"]) == ("list.json", None, None)
+    assert any(
+        "no price: this tool does not have the format int8" in note for note in said["notes"]
+    )
+    assert "No price: this tool does not have that format." in fixed_text(audit)
+    with pytest.raises(PatternError, match="found a list in the format int8 weight-only"):
+        fixed_recipe(audit)
 
 
 @pytest.mark.parametrize(

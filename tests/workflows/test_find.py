@@ -1,17 +1,24 @@
 """A search finds a recipe, and the recipe is the winning trial."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import ConstraintError, OutputError, RecipeMismatchError
+from sensitivity.errors import ConstraintError, FormatError, OutputError, RecipeMismatchError
+from sensitivity.fidelity.intervals import AT_ONCE, mean_interval
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.recipes.recipe import load_recipe
+from sensitivity.recipes.records import Lpips
+from sensitivity.search.calibration.stored import calibration_cost
 from sensitivity.search.candidates import baselines
-from sensitivity.search.intervals import simultaneous_intervals
+from sensitivity.search.finished import Wanted, list_optuna_studies
+from sensitivity.search.native_rounding import native_rounding
+from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
@@ -55,8 +62,8 @@ def test_the_winner_is_on_the_front_and_verified_on_held_out_prompts(whole: Sear
 
 
 def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
-    """Rule, bounds, first choice and shortlist are in the recipe, and the held-out interval holds
-    for the whole shortlist.
+    """Rule, bounds, first choice and shortlist are in the recipe; every interval follows from its
+    own `per_prompt`; and the trial has the number of its name.
     """
     assert whole.recipe is not None
     assert whole.recipe.choice is not None
@@ -68,17 +75,12 @@ def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
         None,
         None,
     )
-    assert (
-        whole.recipe.fidelity.lpips.simultaneous
-        == len(choice.shortlist)
-        == len(whole.winner.shortlist)
-        > 1
-    )
-    members = [whole.held_out[t.index] for t in whole.winner.shortlist]
-    assert [score.ci95 for score in members] == simultaneous_intervals(
-        [score.per_prompt for score in members]
-    )
-    assert whole.recipe.fidelity.lpips.ci95 in [score.ci95 for score in members]
+    assert len(choice.shortlist) == len(whole.winner.shortlist) > 1
+    fidelity = whole.recipe.fidelity
+    for lpips in (fidelity.lpips, Lpips.model_validate(fidelity.model_extra["lpips_search"])):
+        assert lpips.ci95 == mean_interval(lpips.per_prompt)
+        assert lpips.simultaneous == AT_ONCE
+    assert whole.recipe.search.trial == whole.chosen.number
 
 
 def test_several_formats_give_each_group_a_choice(
@@ -210,3 +212,68 @@ def test_constraints_that_nothing_meets_are_explained(
         find_recipe(load_spec(tiny_study), request)
     assert essence(raised.value.outcome.front) == essence(whole.front)
     assert raised.value.outcome.recipe is None
+
+
+def test_native_rounding_is_measured_once_a_study(whole: SearchOutcome, runs: Path) -> None:
+    """The recipe states how far MSLK's arithmetic moves the rule of thumb's pictures, which is more
+    than the noise floor; the study's database keeps it, under a key of its own.
+    """
+    assert whole.recipe is not None
+    lpips = whole.recipe.fidelity.lpips
+    stated = lpips.native_rounding
+    assert (stated.arithmetic, stated.skip_list) == ("mslk", "rule of thumb")
+    assert stated.prompts == len(whole.prepared.evaluator.spec.prompts.search)
+    assert stated.lpips > lpips.noise_floor
+    assert 0 < stated.change < 1
+    evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates
+    with Store.open(runs / "whole.db", for_reading=True) as store:
+        kept = native_rounding(evaluator, store, candidates, compute=False)
+    assert kept == whole.native_rounding
+    assert kept.lpips == stated.lpips
+    with Store.open(runs / "floorless.db") as store:
+        assert native_rounding(evaluator, store, candidates, compute=False) is None
+
+
+def test_arithmetics_have_studies_of_their_own(
+    whole: SearchOutcome, tiny_study: Path, runs: Path, tmp_path: Path
+) -> None:
+    """A search in another arithmetic shares no score with the eager one, names its recipe after
+    it, and is found again by it; a pair that is not known is refused before anything is loaded.
+    """
+    database = tmp_path / "mslk.db"
+    shutil.copy(runs / "whole.db", database)
+    request = SearchRequest(
+        arithmetic=Arithmetic.MSLK,
+        budget=3,
+        calibrated=False,
+        storage=database,
+        cache_folder=runs / "references",
+    )
+    outcome = find_recipe(load_spec(tiny_study), request)
+    assert outcome.recipe is not None
+    assert outcome.recipe.name.endswith("-mslk")
+    assert outcome.recipe.fidelity.model_extra["pictures"]["arithmetic"] == "emulated, mslk"
+    assert outcome.native_rounding.arithmetic is Arithmetic.EAGER
+    eager = {t.label: t.score.mean for t in whole.result.trials}
+    for trial in outcome.result.trials[1:]:
+        assert trial.score.mean not in (0.0, eager[trial.label])
+    with Store.open(database, for_reading=True) as store:
+        studies = list_optuna_studies(store, outcome.prepared.evaluator.spec.name)
+    found = [s.name for s in studies if s.is_wanted(Wanted(arithmetic=Arithmetic.MSLK))]
+    assert found == [outcome.result.study]
+    assert "`arithmetic` mslk" in studies[-1].describe()
+    assert "`arithmetic`" not in studies[0].describe()
+    with pytest.raises(FormatError, match="`format` fp8 with `arithmetic` mslk"):
+        SearchRequest(formats=(FormatName.FP8,), arithmetic=Arithmetic.MSLK)
+
+
+def test_sensitivities_of_arithmetics_are_kept_apart(
+    whole: SearchOutcome, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the eager search measured is known to an eager one, and to no other."""
+    evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates
+    with Store.open(runs / "whole.db", for_reading=True) as store:
+        cost = calibration_cost(evaluator, candidates, store)
+        assert cost.known == cost.jobs > 0
+        monkeypatch.setattr(evaluator, "arithmetic", Arithmetic.MSLK)
+        assert calibration_cost(evaluator, candidates, store).known == 0

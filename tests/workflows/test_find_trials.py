@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import weakref
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from sensitivity.errors import MeasurementError, StoreError, UserError
+from sensitivity.errors import FormatError, MeasurementError, OutputError, StoreError, UserError
+from sensitivity.fidelity.score import Score
 from sensitivity.search import trial_runner
+from sensitivity.search.attempts import ATTEMPTS, DEATHS
 from sensitivity.search.loop import run_search
 from sensitivity.search.proposers import STOCK, SamplerName
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
+from sensitivity.search.trial_runner import MOST_FAILURES
 from sensitivity.search.trials import SearchEvents
 from sensitivity.workflows.prepare import Prepared
 
-from support.searches import NVFP4, Scorer, essence
+from support.searches import NVFP4, Scorer, essence, states_of
 
 
 @pytest.fixture(autouse=True)
@@ -27,27 +31,40 @@ def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sensitivity.fidelity.evaluator.release_memory", lambda *_, **__: None)
 
 
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.mark.parametrize(
-    "error",
-    [MeasurementError("NaN pictures"), torch.OutOfMemoryError("CUDA out of memory")],
-    ids=["measurement", "memory"],
+    ("error", "tries", "call"),
+    [
+        (MeasurementError("NaN pictures"), 1, 2),
+        (MeasurementError("NaN pictures"), 1, 5),
+        (FormatError("refused"), 1, 5),
+        (OUT_OF_MEMORY, ATTEMPTS, 2),
+        (OUT_OF_MEMORY, ATTEMPTS, 5),
+        (MemoryError(), ATTEMPTS, 1),
+        (OSError(5, "Input/output error"), ATTEMPTS, 3),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ATTEMPTS, 4),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
-@pytest.mark.parametrize("call", [2, 5], ids=["baseline", "proposal"])
 def test_a_failing_trial_is_recorded_and_the_search_goes_on(
-    quick: Any, tmp_path: Path, error: Exception, call: int
+    quick: Any, tmp_path: Path, error: Exception, tries: int, call: int
 ) -> None:
-    """One failing trial, be it a baseline or a proposal, is kept with its reason, is not tried
-    again, and the budget is still reached.
+    """A skip-list whose every run fails, be it a baseline or a proposal, is kept with its reason,
+    is not proposed again, and the budget is still reached. What may pass is tried once more.
     """
     failed: list[tuple[int, str]] = []
-    scorer = Scorer(lambda at: error if at == call else None)
+    scorer = Scorer(lambda at: error if call <= at < call + tries else None)
     events = SearchEvents(failed=lambda index, reason: failed.append((index, reason)))
-    result = quick(scorer, budget=7, events=events)
-    assert len(result.trials) == 7
-    assert [t.index for t in result.trials] == list(range(7))
-    assert result.failed == 1
-    assert failed == [(call - 1, f"{type(error).__name__}: {error}")]
-    assert len(scorer.asked) == len(set(scorer.asked)) == 8
+    result = quick(scorer, budget=6, events=events)
+    assert len(result.trials) == 6
+    assert [t.index for t in result.trials] == list(range(6))
+    assert result.failures == (f"{type(error).__name__}: {str(error) or 'no message'}",)
+    assert failed == [(call - 1, result.failures[0])]
+    assert len(scorer.asked) == 6 + tries
+    assert len(set(scorer.asked)) == 7
+    assert states_of(tmp_path / "quick.db").count("RUNNING") == 0
     with closing(sqlite3.connect(tmp_path / "quick.db")) as connection:
         reasons = [
             json.loads(row[0])
@@ -63,19 +80,162 @@ def test_three_alike_failures_in_a_row_stop_with_the_reason(quick: Any) -> None:
     once it is mended, the same trials are run.
     """
     scorer = Scorer(
-        lambda at: (
-            torch.OutOfMemoryError(f"tried to allocate {at}.5 GiB") if at in (3, 4, 5) else None
-        )
+        lambda at: torch.OutOfMemoryError(f"tried to allocate {at}.5 GiB") if at > 2 else None
     )
     with pytest.raises(
         MeasurementError, match=r"3 trials in a row failed alike .*tried to allocate.*run again"
     ):
         quick(scorer, budget=9)
-    assert len(scorer.asked) == 5
+    assert len(scorer.asked) == 2 + 3 * ATTEMPTS
     mended = Scorer()
     result = quick(mended, budget=9)
     assert result.trials[2].label == "rule of thumb"
     assert len(result.trials) == 9
+
+
+@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), SamplerName("nsga2")])
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError("numpy"), RuntimeError("busy")])
+def test_a_passing_failure_changes_nothing(
+    quick: Any, tmp_path: Path, error: Exception, sampler: SamplerName
+) -> None:
+    """A baseline and a proposal that fail once are tried once more, with a note, and the search
+    equals one in which nothing failed.
+    """
+    few: dict[str, Any] = {"budget": 7, "groups": 6, "sampler": sampler}
+    undisturbed = quick(Scorer(), **few)
+    (tmp_path / "quick.db").unlink()
+    noted: list[str] = []
+    events = SearchEvents(noted=noted.append)
+    result = quick(Scorer(lambda at: error if at in (2, 6) else None), events=events, **few)
+    assert essence(result.trials) == essence(undisturbed.trials)
+    assert result.failures == ()
+    assert [text.partition(":")[0] for text in noted] == ["trial 2", "trial 5"]
+    assert "tried once more" in noted[0]
+
+
+def test_memory_is_given_back_before_the_second_run(quick: Any, prepared: Prepared) -> None:
+    """What the failed run held is free when it is tried again: no traceback keeps its tensors."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    states: list[bool] = []
+
+    class Hungry(Scorer):
+        def __call__(self, formats: Any, split: str, **more: Any) -> Score:
+            if held:
+                states.append(held[0]() is None)
+            else:
+                tensor = torch.zeros(3)
+                held.append(weakref.ref(tensor))
+                raise torch.OutOfMemoryError(f"no room beside {tensor.shape}")
+            return super().__call__(formats, split, **more)
+
+    quick(Hungry(), budget=1)
+    assert states == [True]
+    assert prepared.evaluator.switch.weights is not None
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing handles it."""
+
+
+def test_a_skip_list_that_ends_its_process_is_given_up(quick: Any, tmp_path: Path) -> None:
+    """After `DEATHS` restarts the trial is a failure that says so, and the search goes on with
+    others. A process that ends once less often changes nothing.
+    """
+    plain = Scorer()
+    undisturbed = quick(plain, budget=5)
+    victim, notes = plain.asked[3], list[str]()
+
+    class Deadly(Scorer):
+        def __call__(self, formats: Any, split: str, **more: Any) -> Score:
+            score = super().__call__(formats, split, **more)
+            if self.asked[-1] == victim:
+                raise Died
+            return score
+
+    events = SearchEvents(noted=notes.append)
+    (tmp_path / "quick.db").unlink()
+    for _ in range(DEATHS - 1):
+        with pytest.raises(Died):
+            quick(Deadly(), budget=5)
+    saved = (tmp_path / "quick.db").read_bytes()
+    assert essence(quick(Scorer(), budget=5, events=events).trials) == essence(undisturbed.trials)
+    assert notes == [
+        f"trial 4: the last process ended in the middle of it; it is tried again, attempt {DEATHS}"
+        f" of {DEATHS}"
+    ]
+    (tmp_path / "quick.db").write_bytes(saved)
+    with pytest.raises(Died):
+        quick(Deadly(), budget=5)
+    result = quick(Deadly(), budget=5)
+    assert result.failures == (
+        f"it ended its process {DEATHS} times (killed, out of memory, or a crash)",
+    )
+    assert len(result.trials) == 5
+    assert essence(result.trials[:3]) == essence(undisturbed.trials[:3])
+    assert states_of(tmp_path / "quick.db") == ["COMPLETE"] * 3 + ["FAIL"] * 4 + ["COMPLETE"] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "match"),
+    [
+        (OSError(28, "No space left on device"), OutputError, "a disk with room: free some"),
+        (OSError(30, "Read-only file system"), OutputError, "Read-only file system"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), OutputError, "room"),
+        (StoreError("the database is gone"), StoreError, "is gone"),
+        (KeyboardInterrupt(), None, ""),
+        (SystemExit(143), SystemExit, "143"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_is_not_the_skip_lists_fault_is_not_counted(
+    quick: Any, tmp_path: Path, error: BaseException, raised: Any, match: str
+) -> None:
+    """A full disk, a lost database, Ctrl-C and an exit end the search however often they come at
+    the same trial, and it then goes on as if they had not.
+    """
+    undisturbed = quick(Scorer(), budget=4)
+    (tmp_path / "quick.db").unlink()
+    for _ in range(DEATHS + 1):
+        scorer = Scorer(lambda at: error if at == 1 else None)
+        if raised is None:
+            assert quick(scorer, budget=4).interrupted
+        else:
+            with pytest.raises(raised, match=match):
+                quick(scorer, budget=4)
+        assert len(scorer.asked) == 1
+    result = quick(Scorer(), budget=4)
+    assert essence(result.trials) == essence(undisturbed.trials)
+    assert result.failures == ()
+
+
+@pytest.mark.parametrize("event", ["began", "scored"])
+def test_an_error_of_a_listener_is_no_failure_of_the_trial(
+    quick: Any, tmp_path: Path, event: str
+) -> None:
+    """A screen that is gone ends the search; the trial is scored or taken again."""
+    undisturbed = quick(Scorer(), budget=3)
+    (tmp_path / "quick.db").unlink()
+
+    def gone(*_: Any) -> None:
+        raise BrokenPipeError
+
+    for _ in range(DEATHS + 1):
+        with pytest.raises(BrokenPipeError):
+            quick(
+                Scorer(), budget=3 if event == "began" else 99, events=SearchEvents(**{event: gone})
+            )
+        if event == "scored":
+            break
+    result = quick(Scorer(), budget=3)
+    assert (essence(result.trials), result.failures) == (essence(undisturbed.trials), ())
+
+
+def test_endless_failures_of_all_kinds_stop_the_search(quick: Any) -> None:
+    """Ten failures in a row end the search, though no two are alike."""
+    scorer = Scorer(lambda at: MeasurementError("x" * at) if at > 1 else None)
+    with pytest.raises(MeasurementError, match=r"10 trials in a row failed, .*run again"):
+        quick(scorer, budget=9)
+    assert len(scorer.asked) == 1 + MOST_FAILURES
 
 
 def test_unlike_failures_do_not_stop_the_search(quick: Any) -> None:

@@ -71,8 +71,8 @@ def break_role(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     calibration sees it; all of them where `name` is "".
     """
 
-    def local(linear: nn.Linear, x: Tensor, y: Tensor, fmt: FormatName) -> Tensor:
-        error = local_error(linear, x, y, fmt)
+    def local(linear: nn.Linear, *arguments: Any) -> Tensor:
+        error = local_error(linear, *arguments)
         return (
             error * torch.nan
             if not name or f"{linear.in_features}-{linear.out_features}" == name

@@ -2,6 +2,7 @@
 search that only says what it would take.
 """
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sensitivity.cli.app import app
+from sensitivity.cli.render.plan import plan_tables
 from sensitivity.consumers.exporters import to_diffusers, to_torchao
 from sensitivity.core.environment import describe_environment
 from sensitivity.errors import RecipeError, UserError
 from sensitivity.models.loading import load_pipeline
 from sensitivity.recipes.recipe import load_recipe
 from sensitivity.spec.loading import load_spec
-from sensitivity.spec.overrides import with_net, with_random_weights
+from sensitivity.spec.overrides import with_net, with_prompts, with_random_weights
+from sensitivity.spec.prompts import read_prompts
 from sensitivity.workflows import plan as planning
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.plan import plan_search
@@ -246,6 +250,31 @@ def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(
     assert "predicted for h100" in plan.source
     assert plan.trial_s == pytest.approx(3 * plan.picture_s * 1.58)
     assert plan.sizes.peak.nbytes > 2.5e9
+
+
+def test_a_plan_says_which_prompts_were_read(
+    bare_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The column, what was left out and the first prompts are in the plan, its JSON and its table,
+    where brackets are no markup; prompts that a study states have no file.
+    """
+    monkeypatch.setattr(planning, "_seconds_of_run", lambda *_: (1.0, "a test"))
+    (tmp_path / "table.csv").write_text(
+        "Prompts,Category\n" + "\n".join(f'"a fox, {i} [/b]",x' for i in range(9))
+    )
+    spec = load_spec(bare_study)
+    assert plan_search(spec, SearchRequest(budget=1)).prompts is None
+    spec = with_prompts(spec, read_prompts(tmp_path / "table.csv"))
+    plan = plan_search(spec, SearchRequest(budget=1))
+    assert (plan.pictures, plan.held_out) == (4, 5)
+    said = plan.to_json()["prompts"]
+    assert (said["kind"], said["field"], said["left_out"]) == ("CSV", "Prompts", ["Category"])
+    assert said["first"] == [f"a fox, {i} [/b]" for i in range(3)]
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(plan_tables(plan))
+    assert "9 prompts of table.csv (CSV, 'Prompts'; left out: Category): \"a fox, 0 [/b]\"" in (
+        console.export_text()
+    )
 
 
 def test_a_plan_guesses_from_a_gemm_elsewhere(

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import FormatError, PatternError, RecipeMismatchError, UserError
+from sensitivity.errors import (
+    FormatError,
+    PatternError,
+    RecipeMismatchError,
+    SpecError,
+    UserError,
+)
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.workflows.price import PriceRequest, Prices, price
@@ -95,7 +101,7 @@ def test_a_skip_file_that_matches_nothing_at_all_is_a_mistake(tmp_path: Path) ->
     ("content", "message"),
     [
         (None, "No such file"),
-        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"\xff\xfe\x00", "not UTF-16 at position 2"),
         (b"proj out", "line 1: found the pattern 'proj out'"),
     ],
 )
@@ -115,7 +121,7 @@ def test_a_file_that_is_no_list_is_named_with_its_field(
 
 def test_a_folder_is_no_list(tmp_path: Path) -> None:
     """A folder as skip file is said to be one."""
-    with pytest.raises(PatternError, match="Is a directory"):
+    with pytest.raises(PatternError, match="found a folder; expected a regular file"):
         priced(skip=tmp_path)
 
 
@@ -147,14 +153,14 @@ def test_an_anchor_is_the_total() -> None:
     assert anchored.speedup == pytest.approx(free.speedup, rel=0.05)
 
 
-def test_a_batch_of_pictures_for_one_prompt_is_a_batch() -> None:
-    """Three pictures of a prompt are priced as three prompts, the modulation's rows unscaled."""
-    several = priced(options=RunOptions(settings=("num_images_per_prompt=3",))).main.estimate
-    prompts = priced(options=RunOptions(batch_size=3)).main.estimate
-    assert several.batch_size == prompts.batch_size == 3
-    assert [(cost.m, cost.n) for cost in several.linears] == [
-        (cost.m, cost.n) for cost in prompts.linears
-    ]
+def test_several_pictures_of_one_prompt_are_refused() -> None:
+    """A search scores one picture of each prompt, so a price is not of several either; the message
+    says what to set instead.
+    """
+    with pytest.raises(
+        SpecError, match=r"num_images_per_prompt is 3; expected 1, .* set `batch_size`"
+    ):
+        priced(options=RunOptions(settings=("num_images_per_prompt=3",)))
 
 
 def test_a_recipe_of_another_model_is_refused(

@@ -71,7 +71,7 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     missing = {t.index for t in outcome.winner.shortlist} - set(whole.held_out)
     assert generated == ["held_out"] * len(missing)
     assert missing
-    assert f"{len(missing)} to compute ({3 * len(missing)} pictures)" in said[-1]
+    assert any(f"{len(missing)} to compute ({3 * len(missing)} pictures)" in text for text in said)
     assert outcome.result.trials == whole.result.trials
     generated.clear()
     assert select_recipe(load_spec(tiny_study), request).recipe == outcome.recipe
@@ -109,6 +109,10 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
                         key,
                     ).rowcount
                     == 1
+                )
+                connection.execute(  # as if it had never been written
+                    "UPDATE sensitivity_meta SET value = CAST(value - 1 AS TEXT)"
+                    " WHERE key = 'rows of sensitivity_scores'"
                 )
 
     first, rest = (

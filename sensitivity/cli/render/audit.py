@@ -30,7 +30,7 @@ TABLED = ("quantized-at-a-loss", "skipped-for-nothing", "sensitive-quantized")
 def audit_report(audit: "Audit") -> Lines:
     """The whole report, readable at 100 columns."""
     parts: list[RenderableType] = [_heading(audit)]
-    parts += [Text(note, style="yellow") for note in audit.subject.listed.notes]
+    parts += [Text(note, style="yellow") for note in audit.notes]
     if audit.findings:
         parts.append(_findings_table(audit.findings))
     for finding in audit.findings:

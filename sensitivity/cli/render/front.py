@@ -10,8 +10,9 @@ from rich.text import Text
 
 from sensitivity.cli.render.tables import at_scale, make_table
 from sensitivity.core.format_name import quantized
+from sensitivity.fidelity.intervals import AT_ONCE, letters_of_alike
 from sensitivity.fidelity.score import MetricValues, Score
-from sensitivity.search.intervals import letters_of_alike
+from sensitivity.search.native_rounding import NativeRounding
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.workflows.conclude import SearchOutcome
 
@@ -20,10 +21,14 @@ def front_table(outcome: SearchOutcome) -> Lines:
     """The front and the baselines, fastest first, with held-out values where they were measured.
 
     Members of the front that share a letter cannot be told apart on the search prompts. A + marks
-    the shortlist, whose held-out intervals hold all at once; a > marks the winner.
+    the shortlist, a > the winner.
     """
     front, shown = outcome.front, _shown(outcome)
-    letters = letters_of_alike([trial.score.damages for trial in front])
+    letters = letters_of_alike(
+        [trial.score.damages for trial in front],
+        noise_floor=front[0].score.damage_floor if front else 0.0,
+        rounding=0.0 if outcome.native_rounding is None else outcome.native_rounding.change,
+    )
     alike = dict(zip((trial.index for trial in front), letters, strict=True))
     shortlist = {t.index for t in outcome.winner.shortlist} if outcome.winner is not None else set()
     has_sound = any(trial.score.audio is not None for trial in shown)
@@ -50,7 +55,13 @@ def front_table(outcome: SearchOutcome) -> Lines:
             *_cells(outcome, trial, alike.get(trial.index, ""), has_sound=has_sound),
             style="bold green" if is_chosen else ("" if trial.index in alike else "dim"),
         )
-    return Lines(rows, *(Text(line, style="dim") for line in _legend(shown, len(shortlist))))
+    return Lines(
+        rows,
+        *(
+            Text(line, style="dim")
+            for line in _legend(shown, len(shortlist), outcome.native_rounding)
+        ),
+    )
 
 
 def _shown(outcome: SearchOutcome) -> list[ScoredTrial]:
@@ -104,15 +115,29 @@ def _mean(metric: MetricValues | None, *, digits: int = 4) -> str:
     return "" if metric is None else f"{metric.mean:.{digits}f}"
 
 
-def _legend(shown: Sequence[ScoredTrial], near: int) -> list[str]:
-    """What the marks and columns mean, and the noise floor."""
+def _rounding_line(floor: NativeRounding | None) -> list[str]:
+    """The second floor, in words; [] where it is not known."""
+    if floor is None:
+        return []
+    return [
+        f"native rounding {floor.lpips:.4f}: LPIPS between the rule of thumb's pictures and those"
+        f" in the arithmetic {floor.arithmetic} ({floor.prompts} prompts); its typical LPIPS"
+        f" changes by {floor.change:.1%}, so skip-lists that differ by less are alike"
+    ]
+
+
+def _legend(
+    shown: Sequence[ScoredTrial], near: int, floor: NativeRounding | None = None
+) -> list[str]:
+    """What the marks and columns mean, and the two floors."""
     score = shown[0].score if shown else None
     prompts = len(score.per_prompt) if score is not None else 0
-    floor = "not measured (batch of one)"
+    noise = "not measured (batch of one)"
     if score is not None and score.noise_floor is not None:
-        floor = f"{score.noise_floor:.4f} (bf16 generated one by one)"
+        noise = f"{score.noise_floor:.4f} (bf16 generated one by one)"
     lines = [
-        f"* on the front   > chosen   noise floor of LPIPS {floor}",
+        f"* on the front   > chosen   noise floor of LPIPS {noise}",
+        *_rounding_line(floor),
         "estimate: LPIPS as all trials together predict it; LPIPS: of this one's own pictures on"
         f" the {prompts} search prompts, part of it luck",
         "alike: skip-lists that share a letter cannot be told apart on the"
@@ -129,7 +154,7 @@ def _legend(shown: Sequence[ScoredTrial], near: int) -> list[str]:
         )
     if near:
         lines.append(
-            f"+ could have been chosen ({near}): held-out intervals that hold all at once; each of"
-            " the others holds by itself"
+            f"+ could have been chosen ({near}); the held-out intervals hold for {AT_ONCE}"
+            " skip-lists at once"
         )
     return lines

@@ -1,4 +1,4 @@
-"""What a search will take: memory by stage and part, time by step, disk."""
+"""What a search will take: prompts, memory by stage and part, time by step, disk."""
 
 from rich.console import Group as Lines
 from rich.table import Table
@@ -11,11 +11,18 @@ from sensitivity.workflows.plan import SearchPlan
 def plan_tables(plan: SearchPlan) -> Lines:
     """Memory and time as tables, and what they rest on."""
     return Lines(
+        *(Text(line) for line in _prompts(plan)),
         _memory(plan),
         *(Text(line) for line in _verdict(plan)),
         _time(plan),
         *(Text(line, style="dim") for line in _notes(plan)),
     )
+
+
+def _prompts(plan: SearchPlan) -> list[str]:
+    """How many prompts choose and verify, and what was read of their file."""
+    split = f"{plan.pictures} search prompts, {plan.held_out} held-out prompts"
+    return [split] if plan.prompts is None else [split, plan.prompts.describe()]
 
 
 def _memory(plan: SearchPlan) -> Table:

@@ -35,7 +35,7 @@ class _Bar:
         self.moving = console.is_terminal
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -84,7 +84,7 @@ class SearchProgress(_Bar):
     """
 
     def __init__(self, console: Console, *, budget: int) -> None:
-        super().__init__(console, TextColumn("{task.fields[note]}"))
+        super().__init__(console, TextColumn("{task.fields[note]}", markup=False))
         self.budget = budget
         self.points: list[tuple[float, float]] = []
         self.bf16_s = 0.0

@@ -1,6 +1,7 @@
 """The winner of a search in words: what it costs and gains, and how it was chosen."""
 
 from sensitivity.cli.render.tables import at_scale
+from sensitivity.fidelity.intervals import AT_ONCE
 from sensitivity.fidelity.score import Score
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import Winner
@@ -25,7 +26,12 @@ def winner_lines(outcome: SearchOutcome) -> list[str]:
     if thumb is not None and thumb.index in outcome.held_out and thumb.index != chosen.index:
         speedup = outcome.prepared.candidates.bf16_s / thumb.latency_s
         lpips = outcome.held_out[thumb.index].mean
-        lines.append(f"rule of thumb: {speedup:.3f}x, held-out LPIPS {lpips:.4f}")
+        floor = outcome.native_rounding
+        near = floor is not None and (abs(lpips - held.mean) < floor.change * min(lpips, held.mean))
+        lines.append(
+            f"rule of thumb: {speedup:.3f}x, held-out LPIPS {lpips:.4f}"
+            + (", which differs by less than native rounding" if near else "")
+        )
     return lines
 
 
@@ -56,9 +62,6 @@ def _how(winner: Winner, chosen: ScoredTrial, *, prompts: int) -> str:
         text += f"the search prompts chose {winner.first.name}, " + (
             "which has no held-out score" if missing else "the held-out prompts overruled it"
         )
-    text += (
-        f"; the interval over {prompts} held-out prompts holds at once for all that could have"
-        f" been chosen ({len(winner.shortlist)})"
-    )
+    text += f"; the interval over {prompts} held-out prompts holds for {AT_ONCE} skip-lists at once"
     passed = len(winner.passed_over)
     return text + (f"; passed over for want of a held-out score: {passed}" if passed else "")

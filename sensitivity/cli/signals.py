@@ -1,0 +1,37 @@
+"""How does a long command end when the system asks it to? `ending_in_order`.
+
+SIGTERM (a scheduler, a container that is stopped) and SIGHUP (a terminal that is closed) end a
+process at once, as a crash does. Inside this context they end it as Ctrl-C does: what is finished
+is kept, and the running trial is marked to be taken again and not counted as one that ended its
+process. The exit code is the shell's, 128 + the signal's number.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ENDING = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit. What is ignored (nohup) stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    changed = [number for number in numbers if before[number] is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -67,6 +67,10 @@ def commands_page() -> str:
         "Every command takes `--json PATH`; `-` writes the JSON to stdout and everything else to"
         " stderr. [Other JSON](json.md) explains the keys. The exit code is 0 on success, 2 for a"
         " mistake that you can mend, and 1 otherwise. `audit` also exits with 1 for findings.\n",
+        "A file that is written never replaces one that the command reads, a database, or a file of"
+        " a model's folder. Results of this program are replaced; other files only with `--force`."
+        " Texts that cannot carry a heading, as the JSON that `export` writes for other tools, are"
+        " not known as this program's.\n",
         "`--model` takes a study's name, the path of a study TOML, a folder that"
         " `pipeline.save_pretrained` wrote, or a Hub id.\n",
     ]

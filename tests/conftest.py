@@ -59,6 +59,15 @@ def migrations_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def gradients_left_on() -> Iterator[None]:
+    """Fail the test that leaves torch's gradients off, not a later one that needs them."""
+    yield
+    left_on = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert left_on
+
+
 LONG_FIRST = ("workflows", "search", "latency", "shapes", "models", "cli")
 """Folders whose files take longest. Short files at the end keep both processes busy until then."""
 

@@ -36,7 +36,7 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 55, "audit": 118, "nearest": 70}
+CLOSURES = {"price": 62, "audit": 140, "nearest": 80}
 """{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100

@@ -27,7 +27,6 @@ METRIC = MetricValues(per_prompt=(0.1, 1 / 3), noise_floor=0.01)
 SCORE = Score(
     net="tiny",
     mean=0.1 + 0.2,
-    ci95=(0.1, 0.5),
     per_prompt=(0.2, 0.4),
     noise_floor=1e-5,
     per_frame=((0.1, 0.3), (0.4, 0.4)),
@@ -73,8 +72,8 @@ def test_a_score_survives() -> None:
 
 def test_a_score_of_pictures_survives() -> None:
     """What was not measured is left out of the JSON, and comes back as not measured."""
-    plain = Score(net="alex", mean=0.1, ci95=(0.0, 0.2), per_prompt=(0.1,), noise_floor=None)
-    assert list(plain.to_json()) == ["net", "mean", "ci95", "per_prompt", "noise_floor"]
+    plain = Score(net="alex", mean=0.1, per_prompt=(0.1,), noise_floor=None)
+    assert list(plain.to_json()) == ["net", "mean", "per_prompt", "noise_floor"]
     assert_round_trip(plain, Score.to_json, Score.from_json)
 
 

@@ -77,6 +77,13 @@ def full_recipe() -> Recipe:
         "components": {"a": "Net", "b": "Net"},
     }
     data["fidelity"]["lpips"]["simultaneous"] = 3
+    data["fidelity"]["lpips"]["native_rounding"] = {
+        "lpips": 0.02,
+        "change": 0.1,
+        "arithmetic": "mslk",
+        "skip_list": "rule of thumb",
+        "prompts": 8,
+    }
     data["fidelity"]["motion"] |= {"noise_floor": 0.01}
     data["fidelity"]["audio"]["max_distance"] = 0.75
     choice = {

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import StoreError
 from sensitivity.fidelity.score import MetricValues, Score
@@ -24,7 +25,6 @@ TIMES = MetricValues(per_prompt=(0.1 + 0.2, 5e-324), noise_floor=1 / 3)
 SCORE = Score(
     net="vgg",
     mean=0.1 + 0.2,
-    ci95=(1e-17, 2 / 3),
     per_prompt=(0.1, 0.5),
     noise_floor=1 / 7,
     per_frame=((0.1, 0.3), (0.5,)),
@@ -43,6 +43,7 @@ SETTINGS = SearchSettings(
     sampler=SamplerName("optuna.samplers:RandomSampler"),
     granularity="layer",
     calibrated=False,
+    arithmetic=Arithmetic.COMPILED,
 )
 ERRORS = {(0, 1): 0.1 + 0.2, (0, 2): 1e-300, (1, 1): 10.0}
 CANDIDATES = Candidates(

@@ -41,7 +41,6 @@ def score_with_sound(
     return Score(
         net="tiny",
         mean=lpips,
-        ci95=(lpips, lpips),
         per_prompt=(lpips, lpips),
         noise_floor=None,
         audio=MetricValues(per_prompt=(sound, sound), noise_floor=None),

@@ -26,7 +26,7 @@ class Scorer:
     `fails(call)` gives an error.
     """
 
-    def __init__(self, fails: Callable[[int], Exception | None] = lambda _call: None) -> None:
+    def __init__(self, fails: Callable[[int], BaseException | None] = lambda _call: None) -> None:
         self.fails = fails
         self.asked: list[tuple[tuple[str, str], ...]] = []
 
@@ -46,7 +46,7 @@ class Scorer:
         if error is not None:
             raise error
         mean = len(self.asked[-1]) / len(formats)
-        return Score(net="tiny", mean=mean, ci95=(mean, mean), per_prompt=(mean,), noise_floor=None)
+        return Score(net="tiny", mean=mean, per_prompt=(mean,), noise_floor=None)
 
 
 def states_of(database: Path) -> list[str]:

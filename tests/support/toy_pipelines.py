@@ -3,7 +3,7 @@
 `save_toy("wan", folder)`.
 
 Each is built from diffusers' own classes with a few features in each layer, so that the same folder
-runs with and without weights. Names are the keys of `TOYS`.
+runs with and without weights. Names are the keys of `TOYS` and `TEMPLATES`.
 """
 
 import json
@@ -29,6 +29,7 @@ from support.toy_pictures import (
     sdxl,
     zimage,
 )
+from support.toy_templates import ernie, hidream, kandinsky5, krea2, longcat, ovis, qwen21
 from support.toy_videos import allegro, cogvideox, hunyuan, latte, ltx, mochi, wan
 
 TOYS: dict[str, Callable[[], Toy]] = {
@@ -55,13 +56,18 @@ TOYS: dict[str, Callable[[], Toy]] = {
     )
 }
 
+TEMPLATES: dict[str, Callable[[], Toy]] = {
+    toy.__name__: toy for toy in (krea2, longcat, qwen21, kandinsky5, hidream, ovis, ernie)
+}
+"""Toys for tests of tokenizers and templates, which other tests of all `TOYS` leave out."""
+
 
 def save_toy(name: str, folder: Path, steps: int = 3) -> StudySpec:
     """Write the config files of a toy without weights, and make a study of it."""
-    pipeline, tokenizers, parts, settings = TOYS[name]()
+    pipeline, tokenizers, parts, settings = (TOYS | TEMPLATES)[name]()
     index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
     for part, value in parts.items():
-        if isinstance(value, bool):
+        if isinstance(value, bool | list):
             index[part] = value
         elif isinstance(value, tuple):
             index[part] = ["transformers", value[0]]

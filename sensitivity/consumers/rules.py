@@ -6,46 +6,32 @@
 `RULES` has every rule, each described in one sentence. Names are those of modules. Rules that look
 at parameters use the name of the weight, which is the module's name and ".weight".
 
-Safety. A list comes from elsewhere, and some regular expressions take exponential time. They run in
-the `regex` module under a time limit, and a pattern that exceeds it is refused. A pattern that
-Python's `re` does not compile is refused as well, since consumers use `re`.
+Regular expressions have a time limit (`consumers.timed_regexes`).
 
 It knows no consumer and no file format.
 """
 
 import fnmatch
 import re
-import time
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-import regex
-
 from sensitivity.consumers.regex_literals import literals_of
 from sensitivity.consumers.seen_names import Names, runs
+from sensitivity.consumers.timed_regexes import NameTest, regex_test
 from sensitivity.core.patterns import META, check_pattern
 from sensitivity.errors import PatternError
 
 MAX_ENTRY = 4096
 """The most characters of one entry."""
 
-REGEX_SECONDS = 1.0
-"""The time limit of one regular expression over all names.
-
-A usual one takes milliseconds over 1,400 names.
-"""
-
 LINEAR_CLASSES = ("Linear", "Module")
 """Names of the classes that a Linear is an instance of."""
 
 # A bracket that opens no set of characters is taken for one here, which only shortens runs.
 _WILD = re.compile(r"[*?]|\[!?\]?[^\]]*(?:\]|$)", re.DOTALL)
-
-NameTest = Callable[[str], bool]
-"""Whether an entry hits one name."""
 
 
 class Rule(NamedTuple):
@@ -79,7 +65,7 @@ def hits(rule: str, entry: str, names: Collection[str]) -> frozenset[str]:
             " or pattern an entry"
         )
     possible = _possible(rule, entry, names)
-    if "regex" in rule or entry.startswith("re:"):
+    if "regex" in rule or (rule == "sdnq" and "*" in entry) or entry.startswith("re:"):
         return _hit_by_regex(rule, entry, frozenset(possible))
     test = RULES[rule].test(entry)
     return frozenset(name for name in possible if test(name))
@@ -116,7 +102,7 @@ def _fqn(entry: str) -> NameTest:
 
 def _weight_key(entry: str) -> NameTest:
     if entry.startswith("re:"):
-        return _regex("fullmatch", ".weight", "")(entry.removeprefix("re:"))
+        return regex_test("fullmatch", ".weight", "")(entry.removeprefix("re:"))
     return lambda name: entry in (name, f"{name}.weight")
 
 
@@ -136,6 +122,17 @@ def _fnmatch(entry: str) -> NameTest:
     # `translate` makes atomic groups of stars, so this expression cannot backtrack.
     pattern = re.compile(fnmatch.translate(entry))
     return lambda name: pattern.match(name) is not None
+
+
+def _sdnq_part(entry: str) -> str:
+    """What every name has that an entry hits, where that is plain."""
+    is_plain = "*" not in entry and not entry.startswith(".") and entry != "weight"
+    return entry.removesuffix(".weight") if is_plain else ""
+
+
+def _weight_quantizer(entry: str) -> NameTest:
+    matches = _fnmatch(f"*{entry}*")
+    return lambda name: matches(f"{name}.weight_quantizer")
 
 
 def _longest_literal(entry: str) -> str:
@@ -240,7 +237,7 @@ def _sdnq(entry: str) -> NameTest:
     starred: NameTest | None = None
     if "*" in entry:  # the package's own translation, which leaves other signs as `re` has them
         expression = entry.replace(".*", r"\.*").replace("*", ".*")
-        starred = _regex("match", ".weight")(expression)
+        starred = regex_test("match", ".weight")(expression)
     return lambda name: (
         entry == f"{name}.weight"
         or entry == "weight"
@@ -249,66 +246,9 @@ def _sdnq(entry: str) -> NameTest:
     )
 
 
-def _regex(method: str, *endings: str) -> Callable[[str], NameTest]:
-    """A rule that calls a method of the compiled pattern on the name, with any of `endings`."""
-
-    def make(entry: str) -> NameTest:
-        literals = literals_of(entry)
-        if literals and literals.repeats <= 1:  # it cannot run for long, and needs no time limit
-            quick = getattr(_compiled(entry), method)
-            return lambda name: any(quick(name + end) is not None for end in endings or ("",))
-        run = _compiled_method(entry, method)
-        ends = time.monotonic() + REGEX_SECONDS
-
-        def test(name: str) -> bool:
-            try:
-                return any(
-                    run(name + ending, timeout=max(1e-3, ends - time.monotonic())) is not None
-                    for ending in endings or ("",)
-                )
-            except TimeoutError:
-                raise PatternError(
-                    f"found the regular expression {entry[:80]!r}, which takes more than"
-                    f" {REGEX_SECONDS:g} s on the names of one model; expected a pattern that does"
-                    " not backtrack without end; write it without nested repeats such as (a+)+"
-                ) from None
-
-        return test
-
-    return make
-
-
-def _compiled_method(entry: str, method: str) -> Callable[..., object]:
-    """A method (match, fullmatch, search) of the compiled regular expression, with a time limit."""
-    _compiled(entry)
-    try:
-        run: Callable[..., object] = getattr(regex.compile(entry), method)
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise _no_expression(entry, error) from None
-    return run
-
-
-def _compiled(entry: str) -> re.Pattern[str]:
-    """The regular expression as consumers compile it."""
-    try:
-        with warnings.catch_warnings():
-            # Warnings about what a pattern means in a later Python are for the list's author.
-            warnings.simplefilter("ignore")
-            return re.compile(entry)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise _no_expression(entry, error) from None
-
-
-def _no_expression(entry: str, error: Exception) -> PatternError:
-    return PatternError(
-        f"found the regular expression {entry[:80]!r} ({error}); expected one that Python's re"
-        " compiles; correct it"
-    )
-
-
 def _target(entry: str) -> NameTest:
     if entry.startswith("re:"):
-        return _regex("match")(entry.removeprefix("re:"))
+        return regex_test("match")(entry.removeprefix("re:"))
     return lambda name: entry in (name, *LINEAR_CLASSES)
 
 
@@ -331,6 +271,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             _fnmatch,
             part=_longest_literal,
             ending=_last_literal,
+        ),
+        "weight-quantizer": Rule(
+            "the name of the weight's quantizer, by Python's fnmatch with * on both sides",
+            _weight_quantizer,
         ),
         "star": Rule(
             "the whole name; * is any run of characters, and nothing else is special",
@@ -361,24 +305,25 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             "one part of the name, or the whole name of the weight; after a dot its beginning; with"
             " * a re.match of it, in which * is any run of characters",
             _sdnq,
+            part=_sdnq_part,
         ),
         "regex": Rule(
             "re.match: from the start of the name, open at its end",
-            _regex("match"),
+            regex_test("match"),
             _regex_names,
             part=_regex_part,
             ending=_regex_ending,
         ),
         "regex-full": Rule(
             "re.fullmatch: the whole name",
-            _regex("fullmatch"),
+            regex_test("fullmatch"),
             _full_names,
             part=_regex_part,
             ending=_full_ending,
         ),
         "regex-search": Rule(
             "re.search: anywhere in the name",
-            _regex("search"),
+            regex_test("search"),
             part=_regex_part,
             ending=_regex_ending,
         ),

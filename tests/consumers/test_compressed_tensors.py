@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sensitivity.consumers import rules
+from sensitivity.consumers import timed_regexes
 from sensitivity.consumers.exporters.compressed_tensors import (
     SCHEMES,
     CompressedTensorsExporter,
@@ -500,6 +500,6 @@ def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
 
 def test_a_pattern_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A regular expression that backtracks for ever on a long name is refused within its time."""
-    monkeypatch.setattr(rules, "REGEX_SECONDS", 0.1)
+    monkeypatch.setattr(timed_regexes, "REGEX_SECONDS", 0.1)
     with pytest.raises(PatternError, match=r"takes more than 0\.1 s"):
         read({"config_groups": {"NVFP4": ["re:(a|aa)+[A-Z]"]}}, ("a" * 80,))

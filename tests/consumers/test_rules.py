@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensitivity.consumers import rules
+from sensitivity.consumers import timed_regexes
 from sensitivity.consumers.rules import MAX_ENTRY, RULES, Names, hits
 from sensitivity.errors import PatternError
 
@@ -62,11 +62,68 @@ NAMES = (
         ("weight-key", "re:proj_out", {0}),
         ("weight-key", r"re:.*proj_out\.weight", {0, 1}),
         ("weight-key", "re:proj", set()),
+        ("part", "attn", {2, 3, 4, 5, 7}),
+        ("part", "blocks.1", set()),
+        ("last-part", "proj_out", {0, 1}),
+        ("last-part", "single.0.proj_out", set()),
+        ("bitsandbytes", "single.0.proj_out", {1}),
+        ("bitsandbytes", "transformer_blocks.1", {3, 5}),
+        ("bitsandbytes", "attn", {2, 3, 4, 5, 6, 7}),
+        ("bitsandbytes", "proj", set()),
+        ("sdnq", "proj_out", {0, 1}),
+        ("sdnq", ".proj_out", {0}),
+        ("sdnq", ".proj_out.weight", {0}),
+        ("sdnq", "single.0.proj_out", set()),
+        ("sdnq", "single.0.proj_out.weight", {1}),
+        ("sdnq", "transformer_blocks.1.*", {3}),
+        ("sdnq", "*attn.to_q", {2, 3, 4, 5, 6, 7}),
+        ("sdnq", "blocks[.]1.*to_q$", set()),
+        ("sdnq", "blocks[.]1.*weight$", {6, 7}),
+        ("weight-quantizer", "proj_out", {0, 1}),
+        ("weight-quantizer", "single.0.proj_out.weight", {1}),
+        ("weight-quantizer", "transformer_blocks.?.", {3, 5}),
+        ("weight-quantizer", "input_quantizer", set()),
     ],
 )
 def test_what_an_entry_hits(rule: str, entry: str, expected: set[int]) -> None:
     """Each rule hits the names that it says, on names where rules differ."""
     assert hits(rule, entry, NAMES) == {NAMES[place] for place in expected}
+
+
+TREE = ("a", "a.b", "a.1.b", "b.weight", "ab.1.a", "proj.a.b", "1.a")
+
+
+def kept_by_bitsandbytes(entry: str, name: str) -> bool:
+    """What diffusers' `_replace_with_bnb_linear` asks of a Linear, while it walks the tree."""
+    own = name.split(".")[-1]
+    return own in [entry] or f"{entry}." in name or entry == name
+
+
+def kept_by_sdnq(entry: str, name: str) -> bool:
+    """What the package sdnq asks of a parameter."""
+    parameter = f"{name}.weight"
+    if entry.startswith("."):
+        return parameter.startswith(entry[1:])
+    if entry in (parameter, *parameter.split(".")):
+        return True
+    pattern = entry.replace(".*", "\\.*").replace("*", ".*")
+    return "*" in entry and re.match(pattern, parameter) is not None
+
+
+def kept_by_gguf(entry: str, name: str) -> bool:
+    """diffusers' walk for GGUF and BFL leaves out every child of that name."""
+    return any(child == entry for child in name.split("."))
+
+
+@given(st.text(alphabet="ab.*1", min_size=1, max_size=6))
+def test_backends_of_diffusers_match_as_their_code_does(entry: str) -> None:
+    """Entries keep what the packages' own loops keep, full names and bare stars included."""
+    for rule, kept in (
+        ("bitsandbytes", kept_by_bitsandbytes),
+        ("sdnq", kept_by_sdnq),
+        ("part", kept_by_gguf),
+    ):
+        assert hits(rule, entry, TREE) == {name for name in TREE if kept(entry, name)}, rule
 
 
 @given(st.text(alphabet="ab.*?[]!-1", min_size=1, max_size=8))
@@ -99,7 +156,7 @@ def test_regular_expressions_are_pythons(entry: str) -> None:
 
 def test_a_slow_expression_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pattern that backtracks for ever is refused after one time limit for all names."""
-    monkeypatch.setattr(rules, "REGEX_SECONDS", 0.1)
+    monkeypatch.setattr(timed_regexes, "REGEX_SECONDS", 0.1)
     start = time.monotonic()
     with pytest.raises(
         PatternError,

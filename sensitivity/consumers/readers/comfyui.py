@@ -20,7 +20,8 @@ other weight as it is. The formats are `QUANT_ALGOS` of `comfy/quant_ops.py`. Th
 that diffusers converts from (`consumers.served_names`).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from sensitivity.consumers.lists import ConsumerList, Entry
@@ -47,8 +48,12 @@ FORMATS = {"nvfp4": FormatName.NVFP4, "mxfp8": FormatName.MXFP8, "float8_e4m3fn"
 OTHERS = (
     *("float8_e5m2", "int8_tensorwise", "int8_rowwise", "int8_blockwise", "hybrid_mxfp8", "mxfp4"),
     *("convrot_w4a4", "convrot_w4a8", "svdquant_w4a4", "bnb_nf4", "bnb_fp4", "int4_awq"),
+    "asym_w4a8_int8",
 )
-"""ComfyUI's other formats, and those of public tools that write such files."""
+"""ComfyUI's other formats, and those of public tools that write such files. A name that is like
+none of the known ones is taken for one more.
+"""
+_FORMAT = re.compile(r"[a-z][a-z0-9_.-]{2,39}", re.IGNORECASE)
 _WEIGHT_ONLY = ("bnb_nf4", "bnb_fp4", "int4_awq")
 
 _EXPECTED = 'an object such as {"format_version": "1.0", "layers": {NAME: {"format": "nvfp4"}}}'
@@ -133,8 +138,8 @@ def _entries(inner: Mapping[str, Any], component: str) -> list[Entry]:
 
 def _format(name: str, layer: Any) -> ListedFormat:
     found = layer.get("format") if isinstance(layer, dict) else None
-    if not isinstance(found, str) or found not in (*FORMATS, *OTHERS):
-        known = (*FORMATS, *OTHERS)
+    known = (*FORMATS, *OTHERS)
+    if not isinstance(found, str) or (found not in known and not _is_another(found, known)):
         hint = did_you_mean(str(found)[:80], known, otherwise="take the layer out")
         raise PatternError(
             f"found {name[:80]} with the format {str(found)[:80]!r}; expected one of"
@@ -143,3 +148,8 @@ def _format(name: str, layer: Any) -> ListedFormat:
     if layer.get("full_precision_matrix_mult") or found in _WEIGHT_ONLY:
         return weight_only(found)
     return FORMATS.get(found) or OtherFormat(found)
+
+
+def _is_another(found: str, known: Collection[str]) -> bool:
+    """Whether a format that is not known has a name of its own, and is no misspelling."""
+    return bool(_FORMAT.fullmatch(found)) and not did_you_mean(found, known)

@@ -10,15 +10,19 @@ Linears in bf16:
     bitsandbytes     the last part of the name, the whole name, or entry + "." anywhere in it
     quanto           the last part of the name
     gguf             any part of the name
-    modelopt         anywhere in the name; * and ? are special
-    sdnq             any part of the name; * is special, and a dot in front means its beginning
+    modelopt         anywhere in the name of the weight's quantizer; * and ? are special
+    sdnq             any part of the name, or the whole of the weight's; * is special, and a dot in
+                     front means its beginning
     nunchaku_lite    whole names of the Linears that are quantized; all others stay bf16
 
 Only torchao has formats of this tool. The others, most of them weight-only, have a name and no
 price.
 
+A config with the key of another backend is refused, since its own backend ignores that list. What
+sdnq adds to its list by itself when it quantizes is not seen; a saved checkpoint's list has it.
+
 Source: diffusers 0.42.1 (`quantizers/quantization_config.py`, `quantizers/*/`), read; for sdnq
-`check_param_name_in` of its own package.
+`check_param_name_in` of its own package, at 21d60c8.
 """
 
 import re
@@ -41,7 +45,7 @@ RULES: Mapping[str, str] = {
     "bitsandbytes": "bitsandbytes",
     "quanto": "last-part",
     "gguf": "part",
-    "modelopt": "fnmatch",
+    "modelopt": "weight-quantizer",
     "sdnq": "sdnq",
     "nunchaku_lite": "fqn",
     "auto-round": "fqn",
@@ -49,7 +53,7 @@ RULES: Mapping[str, str] = {
 }
 """{backend: the rule of its entries}."""
 
-_LIST_KEYS = ("modules_to_not_convert", "llm_int8_skip_modules")
+_LIST_KEY, _BITSANDBYTES_KEY = "modules_to_not_convert", "llm_int8_skip_modules"
 _OLD_NAME = re.compile(r"[a-z]+\d*[a-z]*\d*(?:_[a-z0-9]+)*")
 """A torchao config as older diffusers name it: int8wo, float8dq_e4m3_row."""
 
@@ -120,10 +124,17 @@ def read_backend(part: Mapping[str, Any], component: str) -> Backend:
     rule = RULES[method]
     if method == "nunchaku_lite":
         return Backend(_targets(part, component), FormatName.BF16, rule)
-    key = next((key for key in _LIST_KEYS if part.get(key)), _LIST_KEYS[0])
+    key, other = _LIST_KEY, _BITSANDBYTES_KEY
+    if method == "bitsandbytes":
+        key, other = other, key
+    if part.get(other):
+        raise PatternError(
+            f"found {other} in a config of {method}, which does not read it; expected {key}; rename"
+            " it"
+        )
     names = [part[key]] if isinstance(part.get(key), str) else part.get(key)
     kept = [
-        Entry(text=f"*{name}*" if method == "modelopt" else name, rule=rule, component=component)
+        Entry(text=name, rule=rule, component=component)
         for name in check_names(names, key, expected="a part of a name")
     ]
     if method != "torchao":
@@ -161,10 +172,12 @@ def _format(method: str, part: Mapping[str, Any]) -> ListedFormat:
         return weight_only(words) if part.get("weight_only", True) else OtherFormat(words)
     if method == "bfl":
         return OtherFormat("bfl")
+    if method != "auto-round":
+        return weight_only(method)
     bits = part.get("bits", 4)
-    return (
-        weight_only(f"int{bits} ({method})"[:60]) if method == "auto-round" else weight_only(method)
-    )
+    if type(bits) is not int or not 1 <= bits <= 8:
+        raise PatternError(f"found bits {str(bits)[:80]!r}; expected 1 to 8; correct it")
+    return weight_only(f"int{bits} ({method})")
 
 
 def _word(value: Any, default: str) -> str:

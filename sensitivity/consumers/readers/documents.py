@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from sensitivity.consumers.readers.entries import bare_text
 from sensitivity.consumers.readers.strict_yaml import parse_yaml
 from sensitivity.core.json_files import parse_json
 from sensitivity.core.outside_files import NAME_LIST, parse_toml
@@ -102,12 +103,7 @@ def _read(text: str) -> tuple[Any, ValueError | PatternError | None]:
 
 
 def _parsed(text: str) -> Any:
-    if len(text) > MAX_TEXT:
-        raise PatternError(
-            f"found a text of {len(text)} characters; expected at most {MAX_TEXT}; save the list"
-            " alone"
-        )
-    source = text.removeprefix("\ufeff").strip()
+    source = bare_text(text, most=MAX_TEXT)
     if source[:1] in ("{", "[") and not _TOML.match(source):
         if sum(map(source.count, ",[{")) > NAME_LIST.max_values:
             raise ValueError(f"found more than {NAME_LIST.max_values} values; expected fewer")

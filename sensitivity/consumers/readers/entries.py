@@ -1,7 +1,7 @@
-"""The limits of a list: how long an entry may be, and how many a list may have.
+"""The limits of a list: how long its text and an entry may be, and how many entries it may have.
 
     check_name(name, "ignore")          # the name itself, or an error that says where it was found
-check_count(len(entries))
+    check_count(len(entries))
 """
 
 from typing import Any
@@ -11,6 +11,19 @@ from sensitivity.errors import PatternError
 
 MAX_ENTRIES = 20_000
 """The most entries of a list. No model has as many Linears."""
+
+
+def bare_text(text: str, *, most: int) -> str:
+    """A list's text without a byte order mark and without blanks around it.
+
+    Raises:
+        PatternError: it has more than `most` characters.
+    """
+    if len(text) > most:
+        raise PatternError(
+            f"found a text of {len(text)} characters; expected at most {most}; save the list alone"
+        )
+    return text.removeprefix("\ufeff").strip()
 
 
 def check_count(count: int) -> None:

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from sensitivity.consumers.readers.entries import bare_text
 from sensitivity.core.json_files import parse_json
 from sensitivity.core.outside_files import PYTHON_LIST
 from sensitivity.errors import PatternError
@@ -58,7 +59,7 @@ def parse_literal(text: str, *, wanted: Callable[[Any], bool] = lambda _: True) 
     Raises:
         PatternError: the text is neither, holds code, or is too large.
     """
-    source = _bounded(text)
+    source = bare_text(text, most=MAX_TEXT)
     try:
         return parse_json(source.encode())
     except (ValueError, UnicodeEncodeError) as error:
@@ -79,7 +80,7 @@ def parse_python(text: str, *, wanted: Callable[[Any], bool] = lambda _: True) -
         ValueError: the text is no Python.
         PatternError: it holds code, or is too large.
     """
-    source = _bounded(text)
+    source = bare_text(text, most=MAX_TEXT)
     _check_tokens(source)
     try:
         with warnings.catch_warnings():
@@ -91,15 +92,6 @@ def parse_python(text: str, *, wanted: Callable[[Any], bool] = lambda _: True) -
         return _last_value(tree, wanted)
     except (RecursionError, TypeError) as error:
         raise ValueError(str(error)[:200]) from None
-
-
-def _bounded(text: str) -> str:
-    if len(text) > MAX_TEXT:
-        raise PatternError(
-            f"found a text of {len(text)} characters; expected at most {MAX_TEXT}; save the list"
-            " alone"
-        )
-    return text.removeprefix("\ufeff").strip()
 
 
 def _check_tokens(source: str) -> None:

@@ -66,8 +66,11 @@ class ModelOptReader(Reader):
         return replace(_join(lists), parts=named_parts(parts))
 
     def looks_like(self, text: str) -> bool:
-        """The text has a word that only these forms have."""
-        return any(word in text for word in _MARKS)
+        """The text has a word that only these forms have; in the metadata of a file, where the
+        list is a JSON text, with escaped quotes.
+        """
+        plain = text.replace(r"\"", '"')
+        return any(word in plain for word in _MARKS)
 
 
 def _value(text: str) -> Any:

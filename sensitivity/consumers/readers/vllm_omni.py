@@ -145,14 +145,23 @@ class VllmOmniReader(Reader):
         )
 
     def looks_like(self, text: str) -> bool:
-        """The object, or an object of one component, has ignored_layers beside a method; or the
-        object has null for a component beside the name of a method.
+        """The object, or an object of one component, has ignored_layers beside a method, or a
+        method of vLLM-Omni under `method`; or the object has null for a component beside the name
+        of a method.
         """
         value = object_or_empty(text)
         words = [part for part in value.values() if isinstance(part, str)]
         if _is_per_component(value) and any(_method(word) in _KNOWN for word in words):
             return True
-        return any("ignored_layers" in part and _METHOD_KEYS & set(part) for part in lists_in(text))
+        parts = lists_in(text)
+        if "quant_cfg" not in value and any(_is_own(part) for part in parts):
+            return True
+        return any("ignored_layers" in part and _METHOD_KEYS & set(part) for part in parts)
+
+
+def _is_own(part: Mapping[str, Any]) -> bool:
+    """Whether an object names a method as vLLM-Omni alone does: under `method`."""
+    return isinstance(part.get("method"), str) and _method(part["method"]) in _KNOWN
 
 
 _KNOWN = (*METHODS, *OTHER_METHODS, *MODELOPT)

@@ -196,7 +196,7 @@ def _priced(subject: Subject, request: AuditRequest, fixed: Fixed) -> Iterator[P
         for fqn, name in subject.formats.items()
     }
     yield price(request.source.name, run)
-    if fixed.formats != subject.formats:
+    if fixed.formats != subject.formats and fixed.is_priced:
         own = {fqn: FormatName(name) for fqn, name in fixed.formats.items()}
         yield price("the same, fixed", own)
     if request.recipe is not None:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
 from sensitivity.consumers.readers.plain import PLAIN_RULES
 from sensitivity.consumers.readers.served_lists import ServedList
+from sensitivity.consumers.rules import RULES
 from sensitivity.core.fqns import role_of
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.meanings import found_by, in_another_list
@@ -60,7 +61,7 @@ def dead_entries(subject: Subject) -> Iterator[Finding]:
         entry for entry, hits in zip(subject.listed.entries, subject.hits, strict=True) if not hits
     ]
     interpreter = Interpreter(subject)
-    if dead and len(dead) == len(subject.listed.entries):
+    if dead and len(dead) == len(subject.listed.entries) and not _name_others(dead, subject):
         yield _wrong_form(dead, subject, interpreter)
     ends = time.monotonic() + HINT_SECONDS
     for number, entry in enumerate(dead):
@@ -113,9 +114,9 @@ def _with_hint(plain: Finding, entry: Entry, subject: Subject, interpreter: Inte
     """The finding with the first hint that fits."""
     hints: tuple[Callable[[], Finding | None], ...] = (
         lambda: _other_modules(plain, entry, subject),
-        lambda: _older_name(plain, entry, subject, whole=True),
+        lambda: _older_name(plain, entry, subject, interpreter, whole=True),
         lambda: _other_name(plain, entry, subject, interpreter),
-        lambda: _older_name(plain, entry, subject, whole=False),
+        lambda: _older_name(plain, entry, subject, interpreter, whole=False),
         lambda: _other_rule(plain, entry, subject),
     )
     for hint in hints:
@@ -124,6 +125,12 @@ def _with_hint(plain: Finding, entry: Entry, subject: Subject, interpreter: Inte
     closest = closest_names(_literal(entry), subject)
     names = f"closest live names: {', '.join(closest)}" if closest else "nothing is called alike"
     return dataclasses.replace(plain, message=f"hits no Linear; {names}", closest=closest)
+
+
+def _name_others(dead: list[Entry], subject: Subject) -> bool:
+    """Whether all of the entries name modules that hold no Linear."""
+    plain = Finding(kind=Kind.DEAD, severity=Severity.NOTE, message="")
+    return len(dead) <= HINTED and all(_other_modules(plain, entry, subject) for entry in dead)
 
 
 def _other_modules(plain: Finding, entry: Entry, subject: Subject) -> Finding | None:
@@ -158,7 +165,7 @@ def _other_name(
         names = first_names(called_there(fqns, subject)) or "without a name there"
         whose = found.whose or ("the" if found.part else "more than the")
         which = "names" if len(fqns) > 1 and found.part else "name"
-        part = "a part of " if found.part else ""
+        part = "a part of " if found.part and names != entry.text else ""
         what = f"{part}{whose} {which} of {plural(len(fqns), 'Linear')} ({names})"
     if isinstance(subject.listed, ServedList) and never_quantized(
         subject.listed, subject.model.tree
@@ -190,13 +197,27 @@ def _what_to_write(
         shown = first_names(names)
         return tuple(names[:3]), f", and {form} matches whole names: write {shown}, as `fix` does"
     if found.part:
-        shown = first_names(names)
-        return tuple(names[:3]), f", and {form} has no rule for it: write {shown}, as `fix` does"
+        whole = _live(entry, names, subject)
+        says = f", and {form} compares it with {RULES[entry.rule].description}"
+        if not whole:
+            return (), f"{says}: no entry can name them alone; `fix` writes a list that does"
+        return whole[:3], f"{says}: write {first_names(whole)}, as `fix` does"
     with_others = ""
     if isinstance(subject.listed, ServedList) and (others := _run_with(fqns, names, subject)):
         with_others = f", which {form} runs as one with {first_names(others)}"
     this = "that" if len(names) == 1 else "these"
     return tuple(names[:3]), f"{with_others}: write {this}"
+
+
+def _live(entry: Entry, names: list[str], subject: Subject) -> tuple[str, ...]:
+    """These names, or those of their weights, as far as the rule of an entry hits them; () if it
+    hits the first in neither way.
+    """
+    for end in ("", ".weight"):
+        first = dataclasses.replace(entry, text=f"{names[0]}{end}")
+        if found_by(subject.listed, first, subject.model.tree, subject.names):
+            return tuple(f"{name}{end}" for name in names)
+    return ()
 
 
 def _run_with(fqns: list[str], names: list[str], subject: Subject) -> list[str]:
@@ -212,16 +233,23 @@ def called_there(fqns: Iterable[str], subject: Subject) -> list[str]:
     return [name for name in dict.fromkeys(map(subject.called, fqns)) if name]
 
 
-def _older_name(plain: Finding, entry: Entry, subject: Subject, *, whole: bool) -> Finding | None:
+def _older_name(
+    plain: Finding, entry: Entry, subject: Subject, interpreter: Interpreter, *, whole: bool
+) -> Finding | None:
     """It is, or has in it, a module's name in the original checkpoint.
 
-    A consumer that matches names of its own is told these, not diffusers'.
+    A consumer that matches names of its own is told these, not diffusers'. A new name that would
+    hit more than the old one means is not offered.
     """
     text = _literal(entry)
     renamed = renamed_to(text, subject.model.tree, whole=whole)
     if renamed is None or isinstance(subject.listed, ServedList):
         return None
     new, source = renamed
+    today = dataclasses.replace(entry, text=entry.text.replace(text, new[0]))
+    meant = interpreter.read(entry) if whole else None
+    if meant and found_by(subject.listed, today, subject.model.tree, subject.names) - meant.fqns:
+        return None
     message = f"hits no Linear: {text!r} is called {first_names(new)} in diffusers ({source})"
     return dataclasses.replace(plain, message=message, closest=new)
 

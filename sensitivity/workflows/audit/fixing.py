@@ -4,9 +4,9 @@
     text = plain_list(fixed, subject, name="my.txt", speedup=1.4)    # globs, with reasons
 
 What dead entries mean by another name of the same Linears, or by a part of it (`understood`), is
-kept. The other dead entries go, and so do redundant ones. What is over-matched is made exact. Linears that their format
-refuses, and families that are quantized at a loss, stay bf16. Fused Linears with different formats
-stay bf16 together, also what a server cannot tell apart.
+kept. The other dead entries go, and so do redundant ones. What is over-matched is made exact.
+Linears that their format refuses, and families that are quantized at a loss, stay bf16. Fused
+Linears with different formats stay bf16 together, also what a server cannot tell apart.
 
 Two things are left as they are, since they are choices about pictures, which prices do not see:
 what the list skips for nothing stays skipped, and sensitive Linears stay quantized.
@@ -54,6 +54,11 @@ class Fixed:
     changes: tuple[str, ...]
     given_up: tuple[str, ...] = ()
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether all of its formats are this tool's. An entry that was dead may name another."""
+        return all(isinstance(name, FormatName) for name in self.formats.values())
+
 
 def fix(subject: Subject) -> Fixed:
     """The list without the faults that can be mended."""
@@ -84,7 +89,7 @@ def fix(subject: Subject) -> Fixed:
     unknown = subject.unknown_parts
     changes = (
         (len(unknown), f"{plural(len(unknown), 'unknown part')} dropped: {first_names(unknown)}"),
-        (len(read), f"{plural(len(read), 'dead entry')} read as it is meant: {first_names(read)}"),
+        (len(read), f"{plural(len(read), 'dead entry')} read as meant: {first_names(read)}"),
         (
             len(given_up),
             f"{plural(len(given_up), 'dead entry')} dropped: {first_names(given_up)}",

@@ -188,3 +188,6 @@ class _Modules:
                     self.linears[fqn] = module
                 elif inner and not any(isinstance(child, nn.Linear) for child in module.modules()):
                     self.without_linears[fqn] = type(module).__name__
+                for name, _ in module.named_parameters(recurse=False):
+                    if name not in ("weight", "bias"):
+                        self.without_linears[f"{fqn}.{name}".strip(".")] = "Parameter"

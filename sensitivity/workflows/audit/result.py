@@ -59,15 +59,21 @@ class Audit:
         return any(finding.severity in counted.get(on, ()) for finding in self.findings)
 
     @property
+    def has_fixed_price(self) -> bool:
+        """Whether the list without its faults has a price: whether its formats are this tool's."""
+        return self.subject.is_priced and self.fixed.is_priced
+
+    @property
     def fixed_price(self) -> PricedList:
         """The price of the list without its faults.
 
         Raises:
             PatternError: the list is in a format that this tool does not have.
         """
-        if not self.subject.is_priced:
+        if not self.has_fixed_price:
+            others = self.subject.other_formats or self.subject.listed.other_formats
             raise PatternError(
-                f"found a list in the format {', '.join(self.subject.other_formats)[:200]}, which"
+                f"found a list in the format {', '.join(others)[:200]}, which"
                 f" this tool does not have; expected one of {', '.join(FormatName)}: give `fix` a"
                 " path that does not end in .json"
             )
@@ -168,7 +174,7 @@ def fixed_text(audit: Audit) -> str:
         audit.fixed,
         audit.subject,
         name=audit.source.name,
-        speedup=audit.fixed_price.estimate.speedup if audit.subject.is_priced else None,
+        speedup=audit.fixed_price.estimate.speedup if audit.has_fixed_price else None,
     )
 
 

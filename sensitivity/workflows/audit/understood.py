@@ -8,7 +8,7 @@ and the run-time names of vLLM-Omni and of SGLang. People copy lists from one to
 a prefix in front (`transformer.`, `model.diffusion_model.`) or `.weight` behind. So a dead entry is
 matched again, by its own rule, with each of these names. If it names a module that holds Linears,
 all of them are meant. Where only whole names count, people also write parts of names, as the
-tools' own guides do: `img_mlp` for all of `transformer_blocks.*.img_mlp.*`, `attention.to_` for what
+tools' own guides do: `img_mlp` for `transformer_blocks.*.img_mlp.*`, `attention.to_` for all that
 begins so. An entry that keeps Linears in bf16 is read so at last.
 
 What is found is surely meant: hints say it, and `fixing` keeps it. Names that are only alike, and

@@ -26,12 +26,12 @@ ROLES = (
     ],
 )
 def test_time_grows_with_the_linears(name: str, form: str) -> None:
-    """Ten thousand Linears at random, written and proved; it was over a minute when every entry was
-    compared with every name.
+    """Four thousand Linears at random, written and proved; it was ten seconds and more when every
+    entry was compared with every name.
     """
     draw = random.Random(0)
-    fqns = [f"transformer_blocks.{block}.{role}" for block in range(1000) for role in ROLES]
+    fqns = [f"transformer_blocks.{block}.{role}" for block in range(400) for role in ROLES]
     recipe = make_recipe(fqns, [fqn for fqn in fqns if draw.random() < 0.5], "mxfp8")
     before = time.process_time()
     assert EXPORTERS[name](form=form).export(recipe)
-    assert time.process_time() - before < 6.0
+    assert time.process_time() - before < 4.0

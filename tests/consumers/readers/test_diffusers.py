@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader
 from sensitivity.core.format_name import FormatName
+from sensitivity.errors import PatternError
 
 from support.fqn_configs import INSIDE, KEYS, MX, chosen, fqn_config
 from support.namesakes import SmallNamesakeNet, mx_config
@@ -195,6 +196,31 @@ def test_other_backends_have_their_own_rules(name: str) -> None:
     found = listed.assign(ModelTree(fqns=fqns), quantized=FormatName.NVFP4)
     assert {fqn for fqn, one in found.items() if one is FormatName.BF16} == kept
     assert {one for fqn, one in found.items() if fqn not in kept} == {format}
+
+
+def test_a_list_under_another_backends_key_is_refused() -> None:
+    """A backend ignores another backend's key, so that its list would keep nothing."""
+    for config, key in (
+        ({"load_in_4bit": True}, "modules_to_not_convert"),
+        ({"quant_method": "quanto"}, "llm_int8_skip_modules"),
+    ):
+        with pytest.raises(PatternError, match=f"found {key} in a config of .*; rename it"):
+            get_reader("diffusers").read(json.dumps({**config, key: ["proj_out"]}))
+
+
+def test_sdnq_and_modelopt_read_names_of_weights() -> None:
+    """A saved list has names of parameters: sdnq needs the whole of one, ModelOpt looks at the
+    weight's quantizer.
+    """
+    tree = ModelTree(fqns=("blocks.0.mod", "blocks.1.mod"))
+    for method, entry, kept in (
+        ("sdnq", "blocks.0.mod.weight", {"blocks.0.mod"}),
+        ("sdnq", "blocks.0.mod", set()),
+        ("modelopt", "0.mod.weight", {"blocks.0.mod"}),
+    ):
+        config = {"quant_method": method, "modules_to_not_convert": [entry]}
+        listed = get_reader("diffusers").read(json.dumps(config))
+        assert chosen(listed, tree) == set(tree.fqns) - kept
 
 
 def test_nunchaku_names_what_is_quantized() -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sensitivity.consumers import rules
+from sensitivity.consumers import timed_regexes
 from sensitivity.consumers.readers import get_reader
 from sensitivity.consumers.readers.literals import parse_python
 from sensitivity.consumers.readers.strict_yaml import parse_yaml
@@ -19,7 +19,7 @@ CPU_SECONDS = 8.0
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short limit of regular expressions, which would each take the whole of it."""
-    monkeypatch.setattr(rules, "REGEX_SECONDS", 0.02)
+    monkeypatch.setattr(timed_regexes, "REGEX_SECONDS", 0.02)
 
 
 @pytest.mark.usefixtures("impatient")

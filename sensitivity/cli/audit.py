@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.file_checks import keep_database_apart
 from sensitivity.cli.options import (
     BatchSize,
     Frames,
@@ -147,8 +148,10 @@ def audit(
     console = make_console(json_path)
     console.width = console.width if console.is_terminal else WIDTH
     with step(console, "loading libraries"):
+        from sensitivity.search.store import default_storage
         from sensitivity.workflows.audit import AuditRequest, audit_list, read_source
 
+    keep_database_apart(storage or default_storage(spec), "--storage")
     source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
     spec = complete_study(console, spec, options=options)
     request = AuditRequest(

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
-from sensitivity.cli.file_checks import check_writable
+from sensitivity.cli.file_checks import check_writable, keep_database_apart
 from sensitivity.cli.options import (
     ArithmeticName,
     DeviceName,
@@ -96,8 +96,10 @@ def calibrate(
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.cli.render.progress import CalibrationProgress
+        from sensitivity.search.store import default_storage
         from sensitivity.workflows.calibrate import CalibrationRequest, calibrate_study
 
+    keep_database_apart(storage or default_storage(spec), "--storage")
     request = CalibrationRequest(
         formats=formats,
         arithmetic=arithmetic,

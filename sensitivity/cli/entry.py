@@ -6,6 +6,7 @@ traceback of one that it does not expect is printed without control characters.
 """
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -31,13 +32,38 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main() -> None:
     """Run the command line and exit with its code."""
     _quiet_libraries()
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where it was closed
+    _open_closed_streams()
+    _buffer_output()
     try:
         code = _run()
     except Exception:
         sys.stderr.write(printable_lines(traceback.format_exc()))
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Give streams that the shell closed (`>&-`) the null device, so that no file that is opened
+    later gets their numbers, which libraries write to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _buffer_output() -> None:
+    """Buffer stdout where PYTHONUNBUFFERED is set.
+
+    On a full disk the bare file takes a part of a text, and Python drops the rest without an error.
+    """
+    file = getattr(sys.stdout, "buffer", None)
+    if isinstance(file, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(file),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=True,
+        )
 
 
 def _run() -> Any:

@@ -3,11 +3,11 @@
 Every command's options are held against one another when it starts (`checking_files`). An output
 
 - is a path on this machine (`s3://...` is refused, not made into a folder named "s3:"),
-- can be written,
+- can be written; what counts is the path without symbolic links and "..", which is written too,
 - is not a file that the command reads or keeps, under whatever name (symbolic and hard links are
   followed),
 - replaces no file but one that this program wrote (`is_ours`), unless `--force` is given,
-- never replaces a database, and no file of a model's folder.
+- never replaces a database, and in a model's folder only results of this program.
 
 What a command reads beyond its options (the prompts, devices and weights that its study names) is
 held against the outputs by `keep_apart`.
@@ -50,6 +50,10 @@ JSON_KEYS: tuple[frozenset[str], ...] = (
 """Keys at the top of each JSON that this program writes; a file that has them all is ours."""
 
 _COMMENT = re.compile(r"# .*\bof \d+ Linears\b")  # in the heading of every text that we write
+_FOR_OTHERS = re.compile(
+    r'"(method|quant_method|quant_algo|quantization|fqn_to_config|layers|config_groups)":'
+)
+"""A key of every JSON that we write for other tools."""
 _DATABASE = b"SQLite format 3\0"
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")
 _MOST_BYTES = 64 * 2**20
@@ -93,6 +97,10 @@ def checking_files(
     for flag, name, path in named:
         if name != "model":  # `models` knows the URLs of the Hub
             check_path(path, flag)
+        if name in OUTPUTS and name != "json_path" and str(path) == "-":
+            raise UserError(
+                f"{flag} is -; expected the path of a file: name one, or leave {flag} out"
+            )
     outputs = {flag: path for flag, name, path in named if name in OUTPUTS and str(path) != "-"}
     token = _files.set(CommandFiles(outputs, force))
     try:
@@ -113,24 +121,29 @@ def check_path(path: Path | str, flag: str) -> None:
     scheme = url_scheme(path)
     if scheme is not None:
         kind = ", since a study is kept in an SQLite file" if flag == "--storage" else ""
-        example = "sensitivity-runs/my-study.db" if flag == "--storage" else "result.json"
+        example = ", such as sensitivity-runs/my-study.db" if flag == "--storage" else ""
         raise UserError(
-            f"{flag}: found a {scheme}:// URL; expected a path on this machine{kind}: name a file,"
-            f" such as {example}"
+            f"{flag}: found a {scheme}:// URL; expected a path on this machine{kind}: name a file"
+            f"{example}"
+        )
+    if flag == "--storage" and any(0xD800 <= ord(character) < 0xE000 for character in str(path)):
+        raise UserError(
+            f"{flag}: found a name that is not UTF-8; expected one that is: name another"
         )
 
 
 def check_output(path: Path, flag: str) -> None:
     """Raise OutputError where `path` cannot be written, or is a file that is not ours."""
     check_writable(path, flag)
-    if not os.path.isfile(path):
+    real = real_path(path)
+    if not os.path.isfile(real):
         return
-    if _is_database(path):
+    if _is_database(real):
         raise OutputError(
             f"{flag} {path} is a database, perhaps with a study's trials, which no result may"
             " replace; expected the path of a new file: name another"
         )
-    if not _files.get().force and not is_ours(path):
+    if not _files.get().force and not is_ours(real):
         raise OutputError(
             f"{flag} {path} is a file that this program did not write; expected a new file, or one"
             " that it wrote: name another, or add --force to replace that one"
@@ -141,10 +154,12 @@ def check_writable(path: Path | str | None, flag: str) -> None:
     """Raise OutputError now rather than after minutes of work. Nothing is made."""
     if path is None or path == "-":
         return
-    path, folder = Path(path), Path(path).parent
+    real = real_path(path)
+    folder = real.parent
     try:
-        if path.exists() and not path.is_file():
-            reason = "is a folder" if path.is_dir() else "is not a regular file"
+        if real.is_symlink() or (real.exists() and not real.is_file()):
+            reason = "is a folder" if real.is_dir() else "is not a regular file"
+            reason = "is a symbolic link to itself" if real.is_symlink() else reason
             raise OutputError(
                 f"{flag} {path} {reason}; name a file in a folder that can be written"
             )
@@ -162,14 +177,15 @@ def keep_apart(inputs: Iterable[tuple[str, Path | str | None]]) -> None:
     """Raise OutputError where an output of the running command is a file that it reads.
 
     Args:
-        inputs: (what messages call it, path); paths of files and folders, None for none. In a
-            folder (a model's), no file that exists may be replaced.
+        inputs: (what messages call it, path); paths of files and folders, None for none; what does
+            not exist is something else, such as a study's name. In a folder (a model's), only
+            results of this program may be replaced.
     """
     outputs = _files.get().outputs
     if not outputs:
         return
     for name, path in inputs:
-        if path is None:
+        if path is None or not os.path.exists(path):
             continue
         for flag, output in outputs.items():
             if _same_file(output, path):
@@ -177,7 +193,9 @@ def keep_apart(inputs: Iterable[tuple[str, Path | str | None]]) -> None:
                     f"{flag} {output} is the file of {name}, which is read; expected a file for"
                     " each: name another"
                 )
-            if os.path.isdir(path) and os.path.exists(output) and _is_inside(output, path):
+            real = real_path(output)
+            is_inside = os.path.isdir(path) and real.is_relative_to(os.path.realpath(path))
+            if is_inside and real.exists() and not is_ours(real):
                 raise OutputError(
                     f"{flag} {output} is a file in the folder of {name}, which is read; expected a"
                     " new file: name another"
@@ -195,7 +213,8 @@ def keep_database_apart(path: Path, name: str) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is one that this program writes: a result's JSON, or a text with our heading.
+    """Whether a file is one that this program writes: a result's JSON, a text with our heading, or
+    JSON for another tool, which we indent by one space and others do not.
 
     An empty file is nobody's work, and counts as ours.
     """
@@ -213,7 +232,19 @@ def is_ours(path: Path) -> bool:
         return False
     if not isinstance(data, dict):
         return False
-    return data.keys() == {"models"} or any(keys <= data.keys() for keys in JSON_KEYS)
+    if data.keys() == {"models"} or any(keys <= data.keys() for keys in JSON_KEYS):
+        return True
+    # notebooks are indented so too
+    is_for_others = "nbformat" not in data and _FOR_OTHERS.search(text) is not None
+    return is_for_others and text == json.dumps(data, indent=1) + "\n"
+
+
+def real_path(path: Path | str) -> Path:
+    """The path without symbolic links and "..", as it is written to.
+
+    A folder that does not exist is not passed through, so `new/../file` is `file`.
+    """
+    return Path(os.path.realpath(path))
 
 
 def _check_distinct(outputs: Mapping[str, Path]) -> None:
@@ -241,10 +272,6 @@ def _same_file(a: Path | str, b: Path | str) -> bool:
         return os.path.samefile(a, b)
     except (OSError, ValueError):
         return os.path.realpath(a) == os.path.realpath(b)
-
-
-def _is_inside(path: Path, folder: Path | str) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _is_database(path: Path) -> bool:

@@ -49,9 +49,10 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         help=(
-            "Prompts of your own instead of the study's. A text file has one a line (# comments);"
-            " a third of them, 4 to 16, evenly spread over the file, choose and the others are"
-            " held out; 8 or more in all. A TOML has search = [...] and held_out = [...]."
+            "Prompts of your own instead of the study's: a text file with one a line (# comments),"
+            " or a .csv, .tsv, .json or .jsonl with a column or field such as prompt or caption; 8"
+            " or more. A third of them, 4 to 16, evenly spread over the file, choose and the others"
+            " are held out. A TOML has search = [...] and held_out = [...]."
         ),
     ),
 ]

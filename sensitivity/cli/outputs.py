@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.file_checks import check_output, check_writable, keep_database_apart
+from sensitivity.cli.file_checks import check_output, check_writable, keep_database_apart, real_path
 from sensitivity.core.file_names import file_name
 from sensitivity.core.json_files import write_whole
 from sensitivity.errors import OutputError
@@ -62,11 +62,12 @@ def make_folder(path: Path) -> None:
     Raises:
         OutputError: it cannot be made.
     """
+    folder = real_path(path).parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the folder {path.parent} cannot be made ({error.strerror}); expected a folder that"
+            f"the folder {folder} cannot be made ({error.strerror}); expected a folder that"
             " can be written: name another path"
         ) from None
 

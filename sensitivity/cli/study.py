@@ -38,7 +38,15 @@ def find_study(model: str) -> StudySpec:
         UserError: there is no such study, or an output is one of its files.
     """
     spec = resolve_spec(model)
-    files = (spec.model.path, spec.model.config, spec.fidelity.weights, Path(spec.pricing.target))
+    source = spec.prompts.source
+    prompts = None if source is None else source.path
+    files = (
+        spec.model.path,
+        spec.model.config,
+        spec.fidelity.weights,
+        spec.pricing.target,
+        prompts,
+    )
     keep_apart(("--model", path) for path in files)
     return spec
 

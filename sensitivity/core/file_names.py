@@ -50,7 +50,7 @@ def url_scheme(path: Path | str) -> str | None:
     A `Path` of a URL has lost one of its two slashes, and is found too. Messages show the scheme
     only: the rest may hold a password.
     """
-    found = _SCHEME.match(str(path))
+    found = _SCHEME.match(str(path).lstrip())
     return None if found is None else found[1]
 
 

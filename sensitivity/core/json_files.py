@@ -45,15 +45,8 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         ValueError: it is not strict JSON, or nested deeper than `max_depth` levels.
     """
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"found bytes that are not UTF-8 at position {error.start}; expected UTF-8 text: save"
-            " the file as UTF-8"
-        ) from None
-    try:
         value = json.loads(
-            text,
+            decode_utf8(data),
             parse_constant=_refuse_constant,
             parse_float=_parse_float,
             parse_int=_parse_int,
@@ -65,9 +58,24 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
             " expected one JSON value: write the file again"
         ) from None
     except RecursionError:
-        raise ValueError(_depth_message(max_depth)) from None
+        raise ValueError(depth_message(max_depth)) from None
     check_value(value, max_depth=max_depth)
     return value
+
+
+def decode_utf8(data: bytes) -> str:
+    """A text in UTF-8, without the byte order mark that some programs put in front.
+
+    Raises:
+        ValueError: it is no UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"found bytes that are not UTF-8 at position {error.start}; expected UTF-8 text: save"
+            " the file as UTF-8"
+        ) from None
 
 
 def check_value(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
@@ -80,7 +88,7 @@ def check_value(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
     while pending:
         item, depth = pending.pop()
         if depth > max_depth:
-            raise ValueError(_depth_message(max_depth))
+            raise ValueError(depth_message(max_depth))
         if isinstance(item, str):
             _check_text(item)
         elif isinstance(item, Mapping):
@@ -165,7 +173,8 @@ def _replace(target: Path, data: bytes) -> None:
         raise
 
 
-def _depth_message(max_depth: int) -> str:
+def depth_message(max_depth: int) -> str:
+    """What is wrong with a text that is nested deeper than `max_depth` levels."""
     return (
         f"found nesting deeper than {max_depth} levels; expected at most {max_depth}: name another"
         " file"

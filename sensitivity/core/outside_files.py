@@ -25,10 +25,11 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedReader
 from typing import Any
 
-from sensitivity.core.json_files import MAX_DEPTH, parse_json
+from sensitivity.core.json_files import MAX_DEPTH, decode_utf8, depth_message, parse_json
 
 StrPath = str | os.PathLike[str]
 
@@ -50,12 +51,14 @@ class Bounds:
     max_depth: int = MAX_DEPTH
 
 
-STUDY = Bounds(max_bytes=8 * 2**20, max_values=200_000, max_depth=16)
+STUDY = Bounds(max_bytes=8 * 2**20, max_values=100_000, max_depth=12)
 """A study TOML, which may hold prompts."""
-DEVICE = Bounds(max_bytes=256 * 2**10, max_values=5_000, max_depth=16)
+DEVICE = Bounds(max_bytes=256 * 2**10, max_values=5_000, max_depth=12)
 """A device TOML."""
 PROMPTS = Bounds(max_bytes=64 * 2**20, max_values=4_000_000)
-"""Prompts, in any of their forms."""
+"""Prompts, in any of their forms but TOML."""
+PROMPTS_TOML = Bounds(max_bytes=32 * 2**20, max_values=300_000, max_depth=12)
+"""Prompts in a TOML, which takes longer to parse."""
 NAME_LIST = Bounds(max_bytes=16 * 2**20, max_values=200_000)
 """A skip file, or a consumer's list in any of its forms."""
 PYTHON_LIST = Bounds(max_bytes=4_000_000, max_values=150_000)
@@ -73,13 +76,6 @@ TRUNK = Bounds(max_bytes=64 * 2**20, max_values=0)
 RECIPE = Bounds(max_bytes=8 * 2**20, max_values=100_000)
 """A recipe."""
 
-_LONG_KEY = re.compile(
-    r"(?:^[ \t]*(?:\[{1,2}[ \t]*)?|[{,][ \t]*)"
-    r"""(?:(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){256}""",
-    re.MULTILINE,
-)
-"""A dotted key of TOML with hundreds of parts, for which tomllib takes quadratic time."""
-
 
 def read_bytes(path: StrPath, bounds: Bounds) -> bytes:
     """The bytes of a regular file.
@@ -90,11 +86,7 @@ def read_bytes(path: StrPath, bounds: Bounds) -> bytes:
     """
     with _open_regular(path) as file:
         data = file.read(bounds.max_bytes + 1)
-    if len(data) > bounds.max_bytes:
-        raise ValueError(
-            f"found more than {bounds.max_bytes} bytes; expected at most {bounds.max_bytes}: name"
-            " another file"
-        )
+    _check_size(data, bounds)
     return data
 
 
@@ -114,11 +106,7 @@ def decode_text(data: bytes, bounds: Bounds) -> str:
     Raises:
         ValueError: it is no text, or has more bytes or lines than `bounds` allow.
     """
-    if len(data) > bounds.max_bytes:
-        raise ValueError(
-            f"found more than {bounds.max_bytes} bytes; expected at most {bounds.max_bytes}: name"
-            " another file"
-        )
+    _check_size(data, bounds)
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if is_utf16 and not data.startswith(codecs.BOM_UTF32_LE):
         try:
@@ -129,7 +117,7 @@ def decode_text(data: bytes, bounds: Bounds) -> str:
                 " the file as UTF-8"
             ) from None
     else:
-        text = _utf8(data)
+        text = decode_utf8(data)
     _check_count("lines", text.count("\n"), bounds)
     return text
 
@@ -142,7 +130,7 @@ def read_json(path: StrPath, bounds: Bounds) -> Any:
         ValueError: as `read_bytes`; it is no strict JSON, or has more values or levels than
             `bounds` allow.
     """
-    data = read_bytes(path, bounds).removeprefix(codecs.BOM_UTF8)
+    data = read_bytes(path, bounds)
     _check_count("values", sum(map(data.count, (b",", b"[", b"{"))), bounds)
     return parse_json(data, max_depth=bounds.max_depth)
 
@@ -155,7 +143,7 @@ def read_toml(path: StrPath, bounds: Bounds) -> dict[str, Any]:
         ValueError: as `read_bytes`; it is no TOML, or has more values or levels than `bounds`
             allow.
     """
-    return parse_toml(_utf8(read_bytes(path, bounds)), bounds)
+    return parse_toml(decode_utf8(read_bytes(path, bounds)), bounds)
 
 
 def parse_toml(text: str, bounds: Bounds) -> dict[str, Any]:
@@ -165,14 +153,14 @@ def parse_toml(text: str, bounds: Bounds) -> dict[str, Any]:
         ValueError: it is no TOML, or has more values or levels than `bounds` allow.
     """
     _check_count("values", sum(map(text.count, ",[{=")), bounds)
-    if _LONG_KEY.search(text):
-        raise ValueError(_too_deep(bounds))
+    if _long_key(bounds.max_depth).search(text):
+        raise ValueError(depth_message(bounds.max_depth))
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"found no valid TOML ({error}); expected TOML: correct it") from None
     except RecursionError:
-        raise ValueError(_too_deep(bounds)) from None
+        raise ValueError(depth_message(bounds.max_depth)) from None
     except ValueError as error:  # of Python: an integer of thousands of digits, a date of no month
         raise ValueError(f"found a wrong value ({error}); expected TOML: correct it") from None
     _check_depth(data, bounds)
@@ -218,14 +206,20 @@ def _check_mode(mode: int) -> None:
         )
 
 
-def _utf8(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+@cache
+def _long_key(parts: int) -> re.Pattern[str]:
+    """A dotted key of TOML with more parts; tomllib takes quadratic time for each."""
+    start = r"(?:^[ \t]*(?:\[{1,2}[ \t]*)?|[{,][ \t]*)"
+    part = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+    return re.compile(f"{start}(?:{part}){{{parts}}}", re.MULTILINE)
+
+
+def _check_size(data: bytes, bounds: Bounds) -> None:
+    if len(data) > bounds.max_bytes:
         raise ValueError(
-            f"found bytes that are not UTF-8 at position {error.start}; expected UTF-8 text: save"
-            " the file as UTF-8"
-        ) from None
+            f"found more than {bounds.max_bytes} bytes; expected at most {bounds.max_bytes}: name"
+            " another file"
+        )
 
 
 def _check_count(what: str, found: int, bounds: Bounds) -> None:
@@ -247,11 +241,4 @@ def _check_depth(value: Any, bounds: Bounds) -> None:
         ]
         if not level:
             return
-    raise ValueError(_too_deep(bounds))
-
-
-def _too_deep(bounds: Bounds) -> str:
-    return (
-        f"found nesting deeper than {bounds.max_depth} levels; expected at most"
-        f" {bounds.max_depth}: name another file"
-    )
+    raise ValueError(depth_message(bounds.max_depth))

@@ -14,8 +14,8 @@
 
 A caller writes what a file or the command line would hold: the text of an enum, a list for a tuple,
 a text for a path. Inside, formats are compared by identity, so a text that passed as it is would
-give another result and no error. A value of no such type is a UserError. A bool is no number, and a URL
-is no path.
+give another result and no error. A value of no such type is a UserError. A bool is no number, and
+a URL is no path.
 
 Method. pydantic converts each field that is made of plain types. Fields of other classes stay as
 they are. What is checked beyond types is the record's own affair.

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sensitivity.core.file_names import slug
+from sensitivity.core.file_names import slug, url_scheme
 from sensitivity.core.outside_files import STUDY, read_toml, reason
 from sensitivity.core.words import did_you_mean, printable
 from sensitivity.errors import PipelineError, SpecError, UnknownModelError
@@ -161,7 +161,12 @@ def resolve_spec(model: str | os.PathLike[str]) -> StudySpec:
     if model in studies:
         return load_spec(studies[model])
     path = Path(model)
-    if path.suffix == ".toml":
+    if (scheme := url_scheme(model)) is not None and hub_id_in(model) is None:
+        raise UnknownModelError(
+            f"unknown model: found a {scheme}:// URL; expected a study name, a study TOML, a"
+            " diffusers pipeline folder, or a Hub id org/name: name one of these"
+        )
+    if path.suffix == ".toml" and scheme is None:
         return load_spec(path)
     if model and os.path.isdir(model):  # unlike Path.is_dir, False for a name that is too long
         if not (path / "model_index.json").is_file():

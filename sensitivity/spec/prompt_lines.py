@@ -19,27 +19,38 @@ KIND = "text, one prompt a line"
 MOST, SOME = 0.9, 0.25
 """The share of lines that counts as most, and of lines that begin with "prompt:"."""
 
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")  # str.splitlines breaks at form feeds and U+2028 too
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _FIELD = "|".join(name.replace("_", "[ _-]") for known in FIELDS for name in known)
-_NAMED = re.compile(rf"""(?:-\s+)?["']?(?:{_FIELD})["']?\s*[:=].*""", re.IGNORECASE)
+_NAMED = re.compile(
+    rf"""(?:-\s+)?["']?(?:{_FIELD})(?:\s*#?\d{{1,7}})?["']?\s*[:=].*""", re.IGNORECASE
+)
 _FIRST_LINE = {
     re.compile(r"<(\?xml|!doctype)\b.*|</?\w[^<>]*>", re.IGNORECASE): "markup",
     re.compile(r"-{3,}|\+{3}|%YAML.*"): "YAML, or front matter",
     re.compile(r"""(export\s+|const\s+)?\w+(:\s*[\w\[\]]+)?\s*=\s*["'\[{(].*"""): "code or TOML",
     re.compile(r"\[{1,2}[\w .-]+\]{1,2}"): "a section of TOML or INI",
     re.compile(r"""["']?[\w -]{1,40}["']?\s*:(\s*[|>]-?)?"""): "YAML",
-    re.compile(r"""[\[{(]\s*(["'{\[].*)?"""): "damaged JSON, or a list of Python",
+    re.compile(r"""\{\s*(["'\[].*)?|[\[(]\s*(["'{\[].*["'}\]),])?"""): (
+        "damaged JSON, or a list of Python"
+    ),
+    re.compile(r"\{\\rtf.*"): "RTF",
     re.compile(r"```.*|~~~.*|\\(begin|documentclass|item)\b.*"): "Markdown or LaTeX",
     re.compile(r"(import|from)\s+\w+(\s+import\s.*)?|(def|class)\s+\w+.*:|#!.*"): "code",
 }
 """{what a first line looks like, in all: what that is}."""
 _MOST_LINES = {
-    re.compile(r"[-*+\u2022\u2013]\s+.*"): "a list with bullets",
-    re.compile(r"[(\[]?\d{1,7}\s*(?:[.)\]:]\s+|[.)\]:](?=\D)|[,;|\t]).*"): "a list with numbers",
+    re.compile(r"[-*+>\u2013\u2022\u25cf\u25e6\u25aa\u25a0\u00b7](?:\s+|(?=\w)).*"): (
+        "a list with bullets"
+    ),
+    re.compile(
+        r"[(\[]?\d{1,7}\s*(?:[.)\]:\uff1a-]\s+|[.)\]:](?=\D)|[,;|\t\u3001\uff0e\uff1a\uff09]).*"
+    ): "a list with numbers",
+    re.compile(r"[(\[]?[A-Za-z][.)\]:]\s+.*"): "a list with letters",
     re.compile(r".*[,;|\t] ?-?\d+(\.\d+)?"): "a table without a header",
     re.compile(r"\|.*\|"): "a table of Markdown",
-    re.compile(r"""(?:"[^"]*"|'.*'|\u201c.*\u201d|".*")\s*,?"""): "quotation marks or code",
-    re.compile(r"--?\w[\w-]*[ =].*"): "options of a command",
+    re.compile(r"""(?:"[^"]*"|'.*'|\u201c.*\u201d|".*"|`.*`)\s*,?"""): "quotation marks or code",
+    re.compile(r"--\w[\w-]*[ =].*"): "options of a command",
     re.compile(r"<(\w+)[^<>]*>.*</\1>|<[^<>]*/>"): "markup",
     re.compile(r"""["']?\w+["']?\s*:\s*["'\[{].*"""): "YAML, or a part of JSON",
 }
@@ -54,7 +65,7 @@ def read_lines(text: str) -> PromptTexts:
     """
     lines = [
         (number, line.strip())
-        for number, line in enumerate(text.splitlines(), start=1)
+        for number, line in enumerate(_LINE_BREAK.split(text), start=1)
         if line.strip() and not line.strip().startswith("#")
     ]
     refuse_structure([line for _, line in lines])

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from sensitivity.core.outside_files import PROMPTS, read_text, read_toml, reason
+from sensitivity.core.outside_files import PROMPTS, PROMPTS_TOML, read_text, read_toml, reason
 from sensitivity.core.words import printable
 from sensitivity.errors import SpecError
 from sensitivity.spec._base import Section, Seed, wrong_keys
@@ -62,7 +62,7 @@ class PromptSource:
     """What was read of a file of prompts.
 
     Attributes:
-        file: its name.
+        path: where it is.
         kind: its form: "CSV", "text, one prompt a line".
         field: the column or field that holds the prompts; "" where there is none.
         left_out: the other columns or fields.
@@ -71,13 +71,18 @@ class PromptSource:
         first: the first three prompts.
     """
 
-    file: str
+    path: Path
     kind: str
     field: str
     left_out: tuple[str, ...]
     count: int
     repeats: int
     first: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.path.name
 
     def describe(self) -> str:
         """One line for people: how many prompts of which column, and how they begin."""
@@ -154,6 +159,8 @@ class PromptSection(Section):
                     f"{again!r} is in `{name}` more than once; expected each prompt once: take the"
                     " repeats out"
                 )
+            if any(map(has_control, texts)):
+                raise ValueError(f"`{name}` has control characters; expected text: take them out")
             if any(not text.strip() for text in texts):
                 raise ValueError(f"`{name}` has an empty prompt; expected text: take it out")
         return self
@@ -190,7 +197,7 @@ def read_prompts(path: Path) -> PromptSection:
             " `held_out` in a TOML"
         )
     source = PromptSource(
-        file=path.name,
+        path=path,
         kind=read.kind,
         field=read.field,
         left_out=read.left_out,
@@ -295,7 +302,7 @@ def _wrong_file(path: Path, error: OSError | ValueError) -> str:
 
 def _from_toml(path: Path) -> PromptSection:
     """The prompts of a TOML. Raises OSError, ValueError, or SpecError for wrong keys."""
-    data = read_toml(path, PROMPTS)
+    data = read_toml(path, PROMPTS_TOML)
     try:
         section = PromptSection.model_validate(
             data.get("prompts", data) if set(data) <= {"prompts"} else data
@@ -307,7 +314,7 @@ def _from_toml(path: Path) -> PromptSection:
         ) from None
     texts = (*section.search, *section.held_out)
     source = PromptSource(
-        file=path.name,
+        path=path,
         kind="TOML",
         field="search, held_out",
         left_out=(),

@@ -14,6 +14,7 @@ import tomli_w
 
 from sensitivity.core.json_files import write_whole
 from sensitivity.core.outside_files import STUDY, read_bytes, reason
+from sensitivity.core.words import printable
 from sensitivity.errors import OutputError
 from sensitivity.spec.loading import is_below
 from sensitivity.spec.study_spec import NULL, StudySpec
@@ -36,7 +37,8 @@ def study_toml(spec: StudySpec, heading: Sequence[str] = ()) -> str:
     if nulls := [name for name, value in spec.settings.items() if value is None]:
         given = {key: x for key, x in data["settings"].items() if x is not None}
         data["settings"] = given | {NULL: nulls}
-    comments = "".join(f"# {line}\n" for text in heading for line in text.splitlines())
+    lines = (line for text in heading for line in text.split("\n"))
+    comments = "".join(f"# {printable(line)}\n" for line in lines)
     return comments + tomli_w.dumps(data)
 
 
@@ -47,13 +49,19 @@ def save_study(spec: StudySpec, path: Path, heading: Sequence[str] = ()) -> Path
         OutputError: the path cannot be written, is a file with another content, or does not lie
             above the device TOML that the study names.
     """
-    device = Path(spec.pricing.target)
+    device, path = Path(spec.pricing.target), Path(os.path.realpath(path))
     if device.suffix == ".toml" and not is_below(path.parent, os.path.abspath(device)):
         raise OutputError(
             f"`save_study`: {path} would name the device TOML {device}, which is not below its"
             f" folder; expected a place in {device.parent}: name a file there"
         )
-    text = study_toml(spec, heading).encode()
+    try:
+        text = study_toml(spec, heading).encode()
+    except UnicodeEncodeError:
+        raise OutputError(
+            "`save_study`: the study's paths have one that is not UTF-8, which no TOML can hold;"
+            " expected a folder whose name is text: rename it"
+        ) from None
     try:
         if path.exists() and read_bytes(path, STUDY) != text:
             raise OutputError(

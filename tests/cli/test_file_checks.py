@@ -21,6 +21,7 @@ from sensitivity.cli.file_checks import (
     keep_database_apart,
 )
 from sensitivity.cli.flags import flags_of
+from sensitivity.cli.outputs import write_file
 from sensitivity.errors import OutputError, UserError
 
 FLAGS = {
@@ -70,6 +71,8 @@ def test_an_output_is_held_against_inputs_by_the_file_itself(name: str, force: b
         ({"storage": Path("s.db"), "out": Path("s.db")}, "holds the study's trials"),
         ({"storage": Path("s.db"), "json_path": "s.db-journal"}, "holds the study's trials"),
         ({"out": Path("mine.toml")}, "did not write"),
+        ({"out": Path("new/../mine.toml")}, "did not write"),
+        ({"out": Path("loop")}, "link to itself"),
         ({"out": Path()}, "is a folder"),
         ({"json_path": os.devnull}, "is not a regular file"),
         ({"out": Path("p.txt/x.json")}, "cannot be written"),
@@ -79,8 +82,10 @@ def test_an_output_is_held_against_inputs_by_the_file_itself(name: str, force: b
 def test_outputs_that_would_do_harm_are_refused(values: dict[str, Any], words: str) -> None:
     """Each is an error that names the option, and every file stays as it was."""
     before = {path: path.read_bytes() for path in Path().iterdir()}
+    os.symlink("loop", "loop")
     with pytest.raises(OutputError, match=f"(?i){words}"):
         check(**values)
+    Path("loop").unlink()
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
 
 
@@ -93,10 +98,12 @@ def test_a_database_is_never_replaced() -> None:
 
 
 def test_a_file_in_a_models_folder_is_never_replaced() -> None:
-    """A new file may lie beside the weights, and no file there is replaced."""
+    """A result may lie beside the weights, and no other file there is replaced."""
     Path("model").mkdir()
     Path("model/config.json").write_text("{}", encoding="utf-8")
     check(model="model", out=Path("model/recipe.json"))
+    Path("model/recipe.json").write_text('{"models": []}', encoding="utf-8")
+    check(model="model", out=Path("model/recipe.json"))  # the same command again
     with pytest.raises(OutputError, match="a file in the folder of --model"):
         check(True, model="model", out=Path("model/config.json"))
 
@@ -110,6 +117,30 @@ def test_urls_are_no_paths_and_passwords_stay_hidden(option: str) -> None:
         check(**{option: value})
     assert "hunter2" not in str(caught.value)
     assert sorted(map(str, Path().iterdir())) == ["mine.toml", "p.txt"]
+
+
+def test_a_name_is_no_file() -> None:
+    """A study or GPU that is named like an output is not read from that file."""
+    check(model="tiny", target="b200", out=Path("tiny"), json_path="b200")
+
+
+def test_only_json_goes_to_stdout_by_a_hyphen() -> None:
+    """Other outputs would become a file of that name, unchecked."""
+    check(json_path="-")
+    with pytest.raises(UserError, match="--out is -; expected the path of a file"):
+        check(out=Path("-"))
+
+
+def test_a_folder_that_does_not_exist_is_not_passed_through() -> None:
+    """What is checked is what is written: `new/../file` is `file`, and `new` is not made."""
+    write_file(Path("new/../made.json"), b"{}")
+    assert sorted(map(str, Path().iterdir())) == ["made.json", "mine.toml", "p.txt"]
+
+
+def test_a_database_has_a_name_in_utf_8() -> None:
+    """SQLite takes no other name; the message does not call the database damaged."""
+    with pytest.raises(UserError, match="--storage: found a name that is not UTF-8"):
+        check(storage=Path("s\udcff.db"))
 
 
 def test_checks_make_nothing() -> None:
@@ -137,6 +168,9 @@ def test_what_a_study_names_is_held_against_outputs_too() -> None:
         ("# Linears that stay in bf16.\n# mine: 1 bf16, 2 nvfp4 of 3 Linears\nproj\n", True),
         ("# my own list\nproj\n", False),
         ('{"_class_name": "FluxPipeline"}', False),
+        ('{\n "transformer": {\n  "method": "fp8"\n }\n}\n', True),  # exported
+        ('{\n  "transformer": {\n    "method": "fp8"\n  }\n}\n', False),  # somebody else's
+        ('{\n "nbformat": 4,\n "layers": {}\n}\n', False),  # a notebook
         ("[1, 2]", False),
         ("[" * 100_000, False),
         ("\0\x01", False),

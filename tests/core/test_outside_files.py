@@ -141,6 +141,7 @@ def test_toml_is_refused_in_words(tmp_path: Path, data: bytes, message: str) -> 
         b"[[" + b'"a" . ' * 100_000 + b"a]]",
         b"\t" + b"'a'." * 100_000 + b"a = 1",
         b"x = {" + b"a." * 100_000 + b"a = 1}",
+        b"".join(b"k%d" % i + b".a" * 200 + b" = 1\n" for i in range(2000)),
     ],
     ids=lambda data: data[:12].decode(),
 )

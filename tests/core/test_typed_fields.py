@@ -70,3 +70,21 @@ def test_another_value_is_refused_with_its_field(kind: Any, given: Any, message:
     with pytest.raises((UserError, FormatError)) as caught:
         kind(**given)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "url"),
+    [
+        (SearchRequest, "storage", "postgresql+psycopg://me:hunter2@host/db"),
+        (SelectRequest, "storage", Path("mysql://me:hunter2@host/db")),
+        (CalibrationRequest, "cache_folder", "s3://hunter2/references"),
+        (PriceRequest, "compare", ["a.json", "https://host/hunter2.json"]),
+    ],
+)
+def test_a_url_is_no_path(kind: Any, field: str, url: Any) -> None:
+    """A URL is refused by its scheme, also where a `Path` took one of its slashes; what follows
+    may be a password and is not shown.
+    """
+    with pytest.raises(UserError, match=rf"`{field}` is a \S+:// URL; expected a path") as caught:
+        kind(**{field: url})
+    assert "hunter2" not in str(caught.value)

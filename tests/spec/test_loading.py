@@ -105,6 +105,14 @@ def test_anything_else_is_unknown(model: str) -> None:
         resolve_spec(model)
 
 
+@pytest.mark.parametrize("model", ["https://user:hunter2@host/x.toml", "s3://user:hunter2@x"])
+def test_an_address_is_no_model_and_its_password_stays_hidden(model: str) -> None:
+    """Only addresses that hold a Hub id are answered with it."""
+    with pytest.raises(UnknownModelError, match=r"found a \w+:// URL; expected") as caught:
+        resolve_spec(model)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_misspelt_name_is_answered_with_the_closest() -> None:
     """The next step of an unknown model is the study that was probably meant."""
     with pytest.raises(UnknownModelError, match=r"did you mean 'tiny-flux'\?"):

@@ -32,7 +32,7 @@ def test_odd_texts_come_back_from_a_toml(tmp_path: Path) -> None:
         update={"settings": {"a": 1, "b": 1.0, "c": 1e-30, "d": True, "e": odd}, "title": odd}
     )
     path = tmp_path / "x.toml"
-    path.write_text(study_toml(spec, ["first\nsecond", 'name = "other"']), encoding="utf-8")
+    path.write_text(study_toml(spec, ["first\nsecond \x1b[0m", 'name = "other"']), encoding="utf-8")
     found = load_spec(path)
     assert found == spec
     assert [type(value) for value in found.settings.values()] == [int, float, float, bool, str]
@@ -48,15 +48,25 @@ def test_lists_and_nulls_come_back_from_a_toml(tmp_path: Path) -> None:
     assert load_spec(path) == spec
 
 
-def test_a_study_never_replaces_another_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["x.toml", "new/../x.toml"])
+def test_a_study_never_replaces_another_file(tmp_path: Path, name: str) -> None:
     """The same text may be written again; a file with another content stays as it is."""
     spec, path = resolve_spec("tiny-flux"), tmp_path / "x.toml"
     save_study(spec, path)
     save_study(spec, path)
-    before = path.read_bytes()
+    path = tmp_path / name
+    before = (tmp_path / "x.toml").read_bytes()
     with pytest.raises(OutputError, match="is a file with another content; expected a new file"):
         save_study(spec.model_copy(update={"title": "other"}), path)
-    assert path.read_bytes() == before
+    assert (tmp_path / "x.toml").read_bytes() == before
+
+
+def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A folder's name need not be UTF-8, a TOML must be."""
+    spec = resolve_spec("tiny-flux")
+    model = spec.model.model_copy(update={"path": Path("m\udcff")})
+    with pytest.raises(OutputError, match=r"one that is not UTF-8.*: rename it"):
+        save_study(spec.model_copy(update={"model": model}), tmp_path / "x.toml")
 
 
 def test_a_device_toml_is_named_from_above_only(tmp_path: Path) -> None:

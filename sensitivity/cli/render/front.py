@@ -134,7 +134,7 @@ def _legend(
     prompts = len(score.per_prompt) if score is not None else 0
     noise = "not measured (batch of one)"
     if score is not None and score.noise_floor is not None:
-        noise = f"{score.noise_floor:.4f} (bf16 generated one by one)"
+        noise = f"{score.noise_floor:.2g} (bf16 generated one by one)"
     lines = [
         f"* on the front   > chosen   noise floor of LPIPS {noise}",
         *_rounding_line(floor),

@@ -5,6 +5,8 @@ This is regional compilation, for measuring times and for searching.
     compile_denoiser(denoiser, compile_mode="default")
     with CompiledRegions(denoiser):     # compiled inside the context, eager outside
         pipeline(...)
+    with running_eagerly():             # what is compiled already, without its graphs
+        pipeline(...)
 
 Regions are the modules whose classes `_repeated_blocks` names, as in diffusers'
 `compile_repeated_blocks(fullgraph=True)`. A denoiser without that list has the blocks that its FQNs
@@ -18,7 +20,9 @@ strides may cost one more graph; if that exceeds the limit, the same error is ra
 denoiser runs. Linears that a `Switch` holds make one graph, whatever their formats are.
 """
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -113,6 +117,19 @@ def check_recompile_limit(patterns: Mapping[str, int], limit: int | None = None)
             allowed,
             max(found, allowed) + 1,
         )
+
+
+@contextmanager
+def running_eagerly() -> Iterator[None]:
+    """Run compiled modules eagerly inside.
+
+    If torch._dynamo was never imported, nothing is compiled, and importing it would cost seconds.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def default_recompile_limit() -> int:

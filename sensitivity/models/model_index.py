@@ -68,6 +68,10 @@ class ComponentEntry(BaseModel):
         """Whether it has weights, as far as its class's name tells."""
         return not self.is_text and "Scheduler" not in self.class_name
 
+    def find_class(self) -> Any:
+        """What the libraries have under the class's name; None where they have nothing."""
+        return getattr(_source(self.library), self.class_name, None)
+
     def load_class(self) -> Any:
         """The class, from diffusers, transformers, or one of diffusers' pipelines.
 
@@ -75,11 +79,7 @@ class ComponentEntry(BaseModel):
             PipelineError: the installed versions have no such class, or it is none that a component
                 may have (`component_classes`).
         """
-        known = self.library in ("diffusers", "transformers")
-        source: Any = importlib.import_module(self.library if known else "diffusers.pipelines")
-        if not known:
-            source = getattr(source, self.library, None) if self.library.isidentifier() else None
-        cls = getattr(source, self.class_name, None)
+        cls = self.find_class()
         named = printable(f"{self.library}.{self.class_name}")
         if not isinstance(cls, type):
             raise PipelineError(
@@ -235,6 +235,21 @@ class ModelIndex(BaseModel):
         cls = self.pipeline_class()
         parameters = inspect.signature(cls.__call__).parameters
         return cls.__name__, {name: p.default for name, p in parameters.items() if name != "self"}
+
+
+def _source(library: str) -> Any:
+    """The module of a component's class; None where there is no such module.
+
+    Older pipelines of diffusers lie in `deprecated` by now, and folders still name them as before
+    (Stable Cascade's `wuerstchen`).
+    """
+    if library in ("diffusers", "transformers"):
+        return importlib.import_module(library)
+    pipelines: Any = importlib.import_module("diffusers.pipelines")
+    if not library.isidentifier():
+        return None
+    found = getattr(pipelines, library, None)
+    return getattr(pipelines.deprecated, library, None) if found is None else found
 
 
 def unknown_component(

@@ -23,7 +23,14 @@ from typing import Any
 from sensitivity.core.words import printable
 from sensitivity.errors import PipelineError
 
-PICKLES = (("torch", "load"), ("torch.jit", "load"), ("pickle", "load"), ("pickle", "loads"))
+PICKLES = (
+    ("torch", "load"),
+    ("torch.serialization", "load"),
+    ("torch.jit", "load"),
+    ("pickle", "load"),
+    ("pickle", "loads"),
+    ("pickle", "Unpickler"),
+)
 """(module, function) of all that opens a pickle; `numpy.load` opens its pickles with `pickle`."""
 FOREIGN_CODE = (
     ("transformers.dynamic_module_utils", "get_class_in_module"),

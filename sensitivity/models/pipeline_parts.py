@@ -19,6 +19,7 @@ from sensitivity.errors import PipelineError, SensitivityError
 from sensitivity.models.component_classes import Kind, kind_of
 from sensitivity.models.config_files import check_component_files
 from sensitivity.models.hub import quiet
+from sensitivity.models.missing_packages import lacks_package, missing_package
 from sensitivity.models.model_index import ModelIndex
 from sensitivity.models.only_data import only_data
 
@@ -27,6 +28,7 @@ def load_data_part(index: ModelIndex, name: str) -> Any:
     """A component without weights: a scheduler, tokenizer, processor or guider.
 
     Raises:
+        MissingPackageError: its class needs a package that is not installed.
         PipelineError: its class is none of these, or refuses the files in its folder.
     """
     entry, folder = index.components[name], index.folder / name
@@ -45,6 +47,8 @@ def load_data_part(index: ModelIndex, name: str) -> Any:
     except SensitivityError:
         raise
     except Exception as error:  # every class refuses its files in its own way
+        if missing_package(error) is not None:
+            raise lacks_package(entry.class_name, error) from error
         raise PipelineError(
             f"{folder} cannot be loaded as a {entry.class_name} ({type(error).__name__}:"
             f" {first_line(error, most=300)}); expected the files that `save_pretrained` writes:"
@@ -73,6 +77,7 @@ def make_pipeline(
             not are None otherwise.
 
     Raises:
+        MissingPackageError: its code needs a package that is not installed.
         PipelineError: the pipeline cannot be made of them.
     """
     base = index.pipeline_class()
@@ -92,6 +97,8 @@ def make_pipeline(
     except SensitivityError:
         raise
     except Exception as error:  # a pipeline's constructor may raise anything
+        if missing_package(error) is not None:
+            raise lacks_package(base.__name__, error) from error
         raise PipelineError(
             f"{index.folder} is no complete {base.__name__} ({type(error).__name__}:"
             f" {first_line(error, most=300)}); expected a folder that"

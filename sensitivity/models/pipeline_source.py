@@ -27,6 +27,7 @@ from sensitivity.core.words import first_line, printable
 from sensitivity.errors import PipelineError, SensitivityError
 from sensitivity.models.config_files import check_component_files
 from sensitivity.models.hub import HUB_TIMEOUT_S, hub_answers, quiet
+from sensitivity.models.missing_packages import lacks_package, missing_package
 from sensitivity.models.model_index import ModelIndex
 from sensitivity.models.only_data import only_data
 from sensitivity.models.pipeline_parts import load_data_part, make_pipeline
@@ -148,6 +149,8 @@ def _load_component(
     except (torch.OutOfMemoryError, SensitivityError):
         raise
     except Exception as error:  # every class raises its own kinds of errors
+        if missing_package(error) is not None:
+            raise lacks_package(cls.__name__, error) from error
         raise _load_error(folder, cls, error) from error
     missing = sorted(info["missing_keys"])
     if missing:

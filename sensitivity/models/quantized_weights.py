@@ -116,9 +116,11 @@ def describe_config(folder: Path) -> str | None:
     """How a component is quantized by its config files; None if they do not say that it is."""
     path = folder / "config.json"
     config = read_config(path) if path.is_file() else {}
-    for key in CONFIG_KEYS:
-        if isinstance(how := config.get(key), dict) and how:
-            return f"{_method(how)} (`{key}` in config.json)"
+    nested = {f"{key}.": part for key, part in config.items() if isinstance(part, dict)}
+    for prefix, part in {"": config, **nested}.items():  # such as text_config
+        for key in CONFIG_KEYS:
+            if isinstance(how := part.get(key), dict) and how:
+                return f"{_method(how)} (`{prefix}{key}` in config.json)"
     named = next((name for name in QUANTIZER_FILES if (folder / name).is_file()), None)
     return f"{QUANTIZER_FILES[named]} ({named})" if named else None
 

@@ -30,6 +30,7 @@ from sensitivity.models.config_files import INDEX_FILE, check_component_files, r
 from sensitivity.models.hub import quiet
 from sensitivity.models.meta_module import build_on_meta
 from sensitivity.models.meta_tensors import REAL_ELEMENTS
+from sensitivity.models.missing_packages import lacks_package, missing_package
 from sensitivity.models.model_index import ComponentEntry, ModelIndex, unknown_component
 from sensitivity.models.only_data import only_data
 from sensitivity.models.pipeline_parts import load_data_part, make_pipeline
@@ -106,11 +107,11 @@ def _component(
     """A module on meta, a stand-in for a tokenizer or processor, or a scheduler."""
     folder = index.folder / name
     if entry.is_text:
-        return _stand_in(counts, folder, entry.class_name)
+        return _stand_in(counts, folder, entry)
     cls = entry.module_class()
     if cls is None:
         if kind_of(entry.load_class()) in (Kind.TOKENIZER, Kind.PROCESSOR):
-            return _stand_in(counts, folder, entry.class_name)
+            return _stand_in(counts, folder, entry)
         return load_data_part(index, name)
     _check_class(folder, entry.class_name)
     check_component_files(folder)
@@ -120,6 +121,8 @@ def _component(
     except SensitivityError:
         raise
     except Exception as error:  # every class refuses a config in its own way
+        if missing_package(error) is not None:
+            raise lacks_package(entry.class_name, error) from error
         raise PipelineError(
             f"{name} ({entry.class_name}) cannot be built from {folder} ({type(error).__name__}:"
             f" {first_line(error, most=300)}); expected the config that `save_pretrained` writes:"
@@ -153,7 +156,7 @@ def _token_counts(spec: StudySpec) -> TokenCounts:
     )
 
 
-def _stand_in(counts: TokenCounts, folder: Path, class_name: str) -> Any:
+def _stand_in(counts: TokenCounts, folder: Path, entry: ComponentEntry) -> Any:
     """A stand-in with the lengths that the study declares.
 
     Padded texts have the length that the tokenizer's config states; without it, a CLIP encoder's
@@ -164,14 +167,14 @@ def _stand_in(counts: TokenCounts, folder: Path, class_name: str) -> Any:
     file = folder / "tokenizer_config.json"
     limit = read_config(file).get("model_max_length") if file.is_file() else None
     default = OTHER_TOKENS
-    if "CLIP" in class_name:
+    if "CLIP" in entry.class_name:
         encoder = folder.parent / folder.name.replace("tokenizer", "text_encoder") / "config.json"
         positions = (
             read_config(encoder).get("max_position_embeddings") if encoder.is_file() else None
         )
         default = positions if isinstance(positions, int) else CLIP_TOKENS
     length = limit if isinstance(limit, int) and 0 < limit < UNLIMITED_TOKENS else default
-    return make_stand_in(class_name, counts, length)
+    return make_stand_in(entry.class_name, counts, length, place_of=entry.find_class())
 
 
 def _dropped_tokens(pipe: Any) -> int:

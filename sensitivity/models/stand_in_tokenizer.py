@@ -19,13 +19,13 @@ its start and end are among the ones that are counted.
 What it does not do: tokenize text, or process pictures and sound.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizer, ProcessorMixin
 
@@ -51,6 +51,10 @@ OF_PICTURES = re.compile("image|img|vision|video", re.IGNORECASE)
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 """What a tokenizer returns, unless its class says otherwise."""
+GRID_PIXELS, PREVIEW = 32, 16
+"""Pixels of a picture token's side, and rows of a square preview (transformers'
+`GlmImageProcessor`).
+"""
 GENERATED = "</s>"
 """Which token `generated_ids` gives."""
 
@@ -126,6 +130,18 @@ class StandInTokenizer(PreTrainedTokenizer):  # type: ignore[misc]
     def _length(self, text: str) -> int:
         return self.counts.tokens(text)
 
+    def _pad(self, encoded_inputs: Any, *args: Any, **options: Any) -> Any:
+        """One text's inputs, with a position for each token where the class returns positions.
+
+        Positions count from the first token that is no padding, as Kolors' tokenizer has them.
+        """
+        padded = super()._pad(encoded_inputs, *args, **options)
+        if "position_ids" in self.model_input_names and "position_ids" not in padded:
+            length, mask = len(padded[self.model_input_names[0]]), padded.get("attention_mask")
+            first = mask.index(1) if mask and 1 in mask else 0
+            padded["position_ids"] = [max(i - first, 0) for i in range(length)]
+        return padded
+
     def _convert_token_to_id(self, token: str) -> int:
         if token.isdecimal():
             return int(token) % VOCABULARY_SIZE
@@ -159,17 +175,50 @@ class StandInProcessor(ProcessorMixin):  # type: ignore[misc]
         self.return_mm_token_type_ids = getattr(place_of, "return_mm_token_type_ids", False)
         self.image_token, self.image_token_id = tokenizer.image_token, tokenizer.image_token_id
 
+    def __call__(
+        self, *args: Any, target_h: int | None = None, target_w: int | None = None, **options: Any
+    ) -> Any:
+        """Ids and attention mask of a batch; with a size in pixels, also the grids of the pictures
+        that a model is to write (`picture_grids`).
+        """
+        out = super().__call__(*args, **options)
+        if target_h is not None and target_w is not None:
+            grids, count = picture_grids(target_h, target_w), len(out["input_ids"])
+            out["image_grid_thw"] = torch.tensor(grids * count)
+            out["images_per_sample"] = torch.tensor([len(grids)] * count)
+        return out
+
     def tell_apart(self, prompts: Sequence[str]) -> None:
         """Give different texts different ids from now on, as its tokenizer does."""
         self.tokenizer.tell_apart(prompts)
 
 
-def make_stand_in(class_name: str, counts: TokenCounts, max_length: int) -> Any:
-    """The stand-in for an object of one of transformers' classes: a tokenizer or a processor."""
-    place_of = getattr(transformers, class_name, None)
+def make_stand_in(
+    class_name: str, counts: TokenCounts, max_length: int, *, place_of: type | None = None
+) -> Any:
+    """The stand-in for a tokenizer or a processor.
+
+    Args:
+        class_name: the name of its class.
+        counts, max_length, place_of: as `StandInTokenizer` has them.
+    """
     if re.search("Processor|FeatureExtractor", class_name):
         return StandInProcessor(StandInTokenizer(counts, max_length), place_of=place_of)
     return StandInTokenizer(counts, max_length, place_of=place_of)
+
+
+def picture_grids(height: int, width: int) -> list[list[int]]:
+    """The grids (frames, rows, columns) of the picture tokens that GLM-Image writes for a text.
+
+    Args:
+        height, width: of the picture in pixels.
+
+    Returns:
+        The picture's, one token each 32 pixels, and that of a preview of about 256 tokens.
+    """
+    rows, columns = height // GRID_PIXELS, width // GRID_PIXELS
+    ratio = math.sqrt(rows / columns)
+    return [[1, rows, columns], [1, int(ratio * PREVIEW), int(PREVIEW / ratio)]]
 
 
 def generated_ids(

@@ -52,6 +52,8 @@ WIDTHS = (
 """Keys of configs that say how wide the tensors are that components pass to each other."""
 SHAPE_WORDS = re.compile("shape|size|dimension|channels", re.IGNORECASE)
 """Words in torch's errors about shapes."""
+ONE_TEXT = re.compile(r"`prompt`.*\bstr\b.*<class 'list'>")
+"""An error of a pipeline that takes one text, and no list of them."""
 SMALL_PIXELS = 64
 """Below this height or width, an error about shapes is the size's fault."""
 
@@ -85,6 +87,16 @@ def _explained(
     call = inspect.signature(type(pipe).__call__).parameters
     if is_about_pictures(name, call, str(error)):
         return needs_picture(spec.name, name, call, pipe.components, reason)
+    if ONE_TEXT.search(reason):
+        return PipelineError(
+            f"{name} takes one text in a call, and a study gives it a list of them ({reason});"
+            " expected a pipeline that generates from several prompts at once: name one"
+        )
+    if "output_type" in reason or "output type" in reason:
+        return PipelineError(
+            f"{name} does not return its pictures or clips as tensors ({reason}); expected a"
+            " pipeline of pictures or videos from text: name one"
+        )
     absent = [key for key, part in pipe.components.items() if part is None]
     if absent and _is_about_none(error) and not calls.failed_inside:
         return PipelineError(

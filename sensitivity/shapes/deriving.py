@@ -180,7 +180,7 @@ def _notes(
         if seen.ran:
             instead = "the settings say how it is called instead"
         else:
-            instead = "it chooses its size itself"
+            instead = "none of the sizes that were tried does"
         notes.append(
             f"{index.pipeline} does not run without weights as it is called by default"
             f" ({seen.failure}): {instead}"

@@ -76,7 +76,7 @@ def routers(module: nn.Module) -> tuple[str, ...]:
         if not counts:
             continue
         for child_name, child in parent.named_children():
-            if EXPERTS in child_name.lower():
+            if EXPERTS in child_name.lower() and not _has_one_linear(child):
                 continue
             for inner, part in child.named_modules():
                 if isinstance(part, nn.Linear) and part.out_features in counts and _is_near(inner):
@@ -121,6 +121,13 @@ def describe_besides(weights: Sequence[WeightBeside], values: int) -> str:
         f" ({and_more(roles, most=3)}; the largest has"
         f" {' x '.join(map(str, first.shape))}); no format is chosen for them, and they stay bf16"
     )
+
+
+def _has_one_linear(child: nn.Module) -> bool:
+    """Whether a module that is called after experts may choose among them (`expert_gate`)."""
+    if isinstance(child, nn.ModuleList | nn.ModuleDict):
+        return False
+    return sum(isinstance(part, nn.Linear) for part in child.modules()) == 1
 
 
 def _is_near(inner: str) -> bool:

@@ -30,7 +30,7 @@ from sensitivity.spec.study_spec import StudySpec
 
 STEPS = 2
 USUAL_PIXELS = 1024
-"""The height and width that are halved where the call has no default."""
+"""The height and width that are tried first, and then halved, where the call has no default."""
 SMALLEST_PIXELS = 64
 """The smallest height or width that is tried."""
 PIXEL_STEP = 32
@@ -144,8 +144,8 @@ def _attempts(
     """Changes of the settings to try, one after the other.
 
     None; a negative prompt, which some calls need though they have no default for it; sizes that
-    are not rounded to a table of usual ones; half the size, a quarter, ... Sizes stay as they are
-    where the user gave one.
+    are not rounded to a table of usual ones; a usual size where the call has no default; half the
+    size, a quarter, ... Sizes stay as they are where the user gave one.
     """
     yield {}
     if call.get("negative_prompt", "") is None and "negative_prompt" not in settings:
@@ -156,7 +156,8 @@ def _attempts(
     if exact:
         yield exact
     asked = {key: settings.get(key, USUAL_PIXELS) for key in ("height", "width") if key in call}
-    for part in (2, 4, 8, 16):
+    parts = (2, 4, 8, 16) if asked.keys() <= settings.keys() else (1, 2, 4, 8, 16)
+    for part in parts:
         if asked and min(asked.values()) // part >= SMALLEST_PIXELS:
             sizes = {key: size // part // PIXEL_STEP * PIXEL_STEP for key, size in asked.items()}
             yield {**exact, **sizes}

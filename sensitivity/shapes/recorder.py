@@ -29,7 +29,6 @@ weight is used without calling the module (`nn.MultiheadAttention.out_proj`, for
 """
 
 import math
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from torch import Tensor, nn
 
 from sensitivity.core.fqns import is_in
 from sensitivity.errors import MeasurementError, SensitivityError
+from sensitivity.models.compiled_regions import running_eagerly
 from sensitivity.models.denoisers import Denoisers, parts_of
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 
@@ -188,7 +188,7 @@ def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
         for fqn, linear in recorder._linears.items():
             handles.append(linear.register_forward_pre_hook(recorder._hook(fqn), with_kwargs=True))
         module.eval()
-        with _eager():
+        with running_eagerly():
             yield recorder
     except SensitivityError:
         raise
@@ -203,19 +203,6 @@ def record_linears(module: nn.Module) -> Iterator[LinearRecorder]:
             handle.remove()
         for child, training in modes:
             child.training = training
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """Run compiled modules eagerly inside.
-
-    If torch._dynamo was never imported, nothing is compiled, and importing it would cost seconds.
-    """
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def profile_run(

@@ -117,6 +117,13 @@ def test_foreign_code_is_not_run(entry: list[str], named: str, tmp_path: Path) -
         index.components["unet"].load_class()
 
 
+def test_a_class_of_a_deprecated_pipeline_is_found(tmp_path: Path) -> None:
+    """Stable Cascade's folders name `wuerstchen`, which diffusers has moved."""
+    entry = ["wuerstchen", "PaellaVQModel"]
+    index = ModelIndex.read(save(tmp_path, ENTRIES | {"vae": entry}))
+    assert index.components["vae"].module_class().__name__ == "PaellaVQModel"
+
+
 def test_a_pipeline_that_is_not_installed_is_refused(tmp_path: Path) -> None:
     """A class of diffusers that is no pipeline is not one either."""
     for name in ("NoSuchPipeline", "UNet2DConditionModel", ""):

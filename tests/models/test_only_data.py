@@ -76,7 +76,9 @@ def stores(spec: StudySpec, folder: Path) -> list[Callable[[], object]]:
     [
         lambda data: torch.load(io.BytesIO(data), weights_only=True),
         lambda data: torch.load(io.BytesIO(data), weights_only=False),
+        lambda data: torch.serialization.load(io.BytesIO(data), weights_only=True),
         lambda data: pickle.loads(data),
+        lambda data: pickle.Unpickler(io.BytesIO(data)).load(),
         lambda data: pickle.load(io.BytesIO(data)),
         lambda _data: torch.jit.load("a.pt"),
     ],

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 
 from sensitivity.errors import NeedsPictureError, PipelineError
-from sensitivity.models.picture_inputs import picture_arguments, text_pipeline
+from sensitivity.models.picture_inputs import is_about_pictures, picture_arguments, text_pipeline
 from sensitivity.shapes.deriving import derive
 from sensitivity.shapes.run import run_shapes
 from sensitivity.spec.loading import resolve_spec
@@ -99,3 +99,11 @@ def test_masks_of_text_are_no_pictures() -> None:
     """Attention masks and counts of pictures are other arguments."""
     call = ["prompt", "num_images_per_prompt", "prompt_attention_mask", "mask", "control_image"]
     assert picture_arguments(call) == ["mask", "control_image"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "edits"), [("Kandinsky6TI2VAPipeline", False), ("Kandinsky5I2VPipeline", True)]
+)
+def test_a_picture_that_may_be_left_out_is_not_blamed(pipeline: str, edits: bool) -> None:
+    """TI2V means that a text is enough; I2V does not."""
+    assert is_about_pictures(pipeline, ["image"], "requires an `audio_vae`") is edits

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from sensitivity.errors import PipelineError
+from sensitivity.errors import MissingPackageError, PipelineError
 from sensitivity.models.model_index import ModelIndex
 from sensitivity.models.pipeline_parts import load_data_part, make_pipeline
 
@@ -74,3 +74,15 @@ def test_arguments_of_the_constructor_are_passed(tmp_path: Path) -> None:
     pipe = make_pipeline(ModelIndex.read(tmp_path), parts, complete=False)
     assert pipe.config.boundary_ratio == 0.9
     assert "unknown" not in pipe.config
+
+
+def test_a_constructor_that_lacks_a_package_names_it(tiny_folder: Path) -> None:
+    """Cosmos makes its guard in the constructor; no config file is blamed."""
+
+    class Guarded(FluxPipeline):
+        def __init__(self, **_parts: object) -> None:
+            raise ImportError("Please install it: `pip install cosmos_guardrail`.")
+
+    index = ModelIndex.read(tiny_folder)
+    with pytest.raises(MissingPackageError, match="needs the package cosmos_guardrail"):
+        make_pipeline(index, {}, cls=Guarded, complete=False)

@@ -87,6 +87,7 @@ def test_plain_float8_is_told_apart(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}, "modelopt"),
         ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes, load_in_4bit"),
         ({"quantization_config": {"quant_type": {"default": {}}}}, "a quantizer"),
+        ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "awq"),
         ({"compression_config": {"format": "float-quantized"}}, "float-quantized"),
     ],
 )

@@ -174,3 +174,26 @@ def test_what_a_model_writes_is_a_prompt() -> None:
     ids = tokenizer([f"Improve: {PROMPT}"], return_tensors="pt").input_ids
     written = generated_ids(lambda: None, ids, max_new_tokens=3)[:, ids.shape[1] :]
     assert tokenizer.batch_decode(written, skip_special_tokens=True) == [PROMPT]
+
+
+def test_positions_count_from_the_first_token() -> None:
+    """A class that returns positions gets them: 0 in the padding, then 0, 1, 2, ..."""
+
+    class WithPositions:
+        model_input_names = ("input_ids", "attention_mask", "position_ids")
+
+    counts = TokenCounts(prompt_tokens=3, negative_prompt_tokens=1)
+    tokenizer = StandInTokenizer(counts, place_of=WithPositions)
+    tokenizer.padding_side = "left"
+    found = tokenizer([PROMPT], padding="max_length", max_length=5)
+    assert found["position_ids"] == [[0, 0, 0, 1, 2]]
+
+
+def test_a_size_gives_the_grids_of_the_tokens_to_write() -> None:
+    """1152 x 768 pixels are 36 x 24 tokens of 32 pixels, and a preview of 19 x 13 (transformers'
+    GlmImageProcessor).
+    """
+    tokenizer = StandInTokenizer(TokenCounts(prompt_tokens=3, negative_prompt_tokens=1))
+    found = StandInProcessor(tokenizer)(text=[PROMPT], target_h=1152, target_w=768)
+    assert found["image_grid_thw"].tolist() == [[1, 36, 24], [1, 19, 13]]
+    assert found["images_per_sample"].tolist() == [2]

@@ -55,10 +55,10 @@ def test_a_header_of_absurd_size_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", most + 1))
         file.truncate(most + 100)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match=f"expected at most {most}"):
         read_header(path)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -74,6 +74,6 @@ def test_twenty_thousand_tensors_are_read_in_time(tmp_path: Path) -> None:
     text = json.dumps({f"blocks.{i}.attn.to_q.weight": entry for i in range(20_000)}).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"0" * 32)
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(read_header(path).tensors) == 20_000
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

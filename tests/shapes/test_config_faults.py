@@ -35,6 +35,27 @@ def test_settings_that_the_pipeline_refuses_are_a_mistake(
     assert "[settings]" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("`prompt` has to be of type `str` but is <class 'list'>", "takes one text in a call"),
+        ("Only the output types `pil` and `mesh` are supported", "as tensors .*; expected"),
+    ],
+)
+def test_what_a_study_cannot_change_is_no_fault_of_its_settings(
+    reason: str, message: str, bare: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline of one text, or of no pictures, is refused as such."""
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise ValueError(reason)
+
+    monkeypatch.setattr(diffusers.FluxPipeline, "encode_prompt", refuse)
+    with pytest.raises(PipelineError, match=message) as caught:
+        run_shapes(bare)
+    assert "[settings]" not in str(caught.value)
+
+
 def test_a_package_that_is_missing_is_named(
     bare: StudySpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_router_is_found_by_what_it_stands_beside() -> None:
     for name, gate, found in (
         ("gate", nn.Linear(8, 4), "moe.gate"),
         ("wg", nn.Linear(8, 4), "moe.wg"),
+        ("expert_gate", nn.Linear(8, 4), "moe.expert_gate"),
         ("choice", nn.Sequential(nn.Linear(8, 4)), "moe.choice.0"),
     ):
         for experts in (four, Packed()):

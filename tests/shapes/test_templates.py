@@ -39,7 +39,9 @@ def test_rows_are_those_of_a_real_tokenizer(
     stand_ins = run_shapes(spec)
     real = {True: word_processor, False: word_tokenizer}
     monkeypatch.setattr(
-        skeleton, "_stand_in", lambda _counts, _folder, name: real["Processor" in name]()
+        skeleton,
+        "_stand_in",
+        lambda _counts, _folder, entry: real["Processor" in entry.class_name](),
     )
     monkeypatch.setattr(call_arguments, "PROMPT", " ".join(TEXT.split()[: PIPELINES[name]]))
     assert rows(run_shapes(spec)) == rows(stand_ins)

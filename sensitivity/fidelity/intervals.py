@@ -103,7 +103,7 @@ def is_distinguishable(
         rounding: the share of the smaller mean by which the roundings of another runtime change a
             mean (`search.native_rounding`); smaller differences may turn round there.
     """
-    smaller = min(float(np.mean(first)), float(np.mean(second)))
+    smaller = min(float(np.asarray(each, dtype=np.float64).mean()) for each in (first, second))
     if abs(float(_differences(first, second).mean())) <= max(noise_floor, rounding * smaller):
         return False
     low, high = difference_interval(first, second)

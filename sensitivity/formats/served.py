@@ -126,16 +126,6 @@ def format_in(name: FormatName, arithmetic: Arithmetic) -> Format:
     return _SERVED.get((name, arithmetic), get_format(name))
 
 
-def other_arithmetic(name: FormatName) -> Arithmetic:
-    """The arithmetic that a served model has and `eager` differs from most; eager itself where all
-    are the same.
-    """
-    return {
-        FormatName.NVFP4: Arithmetic.MSLK,
-        FormatName.FP8: Arithmetic.COMPILED,
-    }.get(name, Arithmetic.EAGER)
-
-
 def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x: (rows, K) bf16. Returns e4m3 codes (rows, K) and fp32 scales (rows, 1).
 

@@ -25,9 +25,7 @@ What it does not do: check numbers. That the products are right is for the tests
 """
 
 import logging
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -41,6 +39,7 @@ from sensitivity.errors import RecipeError
 from sensitivity.formats.patches import describe, is_recording_order
 from sensitivity.formats.switch import Switch, Unquantized
 from sensitivity.formats.switchable_linear import SwitchableLinear
+from sensitivity.models.compiled_regions import running_eagerly
 from sensitivity.models.denoisers import parts_of
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def prove_alone(linears: Mapping[str, nn.Linear], *, is_native: bool) -> tuple[s
         RecipeError: some ran in bf16; the message names them and what stands on them.
     """
     proven, wrong = list[str](), list[str]()
-    with _eager():
+    with running_eagerly():
         for fqn, linear in linears.items():
             if not describe(linear) or is_recording_order(linear):
                 continue
@@ -298,13 +297,3 @@ def _in_bf16(fqns: list[str], patch: str) -> str:
         " expected each in its format: take off what patches them, and load the model again before"
         " you apply the recipe"
     )
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """Run compiled modules eagerly inside, without importing the compiler."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

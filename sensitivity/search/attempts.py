@@ -241,8 +241,8 @@ def counting_deaths(
         raise RunError(f"it ended its process {deaths} times (killed, out of memory, or a crash)")
     if deaths:
         noted(
-            f"the last process ended in the middle of it; it is tried again, attempt {deaths + 1} of"
-            f" {DEATHS}"
+            "the last process ended in the middle of it; it is tried again, attempt"
+            f" {deaths + 1} of {DEATHS}"
         )
     store.save_deaths(evaluation, assignment, deaths + 1)
     try:

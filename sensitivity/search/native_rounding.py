@@ -14,7 +14,7 @@ Typical is the geometric mean over prompts, which a single picture that flips do
 Method. The list is the rule of thumb's, which every search scores: it is what is served today, and
 its damage is of the size of what is chosen. (Where everything is quantized, pictures flip into
 others, and the mean is about those.) The first search prompts are drawn, `PICTURES` or a little
-more. It costs less than two trials, once for each study, and the result is a fact of the store.
+more. It costs about two trials, once for each study, and the result is a fact of the store.
 
     found = native_rounding(evaluator, store, candidates, compute=True)
     found.lpips, found.change, found.arithmetic        # 0.015, 0.04, Arithmetic.MSLK
@@ -103,8 +103,12 @@ def native_rounding(
         noted(f"drawing the {SKIP_LIST} with `arithmetic` {other}")
         begun = time.monotonic()
         try:
-            scores = _compare(evaluator, formats, other)
-        except Exception as error:  # it stands beside the result, and does not decide it
+            with counting_deaths(store, keys[0], assignment, noted):
+                scores = attempt(
+                    lambda: _compare(evaluator, formats, other), evaluator, noted=noted
+                )
+        except (MeasurementError, FormatError, PatternError) as error:
+            # It stands beside the result, and does not decide it.
             log.warning("native rounding is not known: %s", first_line(error))
             evaluator.recover()
             return None

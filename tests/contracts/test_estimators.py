@@ -136,6 +136,7 @@ def test_what_is_known_costs_nothing(
     assert progress == [(i, total) for i in range(1, total + 1)]
     known = calibration_cost(evaluator, candidates, store, estimator=name)
     assert (known.known, known.picture_calls, known.decodes) == (known.jobs, 0, 0)
+    assert (cost.numbers, known.numbers) == (0, total)
     assert calibration_cost(evaluator, candidates, store, estimator=other).known == 0
 
 

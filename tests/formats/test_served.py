@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
+from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
 from sensitivity.formats.emulation import arithmetic_on, as_run_on, emulated_linear
 from sensitivity.formats.registry import get_format
-from sensitivity.formats.served import format_in, other_arithmetic
+from sensitivity.formats.served import format_in
 from sensitivity.formats.switch import Switch
 
 MXFP8, NVFP4, FP8 = FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
@@ -205,12 +205,3 @@ def test_keys_tell_arithmetics_apart_and_eager_is_as_before() -> None:
     keys = [arithmetic_on("cpu", arithmetic) for arithmetic in Arithmetic]
     assert keys[0] == 1 == arithmetic_on("cpu")
     assert keys[1:] == [{"arithmetic": "compiled", "on": 1}, {"arithmetic": "mslk", "on": 1}]
-
-
-def test_the_other_arithmetic_of_each_format() -> None:
-    """What native rounding is measured with; MXFP8 has none."""
-    assert {name: other_arithmetic(name) for name in QUANTIZED_FORMATS} == {
-        MXFP8: EAGER,
-        NVFP4: MSLK,
-        FP8: COMPILED,
-    }

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,12 +12,19 @@ from sensitivity.errors import MeasurementError, OutputError, PipelineError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.search.attempts import (
     ATTEMPTS,
+    DEATHS,
     RunError,
     attempt,
     make_references,
     of_the_caller,
     says_no_room,
 )
+
+from support import fake_search
+
+
+class Died(BaseException):
+    """Stands for the end of the process: nothing handles it."""
 
 
 class Recovering:
@@ -125,3 +133,31 @@ def test_bf16_that_does_not_run_is_said_as_that() -> None:
     with pytest.raises(MeasurementError, match=r"bf16's own .*search\.batch_size") as caught:
         make_references(cast("Evaluator", Recovering(error)), "search")
     assert not isinstance(caught.value, RunError)
+
+
+def test_layer_sensitivities_that_end_their_process_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One restart less often than `DEATHS` changes nothing; after that the search goes on without
+    them and reaches its budget.
+    """
+    calibrate = fake_search.calibrate
+
+    def die(*_: Any, **_more: Any) -> None:
+        raise Died
+
+    def run(name: str, *, deaths: int = 0) -> Any:
+        for left in range(deaths, -1, -1):
+            monkeypatch.setattr(fake_search, "calibrate", die if left else calibrate)
+            evaluator = fake_search.FakeEvaluator()
+            how = (tmp_path / f"{name}.db", evaluator, fake_search.settings(), monkeypatch)
+            if left:
+                with pytest.raises(Died):
+                    fake_search.search(*how)
+        return fake_search.search(*how)
+
+    undisturbed = run("plain")
+    assert run("disturbed", deaths=DEATHS - 1) == undisturbed
+    without = run("without", deaths=DEATHS)
+    assert len(without[0]) == fake_search.BUDGET
+    assert [t[5] for t in without[0]] != [t[5] for t in undisturbed[0]]  # other estimates

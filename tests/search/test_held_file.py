@@ -195,6 +195,16 @@ def test_what_is_no_file_is_refused(
         HeldFile.take(tmp_path / "study.db")
 
 
+@pytest.mark.parametrize("url", ["postgresql+psycopg://me:hunter2@host/db", "sqlite:///a.db"])
+def test_a_url_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """A database's URL is refused without its password, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="expected a path on this machine") as raised:
+        HeldFile.take(Path(url))
+    assert "hunter2" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     """Names that are too long or hold a NUL are refused, and shown only in part."""
     with pytest.raises(OutputError, match=r"File name too long.*shorter name") as raised:

@@ -22,11 +22,12 @@ from support.audits import audited, of
             "a module that holds 8",
         ),
         (
-            "double_blocks",
+            "double_blocks",  # `transformer_blocks` would hit the single blocks as well
             "substring",
-            "transformer_blocks",
-            "called transformer_blocks in diffusers",
+            "transformer_blocks.0.norm1.linear",
+            "the original checkpoint's name of 266 Linears",
         ),
+        ("img_in", "substring", "x_embedder", "called x_embedder in diffusers"),
         ("norm1.*context", "substring", None, "as regex-search it would hit 19"),
         ("zzzz", "substring", None, "nothing is called alike"),
     ],

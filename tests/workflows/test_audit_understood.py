@@ -7,10 +7,12 @@ import pytest
 
 from sensitivity.consumers.readers import get_reader
 from sensitivity.core.format_name import FormatName
+from sensitivity.errors import PatternError
 from sensitivity.workflows.audit import (
     Audit,
     AuditRequest,
     Source,
+    fixed_recipe,
     fixed_text,
     keeps_its_form,
 )
@@ -57,6 +59,8 @@ OMNI, SGLANG = "ignored_layers", "quantization_ignored_layers"
             ["single_blocks.0.linear1"],
             {*QKV, f"{SINGLE}.proj_mlp"},
         ),
+        ("vllm-omni", {"method": "fp8"}, OMNI, ["to_qkv"], QKV),
+        ("sglang", {"quantization": "fp8"}, SGLANG, ["attn.to_"], QKV),
         (
             "sglang",
             {"quantization": "fp8"},
@@ -86,6 +90,30 @@ def test_a_server_is_told_its_own_names(
     assert audit.fixed.given_up == ()
 
 
+def test_parts_of_names_are_kept_where_the_rule_cannot_say_them(models: Any) -> None:
+    """Quanto compares the last part alone: a whole name is dead, no entry could say it, and the
+    fixed list keeps what it means. A number is no part of a name.
+    """
+    names = [f"{SINGLE}.proj_mlp", "77"]
+    value = {"quant_method": "quanto", "modules_to_not_convert": names}
+    audit = read_and_audited(models("flux1-dev"), value, "diffusers")
+    first = next(finding for finding in of(audit, Kind.DEAD) if finding.entry == names[0])
+    assert "no entry can name them alone; `fix` writes a list that does" in first.message
+    assert audit.fixed.formats[names[0]] is BF16
+    assert audit.fixed.given_up == ("77",)
+
+
+def test_entries_for_weights_that_are_no_linears_are_notes(models: Any) -> None:
+    """A convolution's weight and a bare parameter are no fault, even if they are the whole list."""
+    value = {
+        "quant_method": "modelopt",
+        "modules_to_not_convert": ["patch_embedding.weight", "scale_shift_table"],
+    }
+    audit = read_and_audited(models("two"), value, "diffusers")
+    assert audit.count(Severity.ERROR) == 0
+    assert {finding.severity for finding in of(audit, Kind.DEAD)} == {Severity.NOTE}
+
+
 def test_what_is_not_understood_is_said(models: Any) -> None:
     """A name that nothing has is given up by name; the object around the lists stays."""
     value = {
@@ -113,6 +141,18 @@ def test_a_checkpoints_layers_are_its_own_names(models: Any) -> None:
     value, again = fixed_again(audit)
     assert list(value["layers"]) == ["single_blocks.0.linear1"]
     assert again.count(Severity.ERROR) == 0
+
+
+def test_what_a_dead_entry_quantizes_may_have_no_price(models: Any) -> None:
+    """All entries are dead, and what they mean is in a format of another tool."""
+    layer = {"format": "asym_w4a8_int8", "group_size": 16}
+    value = {"layers": {"double_blocks.0.img_attn.qkv.weight": layer}}
+    audit = read_and_audited(models("flux1-dev"), value, "comfyui")
+    assert audit.subject.is_priced
+    assert not audit.has_fixed_price
+    assert fixed_again(audit)[0] == {"layers": {"double_blocks.0.img_attn.qkv": layer}}
+    with pytest.raises(PatternError, match="found a list in the format asym_w4a8_int8"):
+        fixed_recipe(audit)
 
 
 @pytest.mark.parametrize(

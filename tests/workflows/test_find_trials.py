@@ -38,13 +38,10 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
     ("error", "tries", "call"),
     [
         (MeasurementError("NaN pictures"), 1, 2),
-        (MeasurementError("NaN pictures"), 1, 5),
         (FormatError("refused"), 1, 5),
-        (OUT_OF_MEMORY, ATTEMPTS, 2),
         (OUT_OF_MEMORY, ATTEMPTS, 5),
         (MemoryError(), ATTEMPTS, 1),
         (OSError(5, "Input/output error"), ATTEMPTS, 3),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ATTEMPTS, 4),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
@@ -93,8 +90,10 @@ def test_three_alike_failures_in_a_row_stop_with_the_reason(quick: Any) -> None:
     assert len(result.trials) == 9
 
 
-@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), SamplerName("nsga2")])
-@pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError("numpy"), RuntimeError("busy")])
+@pytest.mark.parametrize(
+    ("error", "sampler"),
+    [(OUT_OF_MEMORY, SamplerName("knapsack")), (RuntimeError("busy"), SamplerName("nsga2"))],
+)
 def test_a_passing_failure_changes_nothing(
     quick: Any, tmp_path: Path, error: Exception, sampler: SamplerName
 ) -> None:
@@ -193,17 +192,17 @@ def test_what_is_not_the_skip_lists_fault_is_not_counted(
     """A full disk, a lost database, Ctrl-C and an exit end the search however often they come at
     the same trial, and it then goes on as if they had not.
     """
-    undisturbed = quick(Scorer(), budget=4)
+    undisturbed = quick(Scorer(), budget=2)
     (tmp_path / "quick.db").unlink()
     for _ in range(DEATHS + 1):
         scorer = Scorer(lambda at: error if at == 1 else None)
         if raised is None:
-            assert quick(scorer, budget=4).interrupted
+            assert quick(scorer, budget=2).interrupted
         else:
             with pytest.raises(raised, match=match):
-                quick(scorer, budget=4)
+                quick(scorer, budget=2)
         assert len(scorer.asked) == 1
-    result = quick(Scorer(), budget=4)
+    result = quick(Scorer(), budget=2)
     assert essence(result.trials) == essence(undisturbed.trials)
     assert result.failures == ()
 
@@ -253,14 +252,14 @@ def test_unlike_failures_do_not_stop_the_search(quick: Any) -> None:
 def test_no_skip_list_is_scored_twice(
     quick: Any, sampler: SamplerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On three groups, every sampler scores each of the eight choices at most once, and ends
-    cleanly when no new one is found.
+    """On two groups, every sampler scores each of the four choices once, and ends cleanly when no
+    new one is found.
     """
-    monkeypatch.setattr(trial_runner, "MAX_REPEATS", 25)  # each repeat is written to the database
+    monkeypatch.setattr(trial_runner, "MAX_REPEATS", 15)  # each repeat is written to the database
     scorer = Scorer()
-    result = quick(scorer, budget=50, groups=3, sampler=sampler)
+    result = quick(scorer, budget=50, groups=2, sampler=sampler)
     assert len(scorer.asked) == len(set(scorer.asked)) == len(result.trials)
-    assert len(result.trials) == 8
+    assert len(result.trials) == 4
     assert result.failed == 0
     assert not result.interrupted
 
@@ -272,17 +271,17 @@ def test_every_sampler_continues_as_if_never_interrupted(
     """A search in four pieces, one of them cut by Ctrl-C, gives the trials of a search in one
     piece.
     """
-    few: dict[str, Any] = {"groups": 6, "sampler": sampler}
-    first = quick(Scorer(), budget=9, **few)
+    few: dict[str, Any] = {"groups": 4, "sampler": sampler}
+    first = quick(Scorer(), budget=7, **few)
     (tmp_path / "quick.db").unlink()
     quick(Scorer(), budget=4, **few)
 
     def interrupt(_index: int, _label: str) -> None:
         raise KeyboardInterrupt
 
-    assert quick(Scorer(), budget=9, events=SearchEvents(began=interrupt), **few).interrupted
-    quick(Scorer(), budget=6, **few)
-    assert essence(quick(Scorer(), budget=9, **few).trials) == essence(first.trials)
+    assert quick(Scorer(), budget=7, events=SearchEvents(began=interrupt), **few).interrupted
+    quick(Scorer(), budget=5, **few)
+    assert essence(quick(Scorer(), budget=7, **few).trials) == essence(first.trials)
 
 
 def test_a_finished_study_scores_nothing(quick: Any) -> None:

@@ -1,0 +1,192 @@
+"""Fixtures of all tests: a random FluxPipeline that generates a picture in a second, a study of it,
+and an Evaluator of that study.
+
+The pipeline has every kind of Linear that tiny-flux has, in two double and three single blocks,
+with random weights: its pictures mean nothing, but they change when a Linear is quantized. Scenes
+and networks come from `studies/tiny-flux/training`.
+
+`tests/conftest.py` loads this module where tests run.
+"""
+
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.storages._rdb import storage
+from sqlalchemy import Engine, event
+
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.models.loading import LoadedPipeline, load_pipeline
+from sensitivity.spec.loading import load_spec
+
+from support.clip_pipelines import save_ltx2
+from support.media import changed
+from support.paths import TRAINING, TRUNK
+
+# One thread, here and in every process that a test starts: the tiny pipeline's operations take
+# microseconds, threads that wait for a busy core take far longer, and results are compared bit for
+# bit.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+
+@event.listens_for(Engine, "connect")
+def without_fsync(connection: object, _record: object) -> None:
+    """Let SQLite not wait for the disk after each commit: only a power cut could lose data then."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_read_once() -> Iterator[None]:
+    """Let Optuna read its 30 migration scripts once a process, not for each database."""
+    manager = storage._VersionManager
+    script = manager._create_alembic_script
+    with pytest.MonkeyPatch.context() as patch:
+        once: list[object] = []
+
+        def read_once(self: object) -> object:
+            once[:] = once or [script(self)]
+            return once[0]
+
+        patch.setattr(manager, "_create_alembic_script", read_once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def gradients_left_on() -> Iterator[None]:
+    """Fail the test that leaves torch's gradients off, not a later one that needs them."""
+    yield
+    left_on = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert left_on
+
+
+STUDY = """\
+name = "tiny-random"
+title = "a random FluxPipeline for tests"
+
+[model]
+path = {folder}
+weights = "pretrained"
+
+[settings]
+height = 64
+width = 64
+num_inference_steps = 2
+guidance_scale = 3.5
+max_sequence_length = 32
+
+[fidelity]
+net = "tiny"
+weights = {trunk}
+
+[search]
+batch_size = 3
+depth_bands = 2
+
+[pricing]
+stands_for = 16
+
+[prompts]
+seed = 0
+held_out_seed = 1000
+search = [
+  "a small red circle top left on a plain grey background",
+  "a large blue star in the centre on a checked pink background",
+  "a ring",
+]
+held_out = [
+  "a large green square top right on a plain navy background",
+  "a small white cross bottom left on a plain mint background",
+  "a star",
+]
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder:
+
+    FluxPipeline in bf16, random weights, two double and three single blocks.
+    """
+    sys.path.insert(0, str(TRAINING))
+    try:
+        from networks import untrained_pipeline  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(TRAINING))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipe = untrained_pipeline()
+        denoiser = pipe.transformer
+        pipe.transformer = type(denoiser).from_config(
+            {**denoiser.config, "num_layers": 2, "num_single_layers": 3}
+        )
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    pipe.to(dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_folder: Path) -> Path:
+    """A study TOML of `tiny_folder`: 3 search and 3 held-out prompts, 64 x 64 pixels, 2 steps,
+    batch 3, net tiny.
+    """
+    path = tiny_folder.parent / "tiny-random.toml"
+    path.write_text(
+        STUDY.format(folder=json.dumps(str(tiny_folder)), trunk=json.dumps(str(TRUNK))),
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def ltx2(tmp_path_factory: pytest.TempPathFactory) -> LoadedPipeline:
+    """A loaded LTX-2 pipeline of clips with sound, small and random."""
+    study = save_ltx2(tmp_path_factory.mktemp("clips") / "ltx2")
+    return load_pipeline(load_spec(study), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def clip_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the references of `ltx2` are kept for all tests."""
+    return tmp_path_factory.mktemp("references")
+
+
+@pytest.fixture
+def make_clip_evaluator(
+    ltx2: LoadedPipeline, clip_references: Path
+) -> Iterator[Callable[..., Evaluator]]:
+    """Makes an Evaluator of `ltx2` whose study says other things, as `make(fidelity={"net": ...})`.
+
+    Only the last one that was made may be used. All tests share one cache of references.
+    """
+    made: list[Evaluator] = []
+
+    def make(**sections: dict[str, Any]) -> Evaluator:
+        for old in made:
+            old.close()
+        spec = changed(ltx2.spec, **sections)
+        made.append(Evaluator(replace(ltx2, spec=spec), cache_folder=clip_references))
+        return made[-1]
+
+    yield make
+    for last in made[-1:]:
+        last.close()
+
+
+@pytest.fixture
+def evaluator(tiny_study: Path, tmp_path: Path) -> Iterator[Evaluator]:
+    """An Evaluator of `tiny_study` with an empty cache of references."""
+    made = Evaluator(
+        load_pipeline(load_spec(tiny_study), device="cpu"), cache_folder=tmp_path / "references"
+    )
+    yield made
+    made.close()

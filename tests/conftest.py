@@ -16,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("support.fixtures")
 
 
-LONG_FIRST = ("workflows", "search", "latency", "shapes", "models", "cli")
+LONG_FIRST = ("workflows", "search", "cli", "shapes", "fidelity", "models", "contracts", "tests")
 """Folders whose files take longest. Short files at the end keep both processes busy until then."""
 
 

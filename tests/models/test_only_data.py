@@ -82,7 +82,7 @@ def stores(spec: StudySpec, folder: Path) -> list[Callable[[], object]]:
         lambda data: pickle.load(io.BytesIO(data)),
         lambda _data: torch.jit.load("a.pt"),
     ],
-    ids=["torch, weights only", "torch", "loads", "load", "jit"],
+    ids=["torch, weights only", "torch", "serialization", "loads", "Unpickler", "load", "jit"],
 )
 def test_a_pickle_is_refused_whoever_opens_it(opened: Callable[[bytes], object]) -> None:
     """Inside of the context, also a nested one, every way to open a pickle raises."""

@@ -413,8 +413,7 @@ def test_the_first_proposal_promises_most() -> None:
     assert area(first) > 0.9 * max(area(choice) for choice in itertools.product((0, 1), repeat=9))
 
 
-@pytest.mark.parametrize("options", [1, 2])
-@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize(("options", "calibrated"), [(1, True), (2, False)])
 def test_an_additive_world_is_searched_far_better_than_at_random(
     options: int, calibrated: bool
 ) -> None:
@@ -454,7 +453,7 @@ def test_a_true_calibration_is_followed() -> None:
     assert calibrated > 0.95
 
 
-@pytest.mark.parametrize(("options", "seed"), [(1, 0), (1, 5), (2, 4)])
+@pytest.mark.parametrize(("options", "seed"), [(1, 0), (2, 4)])
 def test_a_permuted_calibration_is_recovered_from(options: int, seed: int) -> None:
     """With the errors of other groups, 50 trials leave less than 0.6 of the gap that a sweep of 50
     over those errors leaves.

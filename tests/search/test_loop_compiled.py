@@ -37,6 +37,7 @@ def test_no_trial_compiles_anything(
             storage=tmp_path / f"{compiled}.db",
             cache_folder=tmp_path / "cache",
             compiled=compiled,
+            calibrated=False,
         )
         outcomes[compiled] = find_recipe(load_spec(tiny_study), request)
         assert (compiled_graphs() > before) is compiled

@@ -54,6 +54,8 @@ ARCHITECTURES = (
     "chroma",
     "mochi",
 )
+CALIBRATED = ("flux2", "ltx2", "sana", "sdxl")
+"""Searches that measure layer sensitivities; the others save the time."""
 WITHOUT_REPEATED_BLOCKS = ("sd3", "pixart", "sana", "mochi")
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
 
@@ -135,6 +137,7 @@ def searched(
             max_lpips=100.0,
             storage=root / "study.db",
             cache_folder=cache,
+            calibrated=request.param in CALIBRATED,
         )
         outcome = find_recipe(spec, asked)
         yield Searched(request.param, root / "pipeline", spec, outcome, cache, generated)

@@ -64,10 +64,10 @@ def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., SearchOutcome]:
-    """Runs a search of nine trials with a `Judge`, and its end."""
+    """Runs a search of seven trials with a `Judge`, and its end."""
 
     def run(
-        judge: Judge, *, said: list[str] | None = None, budget: int = 9, **bounds: float
+        judge: Judge, *, said: list[str] | None = None, budget: int = 7, **bounds: float
     ) -> SearchOutcome:
         monkeypatch.setattr(prepared.evaluator, "score", judge)
         settings = SearchSettings(formats=NVFP4, target="b200", budget=budget, calibrated=False)

@@ -264,8 +264,8 @@ def test_no_skip_list_is_scored_twice(
     assert not result.interrupted
 
 
-@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), *map(SamplerName, STOCK)])
-def test_every_sampler_continues_as_if_never_interrupted(
+@pytest.mark.parametrize("sampler", [SamplerName("knapsack"), SamplerName("nsga2")])
+def test_a_search_continues_as_if_never_interrupted(
     quick: Any, tmp_path: Path, sampler: SamplerName
 ) -> None:
     """A search in four pieces, one of them cut by Ctrl-C, gives the trials of a search in one

@@ -1,7 +1,7 @@
 """The limits of a list: how long its text and an entry may be, and how many entries it may have.
 
-    check_name(name, "ignore")          # the name itself, or an error that says where it was found
-    check_count(len(entries))
+check_name(name, "ignore")          # the name itself, or an error that says where it was found
+check_count(len(entries))
 """
 
 from typing import Any

@@ -55,7 +55,8 @@ def coerce_fields(record: Any) -> None:
             typed = adapter.validate_python(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            expected = first["msg"].removeprefix("Input should be ")
+            is_path = first["type"] == "path_type"
+            expected = "a path" if is_path else first["msg"].removeprefix("Input should be ")
             shown = printable(repr(value))[:_MOST_SHOWN]
             raise UserError(f"`{name}` is {shown}; expected {expected}: correct it") from None
         _refuse_urls(name, typed)

@@ -72,7 +72,7 @@ def did_you_mean(
         cutoff: how similar they must be, 0 to 1 (`difflib.get_close_matches`).
     """
     closest = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
-    return f"did you mean {' or '.join(map(repr, closest))}?" if closest else otherwise
+    return f"did you mean {' or '.join(repr(str(x)) for x in closest)}?" if closest else otherwise
 
 
 def format_indices(indices: Iterable[int]) -> str:

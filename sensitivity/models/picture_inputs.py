@@ -25,8 +25,8 @@ PICTURES = re.compile(
 )
 """Arguments of diffusers' pipelines that are pictures, clips, masks, or what was made of them."""
 EDITS = re.compile(
-    r"Img2Img|Image2|ImageTo|(?<!T)I2[IV]|Inpaint|Fill|Control|Edit|VideoTo|Video2|V2V|Upscal|Refiner"
-    r"|SuperRes|Redux|Depth|Variation|Pix2Pix|Adapter|Animate|VACE|Layered|Cloze|Transfer"
+    r"Img2Img|Image2|ImageTo|(?<!T)I2[IV]|Inpaint|Fill|Control|Edit|VideoTo|Video2|V2V|Upscal"
+    r"|Refiner|SuperRes|Redux|Depth|Variation|Pix2Pix|Adapter|Animate|VACE|Layered|Cloze|Transfer"
 )
 """Parts of the names of diffusers' pipelines that edit."""
 ABOUT_PICTURES = re.compile(

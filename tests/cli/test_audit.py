@@ -13,6 +13,7 @@ import pytest
 from sensitivity import cli
 from sensitivity.recipes.recipe import load_recipe
 
+from support.tiny_flux_recipes import first_recipe
 from support.toy_pipelines import save_toy
 
 Run = Callable[..., tuple[int, str, str]]
@@ -243,6 +244,7 @@ def test_mistakes_exit_with_2(run: Run, name: str) -> None:
     """
     Path("list.txt").write_text(RIGHT)
     Path("regex.txt").write_text("^proj_out$\n.*norm.*|x")
+    first_recipe().save("r.json")
     arguments, words = MISTAKES[name]
     code, out, err = run(*AUDIT, *arguments)
     assert (code, out) == (2, ""), err

@@ -218,7 +218,6 @@ def test_a_batch_of_an_architecture_with_masks(tmp_path: Path) -> None:
         ),
         ("flux1-dev", {"settings": ("hieght=3",)}, "`settings` sets hieght, which the call"),
         ("flux1-dev", {"settings": ("height",)}, "`settings` 'height'; expected KEY=VALUE"),
-        ("flux1-dev", {"settings": ("sigmas=[1, 2]",)}, "has a list; expected a finite number"),
         ("flux1-dev", {"settings": ("guidance_scale=Infinity",)}, "expected a finite number"),
         ("flux1-dev", {"steps": 0}, "`steps` is 0; expected 1 or more"),
         ("ltx2", {"frames": 0}, "`frames` is 0"),

@@ -1,11 +1,12 @@
 """The shape of the package: rooms and their import rule, homes of heavy dependencies, sizes."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,14 +120,36 @@ def test_the_package_is_its_rooms() -> None:
     assert entries == {"__init__.py", "__main__.py", "errors.py"} | set(ROOMS[1:])
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+def for_each(names: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """Make a check of one name one test of all of them, which tells every failure.
+
+    A test for each of hundreds of files would cost more than the checks themselves.
+    """
+
+    def of_all(check: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            failures = []
+            for name in names:
+                try:
+                    check(name)
+                except AssertionError as error:
+                    failures.append(f"{name}: {error}")
+            assert not failures, "\n".join(failures)
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return of_all
+
+
+@for_each(sorted(MODULES))
 def test_a_module_imports_rooms_to_its_left(module: str) -> None:
     """No module imports a later room, neither at its top, nor in a function, nor for types."""
     wrong = {name for name in ours(module) if ROOMS.index(room(name)) > ROOMS.index(room(module))}
     assert not wrong, f"{module} imports {sorted(wrong)}, which are in later rooms"
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@for_each(sorted(MODULES))
 def test_what_is_private_stays_in_its_folder(module: str) -> None:
     """`_base` and its like are imported by modules of their own folder only; `_names` by none."""
     for name, attribute in imported_from(ast.walk(tree_of(MODULES[module]))):
@@ -157,7 +180,7 @@ def test_no_module_imports_itself_through_others() -> None:
     assert len(order) == len(MODULES)
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("core.")])
+@for_each([name for name in MODULES if name.startswith("core.")])
 def test_what_is_in_core_serves_three_rooms(module: str) -> None:
     """A module of core that fewer rooms import belongs to the one that does."""
     users = {room(name) for name in MODULES if module in ours(name)} - {"core"}
@@ -182,6 +205,12 @@ def dependencies() -> dict[str, str]:
     return found
 
 
+@functools.cache
+def foreign_packages(path: Path) -> frozenset[str]:
+    """The packages that a file imports, in functions too."""
+    return frozenset(name.split(".")[0] for name, _ in imported_from(ast.walk(tree_of(path))))
+
+
 def importers(package: str) -> set[str]:
     """Files that import a package; rooms where three files of one room do, or four in all."""
     names = {"pyyaml": "yaml", "tomli-w": "tomli_w", "huggingface-hub": "huggingface_hub"}
@@ -189,7 +218,7 @@ def importers(package: str) -> set[str]:
     files = {
         path.relative_to(PACKAGE).as_posix()
         for path in MODULES.values()
-        if any(name.split(".")[0] == wanted for name, _ in imported_from(ast.walk(tree_of(path))))
+        if wanted in foreign_packages(path)
     }
     rooms = {file.split("/")[0] for file in files}
     for name in rooms:
@@ -250,7 +279,7 @@ def test_an_unknown_public_name_is_refused_with_the_known_ones() -> None:
         getattr(sensitivity, "find_recip")  # noqa: B009 - a name that a type checker refuses
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+@for_each(sorted(FILES))
 def test_files_and_functions_stay_small(name: str) -> None:
     """No file is over 400 lines and no function over 60, but for those with a reason."""
     text = FILES[name].read_text(encoding="utf-8")
@@ -268,7 +297,7 @@ def test_files_and_functions_stay_small(name: str) -> None:
     assert set(long) <= set(LONG), f"{long} are too long; split them by idea, or write the reason"
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+@for_each(sorted(FILES))
 def test_every_module_says_what_it_is_for_in_narrow_lines(name: str) -> None:
     """Each file has a docstring, lines of at most 100 characters, and no formatter exemption."""
     text = FILES[name].read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ from sqlalchemy import Engine, event
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.spec.loading import load_spec
+from sensitivity.workflows import conclude
 
 from support.clip_pipelines import save_ltx2
 from support.media import changed
@@ -42,6 +43,16 @@ def without_fsync(connection: object, _record: object) -> None:
     """Let SQLite not wait for the disk after each commit: only a power cut could lose data then."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_native_rounding() -> Iterator[None]:
+    """Let searches not measure native rounding, which costs each of them two trials more. The tests
+    of it put it back.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conclude, "native_rounding", lambda *_parts, **_options: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,16 +47,14 @@ ARCHITECTURES = (
     "ltx2",
     "wan",
     "sd3",
-    "pixart",
     "sana",
     "sdxl",
     "zimage",
-    "chroma",
     "mochi",
 )
 CALIBRATED = ("flux2", "ltx2", "sana", "sdxl")
 """Searches that measure layer sensitivities; the others save the time."""
-WITHOUT_REPEATED_BLOCKS = ("sd3", "pixart", "sana", "mochi")
+WITHOUT_REPEATED_BLOCKS = ("sd3", "sana", "mochi")
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
 
 

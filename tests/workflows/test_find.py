@@ -20,6 +20,7 @@ from sensitivity.search.finished import Wanted, list_optuna_studies
 from sensitivity.search.native_rounding import native_rounding
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
+from sensitivity.workflows import conclude
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.prepare import Prepared
@@ -214,26 +215,39 @@ def test_constraints_that_nothing_meets_are_explained(
     assert raised.value.outcome.recipe is None
 
 
-def test_native_rounding_is_measured_once_a_study(whole: SearchOutcome, runs: Path) -> None:
+@pytest.fixture
+def with_native_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches measure native rounding, as they do outside the tests."""
+    monkeypatch.setattr(conclude, "native_rounding", native_rounding)
+
+
+@pytest.mark.usefixtures("with_native_rounding")
+def test_native_rounding_is_measured_once_a_study(
+    tiny_study: Path, whole: SearchOutcome, runs: Path, tmp_path: Path
+) -> None:
     """The recipe states how far MSLK's arithmetic moves the rule of thumb's pictures, which is more
     than the noise floor; the study's database keeps it, under a key of its own.
     """
-    assert whole.recipe is not None
-    lpips = whole.recipe.fidelity.lpips
+    database = shutil.copy(runs / "whole.db", tmp_path / "floor.db")
+    request = SearchRequest(budget=BUDGET, storage=Path(database), cache_folder=runs / "references")
+    found = find_recipe(load_spec(tiny_study), request)
+    assert found.recipe is not None
+    lpips = found.recipe.fidelity.lpips
     stated = lpips.native_rounding
     assert (stated.arithmetic, stated.skip_list) == ("mslk", "rule of thumb")
     assert stated.prompts == len(whole.prepared.evaluator.spec.prompts.search)
     assert stated.lpips > lpips.noise_floor
     assert 0 < stated.change < 1
     evaluator, candidates = whole.prepared.evaluator, whole.prepared.candidates
-    with Store.open(runs / "whole.db", for_reading=True) as store:
+    with Store.open(Path(database), for_reading=True) as store:
         kept = native_rounding(evaluator, store, candidates, compute=False)
-    assert kept == whole.native_rounding
+    assert kept == found.native_rounding
     assert kept.lpips == stated.lpips
     with Store.open(runs / "floorless.db") as store:
         assert native_rounding(evaluator, store, candidates, compute=False) is None
 
 
+@pytest.mark.usefixtures("with_native_rounding")
 def test_arithmetics_have_studies_of_their_own(
     whole: SearchOutcome, tiny_study: Path, runs: Path, tmp_path: Path
 ) -> None:

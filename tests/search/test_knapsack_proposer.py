@@ -187,9 +187,7 @@ def test_a_search_that_goes_on_is_the_search_that_never_stopped(calibrated: bool
     assert play(KnapsackProposer(candidates, seed=5, errors=errors), damage, 12, whole[:8]) == whole
 
 
-@pytest.mark.parametrize(
-    ("groups", "seed", "calibrated"), [(30, 0, True), (30, 0, False), (10, 1, False)]
-)
+@pytest.mark.parametrize(("groups", "seed", "calibrated"), [(30, 0, True), (10, 1, False)])
 def test_forty_proposals_do_not_repeat(groups: int, seed: int, calibrated: bool) -> None:
     """Every proposal of forty is new, also where ten groups leave few."""
     candidates, damage = world(groups, seed=seed)
@@ -201,7 +199,7 @@ def test_forty_proposals_do_not_repeat(groups: int, seed: int, calibrated: bool)
     assert len({obs.choice for obs in history}) == len(history) == 43
 
 
-@pytest.mark.parametrize("seed", [2, 3, 4])
+@pytest.mark.parametrize("seed", [2, 3])
 def test_holes_and_losses_stay_bf16(seed: int) -> None:
     """A group never gets a format that it does not take, nor one that costs it time; whether
     calibrated or not.
@@ -453,7 +451,7 @@ def test_a_true_calibration_is_followed() -> None:
     assert calibrated > 0.95
 
 
-@pytest.mark.parametrize(("options", "seed"), [(1, 0), (2, 4)])
+@pytest.mark.parametrize(("options", "seed"), [(2, 4)])
 def test_a_permuted_calibration_is_recovered_from(options: int, seed: int) -> None:
     """With the errors of other groups, 50 trials leave less than 0.6 of the gap that a sweep of 50
     over those errors leaves.

@@ -41,7 +41,6 @@ from support.whole_pipelines import save_whole
 
 SERVED = {kind for consumer in CONSUMERS for kind in name_tables(consumer)}
 ARCHITECTURES = (
-    "flux",
     "flux2",
     "qwen",
     "ltx2",
@@ -49,12 +48,10 @@ ARCHITECTURES = (
     "sd3",
     "sana",
     "sdxl",
-    "zimage",
-    "mochi",
 )
 CALIBRATED = ("flux2", "ltx2", "sana", "sdxl")
 """Searches that measure layer sensitivities; the others save the time."""
-WITHOUT_REPEATED_BLOCKS = ("sd3", "sana", "mochi")
+WITHOUT_REPEATED_BLOCKS = ("sd3", "sana")
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
 
 

@@ -204,7 +204,14 @@ def keep_apart(inputs: Iterable[tuple[str, Path | str | None]]) -> None:
 
 def keep_database_apart(path: Path, name: str) -> None:
     """Raise OutputError where an output is a study's database, or a file of SQLite beside it."""
-    for flag, output in _files.get().outputs.items():
+    check_not_database(_files.get().outputs, path, name)
+
+
+def check_not_database(outputs: Mapping[str, Path], path: Path, name: str) -> None:
+    """Raise OutputError where one of {flag: path} is a study's database, or lies beside it as a
+    file of SQLite.
+    """
+    for flag, output in outputs.items():
         if any(_same_file(output, f"{path}{suffix}") for suffix in ("", *_BESIDE_DATABASE)):
             raise OutputError(
                 f"{flag} {output} is the file of {name}, which holds the study's trials; expected a"
@@ -219,7 +226,7 @@ def is_ours(path: Path) -> bool:
     An empty file is nobody's work, and counts as ours.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
             return False
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):

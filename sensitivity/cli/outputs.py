@@ -9,16 +9,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.file_checks import check_output, check_writable, keep_database_apart, real_path
+from sensitivity.cli.file_checks import (
+    check_not_database,
+    check_output,
+    check_writable,
+    keep_database_apart,
+    real_path,
+)
 from sensitivity.core.file_names import file_name
 from sensitivity.core.json_files import write_whole
 from sensitivity.errors import OutputError
 
 if TYPE_CHECKING:
     from sensitivity.recipes.recipe import Recipe
-
-RUNS = Path("sensitivity-runs")
-"""The folder of a user's own studies and recipes, in the current folder."""
 
 
 def write_json(data: dict[str, Any], path: str | None) -> None:
@@ -84,6 +87,7 @@ def check_recipe(path: Path, storage: Path) -> None:
     check_writable(storage, "--storage")
     check_output(path, "--out")
     keep_database_apart(storage, "--storage")
+    check_not_database({"--out": path}, storage, "--storage")
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ from sensitivity.cli.file_checks import (
     keep_database_apart,
 )
 from sensitivity.cli.flags import flags_of
-from sensitivity.cli.outputs import write_file
+from sensitivity.cli.outputs import check_recipe, default_recipe, write_file
 from sensitivity.errors import OutputError, UserError
 
 FLAGS = {
@@ -207,3 +207,17 @@ def test_every_command_can_be_forced_and_every_output_is_known() -> None:
         if text.startswith("write") or "file to write" in text:
             assert one.name in OUTPUTS, one.name
     assert all("force" in flags_of(command.params) for command in group.commands.values())
+
+
+def test_a_recipes_default_path_is_not_the_database() -> None:
+    """A database that is named like the recipe is refused before it is made."""
+    path = Path("runs/tiny-nvfp4-b200.json")
+    assert default_recipe(path, "tiny", "nvfp4", "b200") == path
+    with pytest.raises(OutputError, match="holds the study's trials"):
+        check_recipe(path, path)
+
+
+def test_a_pipe_is_not_ours() -> None:
+    """Nothing is read from what is no regular file, which might never end."""
+    os.mkfifo("pipe")
+    assert not is_ours(Path("pipe"))

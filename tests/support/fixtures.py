@@ -10,6 +10,7 @@ and networks come from `studies/tiny-flux/training`.
 
 import json
 import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -53,6 +54,16 @@ def without_native_rounding() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conclude, "native_rounding", lambda *_parts, **_options: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also where the tests run in the background: a shell
+    starts such a process with SIGINT ignored.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

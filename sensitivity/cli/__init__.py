@@ -14,6 +14,7 @@ share; `render/` turns records into text. Every other file is a command.
 from sensitivity.cli import (  # noqa: F401
     models,
     doctor,
+    device,
     profile,
     latency,
     calibrate,

@@ -2,4 +2,5 @@
 
 from sensitivity.cli import main
 
-main()
+if __name__ == "__main__":  # not in the processes that `device measure` starts
+    main()

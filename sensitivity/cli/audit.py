@@ -10,6 +10,7 @@ from sensitivity.cli.app import command
 from sensitivity.cli.file_checks import keep_database_apart
 from sensitivity.cli.options import (
     BatchSize,
+    DeviceName,
     Frames,
     Guidance,
     Height,
@@ -17,20 +18,24 @@ from sensitivity.cli.options import (
     Model,
     OneFormat,
     PromptTokens,
+    RuntimeName,
     Settings,
     Steps,
     Target,
     Width,
+    choose_device,
     one_format,
     run_options,
 )
 from sensitivity.cli.outputs import save_recipe, write_file, write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, find_study, tell_of_other_denoisers
+from sensitivity.core.format_name import Source
 from sensitivity.spec.overrides import MAX_COUNT
+from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
-    from sensitivity.workflows.audit import Audit
+    from sensitivity.workflows.audit import Audit, AuditRequest
 
 WIDTH = 100
 """Columns of the report in a pipe."""
@@ -111,6 +116,18 @@ AllowCode = Annotated[
 ]
 
 
+LatencyToAudit = Annotated[
+    Source,
+    typer.Option(
+        "--latency",
+        help=(
+            "predicted, or measured: gains and prices come from shapes that are timed once on the"
+            " GPU at hand, which must be the target."
+        ),
+    ),
+]
+
+
 @command
 def audit(
     listed: List,
@@ -119,6 +136,8 @@ def audit(
     fmt: OneFormat = None,
     min_width: MinWidth = None,
     target: Target = None,
+    latency: LatencyToAudit = "predicted",
+    runtime: RuntimeName = None,
     recipe: BesideRecipe = None,
     fix: Fix = None,
     fail_on: FailOn = "error",
@@ -133,6 +152,7 @@ def audit(
     guidance: Guidance = None,
     steps: Steps = None,
     settings: Settings = None,
+    device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
     """Check a list that somebody wrote against a model, as its consumer would read it.
@@ -149,7 +169,7 @@ def audit(
     console.width = console.width if console.is_terminal else WIDTH
     with step(console, "loading libraries"):
         from sensitivity.search.store import default_storage
-        from sensitivity.workflows.audit import AuditRequest, audit_list, read_source
+        from sensitivity.workflows.audit import AuditRequest, read_source
 
     keep_database_apart(storage or default_storage(spec), "--storage")
     source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
@@ -159,17 +179,46 @@ def audit(
         format=fmt_name,
         min_width=min_width,
         target=target,
+        runtime=runtime,
         recipe=recipe,
         storage=storage,
         vary=vary,
         options=options,
     )
-    with step(console, f"auditing {source.name}"):
-        done = audit_list(spec, request)
+    done = _audit(console, spec, request, latency, device)
     failed = _show(console, done, fail_on, fix)
     write_json(done.to_json(), json_path)
     if failed:
         raise typer.Exit(1)
+
+
+def _audit(
+    console: Console,
+    spec: StudySpec,
+    request: "AuditRequest",
+    source: Source,
+    device: str | None,
+) -> "Audit":
+    """The audit; by shapes that are measured with progress, if `source` says so."""
+    from sensitivity.workflows.audit import audit_list
+
+    if source == "predicted":
+        with step(console, f"auditing {request.source.name}"):
+            return audit_list(spec, request)
+    from sensitivity.cli.render.progress import ShapeProgress
+    from sensitivity.workflows.audit.auditing import priced_formats
+    from sensitivity.workflows.shape_table import pricer_at_hand
+
+    with ShapeProgress(console) as progress:
+        latency = pricer_at_hand(
+            spec,
+            "measured",
+            target=request.target,
+            device=choose_device(device),
+            formats=priced_formats(request),
+            measuring=progress.measuring,
+        )
+        return audit_list(spec, request, latency=latency)
 
 
 def _show(console: Console, done: "Audit", fail_on: str, fix: Path | None) -> bool:

@@ -10,8 +10,10 @@ from sensitivity.cli.file_checks import check_writable, keep_database_apart
 from sensitivity.cli.options import (
     ArithmeticName,
     DeviceName,
+    Emulate,
     GroupsOrLayers,
     Json,
+    LatencySource,
     LpipsNet,
     Model,
     Prompts,
@@ -26,8 +28,8 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, named_study
-from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import parse_formats
+from sensitivity.core.kernels import in_words
 
 if TYPE_CHECKING:
     from sensitivity.workflows.calibrate import Calibration
@@ -72,8 +74,10 @@ def calibrate(
     model: Model,
     fmt: EveryFormat = None,
     target: Target = None,
+    latency: LatencySource = None,
     granularity: GroupsOrLayers = "group",
-    arithmetic: ArithmeticName = Arithmetic.EAGER,
+    arithmetic: ArithmeticName = None,
+    emulate: Emulate = False,
     estimator: Estimator = "gradient",
     states: States = 2,
     prompt_count: PromptCount = 4,
@@ -103,7 +107,9 @@ def calibrate(
     request = CalibrationRequest(
         formats=formats,
         arithmetic=arithmetic,
+        emulate=emulate,
         target=target,
+        latency=latency,
         granularity=granularity,
         estimator=estimator,
         states=states,
@@ -114,7 +120,12 @@ def calibrate(
     spec = complete_study(console, spec, save_study)
     with CalibrationProgress(console) as progress:
         done = calibrate_study(
-            spec, request, say=progress.say, started=progress.started, progress=progress.update
+            spec,
+            request,
+            say=progress.say,
+            started=progress.started,
+            progress=progress.update,
+            measuring=progress.measuring,
         )
     _show(console, done, rows)
     write_json(done.to_json(), json_path)
@@ -129,8 +140,8 @@ def _show(console: Console, done: "Calibration", rows: int) -> None:
     scale = done.prepared.evaluator.spec.pricing.stands_for
     title = (
         f"layer sensitivities by {cost.estimator}, {cost.states} states x {cost.prompts} prompts,"
-        f" one of {len(candidates.groups)} groups quantized at a time; ms a run {latency.source}"
-        f" for {latency.target}{at_scale(scale)}"
+        f" one of {len(candidates.groups)} groups quantized at a time {in_words(done.kernels)};"
+        f" ms a run {latency.source} for {latency.target}{at_scale(scale)}"
     )
     console.print(sensitivity_table(done.rows, title=title, most=rows))
     for line in dead_pattern_lines(candidates.dead):

@@ -18,6 +18,7 @@ import typer
 from sensitivity.cli.app import app
 from sensitivity.cli.flags import name_flags
 from sensitivity.cli.screen import print_error, printable_lines
+from sensitivity.core.words import first_line
 from sensitivity.errors import SensitivityError, UserError
 
 # click's own class, or that of the copy of click inside newer typers
@@ -26,6 +27,11 @@ ParsingError: type[Any] = next(
 )
 
 INTERRUPTED = 130  # what typer returns for Ctrl-C
+WRONG_MSLK = (
+    "the installed mslk is for another release of torch, and torchao cannot be imported beside it:"
+    " set MSLK_PYTHON_ONLY=1 in the environment (NVFP4's quantizer needs no library of it), or"
+    " uninstall mslk and mslk-cuda; `sensitivity doctor` then names the release that fits"
+)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -94,6 +100,9 @@ def _run() -> Any:
         _discard_output()
         code = 1
     except OSError as error:
+        if "mslk" in str(error):
+            print_error(f"{first_line(error)}; {WRONG_MSLK}")
+            return 2
         if error.errno not in NO_SPACE:
             raise
         _discard_output()

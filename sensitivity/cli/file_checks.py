@@ -38,6 +38,7 @@ PATHS_AS_TEXT = ("json_path", "model", "target", "listed")
 JSON_KEYS: tuple[frozenset[str], ...] = (
     frozenset({"schema_version", "layers", "skip"}),  # a recipe
     frozenset({"environment", "native", "why_not"}),  # doctor
+    frozenset({"schema", "gemms", "quantizers", "compile_mode"}),  # device measure
     frozenset({"model", "batch_size", "linears", "uncalled"}),  # profile
     frozenset({"target", "source", "bf16_s", "quantized_s"}),  # latency
     frozenset({"estimator", "sensitivities"}),  # calibrate
@@ -239,7 +240,7 @@ def is_ours(path: Path) -> bool:
         return False
     if not isinstance(data, dict):
         return False
-    if data.keys() == {"models"} or any(keys <= data.keys() for keys in JSON_KEYS):
+    if data.keys() in ({"models"}, {"targets"}) or any(keys <= data.keys() for keys in JSON_KEYS):
         return True
     # notebooks are indented so too
     is_for_others = "nbformat" not in data and _FOR_OTHERS.search(text) is not None

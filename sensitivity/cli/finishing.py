@@ -10,11 +10,13 @@ from rich.console import Console
 from sensitivity.cli.outputs import save_recipe, write_json
 from sensitivity.cli.recipe_paths import own_path
 from sensitivity.cli.render.front import front_table
+from sensitivity.cli.render.measured import end_table
 from sensitivity.cli.render.tables import dead_pattern_lines, fixed_table
 from sensitivity.cli.render.winner import winner_lines
 from sensitivity.cli.screen import print_line
 from sensitivity.core.words import and_more
 from sensitivity.errors import ConstraintError, MeasurementError
+from sensitivity.recipes.recipe import Recipe
 from sensitivity.spec.overrides import random_notice
 from sensitivity.workflows.conclude import SearchOutcome
 
@@ -54,7 +56,8 @@ def finish(
         KeyboardInterrupt: the search was interrupted.
         MeasurementError: no trial finished.
     """
-    candidates = outcome.prepared.candidates
+    prepared = outcome.prepared
+    candidates = prepared.candidates
     console.print(fixed_table(candidates.fixed))
     for line in dead_pattern_lines(candidates.dead):
         print_line(console, line, style="yellow")
@@ -66,14 +69,24 @@ def finish(
             f"none of the trials finished{_why(outcome.result.failures)}; mend the cause and run"
             " the same command again"
         )
-    path = recipe_path if named else own_path(recipe_path, outcome.recipe)
-    save_recipe(outcome.recipe, path)
+    if outcome.times is not None:
+        console.print(end_table(outcome.times, linears=len(prepared.table.linears)))
+    path = write_recipe(outcome.recipe, recipe_path, named=named)
     kept = "" if path == recipe_path else f" ({recipe_path} holds another choice, and is kept)"
     lines = [*winner_lines(outcome), *_about_trials(outcome, budget), f"recipe: {path}{kept}"]
-    if (spec := outcome.prepared.evaluator.spec).model.random_seed is not None:
+    if (spec := prepared.evaluator.spec).model.random_seed is not None:
         lines.append(random_notice(spec))
     print_line(console, "\n".join(lines))
     write_json(json.loads(outcome.recipe.to_json()), json_path)
+
+
+def write_recipe(recipe: Recipe, path: Path, *, named: bool) -> Path:
+    """Write a recipe and say where it went: `path`, or, if the user did not name that and it holds
+    another choice's recipe, one beside it.
+    """
+    own = path if named else own_path(path, recipe)
+    save_recipe(recipe, own)
+    return own
 
 
 def _about_trials(outcome: SearchOutcome, budget: int) -> list[str]:

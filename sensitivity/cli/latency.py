@@ -11,7 +11,7 @@ from rich.console import Console
 from sensitivity.cli.app import command
 from sensitivity.cli.options import (
     BatchSize,
-    CompileModeName,
+    CompileModeChoice,
     DeviceName,
     Frames,
     Guidance,
@@ -20,6 +20,7 @@ from sensitivity.cli.options import (
     Model,
     OneFormat,
     PromptTokens,
+    RuntimeName,
     Settings,
     Steps,
     Target,
@@ -38,11 +39,13 @@ from sensitivity.cli.study import (
     tell_of_other_denoisers,
     warn_of_rounding,
 )
+from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
+    from sensitivity.latency.pricer import PricedList
     from sensitivity.workflows.price import PriceRequest, Prices
 
 Skip = Annotated[
@@ -106,7 +109,8 @@ def latency(
     recipe: RecipeToPrice = None,
     compare: Compare = None,
     bf16_seconds: Bf16Seconds = None,
-    compile_mode: CompileModeName = "reduce-overhead",
+    compile_mode: CompileModeChoice = None,
+    runtime: RuntimeName = None,
     measure: Measure = None,
     weights: WeightsToRun = "pretrained",
     repetitions: Repetitions = 10,
@@ -148,6 +152,7 @@ def latency(
         compare=tuple(compare or ()),
         bf16_seconds=bf16_seconds,
         compile_mode=compile_mode,
+        runtime=runtime,
         options=options,
     )
     timing = _Timing(choose_device(device) if measure else "", repetitions)
@@ -180,16 +185,17 @@ def _price(
     with ShapeProgress(console) as progress:
         if timing is not None:
             from sensitivity.core.devices import check_device
-            from sensitivity.workflows.measure import table_pricer, target_at_hand
+            from sensitivity.workflows.latency_source import target_at_hand
+            from sensitivity.workflows.shape_table import table_pricer
 
             check_device(timing.device, gpu_only=True)
             target = target_at_hand(timing.device, request.target)
             request = dataclasses.replace(request, target=target)
             pricer = table_pricer(
+                spec,
                 device=timing.device,
                 repetitions=timing.repetitions,
-                progress=progress.update,
-                keep=progress.failures,
+                measuring=progress.measuring,
             )
         prices = price(spec, request, latency=pricer)
     _show(console, prices, request)
@@ -211,13 +217,23 @@ def _show(console: Console, prices: "Prices", request: "PriceRequest") -> None:
             print_warning(console, f"{pattern!r} of {row.name} matches no Linear")
     if main.notice:
         print_line(console, f"{main.name}: {main.notice}", style="yellow")
-    if main.refused:
+    _tell_refused(console, main, request.format)
+
+
+def _tell_refused(console: Console, main: "PricedList", name: FormatName) -> None:
+    """The Linears of a list that stay bf16 though it quantizes them, with the reasons."""
+    by_format = [fqn for fqn, why in main.refused.items() if f"{name} " in why]
+    if by_format:
         print_line(
             console,
-            f"{len(main.refused)} Linears stay bf16, since {request.format} does not take their"
-            f" shape or dtype: {and_more(main.refused, most=3)}",
+            f"{len(by_format)} Linears stay bf16, since {name} does not take their shape or dtype:"
+            f" {and_more(by_format, most=3)}",
             style="dim",
         )
+    others = {fqn: why for fqn, why in main.refused.items() if fqn not in by_format}
+    for reason in dict.fromkeys(others.values()):
+        fqns = [fqn for fqn, why in others.items() if why == reason]
+        print_warning(console, f"{len(fqns)} Linears stay bf16, {reason}: {and_more(fqns, most=3)}")
 
 
 def _measure_runs(
@@ -230,9 +246,10 @@ def _measure_runs(
     json_path: str | None,
 ) -> None:
     """End to end, where `timing` says."""
-    from sensitivity.cli.render.tables import measured_table
+    from sensitivity.cli.render.measured import measured_table
     from sensitivity.core.devices import check_device
-    from sensitivity.workflows.measure import measure_runs, target_at_hand
+    from sensitivity.workflows.latency_source import target_at_hand
+    from sensitivity.workflows.measure import measure_runs
     from sensitivity.workflows.price import price
 
     check_device(timing.device, gpu_only=True)
@@ -244,10 +261,11 @@ def _measure_runs(
         device=timing.device,
         target=target,
         weights=weights,
-        compile_mode=request.compile_mode,
+        runtime=request.way,
         recompile_limit=recompile_limit,
         repetitions=timing.repetitions,
         say=lambda text: print_line(console, text, style="dim"),
     )
     console.print(measured_table(runs))
+    _tell_refused(console, prices.main, request.format)
     write_json(runs.to_json(), json_path)

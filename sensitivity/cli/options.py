@@ -11,7 +11,13 @@ from typing import Annotated, Literal
 import typer
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import CompileMode, FormatName, Granularity, parse_formats
+from sensitivity.core.format_name import (
+    CompileMode,
+    FormatName,
+    Granularity,
+    Source,
+    parse_formats,
+)
 from sensitivity.errors import UserError
 from sensitivity.spec.overrides import MAX_COUNT, RunOptions
 
@@ -107,12 +113,23 @@ OneFormat = Annotated[
     ),
 ]
 ArithmeticName = Annotated[
-    Arithmetic,
+    Arithmetic | None,
     typer.Option(
         "--arithmetic",
         help=(
-            "Whose quantized numbers are emulated: eager torchao; compiled torchao (torch.compile);"
-            " or torchao with mslk's NVFP4 quantizer and native epilogue. Quality only."
+            "Whose quantized numbers are computed: eager torchao; compiled torchao (torch.compile);"
+            " or torchao with mslk's NVFP4 quantizer and native epilogue. Quality only. Default:"
+            " mslk where NVFP4 runs natively with it, else eager."
+        ),
+    ),
+]
+Emulate = Annotated[
+    bool,
+    typer.Option(
+        "--emulate",
+        help=(
+            "Draw pictures by emulation also in formats that the GPU has. Default: such formats run"
+            " by the kernels that will serve the model, others by emulation."
         ),
     ),
 ]
@@ -128,10 +145,42 @@ Target = Annotated[
         "--target", "-t", help="The GPU that is priced, such as b200. Default: the study's."
     ),
 ]
+LatencySource = Annotated[
+    Source | None,
+    typer.Option(
+        "--latency",
+        help=(
+            "measured: every shape is timed once on the GPU at hand, and its times are kept;"
+            " predicted: the price model's. Default: measured where the target is the GPU at hand"
+            " and runs every format natively, else predicted."
+        ),
+    ),
+]
 CompileModeName = Annotated[
     CompileMode,
     typer.Option(
         "--compile-mode", help="reduce-overhead (CUDA graphs) or default, as torch.compile has it."
+    ),
+]
+CompileModeChoice = Annotated[
+    CompileMode | None,
+    typer.Option(
+        "--compile-mode",
+        help=(
+            "reduce-overhead (CUDA graphs, the default) or default, as torch.compile has it; names"
+            " the --runtime that compiles blocks so."
+        ),
+    ),
+]
+RuntimeName = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        help=(
+            "How the priced run is run: torchao-graphs (compiled blocks, each in a CUDA graph; the"
+            " default), torchao-compiled (without graphs), torchao-step-graph (one CUDA graph for"
+            " a denoiser call), torchao-eager (nothing compiled)."
+        ),
     ),
 ]
 DeviceName = Annotated[

@@ -11,9 +11,11 @@ from sensitivity.cli.options import (
     ArithmeticName,
     Compile,
     DeviceName,
+    Emulate,
     Formats,
     GroupsOrLayers,
     Json,
+    LatencySource,
     LpipsNet,
     MaxLpips,
     MaxSeconds,
@@ -22,6 +24,7 @@ from sensitivity.cli.options import (
     Out,
     Prompts,
     QuantizedFormat,
+    RuntimeName,
     SaveStudy,
     Settings,
     Steps,
@@ -33,11 +36,12 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import check_recipe, default_recipe, write_json
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import complete_study, named_study, with_run
-from sensitivity.core.arithmetic import Arithmetic, served_otherwise
+from sensitivity.core.arithmetic import served_otherwise
 from sensitivity.core.format_name import parse_formats
 from sensitivity.spec.study_spec import StudySpec, check_budget
 
 if TYPE_CHECKING:
+    from sensitivity.workflows.conclude import SearchOutcome
     from sensitivity.workflows.requests import SearchRequest
 
 Budget = Annotated[
@@ -71,13 +75,16 @@ def search(
     budget: Budget = 50,
     fmt: Formats = None,
     target: Target = None,
+    latency: LatencySource = None,
+    runtime: RuntimeName = None,
     max_lpips: MaxLpips = None,
     min_speedup: MinSpeedup = None,
     max_seconds: MaxSeconds = None,
     out: Out = None,
     storage: Storage = None,
     granularity: GroupsOrLayers = "group",
-    arithmetic: ArithmeticName = Arithmetic.EAGER,
+    arithmetic: ArithmeticName = None,
+    emulate: Emulate = False,
     sampler: Sampler = "knapsack",
     calibrate: Calibrate = True,
     seed: Seed = 0,
@@ -92,8 +99,9 @@ def search(
     compiled: Compile = None,
     json_path: Json = None,
 ) -> None:
-    """Search skip-lists by predicted latency and LPIPS against bf16, and write the winner's recipe.
+    """Search skip-lists by latency and LPIPS against bf16, and write the winner's recipe.
 
+    Latency is measured shape by shape where the target is the GPU at hand, else predicted.
     The winner is verified on held-out prompts. Without a constraint it is the knee of the front.
     For a folder or a Hub id a study is derived and shown first.
     """
@@ -107,12 +115,15 @@ def search(
     request = SearchRequest(
         formats=parse_formats(fmt or [QuantizedFormat.NVFP4]),
         arithmetic=arithmetic,
+        emulate=emulate,
         budget=budget,
         target=target,
         seed=seed,
         sampler=SamplerName(sampler),
         granularity=granularity,
         calibrated=calibrate,
+        latency=latency,
+        runtime=runtime,
         max_lpips=max_lpips,
         min_speedup=min_speedup,
         max_seconds=max_seconds,
@@ -141,7 +152,7 @@ def _recipe_path(
 
     database = request.storage or default_storage(spec)
     names = (spec.name, *request.formats, get_device(request.target or spec.pricing.target).name)
-    path = out or default_recipe(database, *names, *served_otherwise(request.arithmetic))
+    path = out or default_recipe(database, *names, *served_otherwise(request.own_arithmetic))
     if writes:
         check_recipe(path, database)
     return path
@@ -157,15 +168,28 @@ def _run(
     named: bool,
 ) -> None:
     """Search with progress, then print what was found and write the recipe."""
-    from sensitivity.cli.finishing import finish, showing_the_front
+    from sensitivity.cli.finishing import finish, showing_the_front, write_recipe
     from sensitivity.cli.render.progress import SearchProgress
     from sensitivity.cli.signals import ending_in_order
     from sensitivity.workflows.find import find_recipe
 
     progress = SearchProgress(console, budget=request.budget)
+
+    def keep(outcome: "SearchOutcome") -> None:
+        """Write the recipe before its run is timed, which may end the process."""
+        if outcome.recipe is not None:
+            path = write_recipe(outcome.recipe, recipe_path, named=named)
+            progress.say(f"recipe: {path}, whose seconds are the sum of shapes until now")
+
     with ending_in_order(), showing_the_front(console), progress:
         outcome = find_recipe(
-            spec, request, events=progress.events, say=progress.say, verifying=progress.verifying
+            spec,
+            request,
+            events=progress.events,
+            say=progress.say,
+            verifying=progress.verifying,
+            measuring=progress.measuring,
+            found=keep,
         )
     finish(console, outcome, recipe_path, json_path, budget=request.budget, named=named)
 

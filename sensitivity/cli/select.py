@@ -29,7 +29,7 @@ from sensitivity.cli.outputs import check_recipe, default_recipe
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import complete_study, named_study, with_run
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import Granularity, parse_formats
+from sensitivity.core.format_name import Granularity, Source, parse_formats
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
@@ -56,7 +56,24 @@ OfCalibration = Annotated[
     bool | None, typer.Option(help="The study with, or without, layer sensitivities.")
 ]
 OfArithmetic = Annotated[
-    Arithmetic | None, typer.Option(help="The study that emulated this runtime.")
+    Arithmetic | None, typer.Option(help="The study in the arithmetic of this runtime.")
+]
+OfEmulation = Annotated[
+    bool | None,
+    typer.Option(
+        "--emulate/--no-emulate",
+        help="The study that kept to emulation, or that used the kernels that the GPU has.",
+    ),
+]
+OfLatency = Annotated[
+    Source | None,
+    typer.Option(
+        "--latency", help="The study whose prices were measured, or predicted. It keeps its own."
+    ),
+]
+OfRuntime = Annotated[
+    str | None,
+    typer.Option("--runtime", help="The study whose prices are of this way of running."),
 ]
 OfSeed = Annotated[int | None, typer.Option(help="The study of this seed.")]
 Verify = Annotated[
@@ -85,6 +102,9 @@ def select(
     sampler: OfSampler = None,
     calibrate: OfCalibration = None,
     arithmetic: OfArithmetic = None,
+    latency: OfLatency = None,
+    runtime: OfRuntime = None,
+    emulate: OfEmulation = None,
     seed: OfSeed = None,
     verify: Verify = True,
     prompts: Prompts = None,
@@ -121,6 +141,9 @@ def select(
             granularity=granularity,
             calibrated=calibrate,
             arithmetic=arithmetic,
+            latency=latency,
+            runtime=runtime,
+            emulate=emulate,
         ),
         max_lpips=max_lpips,
         min_speedup=min_speedup,

@@ -55,6 +55,8 @@ STUDY = Bounds(max_bytes=8 * 2**20, max_values=100_000, max_depth=12)
 """A study TOML, which may hold prompts."""
 DEVICE = Bounds(max_bytes=256 * 2**10, max_values=5_000, max_depth=12)
 """A device TOML."""
+TARGET = Bounds(max_bytes=8 * 2**20, max_values=500_000, max_depth=12)
+"""A target file: what was measured on one GPU."""
 PROMPTS = Bounds(max_bytes=64 * 2**20, max_values=4_000_000)
 """Prompts, in any of their forms but TOML."""
 PROMPTS_TOML = Bounds(max_bytes=32 * 2**20, max_values=300_000, max_depth=12)

@@ -12,7 +12,8 @@ Search prompts are generated in chunks (`splits`), whether or not a caller looks
 between. A caller that passes `keep_going` to `score` may stop after a chunk, and gets a
 `PartialScore`.
 
-Formats are emulated: a score is about quality, never about time.
+Formats run by the kernels that serve a model where the device has them, else by emulation
+(`formats.execution`). A score is about quality, never about time.
 """
 
 import logging
@@ -28,9 +29,10 @@ from torch import Tensor
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import release_memory
 from sensitivity.core.environment import describe_environment
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
 from sensitivity.core.words import counted, first_line
 from sensitivity.fidelity.comparison import Comparison
+from sensitivity.fidelity.keys import evaluation_digest
 from sensitivity.fidelity.lpips import LpipsDistance, study_distance
 from sensitivity.fidelity.references import ReferenceCache
 from sensitivity.fidelity.score import PartialScore, Score
@@ -42,10 +44,10 @@ from sensitivity.fidelity.scoring import (
     score_media,
 )
 from sensitivity.fidelity.splits import Split, batch_size_of, interim_looks_of, prompts_of
-from sensitivity.formats.emulation import arithmetic_on
+from sensitivity.formats.execution import Execution
 from sensitivity.formats.switch import Switch
 from sensitivity.models.compiled_regions import CompiledRegions, is_compile_error
-from sensitivity.models.generating import MediaGenerator, digest_of, generation_key
+from sensitivity.models.generating import MediaGenerator, generation_key
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.models.media import Media
 from sensitivity.shapes.recorder import profile_run
@@ -53,8 +55,6 @@ from sensitivity.shapes.table import ShapeTable
 
 WORTH_COMPILING = 10**9
 """Parameters of a denoiser from which on compiling its blocks pays for itself."""
-SECONDARY_VERSION = 1
-"""Version of the secondary metrics. It is part of the key of held-out scores."""
 log = logging.getLogger(__name__)
 
 
@@ -70,9 +70,12 @@ class Evaluator:
         compiled: Whether pictures are generated with the denoiser's blocks compiled. None means: on
             a GPU, for denoisers of `WORTH_COMPILING` parameters or more. If torch cannot compile a
             block, pictures are generated eagerly and a warning says so.
-        arithmetic: The runtime whose quantized numbers are emulated.
+        arithmetic: The runtime whose quantized numbers are computed.
+        emulate: Whether formats are emulated that the device has natively.
+        formats: The quantized formats that are scored. Of others, kernels are no part of the keys.
 
     Attributes:
+        execution: By which kernels quantized Linears run.
         switch: Holds the Linears. It applies formats without scoring.
         media_generator: Generates with the pipeline.
         environment: Versions and machine, stamped into results.
@@ -86,13 +89,18 @@ class Evaluator:
         distance: LpipsDistance | None = None,
         compiled: bool | None = None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
+        emulate: bool = False,
+        formats: Sequence[FormatName] = QUANTIZED_FORMATS,
     ) -> None:
         self.loaded, self.spec = loaded, loaded.spec
         self.environment = describe_environment(loaded.device)
         self.media_generator = MediaGenerator(loaded)
         self._distance = distance
         self.arithmetic = arithmetic
-        self.switch = Switch(loaded.denoiser, arithmetic=arithmetic)
+        self.execution = Execution(
+            device=loaded.device, formats=tuple(formats), arithmetic=arithmetic, emulate=emulate
+        )
+        self.switch = Switch(loaded.denoiser, arithmetic=arithmetic, emulate=emulate)
         parameters = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
         large = parameters >= WORTH_COMPILING
         self.compiled = large and loaded.device.startswith("cuda") if compiled is None else compiled
@@ -181,15 +189,12 @@ class Evaluator:
 
         Two scores with the same key are comparable, and a known score may stand for a new one.
         """
-        stride = self.spec.fidelity.frame_stride
-        frames = {} if stride == 1 else {"frame_stride": stride}
-        secondary = {"beside": SECONDARY_VERSION} if split == "held_out" else {}
-        return digest_of(
-            self.key(split)
-            | {"distance": self.distance.key}
-            | {"emulation": arithmetic_on(self.loaded.device, self.arithmetic)}
-            | frames
-            | secondary
+        return evaluation_digest(
+            self.key(split),
+            self.spec,
+            split,
+            distance=self.distance.key,
+            execution=self.execution,
         )
 
     def references(self, split: Split, *, batch_size: int | None = None) -> Media:

@@ -17,8 +17,9 @@ results: `cpu_kernels` for activations on the CPU, `triton_kernels` on CUDA. `ke
 which may run. In graphs that torch compiles it is always torchao's primitives; `switch` keeps its
 Linears out of such graphs.
 
-**FP8 on a GPU that supports it.** `emulation.as_run_on` returns a format that multiplies e4m3 codes
-with the GPU's own GEMM, as torchao does when the model is served.
+**On a GPU that has the format** `emulation.as_run_on` returns one whose products are those of the
+kernels that serve a model there: the GPU's own FP8 GEMM (`fp8.HardwareFP8`), or torchao's tensors
+(`torchao_linear`). `native_formats` says where.
 
 **Conventions.** rows is the product of the leading axes of the call. NVFP4's activation scale is
 one number for the whole call, as in torchao. Weights and activations are bf16. `weight_bytes`
@@ -56,6 +57,7 @@ from torchao.core.config import AOBaseConfig
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.kernels import Kernels
 from sensitivity.errors import FormatError
 
 EMULATE = "emulate it instead (quality only), or run on a machine that has it"
@@ -75,6 +77,23 @@ class QuantizedOperand:
     values: Tensor
     scale: Tensor | None
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The plain tensors that it is stored in: those of torchao's tensor, if it is one."""
+        if hasattr(self.values, "__tensor_flatten__"):
+            names, _ = self.values.__tensor_flatten__()
+            return tuple(getattr(self.values, name) for name in names)
+        return (self.values,) if self.scale is None else (self.values, self.scale)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return sum(part.nbytes for part in self.parts)
+
+    def is_finite(self) -> Tensor:
+        """() bool on the operand's device: no code and no scale is NaN or inf."""
+        return torch.stack([_is_finite(part) for part in self.parts]).all()
+
 
 class Format(abc.ABC):
     """A number format of a Linear. Stateless; `get_format` returns the one instance of each.
@@ -82,6 +101,8 @@ class Format(abc.ABC):
     Attributes:
         name: the format's name.
         arithmetic: the runtime whose numbers it computes (`served`).
+        kernels: whether its products are those of the kernels that serve a model on this GPU.
+        weight_kind: what its quantized weights are; formats of one name and kind share them.
         k_multiple: what K must be a multiple of, natively.
         n_multiple: what N must be a multiple of, natively.
         min_capability: the lowest CUDA compute capability that runs it natively.
@@ -89,6 +110,8 @@ class Format(abc.ABC):
 
     name: FormatName
     arithmetic: Arithmetic = Arithmetic.EAGER
+    kernels: Kernels = Kernels.EMULATED
+    weight_kind: str = "values"
     k_multiple: int = 1
     n_multiple: int = 1
     min_capability: tuple[int, int] = (0, 0)
@@ -195,6 +218,15 @@ class Format(abc.ABC):
                 " Linear in bf16"
             )
         return x.detach().contiguous()
+
+
+def _is_finite(part: Tensor) -> Tensor:
+    """() bool. isfinite knows no 8-bit type, and a packed one has no NaN."""
+    if part.dtype == torch.uint8:
+        return torch.ones((), dtype=torch.bool, device=part.device)
+    if part.itemsize == 1:
+        part = part.float() if part.dtype == torch.float8_e8m0fnu else part.bfloat16()
+    return part.isfinite().all()
 
 
 def padded_scale_bytes(n: int, scales_per_row: int) -> int:

@@ -8,6 +8,7 @@ from torchao.quantization.quant_primitives import _choose_scale_float8, _quantiz
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.kernels import Kernels
 from sensitivity.formats import cpu_kernels
 from sensitivity.formats._base import Format, QuantizedOperand
 from sensitivity.formats.kernel_choice import is_eager_cpu, is_eager_cuda, load_triton_kernels
@@ -71,6 +72,9 @@ class HardwareFP8(FP8):
     """FP8 by the GPU's own GEMM, the one that torchao calls when the model is served: e4m3 codes,
     scales in the epilogue, fast accumulation on.
     """
+
+    kernels = Kernels.NATIVE
+    weight_kind = "codes"
 
     def quantize_weight(self, weight: Tensor) -> QuantizedOperand:
         values, scale = load_triton_kernels().quantize_fp8_rows(self._checked(weight), codes=True)

@@ -117,13 +117,18 @@ def format_in(name: FormatName, arithmetic: Arithmetic) -> Format:
     Raises:
         FormatError: what the runtime computes in this format is not known exactly.
     """
-    if (name, arithmetic) in _UNKNOWN:
+    if not is_known(name, arithmetic):
         raise FormatError(
             f"found `format` {name} with `arithmetic` {arithmetic}; expected a pair whose numbers"
             f" are known exactly: MSLK has a quantizer and a GEMM of its own for {name}, and they"
             " are not emulated. Choose `arithmetic` eager or compiled, or `format` nvfp4"
         )
     return _SERVED.get((name, arithmetic), get_format(name))
+
+
+def is_known(name: FormatName, arithmetic: Arithmetic) -> bool:
+    """Whether what the runtime computes in this format is known exactly."""
+    return (name, arithmetic) not in _UNKNOWN
 
 
 def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:

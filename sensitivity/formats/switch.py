@@ -1,6 +1,6 @@
 """How does a loaded denoiser change its skip-list?
 
-`Switch` changes every Linear between bf16 and emulated formats, in place.
+`Switch` changes every Linear between bf16 and quantized formats, in place.
 
 Method. Each plain `nn.Linear` becomes a `SwitchableLinear`: same module object, same parameters,
 same FQN and hooks, so neither weights nor references to the module move. Setting a format is one
@@ -22,11 +22,16 @@ quantized product gets or gives (`switchable_linear`). A Linear whose arithmetic
 **Memory.** Quantized weights are kept as long as they fit into `weight_cache_bytes`
 (`weight_cache`).
 
+**Kernels.** A format that the GPU has runs by the kernels that serve a model there, unless
+`emulate` is on; what it lacks is emulated (`native_formats`). So is a product whose shape a native
+kernel refuses (`refused_products`).
+
 **What ran.** `unquantized` says which Linears did not run quantized since the last `set`, and
 `check_ran` raises where one was called.
 
-What it does not do: native kernels (`native.quantize_native`). Only modules whose class is exactly
-`nn.Linear` are switched. Gradients pass in eager mode only.
+What it does not do: put torchao's weights into the module (`native.quantize_native`). Only modules
+whose class is exactly `nn.Linear` are switched. Gradients pass in eager mode only, and not through
+native kernels.
 """
 
 from collections.abc import Mapping
@@ -83,7 +88,8 @@ class Switch:
         module: its Linears are switched.
         weight_cache_bytes: the most that kept quantized weights may take on the device; None keeps
             all.
-        arithmetic: the runtime that is emulated.
+        arithmetic: the runtime whose numbers are computed.
+        emulate: whether formats are emulated that the device has natively.
 
     Attributes:
         linears: FQN -> Linear (first name of a shared module).
@@ -97,6 +103,7 @@ class Switch:
         *,
         weight_cache_bytes: int | None = None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
+        emulate: bool = False,
     ) -> None:
         self.module = module
         self.linears: dict[str, nn.Linear] = {}
@@ -109,7 +116,7 @@ class Switch:
                 self.linears[fqn] = child
             else:
                 self.others[fqn] = reason
-        self.weights = WeightCache(self.linears, weight_cache_bytes, arithmetic)
+        self.weights = WeightCache(self.linears, weight_cache_bytes, arithmetic, emulate=emulate)
         self._formats: dict[str, FormatName] = {}
         self._closed = False
         for linear in self.linears.values():
@@ -117,7 +124,7 @@ class Switch:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """The runtime that is emulated from the next `set` on."""
+        """The runtime whose numbers are computed from the next `set` on."""
         return self.weights.arithmetic
 
     @arithmetic.setter

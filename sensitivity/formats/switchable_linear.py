@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sensitivity.formats._base import Format
-from sensitivity.formats.emulation import as_run_on, emulated_linear
+from sensitivity.formats.emulation import as_run_on
 from sensitivity.formats.kept_weight import KeptWeight
+from sensitivity.formats.refused_products import linear_of
 
 _numbers = itertools.count()
 _by_number: weakref.WeakValueDictionary[int, "SwitchableLinear"] = weakref.WeakValueDictionary()
@@ -38,11 +39,12 @@ _by_number: weakref.WeakValueDictionary[int, "SwitchableLinear"] = weakref.WeakV
 
 class Active(NamedTuple):
     """The format of a Linear that is not bf16, and its weight in it. A weight of None is quantized
-    in each call.
+    in each call. `emulate` keeps to emulation wherever the weight moves.
     """
 
     format: Format
     weight: KeptWeight | None
+    emulate: bool = False
 
 
 @dataclass(slots=True)
@@ -91,14 +93,14 @@ class SwitchableLinear(nn.Linear):
     ) -> Tensor:
         """input: (..., K), weight: (N, K). Returns (..., N), the product in the active format."""
         assert self.active is not None
-        fmt, kept = self.active
+        fmt, kept, emulate = self.active
         self.calls.quantized += 1
         if kept is not None and kept.is_of(weight):
             operand = kept.operand
         else:  # not kept, or moved or changed since
-            fmt = as_run_on(fmt.name, weight.device, fmt.arithmetic)
+            fmt = as_run_on(fmt.name, weight.device, fmt.arithmetic, emulate=emulate)
             operand = fmt.quantize_weight(weight)
-        return emulated_linear(input, operand, bias, fmt, remember=remember)
+        return linear_of(input, operand, weight, bias, fmt, remember=remember)
 
     def run_opaquely(self, input: Tensor) -> Tensor:
         """What a compiled graph calls."""

@@ -20,6 +20,9 @@ from sensitivity.formats.emulation import as_run_on
 from sensitivity.formats.kept_weight import KeptWeight
 from sensitivity.formats.switchable_linear import Active
 
+_Key = tuple[str, FormatName, str]
+"""FQN, format, and what its weight is (`Format.weight_kind`)"""
+
 
 class WeightCache:
     """Quantized weights of some Linears.
@@ -27,7 +30,8 @@ class WeightCache:
     Args:
         linears: {FQN: Linear}.
         most_bytes: the most that kept weights may take on the device; None keeps all.
-        arithmetic: the runtime that is emulated. Weights are the same in all of them.
+        arithmetic: the runtime whose numbers are computed. Emulated weights are the same in all.
+        emulate: whether formats are emulated that the device has natively.
     """
 
     def __init__(
@@ -35,12 +39,15 @@ class WeightCache:
         linears: Mapping[str, nn.Linear],
         most_bytes: int | None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
+        *,
+        emulate: bool = False,
     ) -> None:
         self.linears = linears
         self.most_bytes = most_bytes
         self.arithmetic = arithmetic
+        self.emulate = emulate
         self.held_bytes = 0
-        self._weights: dict[tuple[str, FormatName], KeptWeight | None] = {}
+        self._weights: dict[_Key, KeptWeight | None] = {}
 
     def __len__(self) -> int:
         """How many (Linear, format) pairs were quantized so far, kept or not."""
@@ -60,22 +67,21 @@ class WeightCache:
         Raises:
             FormatError: a weight quantizes to NaN or inf. The cache has not changed then.
         """
-        chosen = quantized(formats)
+        chosen = {fqn: self._format(fqn, name) for fqn, name in quantized(formats).items()}
         held_before = self.held_bytes
-        fresh: dict[tuple[str, FormatName], KeptWeight | None] = {}
-        finite: dict[tuple[str, FormatName], Tensor] = {}
-        for fqn, name in chosen.items():
-            if fqn in passing or self._is_known(fqn, name):
+        fresh: dict[_Key, KeptWeight | None] = {}
+        finite: dict[_Key, Tensor] = {}
+        for fqn, fmt in chosen.items():
+            if fqn in passing or self._is_known(fqn, fmt):
                 continue
-            weight = self.linears[fqn].weight
-            operand = self._format(fqn, name).quantize_weight(weight)
-            finite[fqn, name] = _is_finite(operand)
-            self._release(self._weights.get((fqn, name)))
-            has_room = self._has_room(operand)
-            fresh[fqn, name] = KeptWeight.of(weight, operand) if has_room else None
+            weight, key = self.linears[fqn].weight, _key(fqn, fmt)
+            operand = fmt.quantize_weight(weight)
+            finite[key] = operand.is_finite()
+            self._release(self._weights.get(key))
+            fresh[key] = KeptWeight.of(weight, operand) if self._has_room(operand) else None
         # One synchronisation with the GPU for all Linears.
         if finite and not bool(torch.stack(list(finite.values())).all()):
-            fqn, name = next(key for key, fine in finite.items() if not bool(fine))
+            fqn, name, _ = next(key for key, fine in finite.items() if not bool(fine))
             self.held_bytes = held_before
             raise FormatError(
                 f"{fqn} cannot be {name}: its weight quantizes to NaN or inf, as with an all-zero"
@@ -84,9 +90,11 @@ class WeightCache:
         self._weights |= fresh
         return {
             fqn: Active(
-                self._format(fqn, name), None if fqn in passing else self._weights[fqn, name]
+                format=fmt,
+                weight=None if fqn in passing else self._weights[_key(fqn, fmt)],
+                emulate=self.emulate,
             )
-            for fqn, name in chosen.items()
+            for fqn, fmt in chosen.items()
         }
 
     def clear(self) -> None:
@@ -94,38 +102,31 @@ class WeightCache:
         self._weights.clear()
         self.held_bytes = 0
 
-    def _is_known(self, fqn: str, name: FormatName) -> bool:
+    def _is_known(self, fqn: str, fmt: Format) -> bool:
         """Whether the pair was quantized before, and what was kept is still right."""
-        if (fqn, name) not in self._weights:
+        key = _key(fqn, fmt)
+        if key not in self._weights:
             return False
-        kept = self._weights[fqn, name]
+        kept = self._weights[key]
         return kept is None or kept.is_of(self.linears[fqn].weight)
 
     def _release(self, kept: KeptWeight | None) -> None:
         """Count a kept weight that is replaced no more."""
         if kept is not None:
-            self.held_bytes -= _bytes_of(kept.operand)
+            self.held_bytes -= kept.operand.nbytes
 
     def _format(self, fqn: str, name: FormatName) -> Format:
-        return as_run_on(name, self.linears[fqn].weight.device, self.arithmetic)
+        device = self.linears[fqn].weight.device
+        return as_run_on(name, device, self.arithmetic, emulate=self.emulate)
 
     def _has_room(self, operand: QuantizedOperand) -> bool:
         """Whether one more weight may be kept; if so, its bytes are counted."""
-        needed = self.held_bytes + _bytes_of(operand)
+        needed = self.held_bytes + operand.nbytes
         if self.most_bytes is not None and needed > self.most_bytes:
             return False
         self.held_bytes = needed
         return True
 
 
-def _is_finite(operand: QuantizedOperand) -> Tensor:
-    """() bool on the operand's device."""
-    values = operand.values
-    if values.dtype == torch.float8_e4m3fn:
-        values = values.bfloat16()
-    fine = values.isfinite().all()
-    return fine if operand.scale is None else fine & operand.scale.isfinite().all()
-
-
-def _bytes_of(operand: QuantizedOperand) -> int:
-    return operand.values.nbytes + (0 if operand.scale is None else operand.scale.nbytes)
+def _key(fqn: str, fmt: Format) -> _Key:
+    return fqn, fmt.name, fmt.weight_kind

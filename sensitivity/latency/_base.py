@@ -45,6 +45,8 @@ from dataclasses import dataclass
 from sensitivity.core.format_name import CompileMode, FormatName, Source
 from sensitivity.errors import FormatError, PatternError, UserError
 from sensitivity.latency.estimate import LatencyEstimate, LinearCost
+from sensitivity.latency.host import HostWork, host_work, with_host
+from sensitivity.latency.runtimes import Runtime, runtime_of
 from sensitivity.latency.scale import scale_of
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 
@@ -97,6 +99,11 @@ class LatencyModel(ABC):
     compile_mode: CompileMode
     covers: str
 
+    @property
+    def runtime(self) -> Runtime:
+        """How the priced run is run. By default what compiles blocks in `compile_mode`."""
+        return runtime_of(self.compile_mode)
+
     def check_format(self, format: FormatName) -> None:  # noqa: B027 - most models take all
         """Raise FormatError if the target cannot compute in `format`. By default it can in all.
 
@@ -110,6 +117,25 @@ class LatencyModel(ABC):
         except FormatError:
             return False
         return True
+
+    def refusal(self, *, m: int, k: int, n: int, bias: bool, format: FormatName) -> str | None:
+        """Why the target's kernels refuse a Linear that the format itself takes; None if they run.
+
+        By default None. A Linear with a reason cannot run in the format, so it stays bf16.
+        """
+        return None
+
+    def refuses(self, linear: LinearProfile, format: FormatName) -> str | None:
+        """Why a Linear of a run cannot be in a format by `refusal`; None if it can.
+
+        If M varies, one M that is refused is enough; the largest is named.
+        """
+        reasons = (
+            self.refusal(m=m, k=linear.k, n=linear.n, bias=linear.bias, format=format)
+            for m, _ in reversed(linear.m_values)
+            if m
+        )
+        return next((reason for reason in reasons if reason), None)
 
     @abstractmethod
     def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
@@ -137,6 +163,14 @@ class LatencyModel(ABC):
     @abstractmethod
     def rest_s(self, table: ShapeTable) -> float:
         """Seconds of the whole run that are not Linears; they do not depend on formats."""
+
+    def others_s(self, table: ShapeTable) -> float:
+        """Seconds of `rest_s` that are not the denoisers'. By default 0: not told apart."""
+        return 0.0
+
+    def host_work(self, table: ShapeTable) -> HostWork | None:
+        """What the run's denoisers launch; None where the table does not tell."""
+        return host_work(table, self.runtime)
 
     def divide_anchor(
         self,
@@ -195,14 +229,24 @@ class LatencyModel(ABC):
             for linear in table.linears
         )
         savings, anchor = self.savings(table, chosen), self.covers
-        if bf16_seconds is not None:
+        work, others_s = self.host_work(table), self.others_s(table)
+        gpu_s = savings.linears_s + savings.rest_s
+        waits = work is not None and work.seconds({}) + others_s > gpu_s
+        if bf16_seconds is not None and not (waits and bf16_seconds > gpu_s):
             factor, rest_s = self.divide_anchor(bf16_seconds, savings.linears_s, savings.rest_s)
             costs = tuple(cost.times(factor) for cost in costs)
             savings = dataclasses.replace(
                 savings, linears_s=savings.linears_s * factor, rest_s=rest_s, anchored=True
             )
+        if bf16_seconds is not None:
             anchor = "bf16_s as the caller measured it"
-        return self._summed(table, costs, savings, anchor)
+        return with_host(
+            self._summed(table, costs, savings, anchor),
+            work,
+            chosen,
+            others_s=others_s,
+            anchor_s=bf16_seconds,
+        )
 
     def _summed(
         self, table: ShapeTable, costs: tuple[LinearCost, ...], savings: Savings, anchor: str
@@ -210,11 +254,20 @@ class LatencyModel(ABC):
         """The estimate of a run whose Linears cost `costs`."""
         scale = scale_of(table)
         origins = [f"{self.source} for {self.target}", anchor, *([str(scale)] if scale else [])]
+        stopped = [
+            (linear.fqn, why)
+            for linear, cost in zip(table.linears, costs, strict=True)
+            if cost.format.is_quantized and (why := self.refuses(linear, cost.format))
+        ]
+        if stopped:
+            fqn, why = stopped[0]
+            origins.append(f"{len(stopped)} Linears cannot run so, the first is {fqn}: {why}")
         return LatencyEstimate(
             target=self.target,
             source=self.source,
             batch_size=table.batch_size,
             compile_mode=self.compile_mode,
+            runtime=self.runtime.name,
             bf16_s=sum(cost.calls * cost.bf16_us for cost in costs) / 1e6 + savings.rest_s,
             quantized_s=(
                 sum(cost.calls * cost.quantized_us for cost in costs) / 1e6 + savings.rest_s
@@ -233,7 +286,7 @@ class LatencyModel(ABC):
             format = FormatName(formats.get(linear.fqn, FormatName.BF16))
             for m, calls in linear.m_values:
                 shapes[
-                    m, linear.k, linear.n, format, bool(linear.block), readers.get(linear.fqn, 1)
+                    m, linear.k, linear.n, format, self.compiles(linear), readers.get(linear.fqn, 1)
                 ] += calls
         linears_us = sum(
             calls
@@ -250,7 +303,7 @@ class LatencyModel(ABC):
         if format.is_quantized:
             quantized_us = self.mean_us(linear, format, readers)
             why = self.why(
-                m=linear.m, k=linear.k, n=linear.n, format=format, compiled=bool(linear.block)
+                m=linear.m, k=linear.k, n=linear.n, format=format, compiled=self.compiles(linear)
             )
         return LinearCost(
             fqn=linear.fqn,
@@ -264,6 +317,10 @@ class LatencyModel(ABC):
             why=why,
         )
 
+    def compiles(self, linear: LinearProfile) -> bool:
+        """Whether a Linear runs in a compiled region."""
+        return self.runtime.compiles(linear.block)
+
     def mean_us(self, linear: LinearProfile, format: FormatName, readers: int = 1) -> float:
         """Mean microseconds of a Linear's calls in a format; `readers` Linears read its input."""
         return (
@@ -274,7 +331,7 @@ class LatencyModel(ABC):
                     k=linear.k,
                     n=linear.n,
                     format=format,
-                    compiled=bool(linear.block),
+                    compiled=self.compiles(linear),
                     readers=readers,
                 )
                 for m, calls in linear.m_values

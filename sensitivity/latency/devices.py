@@ -19,12 +19,14 @@ Example:
     >>> get_device("B200").peak_flops_per_s(FormatName.NVFP4)
     9000000000000000.0
     >>> get_device("./my-gpu.toml")                      # doctest: +SKIP
+    >>> get_device("./my-gpu.json")                      # doctest: +SKIP
 """
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +40,9 @@ from sensitivity.core.outside_files import DEVICE, parse_toml, read_toml, reason
 from sensitivity.core.words import printable
 from sensitivity.errors import FormatError, UserError
 from sensitivity.latency.constants import BLACKWELL, HOPPER, KernelConstants
+from sensitivity.latency.measured_shapes import MeasuredShapes
+from sensitivity.latency.runtimes import host_factor
+from sensitivity.latency.target_file import TargetFile, load_target, shipped_targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +55,16 @@ class Device:
         bandwidth_bytes_per_s: Memory bandwidth.
         memory_bytes: Memory that programs can use.
         sm_count: Streaming multiprocessors.
+        capability: CUDA compute capability, "9.0" for Hopper.
         kernels: What kernels reach on it.
         calibrated: Whether `kernels` was fitted to measurements on this very chip. Estimates for
             other chips say that it was not.
+        host_factor: How many times longer its hosts take to launch than those that the costs of
+            runtimes are stated for (`runtimes.HostCosts`).
         sources: Where each number comes from.
+        samples: Samples of `kernels`, from a fit that does not come with the package; () if it
+            does, or if there is none (`posterior`).
+        measured: What single shapes took on it, from a target file; None without one.
     """
 
     name: str
@@ -61,9 +72,13 @@ class Device:
     bandwidth_bytes_per_s: float
     memory_bytes: int
     sm_count: int
+    capability: str
     kernels: KernelConstants
     calibrated: bool = False
+    host_factor: float = 1.0
     sources: tuple[str, ...]
+    samples: tuple[KernelConstants, ...] = ()
+    measured: MeasuredShapes | None = None
 
     def peak_flops_per_s(self, format: FormatName) -> float:
         """The dense peak of a format.
@@ -88,6 +103,8 @@ _Rate = Annotated[float, Field(strict=True, gt=0, le=1e18)]
 """FLOP/s or bytes/s; no GPU comes near the bound. Here and below, true and texts are no numbers."""
 _Bytes = Annotated[int, Field(strict=True, gt=0, lt=2**50)]
 _Multiprocessors = Annotated[int, Field(strict=True, gt=0, le=2**16)]
+_Capability = Annotated[str, Field(pattern=r"^[0-9]{1,2}[.][0-9]$")]
+_Factor = Annotated[float, Field(strict=True, gt=0, le=100)]
 _Constant = Annotated[float, Field(strict=True, le=1e9)]
 
 
@@ -100,8 +117,10 @@ class _Entry(BaseModel):
     bandwidth_bytes_per_s: _Rate
     memory_bytes: _Bytes
     sm_count: _Multiprocessors
+    capability: _Capability
     kernels: Literal["blackwell", "hopper"]
     calibrated: bool = False
+    host_factor: _Factor = 1.0
     sources: tuple[str, ...]
 
     def to_device(self, name: str) -> Device:
@@ -139,6 +158,8 @@ class _DeviceFile(BaseModel):
     bandwidth_bytes_per_s: _Rate | None = None
     memory_bytes: _Bytes | None = None
     sm_count: _Multiprocessors | None = None
+    host_factor: _Factor | None = None
+    capability: _Capability | None = None
     kernels: dict[str, _Constant] = Field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
@@ -162,7 +183,13 @@ def load_device(path: Path) -> Device:
     like = get_device(file.like)
     changes: dict[str, Any] = {
         key: value
-        for key in ("bandwidth_bytes_per_s", "memory_bytes", "sm_count")
+        for key in (
+            "bandwidth_bytes_per_s",
+            "memory_bytes",
+            "sm_count",
+            "capability",
+            "host_factor",
+        )
         if (value := getattr(file, key)) is not None
     }
     if file.peaks_flops_per_s is not None:
@@ -178,6 +205,8 @@ def load_device(path: Path) -> Device:
         like,
         name=file.name.lower(),
         calibrated=False,
+        measured=None,
+        samples=(),
         sources=(f"{path.name}, like {like.name}", *file.sources),
         **changes,
     )
@@ -205,8 +234,82 @@ def _read_device_file(path: Path) -> _DeviceFile:
         ) from None
 
 
+def family_constants(capability: str) -> KernelConstants:
+    """The kernel constants of a chip's family, where none were fitted on the chip itself."""
+    return BLACKWELL if int(capability.partition(".")[0]) >= 10 else HOPPER
+
+
+def device_of_target(target: TargetFile) -> Device:
+    """The device that a target file describes: a known chip's limits, or those that were reached.
+
+    The limits of a chip that the package does not know are what its large GEMMs and copies reached,
+    divided by the part of the limits that kernels of its family reach. The host is the one that
+    launched there.
+
+    Raises:
+        UserError: The file's constants are none.
+    """
+    known = DEVICES.get(target.name) or find_device(target.device)
+    family = known.kernels if known else family_constants(target.capability)
+    fit = target.kernels
+    base = known or _limits_reached(target, family)
+    origin = f"measured on an {target.device} ({target.measured}), driver {target.driver}"
+    own: dict[str, Any] = {"host_factor": host_factor(target.host) or base.host_factor}
+    if fit is not None:
+        constants = family.replaced(fit.constants)
+        samples = tuple(
+            constants.replaced(dict(zip(fit.names, values, strict=True))) for values in fit.samples
+        )
+        own |= {"kernels": constants, "calibrated": True, "samples": samples}
+    return dataclasses.replace(
+        base,
+        name=target.name,
+        sources=(*base.sources, origin),
+        measured=MeasuredShapes.of(target),
+        **own,
+    )
+
+
+def _limits_reached(target: TargetFile, family: KernelConstants) -> Device:
+    """An unknown chip's limits, from what was reached."""
+    parts = {
+        FormatName.BF16: 1.0,
+        FormatName.FP8: family.fp8_matmul,
+        FormatName.MXFP8: family.mxfp8_matmul,
+        FormatName.NVFP4: family.nvfp4_matmul,
+    }
+    peaks = {
+        format: rate / (family.isolated_matmul * parts[format])
+        for format, rate in target.best_rates().items()
+    }
+    reached = [target.limits.get(f"{kind}_bytes_per_s", 0.0) for kind in ("copy", "read")]
+    if FormatName.BF16 not in peaks or not max(reached):
+        raise UserError(
+            f"The target file of {target.name} has no bf16 GEMM or no bandwidth, and the package"
+            " does not know this chip; expected both. Measure it again with more time."
+        )
+    return Device(
+        name=target.name,
+        peaks_flops_per_s=MappingProxyType(peaks),
+        bandwidth_bytes_per_s=max(reached) / family.pass_bandwidth,
+        memory_bytes=target.memory_bytes,
+        sm_count=target.sm_count,
+        capability=target.capability,
+        kernels=family,
+        sources=("limits from the rates that its kernels reached",),
+    )
+
+
+@cache
+def _as_shipped(name: str) -> Device:
+    """A chip with the measurement that comes with the package, if there is one."""
+    target = shipped_targets().get(name)
+    return device_of_target(target) if target else DEVICES[name]
+
+
 def get_device(name: str) -> Device:
-    """Find a device by its chip's name, in any case, or read it from a path that ends in .toml.
+    """Find a device by its chip's name, in any case, or read it from a path that ends in .toml (a
+    description) or .json (a target file).
 
     Raises:
         UserError: No such device; the message names the closest one and all of them.
@@ -214,6 +317,8 @@ def get_device(name: str) -> Device:
     text = name.strip()
     if text.endswith(".toml"):
         return load_device(Path(text))
+    if text.endswith(".json"):
+        return device_of_target(load_target(Path(text)))
     key = _ALIASES.get(text.lower(), text.lower())
     device = DEVICES.get(key)
     if device is None:
@@ -221,9 +326,9 @@ def get_device(name: str) -> Device:
         hint = f"Did you mean {closest[0]!r}?" if closest else "Choose one of these."
         raise UserError(
             f"No device is called {name!r} (`target`); expected one of {', '.join(DEVICES)}, or a"
-            f" path to a device TOML. {hint}"
+            f" path to a device TOML or to the JSON of `sensitivity device measure`. {hint}"
         )
-    return device
+    return _as_shipped(key)
 
 
 def find_device(torch_name: str) -> Device | None:

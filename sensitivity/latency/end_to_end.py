@@ -1,5 +1,5 @@
-"""How long does the denoiser, or the whole pipeline, really take in given formats, compiled as it
-is served? Measured end to end.
+"""How long do the calls of a denoiser really take in given formats, compiled as it is served?
+Measured end to end, for one skip-list.
 
 Method. A fresh bf16 denoiser is quantized natively, its repeated blocks are compiled one by one, it
 is warmed up, and timed. This is what diffusers' `compile_repeated_blocks(fullgraph=True)` does
@@ -11,12 +11,12 @@ Compile modes. "default" launches kernels from Python. "reduce-overhead" replays
 compiled region. There the outputs are cloned, so that the next replay cannot overwrite what another
 block still reads, and every denoiser call begins a new step of torch's graph trees.
 
-Conventions. Seconds of one denoiser call (`measure_calls`) or of one whole pipeline call
-(`measure_pipeline`). On CUDA, calls of the denoiser follow one another without waiting, as the
+Conventions. Seconds of one denoiser call. On CUDA, calls follow one another without waiting, as the
 steps of a pipeline do, with an event between them; on a CPU the host's clock is read. No gradients.
 
-What it does not do: load models (the caller passes a function that makes one), choose formats, or
-emulate. A format that the device lacks raises FormatError.
+What it does not do: compare lists (`interleaved` times several in turns), load models (the caller
+passes a function that makes one), choose formats, or emulate. A format that the device lacks raises
+FormatError.
 
     (timing,) = measure_calls(
         make_denoiser, calls, formats=recipe.layers, compile_mode="default", device="cuda"
@@ -36,8 +36,10 @@ from sensitivity.core.devices import release_memory
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.errors import MeasurementError, SensitivityError
 from sensitivity.formats.native import quantize_native
-from sensitivity.latency.run_timing import RunTiming, time_calls, time_unit, time_whole_runs
-from sensitivity.latency.stopwatch import device_of, failure_reason
+from sensitivity.latency.refusals import is_about_a_shape
+from sensitivity.latency.refused_linears import naming_refusals
+from sensitivity.latency.run_timing import RunTiming, time_calls, time_unit
+from sensitivity.latency.stopwatch import OUT_OF_MEMORY, device_of, failure_reason
 from sensitivity.latency.tensors import materialize, stored_bytes
 from sensitivity.latency.torch_settings import preserved_settings
 from sensitivity.models.compiled_regions import (
@@ -85,24 +87,49 @@ def measuring(device: torch.device, recompile_limit: int | None) -> Iterator[Non
     try:
         with preserved_settings(recompile_limit=limit), torch.no_grad():
             yield
-    except SensitivityError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise MeasurementError(
-            "The run ran out of memory on this device; expected one that fits. Measure a smaller"
-            " batch, or on a GPU with more memory."
-        ) from error
     except Exception as error:
-        if type(error).__name__ in _LIMIT_ERRORS:
-            raise limit_error(
-                "one class of blocks needs more graphs than its format patterns", limit, 2 * limit
-            ) from error
-        raise MeasurementError(
-            f"The compiled denoiser failed ({failure_reason(error)}); expected it to run. Make it"
-            " run eagerly first."
-        ) from error
+        raise explained(error, limit) from error.__cause__
     finally:
         release_memory(device)
+
+
+def explained(error: Exception, limit: int) -> SensitivityError:
+    """What went wrong in a run, as an error of this library; one of its own stays as it is.
+
+    Args:
+        error: What was raised.
+        limit: torch's recompile limit then.
+    """
+    if isinstance(error, SensitivityError):
+        return error
+    made: SensitivityError
+    if is_out_of_memory(error):
+        made = MeasurementError(
+            "The run ran out of memory on this device; expected one that fits. Measure a smaller"
+            " batch, or on a GPU with more memory."
+        )
+    elif type(error).__name__ in _LIMIT_ERRORS:
+        made = limit_error(
+            "one class of blocks needs more graphs than its format patterns", limit, 2 * limit
+        )
+    elif is_about_a_shape(error):
+        made = MeasurementError(
+            f"A kernel refused the shape of a Linear ({failure_reason(error)}); expected shapes"
+            " that it takes. Measure shape by shape, which names the shape, and leave its Linears"
+            " in bf16."
+        )
+    else:
+        made = MeasurementError(
+            f"The compiled denoiser failed ({failure_reason(error)}); expected it to run. Make it"
+            " run eagerly first."
+        )
+    made.__cause__ = error
+    return made
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device ran out of memory, whatever was raised because of that."""
+    return failure_reason(error) == OUT_OF_MEMORY
 
 
 @contextmanager
@@ -169,9 +196,10 @@ def measure_calls(
         for call in calls:
             args, kwargs = materialize(call.args, where), materialize(call.kwargs, where)
             work = partial(denoiser, *args, **kwargs)
-            with compiled_denoiser(
-                denoiser, compile_mode=compile_mode, backend=backend
-            ) as compiled:
+            with (
+                compiled_denoiser(denoiser, compile_mode=compile_mode, backend=backend) as compiled,
+                naming_refusals(denoiser, [work], formats),
+            ):
                 unit = time_unit(work, time_calls, warmups, repetitions, where)
             timings.append(
                 RunTiming(
@@ -188,45 +216,3 @@ def measure_calls(
             del work, args, kwargs
         del denoiser  # so that its memory is given back here
     return tuple(timings)
-
-
-def measure_pipeline(
-    run: Callable[[], object],
-    denoiser: nn.Module,
-    *,
-    formats: Mapping[str, FormatName],
-    compile_mode: CompileMode,
-    device: str,
-    warmups: int = 2,
-    repetitions: int = 3,
-    recompile_limit: int | None = None,
-    backend: Any = "inductor",
-) -> RunTiming:
-    """Time whole pipeline calls: text encoders, all steps, decoder.
-
-    Seconds are the host's, from an idle GPU to an idle GPU. The first call compiles.
-
-    Args:
-        run: Makes one pipeline call.
-        denoiser: The pipeline's own bf16 denoiser. It is quantized in place.
-        formats, compile_mode, device, warmups, repetitions, recompile_limit, backend: See
-            `measure_calls`.
-
-    Raises as `measure_calls`.
-    """
-    where = device_of(device)
-    with measuring(where, recompile_limit):
-        check_recompile_limit(count_block_patterns(denoiser, formats), recompile_limit)
-        quantize_native(denoiser, formats)
-        with compiled_denoiser(denoiser, compile_mode=compile_mode, backend=backend) as compiled:
-            unit = time_unit(run, time_whole_runs, warmups, repetitions, where)
-    return RunTiming(
-        seconds=unit.seconds,
-        calls=1,
-        compile_s=unit.compile_s,
-        peak_memory_bytes=unit.peak_memory_bytes,
-        reserved_bytes=unit.reserved_bytes,
-        weight_bytes=stored_bytes(denoiser),
-        compiled=compiled,
-        compile_mode=compile_mode,
-    )

@@ -1,6 +1,6 @@
 """What does a run take, in bf16 and in the given formats? The records that a latency model returns.
 
-`LinearCost` is one Linear, `LatencyEstimate` the whole run.
+`LinearCost` is one Linear, `HostTime` what the host takes, `LatencyEstimate` the whole run.
 
 Conventions. `_us` is one call, `_s` is the whole run that the table was profiled on. A Linear whose
 M varies has its largest M beside the mean time of its calls, so that calls x time is its part of
@@ -58,6 +58,60 @@ class LinearCost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HostTime:
+    """What launching the denoisers costs the host, beside what they cost the GPU.
+
+    All seconds are of the whole run. The slower of the two decides.
+
+    Attributes:
+        calls: Calls of denoisers in the run.
+        regions: Compiled regions that a run calls; 0 where nothing is compiled, or one CUDA graph
+            replays each denoiser call.
+        bf16_s: Of the host, with every Linear in bf16.
+        quantized_s: Of the host, in the given formats.
+        gpu_bf16_s: Of the GPU in the denoisers, with every Linear in bf16.
+        gpu_quantized_s: The same in the given formats.
+    """
+
+    calls: int
+    regions: int
+    bf16_s: float
+    quantized_s: float
+    gpu_bf16_s: float
+    gpu_quantized_s: float
+
+    @property
+    def bf16_lost_s(self) -> float:
+        """Seconds of the bf16 run in which the GPU waits for the host."""
+        return max(0.0, self.bf16_s - self.gpu_bf16_s)
+
+    @property
+    def lost_s(self) -> float:
+        """Seconds of the run in the given formats in which the GPU waits for the host."""
+        return max(0.0, self.quantized_s - self.gpu_quantized_s)
+
+    def __str__(self) -> str:
+        """Whether the host is the limit in the given formats, else in bf16, and by how much."""
+        for host_s, gpu_s, formats in (
+            (self.quantized_s, self.gpu_quantized_s, "quantized"),
+            (self.bf16_s, self.gpu_bf16_s, "in bf16"),
+        ):
+            if host_s > gpu_s:
+                a_call = 1e3 / self.calls
+                return (
+                    f"limited by the host {formats}: {(host_s - gpu_s) * a_call:.0f} ms a denoiser"
+                    f" call ({host_s * a_call:.0f} ms to launch it,"
+                    f" {gpu_s * a_call:.0f} ms on the GPU)"
+                )
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, and the seconds that the GPU waits."""
+        waits = {"bf16_lost_s": self.bf16_lost_s, "lost_s": self.lost_s}
+        return dataclasses.asdict(self) | waits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyEstimate:
     """What a run takes in bf16 and in the given formats.
 
@@ -66,6 +120,7 @@ class LatencyEstimate:
         source: Where the Linears' times come from.
         batch_size: Samples in a run.
         compile_mode: How the run is compiled; "reduce-overhead" replays CUDA graphs.
+        runtime: The name of the way of running that the seconds are of (`runtimes`).
         bf16_s: Seconds of the whole run with every Linear in bf16.
         quantized_s: Seconds of the whole run in the given formats.
         linears: One row for each Linear that was called, in the table's order.
@@ -73,12 +128,16 @@ class LatencyEstimate:
         scale: How the table was scaled; None if it was not.
         interval90: 5 % and 95 % quantiles of the speedup; None if the model gives none.
         memory: Bytes of weights and at the peak; None if they were not estimated.
+        host: What the host takes beside the GPU; None if the table does not tell.
+        measured_linears: How many Linears of a predicted run cost what they took on the target when
+            somebody measured it there; None if nobody did.
     """
 
     target: str
     source: Source
     batch_size: int
     compile_mode: CompileMode
+    runtime: str
     bf16_s: float
     quantized_s: float
     linears: tuple[LinearCost, ...]
@@ -86,6 +145,8 @@ class LatencyEstimate:
     scale: ShapeScale | None = None
     interval90: tuple[float, float] | None = None
     memory: MemoryEstimate | None = None
+    host: HostTime | None = None
+    measured_linears: int | None = None
 
     @property
     def speedup(self) -> float:
@@ -95,14 +156,15 @@ class LatencyEstimate:
     def to_json(self) -> dict[str, Any]:
         """The JSON of `sensitivity latency`.
 
-        "speedup_interval90" and "memory" are there if they are known, "note" and "scale" if the
-        table was scaled.
+        "speedup_interval90", "host", "memory" and "measured_linears" are there if they are known,
+        "note" with "measured_linears" or if the table was scaled, "scale" if it was.
         """
         data: dict[str, Any] = {
             "target": self.target,
             "source": self.source,
             "batch_size": self.batch_size,
             "compile_mode": self.compile_mode,
+            "runtime": self.runtime,
             "bf16_s": self.bf16_s,
             "quantized_s": self.quantized_s,
             "speedup": self.speedup,
@@ -110,8 +172,12 @@ class LatencyEstimate:
         }
         if self.interval90 is not None:
             data["speedup_interval90"] = list(self.interval90)
+        if self.host is not None:
+            data["host"] = self.host.to_json()
         if self.memory is not None:
             data["memory"] = self.memory.to_json()
+        if self.measured_linears is not None:
+            data |= {"measured_linears": self.measured_linears, "note": self.note}
         if self.scale is not None:
             data |= {"note": self.note, "scale": dataclasses.asdict(self.scale)}
         return data

@@ -4,23 +4,26 @@ Method. A Linear is a list of kernels that run one after another, as torchao 0.1
 it is compiled:
 
     bf16    GEMM (bias in its epilogue)
-    fp8     [quantize: row maximum and cast], GEMM
+    fp8     quantize: row maximum and cast, GEMM
     mxfp8   block scales, cast (two kernels, one pass of bytes), GEMM
     nvfp4   [absolute maximum], quantize, GEMM, [scale and bias]
 
 A kernel in brackets is launched where the Linear stands alone (`isolated`). Inside a compiled block
 Inductor fuses it into a neighbour that touches the same numbers: the maximum into the producer of
-the input, scale and bias into the consumer of the output, and all of FP8's quantizing into the
-producer if a row is short (`ROW_ON_CHIP`).
+the input, scale and bias into the consumer of the output. FP8's quantizing is fused into the
+producer if a row is short (`ROW_ON_CHIP`): it has no launch of its own, and costs its bytes.
 
 Linears outside the repeated blocks run eagerly, since only the blocks are compiled. There each pass
 of torchao's Python quantizer is a kernel (`EAGER_PASSES`).
 
-A kernel takes a ramp, plus the longer of its memory traffic and its arithmetic, plus the gap to the
-next kernel. The arithmetic of a GEMM is spread over whole waves of output tiles, and the best of
-`TILES` counts; so small M or N leave much of the chip idle. A part of the output's write is not
-hidden. With M = 1 the time is that of reading the weight, which a narrow format shortens, plus the
-launches, which it adds.
+A kernel takes a ramp, plus the longer of its memory traffic and its arithmetic. `tilings` spreads a
+GEMM over whole waves of output tiles; K may be split, so that small M and N still use the chip. Its
+arithmetic is limited twice: by what one multiprocessor does with its tiles, and by the power of the
+whole chip (`sustained_matmul`). With M = 1 the time is that of reading the weight, which a narrow
+format shortens, plus the launches, which it adds.
+
+A GEMM that is bound by memory in bf16 gains at most what its bytes shrink, whatever the device and
+the constants: a format changes neither tiles nor bandwidths, and no fixed time gets shorter.
 
 What it does not do: merge the quantizing of several Linears, or price anything but Linears.
 
@@ -36,21 +39,9 @@ from types import MappingProxyType
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency.constants import KernelConstants
 from sensitivity.latency.devices import Device
+from sensitivity.latency.tilings import OPERAND_BANDWIDTH, tile_work
 
 BF16_BYTES, FP32_BYTES = 2, 4
-TILES = (
-    (128, 64, 0.7),
-    (128, 128, 0.85),
-    (256, 128, 0.95),
-    (192, 192, 0.97),
-    (256, 192, 1.0),
-    (256, 256, 1.0),
-)
-"""(rows, columns, part of the full rate) of output tiles; a smaller tile reuses each operand less.
-
-Sizes: the usual ones of CUTLASS and cuBLAS for tcgen05 with one and two multiprocessors. Rates are
-assumed.
-"""
 EAGER_PASSES: Mapping[FormatName, tuple[int, float]] = MappingProxyType(
     {FormatName.FP8: (8, 33.0), FormatName.MXFP8: (32, 37.2), FormatName.NVFP4: (5, 6.0)}
 )
@@ -60,10 +51,14 @@ NVFP4. Counted with a dispatch mode on torchao 0.18.
 ROW_ON_CHIP = 8192
 """The longest row, in elements, that a kernel still holds while it looks for the row's maximum.
 
-FP8 has a scale for each row, so the kernel that makes such a row quantizes it on the way. Seen in
-profiles of FLUX.1-dev compiled on an H100: rows of 3072 cost nothing, rows of 12288 and 15360 cost
-a pass of their own.
+FP8 has a scale for each row. The kernel that makes a short row quantizes it on the way, for the
+time of its bytes. A longer row is read twice, by a kernel of its own. Seen in shapes of FLUX.1-dev
+timed behind their producers on an H100: rows of 3072, and rows of 12288 and 15360.
 """
+SCALED_COLUMNS = 128
+"""Output columns of a tile in kernels with scales, where there are few rows."""
+MX_LAUNCHES = 2
+"""Kernels of compiled MXFP8 quantizing: block scales, and the cast."""
 FEW_TILES = 0.3
 """Below this part of the full rate a GEMM is said to be bound by its few output tiles."""
 ELEMENT_BYTES: Mapping[FormatName, float] = MappingProxyType(
@@ -85,7 +80,7 @@ class Kernel:
 
     Attributes:
         name: What it does.
-        fixed_us: Ramps and gaps.
+        fixed_us: Ramps.
         math_us: Arithmetic.
         memory_us: Memory traffic.
     """
@@ -108,7 +103,7 @@ class LinearKernels:
     Attributes:
         device: The GPU.
         constants: What kernels reach of its limits.
-        isolated: Whether Linears stand alone (kernel times, no gaps) instead of inside a run.
+        isolated: Whether Linears stand alone instead of inside a run.
     """
 
     device: Device
@@ -160,10 +155,7 @@ class LinearKernels:
         added_us = sum(kernel.us for kernel in kernels) - gemm.us
         fixed_us = sum(kernel.fixed_us for kernel in kernels if kernel.name != "GEMM")
         bound = "reading the weight" if bf16.memory_us >= bf16.math_us else "arithmetic"
-        if (
-            bf16.memory_us < bf16.math_us
-            and wave_efficiency(m, n, self.device.sm_count) < FEW_TILES
-        ):
+        if bf16.memory_us < bf16.math_us and self.tile_efficiency(m, k, n) < FEW_TILES:
             bound = "few output tiles for the chip"
         added = "launches" if fixed_us > added_us / 2 else "reading and writing the input"
         outside = "" if compiled else ", outside the compiled blocks"
@@ -175,44 +167,72 @@ class LinearKernels:
     def gemm(self, m: int, k: int, n: int, format: FormatName) -> Kernel:
         """A GEMM that reads both operands in the format and writes bf16."""
         c = self.constants
-        relative = {
+        part = {
             FormatName.BF16: 1.0,
             FormatName.FP8: c.fp8_matmul,
             FormatName.MXFP8: c.mxfp8_matmul,
             FormatName.NVFP4: c.nvfp4_matmul,
-        }
-        part = (c.isolated_matmul if self.isolated else c.sustained_matmul) * relative[format]
-        rate = (
-            self.device.peak_flops_per_s(format)
-            * part
-            * wave_efficiency(m, n, self.device.sm_count)
+        }[format]
+        rate = self.device.peak_flops_per_s(format) * part
+        traffic_bytes = (
+            _operand_bytes(m, k, format) + _operand_bytes(n, k, format) + BF16_BYTES * m * n
         )
-        write_bytes = BF16_BYTES * m * n
-        traffic_bytes = _operand_bytes(m, k, format) + _operand_bytes(n, k, format) + write_bytes
+        memory_us = self.bytes_us(traffic_bytes, c.pass_bandwidth)
+        if format is not FormatName.BF16:
+            memory_us += self._stream_us(k, n, format)
+        power = c.isolated_matmul if self.isolated else c.sustained_matmul
+        products = max(m * k * n / power, self.device.sm_count * self._tile_work(m, k, n))
         return Kernel(
             name="GEMM",
-            fixed_us=c.gemm_ramp_us + self.gap_us,
-            math_us=2 * m * k * n / rate * 1e6
-            + c.exposed_write * self.bytes_us(write_bytes, c.pass_bandwidth),
-            memory_us=self.bytes_us(traffic_bytes, c.pass_bandwidth),
+            fixed_us=c.gemm_ramp_us,
+            math_us=2 * products / rate * 1e6,
+            memory_us=memory_us,
         )
+
+    def tile_efficiency(self, m: int, k: int, n: int) -> float:
+        """The part of the full rate that whole waves of output tiles reach; see `tilings`."""
+        return m * k * n / (self.device.sm_count * self._tile_work(m, k, n))
+
+    def _tile_work(self, m: int, k: int, n: int) -> float:
+        peak = self.device.peak_flops_per_s(FormatName.BF16)
+        operands_per_s = self.device.bandwidth_bytes_per_s * OPERAND_BANDWIDTH
+        return tile_work(
+            m=m,
+            k=k,
+            n=n,
+            sm_count=self.device.sm_count,
+            reads_per_product=peak / operands_per_s,
+        )
+
+    def _stream_us(self, k: int, n: int, format: FormatName) -> float:
+        """The time in which the busiest multiprocessor streams its columns of the weight.
+
+        Kernels with scales do not split K, so one multiprocessor reads whole columns.
+        """
+        waves = math.ceil(math.ceil(n / SCALED_COLUMNS) / self.device.sm_count)
+        return _operand_bytes(waves * SCALED_COLUMNS, k, format) / self.constants.stream_gb_s / 1e3
 
     def quantize(self, m: int, k: int, format: FormatName) -> tuple[Kernel, ...]:
         """Quantizing the input (M, K) in a compiled graph, or alone if `isolated`."""
         c = self.constants
         read, written = BF16_BYTES * m * k, _operand_bytes(m, k, format)
-        if format is FormatName.FP8 and not self.isolated and k <= ROW_ON_CHIP:
-            return ()
-        if format is not FormatName.NVFP4:
-            launches = 2 if format is FormatName.MXFP8 else 1
+        if format is FormatName.FP8:
+            fused = not self.isolated and k <= ROW_ON_CHIP
+            reads = 1 if k <= ROW_ON_CHIP else 2
             return (
                 self.memory_pass(
-                    "quantize", read + written, c.quantize_bandwidth, launches=launches
+                    "quantize", reads * read + written, c.pass_bandwidth, launches=0 if fused else 1
+                ),
+            )
+        if format is FormatName.MXFP8:
+            return (
+                self.memory_pass(
+                    "quantize", read + written, c.quantize_bandwidth, launches=MX_LAUNCHES
                 ),
             )
         quantize = Kernel(
             name="quantize",
-            fixed_us=c.nvfp4_ramp_us + self.gap_us,
+            fixed_us=c.pass_ramp_us,
             memory_us=self.bytes_us(read + written, c.nvfp4_bandwidth),
         )
         if not self.isolated:
@@ -251,28 +271,13 @@ class LinearKernels:
         """A kernel that moves bytes at a part `bandwidth` of the device's bandwidth."""
         return Kernel(
             name=name,
-            fixed_us=launches * (self.constants.pass_ramp_us + self.gap_us),
+            fixed_us=launches * self.constants.pass_ramp_us,
             memory_us=self.bytes_us(traffic_bytes, bandwidth),
         )
-
-    @property
-    def gap_us(self) -> float:
-        """From the end of a kernel to the work of the next; 0 if Linears stand alone."""
-        return 0.0 if self.isolated else self.constants.gap_us
 
     def bytes_us(self, traffic_bytes: float, part: float) -> float:
         """Microseconds of memory traffic at a part of the device's bandwidth."""
         return traffic_bytes / (self.device.bandwidth_bytes_per_s * part) * 1e6
-
-
-def wave_efficiency(m: int, n: int, sm_count: int) -> float:
-    """The part of the full rate that whole waves of whole output tiles use, for the best tile."""
-
-    def efficiency(rows: int, columns: int, rate: float) -> float:
-        waves = math.ceil(math.ceil(m / rows) * math.ceil(n / columns) / sm_count)
-        return m * n / (waves * sm_count * rows * columns) * rate
-
-    return max(efficiency(*tile) for tile in TILES)
 
 
 def _operand_bytes(rows: int, k: int, format: FormatName) -> float:

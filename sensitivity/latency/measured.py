@@ -5,7 +5,9 @@ was not measured comes from another model, and `covers` says that it is predicte
 the compiled blocks run eagerly, and were measured so.
 
 What it does not do: guess. A shape that was not measured, or whose measurement failed, raises
-MeasurementError when it is priced. As long as nobody prices it, it does no harm.
+MeasurementError when it is priced. As long as nobody prices it, it does no harm: `refusal` has the
+reason, and lists leave such a Linear in bf16. If bf16 itself has no time there, the Linear has none
+in any format, and bf16's is predicted: `covers` counts such shapes.
 
     times = measure_shapes(shapes_of(table, (FormatName.FP8,)), device="cuda")
     model = MeasuredLatency(times, target="h100", rest=PredictedLatency(get_device("h100")))
@@ -17,6 +19,8 @@ import dataclasses
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import MeasurementError, UserError
 from sensitivity.latency._base import LatencyModel
+from sensitivity.latency.host_timing import factor_of, is_host_row
+from sensitivity.latency.runtimes import RUNTIMES, Runtime
 from sensitivity.latency.shape_times import ShapeTime, ShapeTimes, attention_key, parse_linear
 from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.table import ShapeTable
@@ -37,24 +41,65 @@ class MeasuredLatency(LatencyModel):
         """See the class."""
         self.times = times
         self.target = target
-        self.compile_mode = times.compile_mode
+        self.compile_mode = rest.compile_mode
         self._rest = rest
-        has_attention = any(parse_linear(key) is None and row.us for key, row in times.rows.items())
+        host = {key: row for key, row in times.rows.items() if is_host_row(key)}
+        factor, known = factor_of(host), RUNTIMES.get(rest.runtime.name)
+        self._runtime = rest.runtime
+        if factor is not None and known is not None:
+            self._runtime = known.on_host(factor)
+        has_attention = any(
+            parse_linear(key) is None and row.us
+            for key, row in times.rows.items()
+            if key not in host
+        )
         what = "Linears and attention" if has_attention else "Linears"
         self.covers = (
             f"{what} measured one by one on {times.machine['device']}, the rest predicted"
             f" ({rest.covers})"
         )
         self._rows: dict[tuple[int, int, int, FormatName, str], ShapeTime] = {}
+        self._reasons: dict[tuple[int, int, int, bool, FormatName], str | None] = {}
         # Sorted, bias=1 comes after bias=0: if both were measured, the Linear with a bias counts.
         for key, row in sorted(times.rows.items()):
             shape = parse_linear(key)
-            if shape is not None:
-                self._rows[shape.m, shape.k, shape.n, shape.format, shape.kind] = row
+            if shape is None:
+                continue
+            place = (shape.m, shape.k, shape.n, shape.format, shape.kind)
+            if row.us or place not in self._rows:
+                self._rows[place] = row
+            if not shape.sibling:
+                one = (shape.m, shape.k, shape.n, shape.bias, shape.format)
+                self._reasons[one] = self._reasons.get(one) or (None if row.us else row.reason)
+        untimed = sum(bool(why) for one, why in self._reasons.items() if one[-1] is FormatName.BF16)
+        if untimed:
+            self.covers += f"; {untimed} shapes without a time in bf16 are predicted"
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the priced run is run: as the model of the rest prices it, on the host that was
+        timed, if it was.
+        """
+        return self._runtime
 
     def check_format(self, format: FormatName) -> None:
         """Raise FormatError if the GPU has no such format, whether or not it was measured."""
         self._rest.check_format(format)
+
+    def refusal(self, *, m: int, k: int, n: int, bias: bool, format: FormatName) -> str | None:
+        """Why a Linear has no time in a format: its kernel refused it, or timing it failed.
+
+        What was not tried here is refused if the model of the rest knows so.
+        """
+        if not format.is_quantized:
+            return None
+        shape = (m, k, n, bias, format)
+        bf16 = self._reasons.get((m, k, n, bias, FormatName.BF16))
+        if bf16 is not None:
+            return f"not measured in bf16: {bf16}"
+        if shape in self._reasons:
+            return self._reasons[shape]
+        return self._rest.refusal(m=m, k=k, n=n, bias=bias, format=format)
 
     def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Measured microseconds of a compiled Linear; 0 if m is 0.
@@ -91,6 +136,9 @@ class MeasuredLatency(LatencyModel):
                 f" {len(self._rows)} shapes that were. Measure this one too (`measure_shapes`), or"
                 " price with the predicted model."
             )
+        if not row.us and format is FormatName.BF16:
+            price = self._rest.eager_us if kind == "eager" else self._rest.linear_us
+            return price(m=m, k=k, n=n, format=format)
         return row.price_us
 
     def divide_anchor(
@@ -112,6 +160,10 @@ class MeasuredLatency(LatencyModel):
                 " GPU), or leave `bf16_seconds` out."
             )
         return factor, rest_s * factor
+
+    def others_s(self, table: ShapeTable) -> float:
+        """Predicted seconds of the components that are no denoisers."""
+        return self._rest.others_s(table)
 
     def rest_s(self, table: ShapeTable) -> float:
         """Seconds of what is not a Linear: measured attentions, and all else as predicted."""

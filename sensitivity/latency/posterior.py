@@ -1,28 +1,37 @@
-"""How well are the fitted kernel constants known? Samples from their posterior.
+"""How well are kernel constants known? Samples of them, from a fit or from before one.
 
-`benchmarks/calibrate_latency.py` fits the constants of Blackwell and writes `fit_b200.json`: the
-names of the fitted constants, their values, and samples around them. `posterior_samples` gives
-these samples as `KernelConstants`. Constants that were not fitted have none.
+`benchmarks/calibrate_latency.py` fits the constants of a chip and writes `fit_b200.json`,
+`fit_h100.json` and `fit_h200.json`: what was fitted, the values, samples around them, and to what.
+A chip without a fit takes its family's constants, and samples as wide as the priors of a fit.
 
-    posterior_samples(BLACKWELL)[0].gap_us
+    samples_for(get_device("b200"))[0].pass_ramp_us
+
+What it does not do: turn samples into intervals (`uncertainty`).
 """
 
 import dataclasses
+import math
+import random
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
 from pydantic import BaseModel, ConfigDict
 
-from sensitivity.latency.constants import BLACKWELL, KernelConstants
+from sensitivity.latency.constants import FITTED, PRIOR_SDS, KernelConstants
+from sensitivity.latency.devices import Device
+
+PRIOR_SAMPLES = 48
 
 
 class Fit(BaseModel):
-    """What the fit wrote.
+    """What a fit wrote.
 
     Attributes:
         names: The constants that were fitted.
         constants: Their values, as `constants.py` states them.
         samples: Samples of the posterior, each in the order of `names`.
+        fitted_to: The measurements, one line each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,25 +39,60 @@ class Fit(BaseModel):
     names: tuple[str, ...]
     constants: dict[str, float]
     samples: tuple[tuple[float, ...], ...]
+    fitted_to: tuple[str, ...]
 
 
 @cache
-def load_fit() -> Fit:
-    """Read `fit_b200.json`."""
+def load_fit(chip: str) -> Fit:
+    """Read the fit of a chip in `FITTED`."""
     return Fit.model_validate_json(
-        resources.files("sensitivity.latency").joinpath("fit_b200.json").read_bytes()
+        resources.files("sensitivity.latency").joinpath(f"fit_{chip}.json").read_bytes()
     )
 
 
-def posterior_samples(constants: KernelConstants) -> tuple[KernelConstants, ...]:
-    """Samples around `constants`; () if these are not the fitted ones."""
-    return _blackwell_samples() if constants == BLACKWELL else ()
+def samples_for(device: Device, constants: KernelConstants) -> tuple[KernelConstants, ...]:
+    """Samples of the constants of a device: its own fit's, a shipped fit's, or those of a prior.
+
+    () for other constants than the device's own, which a caller chose.
+    """
+    if constants != device.kernels:
+        return ()
+    if device.samples:
+        return device.samples
+    if device.calibrated:
+        return _fitted_samples(constants)
+    return _prior_samples(constants)
+
+
+def around(
+    constants: KernelConstants, names: Sequence[str], samples: Sequence[Sequence[float]]
+) -> tuple[KernelConstants, ...]:
+    """The constants with each sample of some of them."""
+    return tuple(
+        dataclasses.replace(constants, **dict(zip(names, values, strict=True)))
+        for values in samples
+    )
 
 
 @cache
-def _blackwell_samples() -> tuple[KernelConstants, ...]:
-    fit = load_fit()
+def _fitted_samples(constants: KernelConstants) -> tuple[KernelConstants, ...]:
+    for chip, fitted in FITTED.items():
+        if fitted == constants:
+            fit = load_fit(chip)
+            return around(constants, fit.names, fit.samples)
+    return ()
+
+
+@cache
+def _prior_samples(constants: KernelConstants) -> tuple[KernelConstants, ...]:
+    noise = random.Random(0)
     return tuple(
-        dataclasses.replace(BLACKWELL, **dict(zip(fit.names, values, strict=True)))
-        for values in fit.samples
+        dataclasses.replace(
+            constants,
+            **{
+                name: getattr(constants, name) * math.exp(noise.gauss(0, sd))
+                for name, sd in PRIOR_SDS.items()
+            },
+        )
+        for _ in range(PRIOR_SAMPLES)
     )

@@ -11,12 +11,13 @@ times better than once. FP8's quantizing is merged.
 Anchor. A measured bf16 total differs from the prediction. The difference goes to Linears and rest
 in the ratio of the variances that are stated for the two (`linear_sd`, `rest_sd`).
 
-Interval. The 5 % and 95 % quantiles of the speedup come from samples of the fitted constants
-(`posterior.py`) and from the stated deviations of Linears, rest and saving.
+Interval. The 5 % and 95 % quantiles of the speedup come from what is not known of constants, of the
+kernels that libraries choose, and of the run (`uncertainty`).
 
-CUDA graphs. "reduce-overhead" and "default" are priced alike, since the GPU is the slower side. The
-published tables (graphs at batch 1, none at 4 and 8) do not tell two gaps apart. A run that waits
-for the CPU is slower than predicted.
+Runtimes. The GPU's time is priced alike with CUDA graphs and without: the published tables (graphs
+at batch 1, none at 4 and 8) do not tell two gaps apart. A runtime that compiles nothing has the
+kernels of eager Linears, and nothing of it is fused. What the host takes is priced beside it
+(`host`).
 
     model = PredictedLatency(get_device("b200"))
     model.linear_us(m=4096, k=3072, n=12288, format=FormatName.NVFP4)
@@ -24,7 +25,6 @@ for the CPU is slower than predicted.
 """
 
 import math
-import random
 from functools import cached_property
 from typing import get_args
 
@@ -34,12 +34,12 @@ from sensitivity.latency._base import LatencyModel, Savings
 from sensitivity.latency.constants import KernelConstants
 from sensitivity.latency.devices import Device
 from sensitivity.latency.kernels import LinearKernels
-from sensitivity.latency.posterior import posterior_samples
+from sensitivity.latency.posterior import samples_for
+from sensitivity.latency.refusals import refusal_of
 from sensitivity.latency.rest_of_run import RestOfRun
+from sensitivity.latency.runtimes import Runtime, runtime_of
+from sensitivity.latency.uncertainty import row_intervals90, speedup_interval90
 from sensitivity.shapes.table import ShapeTable
-
-SPEEDUP_SAMPLES = 200
-"""Sampled speedups from which the interval's quantiles are taken."""
 
 
 class PredictedLatency(LatencyModel):
@@ -48,6 +48,7 @@ class PredictedLatency(LatencyModel):
     Args:
         device: The GPU that is priced; `get_device` finds it by name.
         compile_mode: "reduce-overhead" (CUDA graphs) or "default".
+        runtime: How the run is run; None is what compiles blocks in `compile_mode`.
         isolated: Whether Linears that stand alone are priced (kernel times, no gaps) instead of
             Linears inside a compiled run.
         constants: Other constants than the device's own, for fits.
@@ -68,6 +69,7 @@ class PredictedLatency(LatencyModel):
         device: Device,
         *,
         compile_mode: CompileMode = "reduce-overhead",
+        runtime: Runtime | None = None,
         isolated: bool = False,
         constants: KernelConstants | None = None,
     ) -> None:
@@ -79,17 +81,27 @@ class PredictedLatency(LatencyModel):
             )
         self.device = device
         self.target = device.name
-        self.compile_mode = compile_mode
+        self._runtime = (runtime or runtime_of(compile_mode)).on_host(device.host_factor)
+        self.compile_mode = self._runtime.compile_mode
         self.constants = constants or device.kernels
         self.kernels = LinearKernels(device, self.constants, isolated)
-        self.rest = RestOfRun(self.kernels)
+        self.rest = RestOfRun(self.kernels, compiled=self._runtime.compiled != "nothing")
         self._times: dict[tuple[int, int, int, FormatName, bool], float] = {}
         if not device.calibrated:
             self.covers += f"; the kernel constants were not fitted on {device.name}"
 
+    @property
+    def runtime(self) -> Runtime:
+        """How the priced run is run."""
+        return self._runtime
+
     def check_format(self, format: FormatName) -> None:
         """Raise FormatError if the device has no matrix instructions for the format."""
         self.device.peak_flops_per_s(format)
+
+    def refusal(self, *, m: int, k: int, n: int, bias: bool, format: FormatName) -> str | None:
+        """Why the device's kernels refuse a Linear, as shipped data knows (`refusals`)."""
+        return refusal_of(self.device, m=m, k=k, n=n, bias=bias, format=format)
 
     def linear_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Microseconds of one call in a compiled block: the sum over its kernels.
@@ -100,8 +112,11 @@ class PredictedLatency(LatencyModel):
         return self._us(m, k, n, format, compiled=True)
 
     def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
-        """Microseconds of one call outside the compiled blocks. Raises as `linear_us`."""
-        return self._us(m, k, n, format, compiled=False)
+        """Microseconds of one call outside the compiled blocks. Raises as `linear_us`.
+
+        With fused quantizers the kernels are those of a compiled Linear.
+        """
+        return self._us(m, k, n, format, compiled=self._runtime.fused_quantizers)
 
     def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Microseconds of one more Linear on an input that is already quantized.
@@ -130,6 +145,10 @@ class PredictedLatency(LatencyModel):
         """Seconds of everything that is not a Linear of the table; see `rest_of_run`."""
         return self.rest.seconds(table)
 
+    def others_s(self, table: ShapeTable) -> float:
+        """Seconds of the components that are no denoisers."""
+        return self.rest.others_s(table)
+
     def divide_anchor(
         self, bf16_seconds: float, linears_s: float, rest_s: float
     ) -> tuple[float, float]:
@@ -153,41 +172,27 @@ class PredictedLatency(LatencyModel):
         return factor, rest_s
 
     def interval90(self, savings: Savings) -> tuple[float, float] | None:
-        """The 5 % and 95 % quantiles of the speedup (see the module).
+        """The 5 % and 95 % quantiles of the speedup (see the module)."""
+        return speedup_interval90(self.constants, self._samples, savings)
 
-        A total that was measured stays. How it divides into Linears and rest is then uncertain by
-        both deviations together.
-        """
-        noise = random.Random(0)
-        c = self.constants
-        speedups = []
-        fractions = [savings.fraction(model) for model in self._posterior_models]
-        fractions = fractions or [savings.fraction(self)]
-        for i in range(SPEEDUP_SAMPLES):
-            to_linears, to_rest, to_saving = (noise.gauss(0, 1) for _ in range(3))
-            linears_s, rest_s = savings.linears_s, savings.rest_s
-            if savings.anchored:
-                a, b = c.linear_sd * linears_s, c.rest_sd * rest_s
-                total_s = linears_s + rest_s
-                linears_s += to_linears * (a * b / math.hypot(a, b) if b else 0.0)
-            else:
-                linears_s *= math.exp(c.linear_sd * to_linears)
-                total_s = linears_s + rest_s * math.exp(c.rest_sd * to_rest)
-            saved_s = linears_s * fractions[i % len(fractions)] * (1 + c.saving_sd * to_saving)
-            speedups.append(total_s / max(total_s - saved_s, total_s / 100))
-        speedups.sort()
-        last = SPEEDUP_SAMPLES - 1
-        return speedups[round(0.05 * last)], speedups[round(0.95 * last)]
+    def row_intervals90(
+        self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(interval of a call's microseconds, interval of its gain over bf16 in microseconds)."""
+        return row_intervals90(
+            self.constants, self._samples, m=m, k=k, n=n, format=format, compiled=compiled
+        )
 
     @cached_property
-    def _posterior_models(self) -> tuple["PredictedLatency", ...]:
-        """This model with each sample of its constants; () if they were not fitted."""
+    def _samples(self) -> tuple["PredictedLatency", ...]:
+        """This model with each sample of its constants; the model alone if there are none."""
+        samples = samples_for(self.device, self.constants) or (self.constants,)
         return tuple(
-            PredictedLatency(
+            type(self)(
                 self.device,
-                compile_mode=self.compile_mode,
+                runtime=self.runtime,
                 isolated=self.kernels.isolated,
                 constants=constants,
             )
-            for constants in posterior_samples(self.constants)
+            for constants in samples
         )

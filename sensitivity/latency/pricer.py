@@ -7,20 +7,25 @@ Prices are those of the scale that the study stands for (`at_priced_scale`).
 """
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from sensitivity.core.format_name import CompileMode, FormatName
+from sensitivity.core.format_name import FormatName
 from sensitivity.formats.registry import get_format
 from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.estimate import LatencyEstimate
 from sensitivity.latency.memory import estimate_memory
-from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.runtimes import Runtime
 from sensitivity.latency.scale import ShapeScale, stand_for
+from sensitivity.latency.target_latency import predicted_latency
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
+
+MakeLatency = Callable[[ShapeRun, ShapeTable, tuple[FormatName, ...], LatencyModel], LatencyModel]
+"""(run, its table as priced, formats, the predicted model) -> the model that prices."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +37,8 @@ class PricedList:
         formats: FQN -> format; Linears left out are bf16.
         estimate: Its price, memory included.
         dead: Patterns of the list that match no Linear.
-        refused: FQNs that the format does not take and that the list does not skip.
+        refused: {FQN: reason} of Linears that the list does not skip and that stay bf16: the format
+            does not take them, or the target's kernel refuses their shape.
         notice: What a recipe has to say of itself; "" if nothing.
     """
 
@@ -40,7 +46,7 @@ class PricedList:
     formats: Mapping[str, FormatName]
     estimate: LatencyEstimate
     dead: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     notice: str = ""
 
     @property
@@ -72,18 +78,27 @@ class Pricer:
         run: ShapeRun,
         *,
         target: str | None = None,
-        compile_mode: CompileMode = "reduce-overhead",
+        runtime: Runtime | None = None,
+        latency: MakeLatency | None = None,
+        formats: Iterable[FormatName] = (),
     ) -> "Pricer":
-        """A pricer by the predicted model, for `target` or the study's own.
+        """A pricer for `target` or the study's own.
+
+        Args:
+            spec: The study.
+            run: The run.
+            target: The GPU; None is the study's.
+            runtime: How the run is run; None is the default.
+            latency: Makes the model that prices; by default the predicted one prices.
+            formats: What `latency` is made for.
 
         Raises:
             UserError: No such target.
         """
-        return cls(
-            run=run,
-            table=at_priced_scale(run.table, spec),
-            latency=latency_model(spec, target, compile_mode=compile_mode),
-        )
+        table = at_priced_scale(run.table, spec)
+        predicted = latency_model(spec, target, runtime=runtime)
+        made = predicted if latency is None else latency(run, table, tuple(formats), predicted)
+        return cls(run=run, table=table, latency=made)
 
     def price(
         self,
@@ -91,14 +106,18 @@ class Pricer:
         formats: Mapping[str, FormatName],
         *,
         dead: tuple[str, ...] = (),
-        refused: tuple[str, ...] = (),
+        refused: Mapping[str, str] = MappingProxyType({}),
     ) -> PricedList:
         """One list's price, memory included; `PricedList` has the arguments.
+
+        Linears that the target's kernels refuse are priced in bf16, and are among its `refused`.
 
         Raises:
             PatternError: `formats` names FQNs that the run does not have.
             FormatError: The target lacks a format.
         """
+        by_kernel = self.refused(formats)
+        formats = {**formats, **dict.fromkeys(by_kernel, FormatName.BF16)}
         estimate = self.latency.estimate(self.table, formats, bf16_seconds=self.bf16_seconds)
         memory = estimate_memory(
             self.table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n)
@@ -108,8 +127,17 @@ class Pricer:
             formats=formats,
             estimate=dataclasses.replace(estimate, memory=memory),
             dead=dead,
-            refused=refused,
+            refused={**refused, **by_kernel},
         )
+
+    def refused(self, formats: Mapping[str, FormatName]) -> dict[str, str]:
+        """{FQN: reason} of the Linears whose shape the target's kernels refuse in their format."""
+        return {
+            linear.fqn: reason
+            for linear in self.table.linears
+            if (name := formats.get(linear.fqn, FormatName.BF16)).is_quantized
+            and (reason := self.latency.refuses(linear, name))
+        }
 
 
 def at_priced_scale(table: ShapeTable, spec: StudySpec) -> ShapeTable:
@@ -119,13 +147,13 @@ def at_priced_scale(table: ShapeTable, spec: StudySpec) -> ShapeTable:
 
 
 def latency_model(
-    spec: StudySpec, target: str | None, *, compile_mode: CompileMode = "reduce-overhead"
+    spec: StudySpec, target: str | None, *, runtime: Runtime | None = None
 ) -> LatencyModel:
     """The predicted model for `target`; None is the study's own target.
 
     Raises:
         UserError: No such target; the message names the closest one.
     """
-    return PredictedLatency(
-        get_device(spec.pricing.target if target is None else target), compile_mode=compile_mode
+    return predicted_latency(
+        get_device(spec.pricing.target if target is None else target), runtime=runtime
     )

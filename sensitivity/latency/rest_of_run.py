@@ -3,13 +3,18 @@
 Method. Attention and other products run at their part of the bf16 peak. In the denoiser,
 elementwise work is fused: it counts as one pass over the input and one over the output of each
 Linear. Other components are not compiled, so each of their kernels counts with its own bytes and
-gap.
+gap. Python launches these kernels one by one: a component takes the longer of that and of the GPU's
+time. Convolutions of a decoder run far below the peak (`RestCosts`). What is left of a pipeline
+call (checks, tokenizers, latents, the picture's way to the host) is a constant.
+
+A step of the scheduler counts as nothing: the host launches it while the GPU works. Where the host
+is the limit, it is among the host's costs (`host`).
 
 If the table has counts of the run (`shapes.census`), these are priced. If it has none, attention is
 found by diffusers' names of Linears (`to_q`, `to_k`), and the denoiser alone is priced.
 
 What it does not do: masks, sharding over GPUs, varying sequence lengths inside one attention module
-(averaged if there are no counts), shapes of convolutions, a CPU that is too slow.
+(averaged if there are no counts), shapes of convolutions, a compiled decoder.
 
     RestOfRun(LinearKernels(device, device.kernels)).seconds(table)
 """
@@ -27,30 +32,99 @@ _QUERIES = ("to_q", "q_proj", "add_q_proj")
 _KEYS = ("to_k", "k_proj", "add_k_proj")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestCosts:
+    """What no limit of the GPU explains in a pipeline call around its denoiser.
+
+    Attributes:
+        convolution_flops_per_s: What eager bf16 convolutions of a decoder reach, with the layout
+            changes around them. Their channels are few and their pictures large.
+        denoiser_convolutions: Part of the rate of large GEMMs that a denoiser's convolutions reach,
+            with the norms between them. They are never compiled here.
+        kernel_us: The host's time to launch one kernel of a component that is not compiled.
+        call_us: The host's time of a pipeline call outside of its components.
+        sources: Where they come from.
+    """
+
+    convolution_flops_per_s: float
+    denoiser_convolutions: float
+    kernel_us: float
+    call_us: float
+    sources: tuple[str, ...]
+
+
+REST_COSTS = RestCosts(
+    convolution_flops_per_s=1.15e14,
+    denoiser_convolutions=0.5,
+    kernel_us=10.0,
+    call_us=15_000.0,
+    sources=(
+        """convolutions: decoding 1024 x 1024 in bf16 on an H200 takes 89.9 ms (FLUX.1), 95.8 ms \
+(Z-Image) and 97.6 ms (FLUX.2): sgl-project/sglang#33818, #33451; on a B200 117 ms (FLUX.1): \
+unslothai/unsloth#10889; 9.9e12 FLOPs of convolutions each""",
+        """a denoiser's convolutions: SDXL's UNet (3.2e12 FLOPs of them a step) in one CUDA graph \
+takes 36.8 ms on an H200 in bf16, of which Linears, attention and norms explain 28 \
+(benchmarks/runtimes.py)""",
+    ),
+)
+
+
+SOFTMAX_WORTH = 80
+"""The softmax of attention takes as long as this many more elements of a head.
+
+FlashAttention-3 forward on an H100 (arXiv:2407.08608, figure 5, read off the plot): heads of 64
+reach 0.7 of the rate of heads of 128.
+"""
+
+
+def softmax_factor(head_dim: int) -> float:
+    """How much longer attention takes for its FLOPs than with heads of 128."""
+    return (1 + SOFTMAX_WORTH / head_dim) / (1 + SOFTMAX_WORTH / 128)
+
+
 @dataclass(frozen=True, slots=True)
 class RestOfRun:
-    """Prices what is not a Linear. `kernels` has the device, its constants and the gaps."""
+    """Prices what is not a Linear.
+
+    Attributes:
+        kernels: The device, its constants and the gaps.
+        compiled: Whether the denoisers are compiled, so that elementwise work is fused.
+        costs: What no limit of the device explains.
+    """
 
     kernels: LinearKernels
+    compiled: bool = True
+    costs: RestCosts = REST_COSTS
 
     def seconds(self, table: ShapeTable) -> float:
         """Seconds of everything that is not a Linear of the table."""
         if table.run is None:
             return self.attention_s(table) + self.elementwise_s(table)
-        compiled = table.components or (
-            max(table.run.components, key=lambda counts: counts.linear_flops).component,
-        )
-        attention_s = sum(
-            self._counted_attention_s(counts)
-            for counts in table.run.components
-            if counts.component in compiled
-        )
-        others_s = sum(
-            self._eager_component_s(counts)
-            for counts in table.run.components
-            if counts.component not in compiled
-        )
-        return attention_s + self.elementwise_s(table) + others_s
+        denoisers = [x for x in table.run.components if x.component in _denoisers(table)]
+        others_s = self.others_s(table)
+        if not self.compiled:
+            linears = sum(linear.calls for linear in table.linears)
+            return others_s + self._eager_rest_s(denoisers, linears)
+        attention_s = sum(self._counted_attention_s(counts) for counts in denoisers)
+        convolutions_s = sum(self._convolutions_s(counts) for counts in denoisers)
+        return attention_s + convolutions_s + self.elementwise_s(table) + others_s
+
+    def others_s(self, table: ShapeTable) -> float:
+        """Seconds of the components that are no denoisers, and of the call around all of them; 0
+        if the table has no counts.
+        """
+        if table.run is None:
+            return 0.0
+        others = [x for x in table.run.components if x.component not in _denoisers(table)]
+        if not others:
+            return 0.0  # the denoiser alone was counted
+        return self.costs.call_us / 1e6 + sum(self.component_s(counts) for counts in others)
+
+    def component_s(self, counts: ComponentCounts) -> float:
+        """Seconds of a component that is not compiled: the longer of what the GPU takes, and of
+        what the host takes to launch it.
+        """
+        return max(self._eager_component_s(counts), counts.kernels * self.costs.kernel_us / 1e6)
 
     def attention_s(self, table: ShapeTable) -> float:
         """Seconds of softmax(Q K^T) V, found by the names of Linears.
@@ -96,24 +170,40 @@ class RestOfRun:
 
     def _counted_attention_s(self, counts: ComponentCounts) -> float:
         calls = sum(shape.calls for shape in counts.attention)
-        return (
-            sum(shape.flops for shape in counts.attention) + counts.matmul_flops
-        ) / self._attention_rate + calls * self._product_us / 1e6
+        fused = sum(shape.flops * softmax_factor(shape.head_dim) for shape in counts.attention)
+        products_s = (fused + counts.matmul_flops) / self._attention_rate
+        return products_s + calls * self._product_us / 1e6
 
     def _eager_component_s(self, counts: ComponentCounts) -> float:
-        """A component that is not compiled.
+        """The GPU's seconds of a component that is not compiled.
 
-        Its products run at the sustained rate, its other kernels take their bytes, all have gaps.
+        Its products run at the sustained rate, its convolutions at their own, its other kernels
+        take their bytes, all have gaps.
         """
         c, kernels = self.kernels.constants, self.kernels
         rate = kernels.device.peak_flops_per_s(FormatName.BF16) * c.sustained_matmul
         bytes_us = kernels.bytes_us(counts.eager_bytes, c.pass_bandwidth)
-        fixed_us = counts.kernels * (c.pass_ramp_us + kernels.gap_us)
+        fixed_us = counts.kernels * c.pass_ramp_us
         return (
-            (counts.linear_flops + counts.conv_flops) / rate
+            counts.linear_flops / rate
+            + counts.conv_flops / min(rate, self.costs.convolution_flops_per_s)
             + self._counted_attention_s(counts)
             + (bytes_us + fixed_us) / 1e6
         )
+
+    def _eager_rest_s(self, denoisers: Iterable[ComponentCounts], linears: int) -> float:
+        """Denoisers that are not compiled, without the kernels of `linears` calls of Linears."""
+        total_s = -linears * self.kernels.constants.pass_ramp_us / 1e6
+        for counts in denoisers:
+            rest = counts.model_copy(update={"linear_flops": 0, "conv_flops": 0})
+            total_s += self._eager_component_s(rest) + self._convolutions_s(counts)
+        return total_s
+
+    def _convolutions_s(self, counts: ComponentCounts) -> float:
+        """The convolutions of a denoiser."""
+        peak = self.kernels.device.peak_flops_per_s(FormatName.BF16)
+        rate = peak * self.kernels.constants.sustained_matmul
+        return counts.conv_flops / (rate * self.costs.denoiser_convolutions)
 
     @property
     def _attention_rate(self) -> float:
@@ -124,7 +214,7 @@ class RestOfRun:
     @property
     def _product_us(self) -> float:
         """Ramp and gap of one product."""
-        return self.kernels.constants.gemm_ramp_us + self.kernels.gap_us
+        return self.kernels.constants.gemm_ramp_us
 
     def _pass_us(self, rows: int, width: int) -> float:
         if not rows:
@@ -132,6 +222,14 @@ class RestOfRun:
         traffic_bytes = 2 * BF16_BYTES * rows * width
         bandwidth = self.kernels.constants.fusion_bandwidth
         return self.kernels.memory_pass("pass", traffic_bytes, bandwidth).us
+
+
+def _denoisers(table: ShapeTable) -> tuple[str, ...]:
+    """The components whose Linears are in the table; the table has counts."""
+    assert table.run is not None
+    return table.components or (
+        max(table.run.components, key=lambda counts: counts.linear_flops).component,
+    )
 
 
 def _mean_rows(linears: Iterable[LinearProfile]) -> float:

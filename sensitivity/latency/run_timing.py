@@ -1,8 +1,9 @@
 """What did one unit of a run take: a denoiser call, or a whole pipeline call? Its seconds and
 memory.
 
-`time_unit` makes one call that compiles, some that warm up, and the timed ones. `RunTiming` is the
-record of a measured unit.
+`time_unit` makes one call that compiles, some that warm up, and the timed ones. Where several
+skip-lists are timed in turns, `warm_unit` does the first two and `burst_seconds` one repetition.
+`RunTiming` is the record of a measured unit.
 
 Conventions. Seconds; bytes. `peak_memory_bytes` is what torch had allocated, `reserved_bytes` what
 the process held from the GPU; the memory of CUDA graphs counts in the second only.
@@ -12,6 +13,7 @@ the process held from the GPU; the memory of CUDA graphs counts in the second on
 """
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +25,11 @@ import torch
 from sensitivity.core.format_name import CompileMode
 from sensitivity.latency.stopwatch import cuda_events
 
+BURST_S = 0.5
+"""Seconds that a repetition takes at least, if `MOST_CALLS` calls are enough for that: what ran
+before it has set the GPU's clock and caches.
+"""
+MOST_CALLS = 64
 Timer = Callable[[Callable[[], object], int, torch.device], tuple[float, ...]]
 """(work, repetitions, device) -> seconds of each repetition."""
 
@@ -41,6 +48,7 @@ class RunTiming:
         weight_bytes: The denoiser's parameters and buffers as stored, scales included.
         compiled: What was compiled, in words.
         compile_mode: How it was compiled.
+        runtime: The name of the way of running; "" where only the mode is known.
     """
 
     seconds: tuple[float, ...]
@@ -51,6 +59,7 @@ class RunTiming:
     weight_bytes: int
     compiled: str
     compile_mode: CompileMode
+    runtime: str = ""
 
     @property
     def median_s(self) -> float:
@@ -72,6 +81,7 @@ class RunTiming:
             "weight_bytes",
             "compiled",
             "compile_mode",
+            "runtime",
         )
         return {"seconds": list(self.seconds), "median_s": self.median_s} | {
             name: getattr(self, name) for name in names
@@ -108,6 +118,43 @@ def time_unit(
         peak_memory_bytes=allocated,
         reserved_bytes=reserved,
     )
+
+
+def warm_unit(work: Callable[[], object], warmups: int, device: torch.device) -> UnitTimes:
+    """A call that compiles, then `warmups` calls; `seconds` has the last of all alone.
+
+    Memory is that of the last call.
+    """
+    last_s = compile_s = _host_seconds(work, device)
+    for _ in range(warmups):
+        _reset_peak(device)
+        last_s = _host_seconds(work, device)
+    allocated, reserved = _peak(device)
+    return UnitTimes(
+        compile_s=compile_s,
+        seconds=(last_s,),
+        peak_memory_bytes=allocated,
+        reserved_bytes=reserved,
+    )
+
+
+def burst_seconds(
+    work: Callable[[], object], about_s: float, device: torch.device, *, whole: bool
+) -> float:
+    """Seconds of one call, timed once.
+
+    Args:
+        work: Makes the call.
+        about_s: About how long it takes.
+        device: Where it runs.
+        whole: Time one call by the host's clock, from an idle GPU to an idle GPU. Otherwise the
+            mean of calls that follow one another for `BURST_S`, after one that is not timed.
+    """
+    if whole:
+        return _host_seconds(work, device)
+    calls = max(1, min(MOST_CALLS, math.ceil(BURST_S / max(about_s, 1e-9))))
+    work()
+    return statistics.fmean(time_calls(work, calls, device))
 
 
 def _host_seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -18,7 +18,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,6 +27,19 @@ from sensitivity.errors import MeasurementError, StoreError
 from sensitivity.formats.registry import get_format
 from sensitivity.shapes.census import AttentionShape
 from sensitivity.shapes.table import ShapeTable
+
+
+class SizesAndBias(TypedDict):
+    """What a kernel sees of a Linear besides its format."""
+
+    m: int
+    k: int
+    n: int
+    bias: bool
+
+
+PROBING = "probing "
+"""Stands before the key of a shape that is probed, where progress is told (`shape_timing`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -50,6 +63,11 @@ class LinearShape:
     format: FormatName
     eager: bool = False
     sibling: bool = False
+
+    @property
+    def sizes(self) -> SizesAndBias:
+        """M, K, N and bias, by name."""
+        return {"m": self.m, "k": self.k, "n": self.n, "bias": self.bias}
 
     @property
     def kind(self) -> str:

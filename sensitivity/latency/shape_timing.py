@@ -7,10 +7,14 @@ plain launches for "default". Each is timed on a rested GPU and under its own st
 of a compiled Linear is its time less its producer's, and that of a sibling is what a second Linear
 adds to the first.
 
+On a GPU every shape is probed first, in a child process that may die (`probing`). What a kernel
+refuses is not timed: it is a row with the reason, and does not stop the others.
+
 Finished rows go to the cache as each experiment ends, so an interruption loses one shape at most. A
-shape that fails is a row with its reason; its memory is given back, and the others go on. Failures
-are not kept, so the next run tries them again. If one format of a shape is new, all formats that
-are asked for are timed again with it.
+shape that fails is a row with its reason; its memory is given back, and the others go on. If it
+broke the CUDA context, nothing can be timed any more, and the rows that are left say so. Failures
+of timing are not kept, so the next run tries them again; what a probe found is. If one format of a
+shape is new, all formats that are asked for are timed again with it.
 
 What it does not do: "default" pays one Python call for each Linear, which a compiled block does
 not. There small shapes look slower than they are.
@@ -22,7 +26,7 @@ not. There small shapes look slower than they are.
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -34,8 +38,19 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.formats.native import describe_versions, quantize_native
 from sensitivity.formats.registry import get_format
+from sensitivity.latency.probe_child import context_error
+from sensitivity.latency.probing import (
+    Probe,
+    ProbeResult,
+    Progress,
+    keep_refusal,
+    probe_on_gpu,
+    probed_as,
+)
+from sensitivity.latency.refusals import is_about_a_shape, kernel_words, refused_words
 from sensitivity.latency.shape_runs import MakeLinear, Quantize, ShapeRuns, random_linear
 from sensitivity.latency.shape_times import (
+    PROBING,
     LinearShape,
     ShapeTime,
     ShapeTimeCache,
@@ -75,6 +90,8 @@ class Bench:
         quantize: Quantizes the Linears of a module in place.
         make_linear: Gives a bf16 Linear of a shape.
         native_refusal: Says why a format does not run natively on a device; None if it does.
+        probe: Runs shapes before they are timed.
+        context_error: Says what is wrong with a device after a failure; None if it still works.
         clock: Seconds, for the time limit.
         pause_s: Idle seconds before each repetition on a rested GPU.
         settle_s: Seconds of load before the repetitions under steady load.
@@ -87,6 +104,8 @@ class Bench:
     native_refusal: Callable[[FormatName, torch.device], str | None] = lambda name, device: (
         get_format(name).native_refusal(device)
     )
+    probe: Probe = probe_on_gpu
+    context_error: Callable[[torch.device], str | None] = context_error
     clock: Callable[[], float] = time.monotonic
     pause_s: float = 0.02
     settle_s: float = 0.5
@@ -116,6 +135,8 @@ class _Session:
     bench: Bench
     rows: dict[str, ShapeTime] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
+    probed: Mapping[LinearShape, ProbeResult] = field(default_factory=dict)
+    broken: str | None = None
 
     @property
     def runs(self) -> ShapeRuns:
@@ -152,11 +173,50 @@ class _Session:
                 self.rows[key] = ShapeTime(key=key, reason=self.refusal(parse_linear(key)))
 
     def refusal(self, shape: LinearShape | None) -> str | None:
-        """Why the format does not take a shape, or does not run on the device; None if it does."""
+        """Why the format does not take a shape, does not run on the device, or its kernel refuses
+        the shape; None if it runs.
+        """
         if shape is None or not shape.format.is_quantized:
             return None
         reason = get_format(shape.format).refusal(k=shape.k, n=shape.n, dtype=torch.bfloat16)
-        return reason or self.bench.native_refusal(shape.format, self.device)
+        probed = self.probed.get(probed_as(shape))
+        return (
+            reason
+            or self.bench.native_refusal(shape.format, self.device)
+            or (probed.reason if probed is not None and probed.outcome == "refused" else None)
+        )
+
+    def probe(
+        self, shapes: Iterable[LinearShape], known: Collection[str], progress: Progress
+    ) -> None:
+        """Run what is not known yet, and has a format that takes it, in a child process."""
+        wanted = [
+            shape
+            for shape in shapes
+            if shape.format.is_quantized and str(shape) not in known and not self.refusal(shape)
+        ]
+        if wanted:
+            self.probed = self.bench.probe(
+                wanted,
+                device=str(self.device),
+                machine=self.machine,
+                cache=self.cache,
+                progress=lambda done, total, key: progress(done, total, PROBING + key),
+            )
+
+    def look_after(self, keys: Sequence[str]) -> None:
+        """After an experiment: if a failure broke the context, say so in `broken`.
+
+        The shape is kept as refused, so that the next measurement gets past it.
+        """
+        failed = next((key for key in keys if self.rows[key].reason is not None), None)
+        error = None if failed is None else self.bench.context_error(self.device)
+        if failed is None or error is None:
+            return
+        self.broken = f"not measured: {failed} broke the CUDA context ({error}): measure again"
+        shape = parse_linear(failed)
+        if shape is not None and shape.format.is_quantized and self.cache is not None:
+            keep_refusal(self.cache, self.machine, shape, error)
 
 
 def measure_shapes(
@@ -183,7 +243,8 @@ def measure_shapes(
         time_limit_s: No new experiment begins after this many seconds; the rows that are left get
             that as their reason.
         progress: Called before each experiment and at the end with (experiments done, experiments
-            in all, key of the next or "").
+            in all, key of the next or ""), and before that in the same way for shapes that are
+            probed, with `PROBING` before the key.
         bench: Replaces parts of the measurement.
 
     A KeyboardInterrupt passes through; the rows that were finished are in the cache.
@@ -192,26 +253,24 @@ def measure_shapes(
     machine = machine_of(device)
     session = _Session(device_of(device), compile_mode, machine, cache, repetitions, bench)
     known = cache.find_shape_times(machine, compile_mode) if cache is not None else {}
-    experiments: list[tuple[tuple[str, ...], Callable[[], None]]]
-    experiments = [
-        (tuple(map(str, group)), partial(_measure_linears, session, group))
-        for group in _grouped(shapes)
-    ]
-    unique = {attention_key(shape): shape for shape in attention}
-    experiments += [
-        ((key,), partial(_measure_attention, session, shape)) for key, shape in unique.items()
-    ]
+    groups = _grouped(shapes)
+    experiments = _experiments(session, groups, attention)
+    session.probe((shape for group in groups for shape in group), known, progress)
     started = bench.clock()
     with torch.no_grad(), preserved_settings():
         for done, (keys, experiment) in enumerate(experiments):
             progress(done, len(experiments), keys[0])
+            late = time_limit_s is not None and bench.clock() - started > time_limit_s
             if all(key in known or session.refusal(parse_linear(key)) for key in keys):
                 session.reuse(keys, known)
-            elif time_limit_s is not None and bench.clock() - started > time_limit_s:
-                reason = f"not measured: the time limit of {time_limit_s:g} s was reached"
+            elif late or session.broken:
+                reason = session.broken or (
+                    f"not measured: the time limit of {time_limit_s:g} s was reached"
+                )
                 session.rows |= {key: ShapeTime(key=key, reason=reason) for key in keys}
             else:
                 experiment()
+                session.look_after(keys)
     progress(len(experiments), len(experiments), "")
     return ShapeTimes(
         machine=machine,
@@ -219,6 +278,19 @@ def measure_shapes(
         rows=session.rows,
         reused=frozenset(session.reused),
     )
+
+
+def _experiments(
+    session: _Session,
+    groups: Iterable[tuple[LinearShape, ...]],
+    attention: Iterable[AttentionShape],
+) -> list[tuple[tuple[str, ...], Callable[[], None]]]:
+    """(keys of the rows, what measures them) of every experiment."""
+    unique = {attention_key(shape): shape for shape in attention}
+    return [
+        *((tuple(map(str, group)), partial(_measure_linears, session, group)) for group in groups),
+        *(((key,), partial(_measure_attention, session, shape)) for key, shape in unique.items()),
+    ]
 
 
 def _grouped(shapes: Iterable[LinearShape]) -> list[tuple[LinearShape, ...]]:
@@ -305,6 +377,8 @@ def _add_run(
         runs[name] = make()
     except Exception as error:
         reason = failure_reason(error)
+        if isinstance(name, LinearShape) and is_about_a_shape(error):
+            reason = refused_words(kernel_words(error), **name.sizes)
     else:
         return None
     # Outside `except`: inside, the error's frames would still hold the tensors.

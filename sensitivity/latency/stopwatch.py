@@ -252,14 +252,17 @@ def copies_for(call_bytes: int, *, cache_bytes: int, spare_bytes: int, most: int
     return max(1, min(wanted, spare_bytes // call_bytes, most))
 
 
+OUT_OF_MEMORY = "out of memory on this device"
+
+
 def failure_reason(error: BaseException) -> str:
-    """One line for a table: "out of memory on this device", or the error's class and first line."""
+    """One line for a table: `OUT_OF_MEMORY`, or the error's class and first line."""
     seen: BaseException | None = error
     # The compiler, or the end of a graph's capture, may raise an error of its own that hides the
     # out-of-memory error behind it.
     while seen is not None:
         if isinstance(seen, torch.OutOfMemoryError):
-            return "out of memory on this device"
+            return OUT_OF_MEMORY
         seen = seen.__cause__ or seen.__context__
     name, gist = type(error).__name__, first_line(error, most=300)
     return name if gist == name else f"{name}: {gist}"

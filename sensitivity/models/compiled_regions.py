@@ -182,10 +182,25 @@ def compile_denoiser(
     return described
 
 
+def compile_whole(
+    denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any = "inductor"
+) -> str:
+    """Compile each denoiser as one region, whatever blocks it has; else as `compile_denoiser`."""
+    parts = parts_of(denoiser).values()
+    mode = None if compile_mode == "default" or backend != "inductor" else compile_mode
+    for part in parts:
+        part.compile(dynamic=False, backend=backend, mode=mode)
+        if compile_mode == "reduce-overhead":
+            part._compiled_call_impl = _with_cloned_outputs(
+                part._compiled_call_impl, begins_step=True
+            )
+    return ", ".join(f"the whole {type(part).__name__}" for part in parts)
+
+
 def restore_denoiser(denoiser: nn.Module) -> None:
     """Make the denoiser run eagerly again."""
-    for region in regions_of(denoiser)[1].values():
-        region._compiled_call_impl = None
+    for module in (*regions_of(denoiser)[1].values(), *parts_of(denoiser).values()):
+        module._compiled_call_impl = None
 
 
 def _with_cloned_outputs(call: Any, *, begins_step: bool) -> Callable[..., object]:

@@ -70,7 +70,7 @@ class LoadedPipeline:
     weights_hash: str
     denoisers: Mapping[str, nn.Module] = field(default_factory=dict)
     text: TextMemory | None = None
-    on_demand: Mapping[str, OnDemandModule] = field(default_factory=dict)
+    on_demand: dict[str, OnDemandModule] = field(default_factory=dict)
 
     def remember(self, prompts: Sequence[str]) -> None:
         """Encode each prompt that is not known yet, one at a time, at the study's settings.
@@ -81,6 +81,15 @@ class LoadedPipeline:
             return
         for prompt in prompts:
             self.text.learn(prompt, partial(self._call, prompt))
+
+    def keep_resident(self) -> None:
+        """Keep all of it on the device from now on and encode text in every call, as a plain
+        pipeline does (`resident` of `load_pipeline`).
+        """
+        if self.text is not None:
+            self.text.close()
+        while self.on_demand:  # emptied, so that no denoiser's call unloads them again
+            self.on_demand.popitem()[1].close()
 
     def _call(self, prompt: str) -> object:
         return self.pipe(**text_call(self.spec, self.pipe, prompt))

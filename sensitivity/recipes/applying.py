@@ -250,7 +250,7 @@ def _emulate(denoiser: "nn.Module", layers: Mapping[str, FormatName]) -> "Proof"
     from sensitivity.formats.switch import Switch
     from sensitivity.recipes.proof import Proof, emulated, prove_alone, prove_in_first_calls
 
-    switch = Switch(denoiser)
+    switch = Switch(denoiser, emulate=True)
     chosen = quantized(layers)
     try:
         switch.set(dict(layers))

@@ -19,6 +19,7 @@ import numpy as np
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import block_of, indices_of, role_of
+from sensitivity.core.kernels import Kernels, in_words
 from sensitivity.core.words import format_indices
 from sensitivity.errors import RecipeMismatchError
 from sensitivity.fidelity.intervals import difference_interval
@@ -143,6 +144,8 @@ def _incomparable(a: Recipe, b: Recipe) -> Iterable[str]:
         yield f"other prompts ({len(of_a.prompts)} and {len(of_b.prompts)})"
     elif of_a.seeds != of_b.seeds:
         yield "other seeds"
+    if a.fidelity.kernels != b.fidelity.kernels:
+        yield " and ".join(in_words(Kernels(of.fidelity.kernels)) for of in (a, b) if of.fidelity)
     if _pictures(a) != _pictures(b):
         yield "other settings of the pictures (size, steps, guidance, batch or arithmetic)"
 
@@ -158,8 +161,14 @@ def _weights(recipe: Recipe) -> str:
 
 
 def _pictures(recipe: Recipe) -> Any:
-    """The settings that the recipe's pictures were generated with; None if it has none."""
-    return ((recipe.fidelity and recipe.fidelity.model_extra) or {}).get("pictures")
+    """The settings that the recipe's pictures were generated with, whatever the kernels; None if it
+    has none.
+    """
+    pictures = ((recipe.fidelity and recipe.fidelity.model_extra) or {}).get("pictures")
+    if not isinstance(pictures, dict):
+        return pictures
+    arithmetic = str(pictures.get("arithmetic", "")).removeprefix("native").removeprefix("emulated")
+    return pictures | {"arithmetic": arithmetic, "kernels": None, "emulated_shapes": None}
 
 
 def _difference(a: Recipe, b: Recipe) -> tuple[float, float, float] | None:
@@ -179,7 +188,7 @@ def _place(recipe: Recipe) -> tuple[int, int] | None:
     """
     if not recipe.front:
         return None
-    own_s = recipe.latency.quantized_s
+    own_s = recipe.latency.ranked_s
     faster = sum(member.latency.quantized_s < own_s * (1 - CLOSE) for member in recipe.front)
     return 1 + faster, len(recipe.front)
 

@@ -81,7 +81,7 @@ class Side:
         """The seconds in the recipe's file, in words."""
         latency = self.recipe.latency
         return (
-            f"{latency.quantized_s:.4g} s ({latency.speedup:.3f}x, {latency.source} for"
+            f"{latency.quantized_s:.4g} s ({latency.speedup:.3f}x, {latency.origin} for"
             f" {latency.target}, batch {latency.batch_size})"
         )
 

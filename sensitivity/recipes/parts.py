@@ -1,6 +1,6 @@
 """Which fields of a recipe follow from formats and shapes alone? Layers, latency and memory.
 
-    {**layer_records(formats), "latency": latency_record(estimate, estimate.quantized_s)}
+    {**layer_records(formats), "latency": latency_record(estimate)}
 
 Functions return mappings as they stand in a recipe's JSON; `Recipe.from_mapping` checks them.
 """
@@ -16,6 +16,8 @@ from sensitivity.latency import LatencyEstimate
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from sensitivity.latency.timed_lists import TimedList
 
 
 def layer_records(formats: Mapping[str, FormatName]) -> dict[str, Any]:
@@ -64,23 +66,47 @@ def weight_bytes(denoiser: "nn.Module", formats: Mapping[str, FormatName]) -> tu
     return bf16, quantized
 
 
-def latency_record(estimate: LatencyEstimate, quantized_s: float) -> dict[str, Any]:
+FRONT = "the sum of shapes, by which the search ranks"
+"""What the seconds of a front's members cover."""
+
+
+def latency_record(estimate: LatencyEstimate, quantized_s: float | None = None) -> dict[str, Any]:
     """The field `latency`.
 
     Args:
         estimate: of the run, in bf16 and quantized.
-        quantized_s: seconds of the quantized run, which may be another skip-list's than the
-            estimate's.
+        quantized_s: seconds of another skip-list's quantized run; None is that of the estimate.
     """
+    interval = None if quantized_s is not None else estimate.interval90
+    seconds = estimate.quantized_s if quantized_s is None else quantized_s
     record = {
         "bf16_s": estimate.bf16_s,
-        "quantized_s": quantized_s,
-        "speedup": estimate.bf16_s / quantized_s,
+        "quantized_s": seconds,
+        "speedup": estimate.bf16_s / seconds,
         "source": estimate.source,
         "target": estimate.target,
         "batch_size": estimate.batch_size,
         "compile_mode": estimate.compile_mode,
+        "runtime": estimate.runtime,
+        "covers": estimate.note if quantized_s is None else FRONT,
+        "speedup_interval90": None if interval is None else list(interval),
     }
     if estimate.scale is None:
         return record
     return record | {"stands_for": estimate.scale.factor, "note": estimate.note}
+
+
+def timing_record(timed: "TimedList", covers: str) -> dict[str, Any]:
+    """An entry of `timings`: a skip-list that was timed end to end, or why it was not."""
+    record: dict[str, Any] = {
+        "name": timed.name,
+        "seconds": list(timed.rounds_s),
+        "bf16_seconds": list(timed.bf16_rounds_s),
+        "source": "measured",
+        "covers": covers,
+    }
+    if timed.failure:
+        return record | {"failure": timed.failure}
+    ratio = timed.ratio
+    interval = None if ratio.interval90 is None else list(ratio.interval90)
+    return record | {"speedup": ratio.value, "speedup_interval90": interval}

@@ -55,18 +55,23 @@ from sensitivity.recipes.records import (
     ModelInfo,
     Record,
     SearchInfo,
+    Timing,
 )
 from sensitivity.recipes.rules import (
     check_components,
     check_evidence,
     check_layers,
     check_patterns,
+    check_refused,
     check_skip,
     wrong_fields,
 )
 
-SCHEMA_VERSION = "1.1"
-"""1.1 declares `search.trial` and counts it from 1. Files of 1.0 may have it, counted from 0."""
+SCHEMA_VERSION = "1.2"
+"""1.2 declares `latency.runtime`, `covers`, `speedup_interval90` and `shapes`, `timings`, `refused`
+and `fidelity.kernels`. 1.1 declares `search.trial` and counts it from 1; files of 1.0 may have it,
+counted from 0.
+"""
 _MAJOR = SCHEMA_VERSION.partition(".")[0]
 MAX_BYTES = RECIPE.max_bytes
 """Of a recipe file. One of 1,400 Linears has 0.3 MB."""
@@ -110,6 +115,8 @@ class Recipe(Record):
     verified: Mapping[str, JsonValue] | None = None
     environment: Mapping[str, JsonValue]
     front: tuple[FrontMember, ...] = ()
+    timings: Annotated[tuple[Timing, ...], Field(max_length=1_000)] = ()
+    refused: Annotated[Mapping[str, str], Field(max_length=20_000)] = Field(default_factory=dict)
 
     @field_validator("schema_version")
     @classmethod
@@ -128,6 +135,7 @@ class Recipe(Record):
     def _check_rules(self) -> Self:
         check_components(self.layers, self.model.components)
         check_skip(self.skip, self.layers)
+        check_refused(self.refused, self.layers)
         check_value(self.model_dump())
         check_patterns(self.patterns, self.layers)
         check_evidence(

@@ -64,10 +64,32 @@ class ModelInfo(Record):
         return dict(self.components) or {self.component: self.component_class}
 
 
+class ShapeSum(Record):
+    """Seconds of a run as the sum of its shapes, each priced by itself.
+
+    It stands beside a time that was measured end to end, covers the same part of a run, and is
+    what a search ranks skip-lists by. `source` says where the shapes' times come from.
+    """
+
+    bf16_s: Annotated[Real, Field(gt=0)]
+    quantized_s: Annotated[Real, Field(gt=0)]
+    speedup: Annotated[Real, Field(gt=0)]
+    source: Source
+
+    @model_validator(mode="after")
+    def _check_speedup(self) -> Self:
+        _check_ratio(self.speedup, self.bf16_s, self.quantized_s)
+        return self
+
+
 class Latency(Record):
     """Seconds of one pipeline call; `speedup` is bf16 over quantized.
 
     They are those of a model that is `stands_for` times larger in each dimension (1: of this one).
+    `runtime` is how the model was run, and `covers` what the seconds cover ("": an older file does
+    not say); `note` says what else to know of them. `speedup_interval90` is a 90 % interval of the
+    speedup (null: not known). Times that were measured end to end have the sum of shapes beside
+    them, in `shapes`.
     """
 
     bf16_s: Annotated[Real, Field(gt=0)]
@@ -78,21 +100,64 @@ class Latency(Record):
     batch_size: Annotated[int, Field(strict=True, ge=1)]
     compile_mode: str | None
     stands_for: Annotated[int, Field(strict=True, ge=1)] = 1
+    runtime: str = ""
+    covers: str = ""
+    speedup_interval90: tuple[Real, Real] | None = None
+    shapes: ShapeSum | None = None
+    note: str = ""
 
     @model_validator(mode="after")
     def _check_speedup(self) -> Self:
-        ratio = self.bf16_s / self.quantized_s
-        if not math.isclose(self.speedup, ratio, rel_tol=1e-6):
+        _check_ratio(self.speedup, self.bf16_s, self.quantized_s)
+        _check_order("speedup_interval90", self.speedup_interval90)
+        return self
+
+    @property
+    def origin(self) -> str:
+        """Where the seconds come from: "predicted", "measured" (shape by shape), or "measured end
+        to end".
+        """
+        return self.source if self.shapes is None else f"{self.source} end to end"
+
+    @property
+    def ranked_s(self) -> float:
+        """Seconds by which the search ranked the recipe among its front: the sum of shapes."""
+        return self.quantized_s if self.shapes is None else self.shapes.quantized_s
+
+
+class Timing(Record):
+    """One skip-list that was run as a whole, with every repetition.
+
+    Skip-lists were run in turns: entry i of `seconds` and of `bf16_seconds` is of the same round.
+    `speedup` is the geometric mean over rounds of bf16 over the list, with its 90 % interval.
+    `covers` says what was run. `seconds` is empty where the list did not run, and `failure` says
+    why.
+    """
+
+    name: str
+    seconds: tuple[Annotated[Real, Field(gt=0)], ...]
+    source: Source
+    covers: str
+    bf16_seconds: tuple[Annotated[Real, Field(gt=0)], ...] = ()
+    speedup: Annotated[Real, Field(gt=0)] | None = None
+    speedup_interval90: tuple[Real, Real] | None = None
+    failure: str | None = None
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> Self:
+        _check_order("speedup_interval90", self.speedup_interval90)
+        rounds = (len(self.seconds), len(self.bf16_seconds))
+        if self.bf16_seconds and rounds[0] != rounds[1]:
             raise ValueError(
-                f"found speedup {self.speedup!r}; expected bf16_s / quantized_s, {ratio!r}: write"
-                " that ratio, unrounded"
+                f"found {rounds} seconds, bf16_seconds; expected one of each for a round: leave"
+                " bf16_seconds out, or write those of the same rounds"
             )
         return self
 
 
 class NativeRounding(Record):
     """How far the roundings of a runtime move pictures: the mean LPIPS between pictures of one
-    skip-list as they were emulated and in another `arithmetic`, over `prompts` of the search's.
+    skip-list as they were drawn and in another `arithmetic`, over `prompts` of the search's.
     `change` is the share by which the list's own typical LPIPS from bf16 differs; two skip-lists
     whose LPIPS differs by a smaller share are not told apart.
     """
@@ -136,10 +201,7 @@ class Lpips(Record):
                 f"found {lengths} prompts, seeds, per_prompt; expected one entry of each for a"
                 " picture: repeat a prompt for each of its seeds"
             )
-        if self.ci95[0] > self.ci95[1]:
-            raise ValueError(
-                f"found ci95 {list(self.ci95)}; expected the lower bound first: swap them"
-            )
+        _check_order("ci95", self.ci95)
         if self.per_prompt:
             _check_mean(self.mean, self.per_prompt)
         return self
@@ -184,7 +246,8 @@ class Fidelity(Record):
 
     `lpips`: of pictures, or of clips as the mean over frames (`frames` has each frame). `motion`:
     how differently clips change from frame to frame (tLP). `detail_db`: decibels between the local
-    energies of octaves, which tell damage from drift. `audio`: of the sound.
+    energies of octaves, which tell damage from drift. `audio`: of the sound. `kernels`: whether the
+    pictures were drawn by native kernels or by emulation.
     """
 
     lpips: Lpips
@@ -192,6 +255,7 @@ class Fidelity(Record):
     motion: MetricSummary | None = None
     detail_db: MetricSummary | None = None
     audio: Audio | None = None
+    kernels: Literal["native", "emulated"] = "emulated"
 
 
 class Memory(Record):
@@ -250,6 +314,22 @@ class FrontMember(Record):
     latency: Latency
     lpips: Annotated[Real, Field(ge=0)]
     audio: Annotated[Real, Field(ge=0)] | None = None
+
+
+def _check_ratio(speedup: float, bf16_s: float, quantized_s: float) -> None:
+    ratio = bf16_s / quantized_s
+    if not math.isclose(speedup, ratio, rel_tol=1e-6):
+        raise ValueError(
+            f"found speedup {speedup!r}; expected bf16_s / quantized_s, {ratio!r}: write that ratio,"
+            " unrounded"
+        )
+
+
+def _check_order(name: str, interval: tuple[float, float] | None) -> None:
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(
+            f"found {name} {list(interval)}; expected the lower bound first: swap them"
+        )
 
 
 def _check_mean(mean: float, per_prompt: Sequence[float]) -> None:

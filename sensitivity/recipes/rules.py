@@ -5,6 +5,7 @@ calls them when it is made, so a recipe that exists keeps to all of them:
 
 - every layer has the name of a module; with several components, that of its component first;
 - `skip` has exactly the bf16 layers;
+- what a kernel refused is bf16;
 - every pattern matches bf16 layers only, and at least one;
 - a recipe without pictures says so in `notice`, and is not verified.
 """
@@ -64,6 +65,16 @@ def check_skip(skip: Sequence[str], layers: Mapping[str, FormatName]) -> None:
         raise ValueError(
             f"found a skip list that differs from the bf16 layers in {counted(wrong)}; expected"
             " each bf16 layer once: list them so"
+        )
+
+
+def check_refused(refused: Collection[str], layers: Mapping[str, FormatName]) -> None:
+    """Raise ValueError unless every Linear that a kernel refused is a bf16 layer."""
+    wrong = [fqn for fqn in refused if fqn not in layers or layers[fqn].is_quantized]
+    if wrong:
+        raise ValueError(
+            f"found the refused layers {counted(wrong)}, which are quantized or in no layer;"
+            " expected bf16 layers: export the recipe again"
         )
 
 

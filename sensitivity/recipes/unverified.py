@@ -64,8 +64,9 @@ def priced_recipe(
             "verified": None,
             "model": _model_record(spec, run),
             **layer_records(formats),
-            "latency": latency_record(priced.estimate, priced.estimate.quantized_s),
+            "latency": latency_record(priced.estimate),
             "memory": _memory_record(formats, run),
+            "refused": dict(priced.refused),
             "search": {
                 "study": spec.name,
                 "budget": 0,

@@ -2,7 +2,8 @@
 
 A choice is a tuple of small integers, one for each group, in the order of the groups: 0 is bf16, 1
 the first searched format, 2 the second. Each group saves priced seconds in each format; the seconds
-of a choice are those of bf16 minus what its groups save.
+of a choice are those of bf16 minus what its groups save. Where the host may be the limit of a run
+(`latency.host`), each group adds to the host's seconds too, and the slower of GPU and host counts.
 
     formats = candidates.decode(choice)          # {FQN: format} of every Linear
     seconds = candidates.latency_s(choice)       # of one pipeline run
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
+from sensitivity.search.kept_prices import KeptPrices
 
 Choice = tuple[int, ...]
 
@@ -30,12 +32,15 @@ class Group:
         members: for each option the FQNs that take that format (the others stay bf16); empty for
             bf16.
         gains_s: for each option the seconds of one pipeline run that it saves; 0 for bf16.
+        host_s: for each option the seconds that it adds to the host's; () where the host is no
+            limit.
     """
 
     name: str
     fqns: tuple[str, ...]
     members: tuple[tuple[str, ...], ...]
     gains_s: tuple[float, ...]
+    host_s: tuple[float, ...] = ()
 
     def without(self, options: Collection[int]) -> "Group":
         """The same group, but no Linear takes these options."""
@@ -43,7 +48,21 @@ class Group:
             self,
             members=tuple(() if o in options else own for o, own in enumerate(self.members)),
             gains_s=tuple(0.0 if o in options else gain for o, gain in enumerate(self.gains_s)),
+            host_s=tuple(0.0 if o in options else added for o, added in enumerate(self.host_s)),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostLimit:
+    """What one pipeline run takes with nothing quantized; the larger of the two decides.
+
+    Attributes:
+        gpu_s: seconds of the GPU.
+        host_s: seconds of what launches the denoisers, and of everything that is no denoiser.
+    """
+
+    gpu_s: float
+    host_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +80,9 @@ class Candidates:
         published: (label, choice) of the study's published lists; a group is quantized where its
             list quantizes any of it. The label is the list's name only if the choice is the list.
         dead: the study's always-skip patterns that match no Linear.
+        host: what the host and the GPU take with nothing quantized; None where the host is no
+            limit, whatever is quantized.
+        prices: the measured times that gains come from; None where they are predicted.
     """
 
     formats: tuple[FormatName, ...]
@@ -72,6 +94,8 @@ class Candidates:
     bf16_s: float
     published: tuple[tuple[str, Choice], ...] = ()
     dead: tuple[str, ...] = ()
+    host: HostLimit | None = None
+    prices: KeptPrices | None = None
 
     @property
     def none_quantized(self) -> Choice:
@@ -121,10 +145,12 @@ class Candidates:
 
     def latency_s(self, choice: Sequence[int]) -> float:
         """Priced seconds of one pipeline run with this choice."""
-        return self.bf16_s - sum(
-            group.gains_s[option]
-            for group, option in zip(self.groups, self.canonical(choice), strict=True)
-        )
+        chosen = list(zip(self.groups, self.canonical(choice), strict=True))
+        saved_s = sum(group.gains_s[option] for group, option in chosen)
+        if self.host is None:
+            return self.bf16_s - saved_s
+        added_s = sum(group.host_s[option] for group, option in chosen)
+        return max(self.host.gpu_s - saved_s, self.host.host_s + added_s)
 
 
 def baselines(candidates: Candidates) -> list[tuple[str, Choice]]:

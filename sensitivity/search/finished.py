@@ -18,6 +18,7 @@ these are right shows in the fingerprint, which `workflows.select` compares.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,20 @@ from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity
+from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity, Source
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.core.words import printable
 from sensitivity.errors import DamageError, StoreError
+from sensitivity.latency.runtimes import DEFAULT
+from sensitivity.search.kept_prices import KeptPrices
 from sensitivity.search.log import first_fault
 from sensitivity.search.optuna_storage import open_storage
 from sensitivity.search.proposers import SamplerName
 from sensitivity.search.seals import (
+    PRICES,
+    SETTINGS,
     count_states,
-    kept_settings,
+    kept_attribute,
     list_studies,
     study_rows_fault,
 )
@@ -51,8 +56,18 @@ _DISTINGUISHING = (
     "granularity",
     "calibrated",
     "arithmetic",
+    "emulate",
+    "latency",
+    "runtime",
 )
 """Settings that distinguish studies of one model, in the order in which they are shown."""
+_UNSAID = {
+    "arithmetic": (Arithmetic.EAGER,),
+    "emulate": (False, None),
+    "latency": ("predicted",),
+    "runtime": (DEFAULT,),
+}
+"""Values that are not shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +82,9 @@ class Wanted:
     granularity: Granularity | None = None
     calibrated: bool | None = None
     arithmetic: Arithmetic | None = None
+    emulate: bool | None = None
+    latency: Source | None = None
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
@@ -87,19 +105,21 @@ class KeptStudy:
         settings: what its search was asked for; None where it was not kept.
         finished: how many of its trials have a score.
         stopped: how many were stopped early.
+        prices: the measured times that it was searched by; None where prices were predicted.
     """
 
     name: str
     settings: SearchSettings | None
     finished: int
     stopped: int = 0
+    prices: KeptPrices | None = None
 
     def is_wanted(self, wanted: Wanted) -> bool:
         """Whether its name and its settings are as wanted; unknown settings may be any."""
         if wanted.name is not None and wanted.name != self.name:
             return False
         return self.settings is None or all(
-            getattr(self.settings, key) == value for key, value in wanted.given.items()
+            getattr(self.settings, key) in (value, None) for key, value in wanted.given.items()
         )
 
     def describe(self) -> str:
@@ -117,11 +137,13 @@ def describe_settings(settings: Mapping[str, Any]) -> str:
     return " ".join(
         _describe(key, settings[key])
         for key in _DISTINGUISHING
-        if key in settings and (key != "arithmetic" or settings[key] != Arithmetic.EAGER)
+        if key in settings and settings[key] not in _UNSAID.get(key, ())
     )
 
 
 def _describe(key: str, value: Any) -> str:
+    if key == "emulate":
+        return "`emulate`"
     if key == "calibrated":
         return "`calibrate`" if value else "without `calibrate`"
     if key == "formats":
@@ -144,7 +166,7 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
         for study in list_studies(connection):
             if study.is_set_aside or not study.is_ours:
                 continue
-            kept = _parsed(kept_settings(connection, study.study_id))
+            kept = _parsed(kept_attribute(connection, study.study_id, SETTINGS))
             of_model = kept.get("model") if kept else None
             if not isinstance(of_model, str) and name_of_model.fullmatch(study.name):
                 of_model = model
@@ -158,14 +180,40 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
                     " scores that are kept"
                 )
             count = count_states(connection, study.study_id)
+            prices = _parsed(kept_attribute(connection, study.study_id, PRICES))
             found.append(
                 KeptStudy(
                     name=study.name,
                     settings=None if kept is None else _read_settings(study.name, kept),
                     finished=count[TrialState.COMPLETE.name],
                     stopped=count[TrialState.PRUNED.name],
+                    prices=None
+                    if prices is None
+                    else KeptPrices.from_json(prices, study=study.name),
                 )
             )
+    return found
+
+
+def find_prices(store: Store, model: str) -> list[KeptPrices]:
+    """The measured prices of a model's studies in a database, oldest first.
+
+    Studies that are not what was written are left out: a search makes them again.
+    """
+    open_storage(store)
+    found = []
+    with store.engine.connect() as connection:
+        for study in list_studies(connection):
+            if study.is_set_aside or not study.is_ours:
+                continue
+            settings = _parsed(kept_attribute(connection, study.study_id, SETTINGS)) or {}
+            prices = _parsed(kept_attribute(connection, study.study_id, PRICES))
+            if prices is None or settings.get("model") != model:
+                continue
+            if store.has_checksums and study_rows_fault(connection, study.study_id) is not None:
+                continue
+            with suppress(StoreError):
+                found.append(KeptPrices.from_json(prices, study=study.name))
     return found
 
 

@@ -3,9 +3,10 @@
 `make_candidates` turns the shapes of a profiled model into `search.candidates.Candidates`.
 
 Method. A Linear may change format if the run calls it, no always-skip pattern matches it and at
-least one searched format takes it. These Linears are grouped by role and depth band; roles that
-servers fuse, as q, k and v, count as one role. The gain of a group in a format is the sum over its
-Linears of the priced seconds saved in one pipeline run. It is negative where the format is slower.
+least one searched format takes it: the format by its rules on K and N, and its kernel on the GPU
+that is priced. These Linears are grouped by role and depth band; roles that servers fuse, as q, k
+and v, count as one role. The gain of a group in a format is the sum over its Linears of the priced
+seconds saved in one pipeline run. It is negative where the format is slower.
 
     candidates = make_candidates(table, spec, formats=(FormatName.NVFP4,), latency=model)
 
@@ -18,6 +19,7 @@ except that fused roles of one block stay together.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -28,7 +30,7 @@ from sensitivity.core.patterns import expand
 from sensitivity.errors import FormatError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
-from sensitivity.search.candidates import Candidates, Choice, Group
+from sensitivity.search.candidates import Candidates, Choice, Group, HostLimit
 from sensitivity.shapes.by_hand import published_list, rule_of_thumb
 from sensitivity.shapes.families import fused_families, role_of_family
 from sensitivity.shapes.table import LinearProfile, ShapeTable
@@ -65,7 +67,7 @@ def make_candidates(
     """
     fqns = table.fqns
     always, dead = _always_skipped(table, spec, fqns)
-    own = _own_refusals(table, spec, formats)
+    own = _own_refusals(table, spec, formats, latency)
     reasons = _family_refusals(table, spec, own)
     refused = {
         fqn: "; ".join(reason for reason in why if reason)
@@ -83,20 +85,45 @@ def make_candidates(
         _priced(name, members, reasons, formats, latency, table.readers)
         for name, members in _grouped(free, spec, granularity).items()
     )
+    bf16_s, host, groups = _with_host(groups, table, latency)
     return Candidates(
         formats=(FormatName.BF16, *formats),
         groups=groups,
         fixed=fixed,
         refused=refused,
         fqns=fqns,
-        bf16_s=latency.estimate(table, {}).bf16_s,
+        bf16_s=bf16_s,
         rule_of_thumb=_choice(groups, rule_of_thumb(table, spec)),
         published=tuple(
             _published(listed, published_list(table, listed) - never, groups)
             for listed in spec.published
         ),
         dead=dead,
+        host=host,
     )
+
+
+def _with_host(
+    groups: tuple[Group, ...], table: ShapeTable, latency: LatencyModel
+) -> tuple[float, HostLimit | None, tuple[Group, ...]]:
+    """Seconds of the bf16 run, what the host takes of them, and the groups with what they add to
+    the host's; where the host is the limit of no choice, None and the groups as they are.
+    """
+    bf16, work = latency.estimate(table, {}), latency.host_work(table)
+    if bf16.host is None or work is None:
+        return bf16.bf16_s, None, groups
+    gpu_s = bf16.bf16_s - bf16.host.bf16_lost_s
+    host_s = bf16.host.bf16_s + gpu_s - bf16.host.gpu_bf16_s
+    by_fqn = {linear.fqn: linear for linear in table.linears}
+    added = [
+        tuple(sum(work.added_s(by_fqn[fqn]) for fqn in own) for own in group.members)
+        for group in groups
+    ]
+    most_s = host_s + sum(map(max, added))
+    if most_s <= gpu_s - sum(max(group.gains_s) for group in groups):
+        return bf16.bf16_s, None, groups
+    limited = tuple(replace(group, host_s=own) for group, own in zip(groups, added, strict=True))
+    return bf16.bf16_s, HostLimit(gpu_s=gpu_s, host_s=host_s), limited
 
 
 def _published(
@@ -146,14 +173,17 @@ def _always_skipped(
     return skipped, tuple(dead)
 
 
-def _own_refusals(table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName]) -> Reasons:
-    """Why each format refuses each Linear by itself."""
+def _own_refusals(
+    table: ShapeTable, spec: StudySpec, formats: Sequence[FormatName], latency: LatencyModel
+) -> Reasons:
+    """Why each format, or its kernel on the target, refuses each Linear by itself."""
     scale = spec.pricing.stands_for
     return {
         linear.fqn: [
             get_format(name).refusal(
                 k=linear.k // scale, n=linear.n // scale, dtype=getattr(torch, linear.dtype)
             )
+            or latency.refuses(linear, name)
             for name in formats
         ]
         for linear in table.linears

@@ -37,6 +37,7 @@ from sensitivity.search.optuna_storage import SealedStorage, open_storage
 from sensitivity.search.proposers import KnapsackProposer
 from sensitivity.search.seals import (
     OURS,
+    PRICES,
     StudyEntry,
     keep_orphans,
     list_studies,
@@ -243,8 +244,9 @@ def open_log(
 ) -> StudyLog:
     """The log of a study, which is made if it is not there; running trials are marked as failed.
 
-    The model and the settings (`search.settings`) are kept with the study, as `search.finished`
-    reads them. A study that is not what was written is set aside, said, and made again.
+    The model, the settings (`search.settings`) and the measured prices (`search.kept_prices`) are
+    kept with the study, as `search.finished` reads them. A study that is not what was written is
+    set aside, said, and made again.
 
     Raises:
         StoreError: the database holds an Optuna study that is not ours.
@@ -276,6 +278,8 @@ def open_log(
     log = StudyLog(study, candidates)
     log.fail_running()
     study.set_user_attr("settings", dict(settings))
+    if candidates.prices is not None and PRICES not in study.user_attrs:
+        study.set_user_attr(PRICES, candidates.prices.to_json())
     return log
 
 

@@ -1,11 +1,12 @@
 """How far do a runtime's own roundings move the pictures of one skip-list? `native_rounding`.
 
 The noise floor says how far bf16 is from bf16. It is far too small a floor for quantized pictures:
-kernels that serve a model quantize activations and round products a little differently from what
-is emulated (`formats.served`), and a quantized model is less steady than bf16. So one list is drawn
-in the search's arithmetic and in another one. Two numbers are stated beside the noise floor: the
-LPIPS between the two (`lpips`), and by what share the list's own typical LPIPS from bf16 changes
-(`change`). Two skip-lists whose LPIPS differs by a smaller share are not told apart.
+runtimes that serve a model quantize activations and round products a little differently from one
+another and from what a search draws (`formats.served`), by native kernels or by emulation, and a
+quantized model is less steady than bf16. So one list is drawn in the search's arithmetic and in
+another one, each by the kernels that the device has for it. Two numbers are stated beside the noise
+floor: the LPIPS between the two (`lpips`), and by what share the list's own typical LPIPS from bf16
+changes (`change`). Two skip-lists whose LPIPS differs by a smaller share are not told apart.
 
 The share is the floor for comparisons, since both lists run on the same kernels: their pictures
 move by `lpips`, mostly in directions that bring them neither nearer to bf16 nor farther from it.

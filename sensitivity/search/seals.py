@@ -28,6 +28,8 @@ from sensitivity.search.tables import SealRow, checksum_of
 
 OURS = "sensitivity"
 """User attribute of the Optuna studies that a search made."""
+SETTINGS, PRICES = "settings", "prices"
+"""User attributes with what a search was asked for, and with the measured times that priced it."""
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 _SET_ASIDE = re.compile(r".*-damaged-\d+", re.DOTALL)
 _SEALS = SealRow.__tablename__
@@ -101,11 +103,13 @@ def count_states(connection: Connection, study_id: int) -> Counter[str]:
     return Counter(str(state) for _, state in _states(connection, study_id).values())
 
 
-def kept_settings(connection: Connection, study_id: int) -> object:
-    """The text of the settings that a search kept with its study; None where it kept none."""
+def kept_attribute(connection: Connection, study_id: int, key: str) -> object:
+    """The text of `SETTINGS` or `PRICES` that a search kept with its study; None where it kept
+    none.
+    """
     row = connection.exec_driver_sql(
-        "SELECT value_json FROM study_user_attributes WHERE study_id = ? AND key = 'settings'",
-        (study_id,),
+        "SELECT value_json FROM study_user_attributes WHERE study_id = ? AND key = ?",
+        (study_id, key),
     ).first()
     return None if row is None else row[0]
 

@@ -1,9 +1,10 @@
 """What is a search asked for, and which study does that make? `SearchSettings`, `study_name`.
 
 The name of a study ends with a fingerprint of all that decides its result: evaluation, groups and
-their prices, formats, target, seed, sampler, and early stopping. So the same command finds its own
-study again, and another command never adds trials to it. The budget is left out: a study may be
-continued with a larger one.
+their prices, formats, target, seed, sampler, and early stopping. Prices that were measured are part
+of it by the values of their rows, so two searches by one table are one study. So the same command
+finds its own study again, and another command never adds trials to it. The budget is left out: a
+study may be continued with a larger one.
 
     study_name(evaluator, candidates, settings)      # "tiny-flux-nvfp4-b200-1a2b3c4d"
 """
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import FormatName, Granularity
+from sensitivity.core.format_name import FormatName, Granularity, Source
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.latency.runtimes import DEFAULT
 from sensitivity.models.generating import digest_of
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.proposers import SamplerName
@@ -37,7 +39,11 @@ class SearchSettings:
         sampler: what proposes.
         granularity: what is quantized together.
         calibrated: whether layer sensitivities guide the proposals.
-        arithmetic: the runtime whose quantized numbers are emulated.
+        arithmetic: the runtime whose quantized numbers are computed.
+        emulate: whether pictures are drawn by emulation also where the device has the formats; None
+            in studies of earlier versions, which emulated all but FP8.
+        latency: whether the prices were measured on the target, or predicted for it.
+        runtime: the name of the way of running that is priced.
     """
 
     formats: tuple[FormatName, ...]
@@ -48,10 +54,18 @@ class SearchSettings:
     granularity: Granularity = "group"
     calibrated: bool = True
     arithmetic: Arithmetic = Arithmetic.EAGER
+    emulate: bool | None = None
+    latency: Source = "predicted"
+    runtime: str = DEFAULT
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
         coerce_fields(self)
+
+    @property
+    def keeps_to_emulation(self) -> bool:
+        """`emulate`, or what an earlier version did with these formats."""
+        return FormatName.FP8 not in self.formats if self.emulate is None else self.emulate
 
 
 def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSettings) -> str:
@@ -72,8 +86,31 @@ def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSet
         }
         | ({"alpha": ALPHA} if interim_tests(evaluator) else {})
         | _sound_terms(evaluator)
+        | _measured_terms(candidates)
+        | _runtime_terms(candidates, settings)
     )
     return f"{evaluator.spec.name}-{'+'.join(settings.formats)}-{settings.target}-{fingerprint[:8]}"
+
+
+def _measured_terms(candidates: Candidates) -> dict[str, Any]:
+    """The rows that measured prices come from, and bf16's seconds; nothing for predicted ones."""
+    if candidates.prices is None:
+        return {}
+    return {"prices": candidates.prices.digest, "bf16_s": f"{candidates.bf16_s:.9g}"}
+
+
+def _runtime_terms(candidates: Candidates, settings: SearchSettings) -> dict[str, Any]:
+    """The runtime if it is not the default, and the host's seconds where the host may be the limit
+    of a run.
+    """
+    terms: dict[str, Any] = {}
+    if settings.runtime != DEFAULT:
+        terms["runtime"] = settings.runtime
+    if candidates.host is not None:
+        bf16 = [candidates.host.gpu_s, candidates.host.host_s]
+        added = [list(group.host_s) for group in candidates.groups]
+        terms["host"] = [[f"{seconds:.9g}" for seconds in row] for row in (bf16, *added)]
+    return terms
 
 
 def interim_tests(evaluator: Evaluator) -> int:

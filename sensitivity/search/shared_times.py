@@ -47,6 +47,15 @@ class SharedShapeTimes:
     def find_shape_times(
         self, machine: Mapping[str, str], compile_mode: str
     ) -> dict[str, dict[str, Any]]:
-        """`Store.find_shape_times`."""
-        with Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
+        """`Store.find_shape_times`; a database that is not there is not made for it."""
+        if not self.path.is_file():
+            return {}
+        with Store.open(self.path, wait_s=SHARED_WAIT_S, for_reading=True) as store:
             return store.find_shape_times(machine, compile_mode)
+
+    def find_machines(self, compile_mode: str) -> list[tuple[dict[str, str], frozenset[str]]]:
+        """`Store.find_machines`."""
+        if not self.path.is_file():
+            return []
+        with Store.open(self.path, wait_s=SHARED_WAIT_S, for_reading=True) as store:
+            return store.find_machines(compile_mode)

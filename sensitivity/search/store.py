@@ -31,6 +31,9 @@ from sensitivity.search.database import Database
 from sensitivity.search.tables import AttemptRow, ScoreRow, SensitivityRow, ShapeTimeRow
 from sensitivity.spec.study_spec import StudySpec
 
+END_TO_END = "end to end"
+"""In the place of a compile mode: the row is of a whole run, and no shape's."""
+
 
 def default_storage(spec: StudySpec) -> Path:
     """Where a study's database lies: `sensitivity-runs/<study>.db` in the current folder."""
@@ -145,6 +148,24 @@ class Store(Database):
             except ValueError as error:
                 self.leave_out([row], f"has no times ({error})")
         return found
+
+    def find_machines(self, compile_mode: str) -> list[tuple[dict[str, str], frozenset[str]]]:
+        """Every machine that shapes were measured on in a compile mode, with the shapes' keys; the
+        last one measured comes first.
+        """
+        rows = self.find(ShapeTimeRow, ShapeTimeRow.compile_mode == compile_mode)
+        keys: dict[str, set[str]] = {}
+        for row in sorted(rows, key=lambda row: row.created, reverse=True):
+            keys.setdefault(row.described, set()).add(row.shape)
+        return [(_object(text), frozenset(found)) for text, found in keys.items()]
+
+    def save_end_times(self, study: str, assignment: str, row: Mapping[str, Any]) -> None:
+        """Keep what a study's skip-list took end to end; what is there is replaced."""
+        self.save_shape_time({"study": study}, END_TO_END, assignment, row)
+
+    def find_end_times(self, study: str, assignment: str) -> dict[str, Any] | None:
+        """What a study's skip-list took end to end; None if it was not timed."""
+        return self.find_shape_times({"study": study}, END_TO_END).get(assignment)
 
 
 def _object(text: object) -> dict[str, Any]:

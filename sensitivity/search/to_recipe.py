@@ -16,13 +16,16 @@ from typing import Any
 
 from torch import nn
 
-from sensitivity.core.arithmetic import served_otherwise
+from sensitivity.core.arithmetic import Arithmetic, served_otherwise
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.kernels import Kernels, summary
 from sensitivity.errors import ConstraintError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.intervals import AT_ONCE
 from sensitivity.fidelity.score import METRICS, MetricValues, Score
 from sensitivity.fidelity.splits import Split
+from sensitivity.formats import mslk
+from sensitivity.formats.refused_products import refused_products
 from sensitivity.latency import LatencyEstimate
 from sensitivity.models.denoisers import parts_of
 from sensitivity.recipes.parts import latency_record, layer_records, weight_bytes
@@ -70,21 +73,16 @@ def build_recipe(
             "name": _name(spec, settings),
             "model": _model(evaluator),
             **layer_records(formats),
-            "latency": latency_record(estimate, estimate.quantized_s),
-            "fidelity": _fidelity(evaluator, winner, chosen, floor),
+            "latency": latency_record(estimate),
+            "fidelity": _fidelity(evaluator, winner, chosen, floor, formats),
             "memory": _memory(evaluator, formats),
             "search": _search(settings, result, chosen),
             "choice": _choice(winner),
-            "verified": {
-                "split": "held_out",
-                "prompts": len(evaluator.prompts("held_out")[0]),
-                "compared": [
-                    _compared(t, winner.held_out[t.index], candidates)
-                    for t in result.trials
-                    if t.index in winner.held_out
-                ],
-            },
+            "verified": _verified(evaluator, candidates, result, winner),
             "environment": evaluator.environment,
+            "refused": {
+                fqn: why for fqn, why in candidates.refused.items() if not formats[fqn].is_quantized
+            },
             "front": [
                 {
                     "name": t.name,
@@ -126,10 +124,15 @@ def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
 
 
 def _fidelity(
-    evaluator: Evaluator, winner: Winner, chosen: ScoredTrial, floor: NativeRounding | None
+    evaluator: Evaluator,
+    winner: Winner,
+    chosen: ScoredTrial,
+    floor: NativeRounding | None,
+    formats: Mapping[str, FormatName],
 ) -> dict[str, Any]:
     """Scores of the winner on both splits, and how its pictures were generated."""
     spec, held_out = evaluator.spec, winner.held_out[chosen.index]
+    kernels = evaluator.execution.kernels_of(set(formats.values()))
     return {
         "lpips": _lpips(evaluator, held_out, "held_out") | _rounding(floor),
         "lpips_search": _lpips(evaluator, chosen.score, "search"),
@@ -138,7 +141,9 @@ def _fidelity(
             "settings": dict(spec.settings),
             "batch_size": spec.search.batch_size,
             "arithmetic": _arithmetic(evaluator),
+            **_by_format(kernels, evaluator.execution.arithmetic),
         },
+        "kernels": summary(kernels).value,
     }
 
 
@@ -158,8 +163,25 @@ def _rounding(floor: NativeRounding | None) -> dict[str, Any]:
 
 
 def _arithmetic(evaluator: Evaluator) -> str:
-    """How its pictures were computed: "emulated" as eager torchao, or "emulated, mslk"."""
-    return ", ".join(("emulated", *served_otherwise(evaluator.arithmetic)))
+    """How pictures of the study were computed: "emulated" or "native" as eager torchao, or
+    "emulated, mslk".
+    """
+    own = evaluator.execution
+    return ", ".join((summary(own.kernels), *served_otherwise(own.arithmetic)))
+
+
+def _by_format(kernels: Mapping[FormatName, Kernels], arithmetic: Arithmetic) -> dict[str, Any]:
+    """What drew each format where they differ, the shapes that native kernels refused, and whose
+    quantizer it was.
+    """
+    found: dict[str, Any] = {}
+    if len(set(kernels.values())) > 1:
+        found["kernels"] = {name.value: own.value for name, own in kernels.items()}
+    if Kernels.NATIVE in kernels.values() and (refused := refused_products(kernels)):
+        found["emulated_shapes"] = list(refused)
+    if arithmetic is Arithmetic.MSLK and kernels.get(FormatName.NVFP4) is Kernels.NATIVE:
+        found["mslk"] = mslk.version()
+    return found
 
 
 def _lpips(evaluator: Evaluator, score: Score, split: Split) -> dict[str, Any]:
@@ -225,6 +247,21 @@ def _choice(winner: Winner) -> dict[str, Any]:
         "first": winner.first.name,
         "shortlist": [t.name for t in winner.shortlist],
         "passed_over": [t.name for t in winner.passed_over],
+    }
+
+
+def _verified(
+    evaluator: Evaluator, candidates: Candidates, result: SearchResult, winner: Winner
+) -> dict[str, Any]:
+    """The trials that were scored on the held-out prompts."""
+    return {
+        "split": "held_out",
+        "prompts": len(evaluator.prompts("held_out")[0]),
+        "compared": [
+            _compared(t, winner.held_out[t.index], candidates)
+            for t in result.trials
+            if t.index in winner.held_out
+        ],
     }
 
 

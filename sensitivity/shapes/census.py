@@ -75,6 +75,9 @@ class ComponentCounts(_Record):
         matmul_flops: of other matrix products, such as attention that is written out.
         eager_bytes: what all other kernels read and write.
         kernels: how many kernels ran, of every kind.
+        regions: names, inside the component, of the modules that regional compilation compiles one
+            by one; "" is the whole component.
+        region_kernels: how many of `kernels` ran inside of them.
         weight_bytes: of all parameters as they are loaded, in bf16 except for modules that
             diffusers keeps in fp32.
         peak_activation_bytes: the largest sum of live tensors inside one call, arguments included
@@ -90,6 +93,8 @@ class ComponentCounts(_Record):
     matmul_flops: Amount = 0
     eager_bytes: Amount = 0
     kernels: Amount = 0
+    regions: tuple[str, ...] = ()
+    region_kernels: Amount = 0
     weight_bytes: Amount = 0
     peak_activation_bytes: Amount = 0
 

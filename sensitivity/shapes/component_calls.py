@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from sensitivity.models.compiled_regions import regions_of
 from sensitivity.models.entry_points import entry_points, intercept, reads_text
 from sensitivity.models.meta_tensors import is_meta, tensors_in, to_meta
 from sensitivity.models.operation_counts import Tally
@@ -83,6 +84,7 @@ class ComponentCalls:
         self.failed_inside = False
         self._known: dict[Any, SeenCall] = {}
         self._latest: dict[str, None] = {}
+        self._regions: dict[str, tuple[str, ...]] = {}
 
     @property
     def latest(self) -> list[str]:
@@ -103,6 +105,10 @@ class ComponentCalls:
             is_whole = method == "forward" and child is part
             key = (component, id(child), method)
             intercept(child, method, partial(self._enter, key, component if is_whole else None))
+        if component in self.profiled:
+            self._regions[component] = tuple(regions := regions_of(part)[1])
+            for region in regions.values():
+                self._count_inside(component, region)
 
     def counts(self, component: str, part: nn.Module) -> ComponentCounts:
         """The census of a component."""
@@ -124,10 +130,25 @@ class ComponentCalls:
             component=component,
             calls=self.calls[component],
             attention=tuple(sorted(shapes, key=lambda shape: -shape.flops)),
+            regions=self._regions.get(component, ()),
             **{key: value for key, value in tally.items() if isinstance(key, str)},
             weight_bytes=sum(p.numel() * p.element_size() for p in part.parameters()),
             peak_activation_bytes=self.mode.peak_bytes[component],
         )
+
+    def _count_inside(self, component: str, region: nn.Module) -> None:
+        """Count the kernels of a region that is compiled, besides all others."""
+        before = list[int]()
+
+        def enter(*_: object) -> None:
+            before.append(self.mode.tally[component]["kernels"])
+
+        def leave(*_: object) -> None:
+            tally = self.mode.tally[component]
+            tally["region_kernels"] += tally["kernels"] - before.pop()
+
+        region.register_forward_pre_hook(enter)
+        region.register_forward_hook(leave)
 
     def _enter(
         self,

@@ -78,9 +78,10 @@ def _resolve_paths(data: dict[str, Any], path: Path) -> None:
     if (file := _text_in(data, "prompts", "file")) is not None:
         _check_path(is_below(path.parent, file), file, "prompts.file", path)
     target = _text_in(data, "pricing", "target")
-    if target is not None and (target.strip().endswith(".toml") or re.search(r"[/\\\0]", target)):
-        is_toml = target.strip().endswith(".toml")
-        _check_path(is_toml and is_below(path.parent, target), target, "pricing.target", path)
+    ends = (".toml", ".json")  # a device TOML, or what `device measure` wrote
+    if target is not None and (target.strip().endswith(ends) or re.search(r"[/\\\0]", target)):
+        is_file = target.strip().endswith(ends)
+        _check_path(is_file and is_below(path.parent, target), target, "pricing.target", path)
         data["pricing"]["target"] = str(path.parent / target.strip())
 
 
@@ -105,7 +106,7 @@ def _check_path(is_right: bool, value: str, key: str, path: Path) -> None:
         return
     expected = {
         "prompts.file": "a file below the study's folder",
-        "pricing.target": "the name of a device, or a device TOML below the study's folder",
+        "pricing.target": "the name of a device, or the file of one below the study's folder",
     }.get(key, "a path below the study's folder, or an absolute one")
     raise SpecError(
         f"{path} is no study: {key}: found {value[:200]!a}; expected {expected}: correct it"

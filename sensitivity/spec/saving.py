@@ -26,7 +26,7 @@ def study_toml(spec: StudySpec, heading: Sequence[str] = ()) -> str:
     for section, key in (("model", "path"), ("model", "config"), ("fidelity", "weights")):
         if key in data[section]:
             data[section][key] = os.path.abspath(data[section][key])
-    if data["pricing"]["target"].endswith(".toml"):
+    if data["pricing"]["target"].endswith((".toml", ".json")):
         data["pricing"]["target"] = os.path.abspath(data["pricing"]["target"])
     for section, key in (("model", "components"), ("search", "order"), ("search", "always_skip")):
         if not data[section][key]:
@@ -47,12 +47,12 @@ def save_study(spec: StudySpec, path: Path, heading: Sequence[str] = ()) -> Path
 
     Raises:
         OutputError: the path cannot be written, is a file with another content, or does not lie
-            above the device TOML that the study names.
+            above the file of the target that the study names.
     """
     device, path = Path(spec.pricing.target), Path(os.path.realpath(path))
-    if device.suffix == ".toml" and not is_below(path.parent, os.path.abspath(device)):
+    if device.suffix in (".toml", ".json") and not is_below(path.parent, os.path.abspath(device)):
         raise OutputError(
-            f"`save_study`: {path} would name the device TOML {device}, which is not below its"
+            f"`save_study`: {path} would name the target's file {device}, which is not below its"
             f" folder; expected a place in {device.parent}: name a file there"
         )
     try:

@@ -19,9 +19,12 @@ from sensitivity.core.format_name import (
     QUANTIZED_FORMATS,
     FormatName,
     Granularity,
+    Source,
     parse_formats,
 )
 from sensitivity.core.fqns import by_component
+from sensitivity.core.kernels import Kernels
+from sensitivity.core.kernels import to_json as kernels_to_json
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.references import default_cache_folder
@@ -37,11 +40,12 @@ from sensitivity.search.calibration.stored import (
     calibration_cost,
     get_estimator,
 )
+from sensitivity.search.finished import find_prices
 from sensitivity.search.store import Store, default_storage
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.prepare import Prepared, prepare
-from sensitivity.workflows.progress import Say, silent
+from sensitivity.workflows.progress import Measuring, Say, silent
 from sensitivity.workflows.requests import SearchRequest
 
 
@@ -51,7 +55,9 @@ class CalibrationRequest:
 
     Attributes:
         formats: None is every quantized format that the target has.
-        arithmetic: the runtime whose quantized numbers are emulated.
+        arithmetic: the runtime whose quantized numbers are computed; None is that of the kernels
+            that are installed.
+        emulate: whether formats are emulated that the device has natively.
         target: the GPU that is priced; None is the study's.
         granularity: what is quantized together.
         estimator: how errors are measured.
@@ -60,13 +66,16 @@ class CalibrationRequest:
         storage: the study's database; None is `default_storage`.
         device: where torch runs.
         cache_folder: where bf16 references are kept.
+        latency: whether gains are measured on the GPU at hand or predicted for the target; None is
+            measured where that is possible.
 
     Raises:
         UserError: a value that works with no model.
     """
 
     formats: tuple[FormatName, ...] | None = None
-    arithmetic: Arithmetic = Arithmetic.EAGER
+    arithmetic: Arithmetic | None = None
+    emulate: bool = False
     target: str | None = None
     granularity: Granularity = "group"
     estimator: EstimatorName | str = DEFAULT_ESTIMATOR
@@ -75,6 +84,7 @@ class CalibrationRequest:
     storage: Path | None = None
     device: str = "cpu"
     cache_folder: Path = field(default_factory=default_cache_folder)
+    latency: Source | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that works with no model."""
@@ -101,6 +111,14 @@ class Calibration:
     cost: CalibrationCost
     rows: tuple[Sensitivity, ...]
 
+    @property
+    def kernels(self) -> dict[FormatName, Kernels]:
+        """What multiplied each format: emulation, unless the estimator runs whole jobs."""
+        own = self.prepared.evaluator.execution.kernels
+        if get_estimator(self.cost.estimator).runs_kernels:
+            return own
+        return dict.fromkeys(own, Kernels.EMULATED)
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity calibrate`."""
         spec, cost = self.prepared.evaluator.spec, self.cost
@@ -109,6 +127,7 @@ class Calibration:
             "estimator": str(cost.estimator),
             "states": cost.states,
             "prompts": cost.prompts,
+            **kernels_to_json(self.kernels),
             "cost": {
                 "trial_equivalents": cost.trials,
                 "picture_calls": cost.picture_calls,
@@ -134,6 +153,7 @@ def calibrate_study(
     say: Say = silent,
     started: Callable[[CalibrationCost], None] = lambda _cost: None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    measuring: Measuring | None = None,
 ) -> Calibration:
     """Load, profile, price and group as a search does; measure what the database does not have.
 
@@ -143,6 +163,7 @@ def calibrate_study(
         say: called with each step as it begins.
         started: called with the cost before anything is measured.
         progress: called with (done, total) after each sensitivity.
+        measuring: how the caller follows a measurement of shapes.
 
     Raises:
         UserError: and its kinds, for anything that the caller can mend.
@@ -152,10 +173,12 @@ def calibrate_study(
     asked = SearchRequest(
         formats=formats,
         arithmetic=request.arithmetic,
+        emulate=request.emulate,
         target=request.target,
         granularity=request.granularity,
         device=request.device,
         cache_folder=request.cache_folder,
+        latency=request.latency,
     )
     how: dict[str, Any] = {
         "estimator": request.estimator,
@@ -163,7 +186,13 @@ def calibrate_study(
         "prompts": request.prompts,
     }
     with Store.open(request.storage or default_storage(spec)) as store:
-        prepared = prepare(spec, asked, say=say)
+        prepared = prepare(
+            spec,
+            asked,
+            say=say,
+            measuring=measuring,
+            studies=lambda: find_prices(store, spec.name),
+        )
         evaluator, candidates = prepared.evaluator, prepared.candidates
         try:
             calls = denoiser_calls(prepared.table)

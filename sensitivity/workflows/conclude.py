@@ -29,6 +29,7 @@ from sensitivity.search.shortlist import first_choice, front_of, plan_scores, tr
 from sensitivity.search.to_recipe import build_recipe
 from sensitivity.search.trials import ScoredTrial, Tried
 from sensitivity.search.winner import Winner, choose_winner, compare, describe_unmet
+from sensitivity.workflows.end_timing import EndTimes
 from sensitivity.workflows.prepare import Prepared
 from sensitivity.workflows.progress import Say
 
@@ -51,6 +52,8 @@ class SearchOutcome:
         winner: how it was chosen.
         native_rounding: how far the roundings of a runtime move pictures; None is not known.
         unverified: {skip-list: why its verification failed}.
+        times: what the winner and the lists beside it took end to end; None if they were not timed.
+        untimed: why they were not, though the search was by measured latency.
     """
 
     prepared: Prepared
@@ -63,6 +66,8 @@ class SearchOutcome:
     winner: Winner | None = None
     native_rounding: NativeRounding | None = None
     unverified: Mapping[str, str] = field(default_factory=dict)
+    times: EndTimes | None = None
+    untimed: str = ""
 
 
 def conclude(

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sensitivity.core.format_name import CompileMode, FormatName
-from sensitivity.latency.run_timing import RunTiming
+from sensitivity.core.format_name import FormatName
+from sensitivity.errors import MeasurementError
+from sensitivity.latency.paired import PairedRatio
+from sensitivity.latency.timed_lists import TimedList
 from sensitivity.shapes.table import ShapeTable
 
 WeightsChoice = Literal["pretrained", "random"]
@@ -17,54 +19,136 @@ class MeasuredRun:
     """One skip-list, measured end to end.
 
     Attributes:
-        name: the list's.
         formats: {FQN: format} of what it quantizes.
-        timings: one for each distinct denoiser call, or one for the whole pipeline call.
+        timed: its seconds, round by round, and those of bf16 beside it.
     """
 
-    name: str
     formats: Mapping[str, FormatName]
-    timings: tuple[RunTiming, ...]
+    timed: TimedList
+
+    @property
+    def name(self) -> str:
+        """The list's."""
+        return self.timed.name
+
+    @property
+    def failure(self) -> str:
+        """Why it did not run; "" if it did."""
+        return self.timed.failure
 
     @property
     def seconds(self) -> float:
-        """The whole run: median x calls, summed."""
-        return sum(timing.run_s for timing in self.timings)
+        """Typical seconds of the whole run."""
+        return self.timed.seconds
+
+    @property
+    def ratio(self) -> PairedRatio:
+        """Its speedup over bf16, round by round."""
+        return self.timed.ratio
+
+    @property
+    def spread(self) -> float:
+        """The slowest repetition over the fastest, minus 1; of its units the largest."""
+        return max(max(t.seconds) / min(t.seconds) - 1 for t in self.timed.timings)
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that torch reserved on the GPU, CUDA graphs included."""
-        return max(max(timing.peak_memory_bytes, timing.reserved_bytes) for timing in self.timings)
+        """The most memory that it holds on the GPU by itself, CUDA graphs included."""
+        return max(max(t.peak_memory_bytes, t.reserved_bytes) for t in self.timed.timings)
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds of its first calls, compiling included."""
+        return sum(timing.compile_s for timing in self.timed.timings)
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of "runs" in the JSON of `sensitivity latency`."""
+        if self.failure:
+            return {"name": self.name, "failure": self.failure}
+        return {
+            "name": self.name,
+            "seconds": self.seconds,
+            **speedup_json(self.timed),
+            "group": self.timed.group,
+            "rounds_s": list(self.timed.rounds_s),
+            "bf16_rounds_s": list(self.timed.bf16_rounds_s),
+            "peak_bytes": self.peak_bytes,
+            "timings": [timing.to_json() for timing in self.timed.timings],
+        }
+
+
+def speedup_json(timed: TimedList) -> dict[str, Any]:
+    """Its speedup over bf16, the 90 % interval of that (null: one round), and the spread of a round
+    (a relative standard deviation).
+    """
+    ratio = timed.ratio
+    interval = ratio.interval90
+    return {
+        "speedup": ratio.value,
+        "speedup_interval90": None if interval is None else list(interval),
+        "speedup_spread": ratio.spread,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRuns:
-    """Skip-lists measured on one machine; the first is bf16."""
+    """Skip-lists measured on one machine; the first is bf16.
+
+    Attributes:
+        target: the GPU.
+        runtime: the way of running.
+        weights: pretrained or random.
+        covers: what is timed, in words.
+        table: the Linears of a run.
+        runs: one for each list.
+        environment: versions and machine.
+    """
 
     target: str
-    batch_size: int
-    compile_mode: CompileMode
+    runtime: str
+    compile_mode: str
     weights: WeightsChoice
     covers: str
     table: ShapeTable
     runs: tuple[MeasuredRun, ...]
     environment: Mapping[str, str]
 
+    @property
+    def batch_size(self) -> int:
+        """Samples in a run."""
+        return self.table.batch_size
+
+    def check_ran(self) -> None:
+        """Raise MeasurementError if every list but bf16 failed."""
+        failed = [run for run in self.runs[1:] if run.failure]
+        if failed and len(failed) == len(self.runs) - 1:
+            raise MeasurementError(
+                f"all {len(failed)} lists failed, the first is {failed[0].name}:"
+                f" {failed[0].failure}; expected at least one that runs: mend the cause, or leave"
+                " in bf16 what does not run"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity latency`, with `source` "measured".
 
-        The object is that of the second list, or of bf16 where there is no other. Linears have no
-        times of their own. "runs" has all runs with their raw repetitions.
+        The object is that of the second list, or of bf16 where there is no other. Its seconds are
+        null, and "failure" is there, if that list did not run. Linears have no times of their own.
+        "runs" has all runs with their raw repetitions.
         """
-        bf16, main = self.runs[0], self.runs[min(1, len(self.runs) - 1)]
+        main = self.runs[min(1, len(self.runs) - 1)]
+        timed = main.timed
+        if main.failure:
+            totals = dict.fromkeys(("quantized_s", "speedup")) | {"failure": main.failure}
+            totals = {"bf16_s": self.runs[0].seconds} | totals
+        else:
+            totals = {"bf16_s": timed.bf16_s, "quantized_s": timed.seconds} | speedup_json(timed)
         return {
             "target": self.target,
             "source": "measured",
             "batch_size": self.batch_size,
+            "runtime": self.runtime,
             "compile_mode": self.compile_mode,
-            "bf16_s": bf16.seconds,
-            "quantized_s": main.seconds,
-            "speedup": bf16.seconds / main.seconds,
+            **totals,
             "linears": [
                 {
                     "fqn": x.fqn,
@@ -79,14 +163,5 @@ class MeasuredRuns:
             "weights": self.weights,
             "covers": self.covers,
             "environment": dict(self.environment),
-            "runs": [
-                {
-                    "name": run.name,
-                    "seconds": run.seconds,
-                    "speedup": bf16.seconds / run.seconds,
-                    "peak_bytes": run.peak_bytes,
-                }
-                | {"timings": [timing.to_json() for timing in run.timings]}
-                for run in self.runs
-            ],
+            "runs": [run.to_json() for run in self.runs],
         }

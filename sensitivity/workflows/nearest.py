@@ -20,7 +20,6 @@ from sensitivity.errors import RecipeError
 from sensitivity.latency.pricer import PricedList, Pricer
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.recipes.unverified import priced_recipe, refusals
-from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.model_linears import check_same_linears
 from sensitivity.workflows.stored_damage import stored_damage
@@ -116,7 +115,7 @@ def nearest_recipe(
     """
     spec = _with_batch_of(recipe, spec)
     pricer = _pricer(recipe, spec)
-    formats = _nearest_formats(recipe, exporter, pricer.run.table)
+    formats = _nearest_formats(recipe, exporter, pricer)
     changed = {
         fqn: (old, formats[fqn]) for fqn, old in recipe.layers.items() if formats[fqn] is not old
     }
@@ -158,15 +157,16 @@ def _of_the_model(made: Recipe, recipe: Recipe) -> Recipe:
 
 
 def _nearest_formats(
-    recipe: Recipe, exporter: "Exporter", table: ShapeTable
+    recipe: Recipe, exporter: "Exporter", pricer: Pricer
 ) -> dict[str, FormatName]:
     """The formats that the exporter proposes.
 
     It knows no shapes, so it may propose a format that does not take a Linear (MXFP8 takes no K =
-    48). Such a Linear becomes bf16, and the exporter is asked again.
+    48), or that the target's kernel refuses. Such a Linear becomes bf16, and the exporter is asked
+    again.
     """
     formats = exporter.nearest(recipe)
-    while refused := refusals(formats, table):
+    while refused := refusals(formats, pricer.run.table) | pricer.refused(formats):
         formats = exporter.nearest(
             recipe.model_copy(update={"layers": formats | dict.fromkeys(refused, FormatName.BF16)})
         )

@@ -2,6 +2,7 @@
 
     plan = plan_search(resolve_spec("flux1-dev"), SearchRequest(budget=50, device="cuda"))
     plan.sizes.peak.nbytes, plan.trial_s, plan.total_s, plan.disk_bytes
+    plan.shapes                                     # what is measured first; None if predicted
 
 Memory comes from `workflows.sizing`. Seconds of bf16 come from the first of these that is there:
 
@@ -28,6 +29,8 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency.devices import find_device
 from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.pricer import at_priced_scale
+from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.latency.tensors import materialize
 from sensitivity.models.random_weights import random_component
 from sensitivity.search.calibration.gradient import FORWARD_BACKWARD_RECOMPUTE
@@ -39,8 +42,10 @@ from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.call_names import frames_in
 from sensitivity.spec.prompts import PromptSource
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.latency_source import latency_source
 from sensitivity.workflows.requests import SearchRequest
 from sensitivity.workflows.sizing import SizeEstimate, estimate_sizes, largest_batch
+from sensitivity.workflows.table_work import KnownTimes, TableWork, table_work
 
 TIMED_BYTES = 2_000_000_000
 """Most bytes of denoiser weights that are timed on the CPU."""
@@ -76,6 +81,7 @@ class SearchPlan:
         steps_s: {step: its seconds} of the whole search.
         source: where `picture_s` comes from, in words.
         references_bytes, database_bytes: on disk.
+        shapes: the table of shapes that prices are measured with; None where they are predicted.
     """
 
     model: str
@@ -89,6 +95,7 @@ class SearchPlan:
     source: str
     references_bytes: int
     database_bytes: int
+    shapes: TableWork | None = None
 
     @property
     def total_s(self) -> float:
@@ -113,6 +120,8 @@ class SearchPlan:
             "steps_s": self.steps_s,
             "total_s": self.total_s,
             "source": self.source,
+            "latency": "predicted" if self.shapes is None else "measured",
+            "shape_table": None if self.shapes is None else self.shapes.to_json(),
             "references_bytes": self.references_bytes,
             "database_bytes": self.database_bytes,
             "disk_bytes": self.disk_bytes,
@@ -123,9 +132,10 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
     """Estimate what the search would take. A model that does not fit is no error here.
 
     Raises:
-        UserError: and its kinds, for a model that cannot be run.
+        UserError: and its kinds, for a model that cannot be run, or prices that cannot be measured.
         MeasurementError: the pipeline cannot be run without weights.
     """
+    shapes = _shapes(spec, request)
     batch = largest_batch(spec)
     run = run_shapes(spec, batch_size=batch)
     run_s, source = _seconds_of_run(spec, run, request.device)
@@ -135,7 +145,8 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
     one_by_one = search if batch > 1 else 0  # for the noise floor
     references = search + one_by_one + held_out
     verified = NEAR + ANSWERS
-    steps = {
+    table = {"shape table": shapes.seconds} if shapes is not None and shapes.missing else {}
+    steps = table | {
         "bf16 references and noise floor": references * picture_s,
         "layer sensitivities": _calibration_pictures(request, run) * picture_s,
         f"{request.budget} trials": request.budget * search * trial_picture_s,
@@ -154,6 +165,35 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
         references_bytes=references * _media_bytes(run),
         database_bytes=DATABASE_BYTES
         + request.budget * (TRIAL_BYTES + LINEAR_BYTES * len(run.table.linears)),
+        shapes=shapes,
+    )
+
+
+def _shapes(spec: StudySpec, request: SearchRequest) -> TableWork | None:
+    """What of the table of shapes is missing; None where prices are predicted.
+
+    Raises:
+        UserError: prices cannot be measured, and were to be.
+    """
+    source = latency_source(
+        spec,
+        request.latency,
+        target=request.target,
+        device=request.device,
+        formats=request.formats,
+    )
+    if source == "predicted":
+        return None
+    run = run_shapes(spec)
+    mode = choose_runtime(request.runtime).shapes_mode
+    known = KnownTimes.of(device=request.device, mode=mode)
+    return table_work(
+        spec.name,
+        at_priced_scale(run.table, spec),
+        tuple(run.classes),
+        request.formats,
+        known,
+        device=request.device,
     )
 
 

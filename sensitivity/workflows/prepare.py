@@ -7,30 +7,39 @@ verification needs as well.
     prepared = prepare(resolve_spec("tiny-flux"), SearchRequest(formats=(FormatName.NVFP4,)))
     prepared.candidates.groups
 
-What can be checked without weights is checked first: the target, its formats, the weights of the
-perceptual distance, and memory. No picture is generated and no trial is scored here.
+What can be checked without weights is checked first: the target, its formats, where prices come
+from, the weights of the perceptual distance, and memory. Shapes are measured before the model is
+loaded, while the GPU's memory is free. No picture is generated and no trial is scored here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sensitivity.core.arithmetic import Arithmetic
+from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Source
 from sensitivity.errors import ConfigMismatchError, MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.lpips import LpipsDistance, study_distance
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.pricer import at_priced_scale, latency_model
+from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
+from sensitivity.search.kept_prices import KeptPrices
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.progress import Say, silent
+from sensitivity.workflows.latency_source import latency_source
+from sensitivity.workflows.progress import Measuring, Say, silent
 from sensitivity.workflows.requests import SearchRequest
+from sensitivity.workflows.shape_table import kept_latency, measured_latency, prices_of
 from sensitivity.workflows.sizing import check_fits, largest_batch
+
+FindPrices = Callable[[], Iterable[KeptPrices]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +64,8 @@ class CheckedPipeline:
         cache_folder: Path,
         compiled: bool | None = None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
+        emulate: bool = False,
+        formats: Sequence[FormatName] = QUANTIZED_FORMATS,
     ) -> Evaluator:
         """An `Evaluator` of the pipeline. See there for the arguments."""
         made = Evaluator(
@@ -63,9 +74,38 @@ class CheckedPipeline:
             distance=self.distance,
             compiled=compiled,
             arithmetic=arithmetic,
+            emulate=emulate,
+            formats=formats,
         )
         made.switch.weight_cache_bytes = self.weight_cache_bytes
         return made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckedStudy:
+    """A study whose model is known to fit on a device, before anything of it is loaded.
+
+    Attributes:
+        spec: the study.
+        device: where torch runs.
+        distance, run, weight_cache_bytes: see `CheckedPipeline`.
+    """
+
+    spec: StudySpec
+    device: str
+    distance: LpipsDistance
+    run: ShapeRun | None
+    weight_cache_bytes: int | None
+
+    def load(self, *, say: Say = silent) -> CheckedPipeline:
+        """Load the pipeline. Raises UserError if that is not possible."""
+        say(f"loading {self.spec.name} on {self.device}")
+        return CheckedPipeline(
+            loaded=load_pipeline(self.spec, device=self.device),
+            distance=self.distance,
+            run=self.run,
+            weight_cache_bytes=self.weight_cache_bytes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +118,7 @@ class Prepared:
         priced: the same at the scale that the study prices.
         latency: prices a Linear on the target.
         candidates: the groups of Linears, their formats and gains.
+        run: a run without weights; None where the pipeline does not run without them.
     """
 
     evaluator: Evaluator
@@ -85,34 +126,52 @@ class Prepared:
     priced: ShapeTable
     latency: LatencyModel
     candidates: Candidates
+    run: ShapeRun | None = None
 
 
-def prepare(spec: StudySpec, request: SearchRequest, *, say: Say = silent) -> Prepared:
-    """Load, profile, price and group.
+def prepare(
+    spec: StudySpec,
+    request: SearchRequest,
+    *,
+    say: Say = silent,
+    measuring: Measuring | None = None,
+    studies: FindPrices = tuple,
+    prices: KeptPrices | None = None,
+) -> Prepared:
+    """Profile, price, load and group.
 
     Args:
         spec: the study; it is derived where only its model is known.
-        request: formats, arithmetic, target, granularity, device, compilation and cache folder are
-            used.
+        request: formats, arithmetic, emulate, target, latency, granularity, device, compilation and
+            cache folder are used.
         say: called with each step as it begins.
+        measuring: how the caller follows a measurement of shapes.
+        studies: gives the rows that studies of the same database were searched by, which go before
+            others; called if shapes are measured.
+        prices: the rows of a study that is read again: they price it, and nothing is measured.
 
     Raises:
-        UserError: and its kinds: an unknown target, a target without a format, missing weights, a
-            model that does not fit.
+        UserError: and its kinds: an unknown target, a target without a format, prices that cannot
+            be measured here, missing weights, a model that does not fit.
         MeasurementError: the model cannot be profiled.
     """
     spec = derive_study(spec)
-    latency = latency_model(spec, request.target)
-    for name in request.formats:
-        latency.check_format(name)
-    pipeline = load_checked(spec, device=request.device, say=say)
-    evaluator = pipeline.evaluator(
+    pricing = _Pricing.of(spec, request, measuring or Measuring(), studies, prices)
+    checked = check_study(spec, device=request.device, say=say)
+    run = checked.run
+    latency = None if run is None else pricing.model(run, at_priced_scale(run.table, spec))
+    evaluator = checked.load(say=say).evaluator(
         cache_folder=request.cache_folder,
         compiled=request.compiled,
-        arithmetic=request.arithmetic,
+        arithmetic=request.own_arithmetic,
+        emulate=request.emulate,
+        formats=request.formats,
     )
-    table = evaluator.profile() if pipeline.run is None else pipeline.run.table
+    if request.device.startswith("cuda"):
+        say(evaluator.execution.describe())
+    table = evaluator.profile() if run is None else run.table
     priced = at_priced_scale(table, spec)
+    latency = latency or pricing.model(None, priced)
     candidates = make_candidates(
         priced,
         spec,
@@ -122,8 +181,86 @@ def prepare(spec: StudySpec, request: SearchRequest, *, say: Say = silent) -> Pr
         unfit=evaluator.switch.unfit(),
     )
     return Prepared(
-        evaluator=evaluator, table=table, priced=priced, latency=latency, candidates=candidates
+        evaluator=evaluator,
+        table=table,
+        priced=priced,
+        latency=latency,
+        candidates=replace(candidates, prices=prices or prices_of(latency)),
+        run=run,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pricing:
+    """What makes the model that prices, once the shapes are known.
+
+    Attributes:
+        spec, request, follow, studies, prices: see `prepare`.
+        predicted: the predicted model of the target.
+        source: whether times are measured here.
+    """
+
+    spec: StudySpec
+    request: SearchRequest
+    follow: Measuring
+    studies: FindPrices
+    prices: KeptPrices | None
+    predicted: LatencyModel
+    source: Source
+
+    @classmethod
+    def of(
+        cls,
+        spec: StudySpec,
+        request: SearchRequest,
+        follow: Measuring,
+        studies: FindPrices,
+        prices: KeptPrices | None,
+    ) -> "_Pricing":
+        """Check the target, its formats, and where prices come from.
+
+        Raises:
+            UserError: as `prepare`.
+        """
+        predicted = latency_model(spec, request.target, runtime=choose_runtime(request.runtime))
+        for name in request.formats:
+            predicted.check_format(name)
+        source = latency_source(
+            spec,
+            request.latency if prices is None else "predicted",
+            target=request.target,
+            device=request.device,
+            formats=request.formats,
+            noted=follow.noted,
+        )
+        return cls(
+            spec=spec,
+            request=request,
+            follow=follow,
+            studies=studies,
+            prices=prices,
+            predicted=predicted,
+            source=source,
+        )
+
+    def model(self, run: ShapeRun | None, priced: ShapeTable) -> LatencyModel:
+        """The model; shapes that are missing are measured."""
+        if self.prices is not None:
+            return kept_latency(self.prices, predicted=self.predicted)
+        if self.source == "predicted":
+            return self.predicted
+        return measured_latency(
+            self.spec,
+            run,
+            priced,
+            self.request.formats,
+            device=self.request.device,
+            predicted=self.predicted,
+            progress=self.follow.progress,
+            say=self.follow.noted,
+            keep=self.follow.measured,
+            studies=self.studies(),
+        )
 
 
 def load_checked(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedPipeline:
@@ -132,6 +269,16 @@ def load_checked(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedP
     Raises:
         MissingWeightsError: the perceptual distance needs weights that are not on this machine.
         UserError: the model does not fit on the device, or cannot be loaded.
+    """
+    return check_study(spec, device=device, say=say).load(say=say)
+
+
+def check_study(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedStudy:
+    """Check everything that can be checked without weights.
+
+    Raises:
+        MissingWeightsError: the perceptual distance needs weights that are not on this machine.
+        UserError: the model does not fit on the device.
     """
     distance = study_distance(spec, device=device)
     say("profiling one run")
@@ -142,10 +289,6 @@ def load_checked(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedP
     room = None
     if run is not None:
         room = check_fits(run, batch_size=largest_batch(spec), device=device).room_bytes
-    say(f"loading {spec.name} on {device}")
-    return CheckedPipeline(
-        loaded=load_pipeline(spec, device=device),
-        distance=distance,
-        run=run,
-        weight_cache_bytes=room,
+    return CheckedStudy(
+        spec=spec, device=device, distance=distance, run=run, weight_cache_bytes=room
     )

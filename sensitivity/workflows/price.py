@@ -7,13 +7,14 @@
     prices.compared                      # with `compare`: none, all, rule of thumb, and the files
 
 The shapes come from a run without weights, scaled to the model that the study stands for. They are
-priced by the predicted model, unless `latency` makes another one of them (`measure.table_pricer`).
+priced by the predicted model, unless `latency` makes another one of them
+(`shape_table.table_pricer`).
 To price formats that are at hand already, use `latency.pricer.Pricer`.
 """
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,16 @@ from sensitivity.core.outside_files import NAME_LIST, read_text, reason
 from sensitivity.core.patterns import expand, read_list
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.core.words import printable
-from sensitivity.errors import PatternError
+from sensitivity.errors import FormatError, PatternError
 from sensitivity.formats.registry import get_format
-from sensitivity.latency import LatencyModel
-from sensitivity.latency.pricer import PricedList, Pricer, at_priced_scale, latency_model
+from sensitivity.latency.pricer import (
+    MakeLatency,
+    PricedList,
+    Pricer,
+    at_priced_scale,
+    latency_model,
+)
+from sensitivity.latency.runtimes import Runtime, choose_runtime
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
 from sensitivity.shapes.shape_run import ShapeRun
@@ -49,7 +56,8 @@ class PriceRequest:
         recipe: recipe whose formats are priced.
         compare: skip files that are priced beside it, with none, all and the rule of thumb.
         bf16_seconds: measured seconds of the bf16 run.
-        compile_mode: how the run is compiled.
+        compile_mode: how the run is compiled; None is what `runtime` has.
+        runtime: the way of running that is priced; None is what compiles blocks in `compile_mode`.
         options: changes to the study's run.
     """
 
@@ -59,12 +67,19 @@ class PriceRequest:
     recipe: Path | None = None
     compare: tuple[Path, ...] = ()
     bf16_seconds: float | None = None
-    compile_mode: CompileMode = "reduce-overhead"
+    compile_mode: CompileMode | None = None
+    runtime: str | None = None
     options: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        """Raise UserError for a value of another type."""
+        """Raise UserError for a value of another type, or an unknown runtime."""
         coerce_fields(self)
+        choose_runtime(self.runtime, self.compile_mode)
+
+    @property
+    def way(self) -> Runtime:
+        """The runtime that is priced."""
+        return choose_runtime(self.runtime, self.compile_mode)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,33 +91,42 @@ class Prices:
         compared: those beside it.
         run: the run that they are prices of.
         spec: the study of that run, with the request's options.
+        is_recipe: whether `main` is a recipe.
     """
 
     main: PricedList
     compared: tuple[PricedList, ...]
     run: ShapeRun
     spec: StudySpec
+    is_recipe: bool = False
+
+    def check_runs(self) -> None:
+        """Raise FormatError if the recipe that was asked for cannot run on the target."""
+        if self.is_recipe and self.main.refused:
+            fqn, reason = next(iter(self.main.refused.items()))
+            raise FormatError(
+                f"the recipe {self.main.name} quantizes {len(self.main.refused)} Linears that"
+                f" cannot run on {self.main.estimate.target}, the first is {fqn}: {reason};"
+                " expected formats that its kernels take: leave these Linears in bf16, or search"
+                " for this target"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity latency`.
 
-        "unmatched_patterns", "refused" (FQNs) and "notice" are left out where there are none,
-        "compare" where nothing was compared.
+        "unmatched_patterns", "refused" ({FQN: reason}) and "notice" are left out where there are
+        none, "compare" where nothing was compared.
         """
         data = self.main.estimate.to_json()
         if self.main.dead:
             data["unmatched_patterns"] = list(self.main.dead)
         if self.main.refused:
-            data["refused"] = list(self.main.refused)
+            data["refused"] = dict(self.main.refused)
         if self.main.notice:
             data["notice"] = self.main.notice
         if self.compared:
             data["compare"] = [_summary(row) for row in self.compared]
         return data
-
-
-MakeLatency = Callable[[ShapeRun, ShapeTable, tuple[FormatName, ...], LatencyModel], LatencyModel]
-"""(run, its table as priced, formats, the predicted model) -> the model that prices."""
 
 
 def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None = None) -> Prices:
@@ -124,7 +148,7 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     from sensitivity.shapes.run import run_shapes, with_options  # a run needs diffusers' models
 
     spec = with_options(spec, request.options)
-    predicted = latency_model(spec, request.target, compile_mode=request.compile_mode)
+    predicted = latency_model(spec, request.target, runtime=request.way)
     asked = _Asked.read(request)
     for name in (*asked.formats, *([request.format] if request.compare else [])):
         predicted.check_format(name)
@@ -134,14 +158,16 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     pricer = Pricer(run=run, table=table, latency=model, bf16_seconds=request.bf16_seconds)
     lists = _Lists(pricer=pricer, format=request.format, files=asked.files)
     main = _main(lists, asked, request)
+    is_recipe = asked.recipe is not None
     if not request.compare:
-        return Prices(main=main, compared=(), run=run, spec=spec)
+        return Prices(main=main, compared=(), run=run, spec=spec, is_recipe=is_recipe)
     bounds = lists.bounds(rule_of_thumb(table, spec))
     named = () if asked.recipe is None and request.skip is None else (main,)
     files = tuple(
         lists.file(path) for path in dict.fromkeys(request.compare) if path != request.skip
     )
-    return Prices(main=main, compared=(*bounds, *named, *files), run=run, spec=spec)
+    compared = (*bounds, *named, *files)
+    return Prices(main=main, compared=compared, run=run, spec=spec, is_recipe=is_recipe)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,13 +237,25 @@ def _main(lists: _Lists, asked: _Asked, request: PriceRequest) -> PricedList:
     if asked.recipe is not None:
         check_same_linears(asked.recipe, lists.pricer.run.table)
         priced = lists.pricer.price(asked.recipe.name, dict(asked.recipe.layers))
-        return dataclasses.replace(priced, notice=asked.recipe.caveat)
+        notes = [asked.recipe.caveat, _stopped(priced, lists.pricer.latency.target)]
+        return dataclasses.replace(priced, notice="; ".join(filter(None, notes)))
     if request.skip is None:
         return lists.patterns("all", ())
     main = lists.file(request.skip)
     if main.dead and main.dead == asked.files[request.skip]:
         raise PatternError(_all_dead(request.skip, main.dead, lists.pricer.run.table))
     return main
+
+
+def _stopped(recipe: PricedList, target: str) -> str:
+    """What a recipe has that the target cannot run, in words; "" if it runs."""
+    if not recipe.refused:
+        return ""
+    fqn, reason = next(iter(recipe.refused.items()))
+    return (
+        f"{len(recipe.refused)} of its Linears cannot run on {target} and are priced in bf16"
+        f" ({fqn}: {reason})"
+    )
 
 
 def _summary(row: PricedList) -> dict[str, Any]:
@@ -233,22 +271,22 @@ def _summary(row: PricedList) -> dict[str, Any]:
 
 def _skipping(
     table: ShapeTable, fmt: FormatName, patterns: tuple[str, ...]
-) -> tuple[dict[str, FormatName], tuple[str, ...], tuple[str, ...]]:
+) -> tuple[dict[str, FormatName], tuple[str, ...], dict[str, str]]:
     """What a skip-list does to a run's Linears.
 
     Returns:
         {FQN: format}, with what the patterns match or the format refuses in bf16; the patterns that
-        match nothing; and the FQNs that the format refuses and no pattern matches.
+        match nothing; and {FQN: reason} of what the format refuses and no pattern matches.
     """
     fqns, refuses = table.fqns, get_format(fmt).refusal
     matched, dead = expand(patterns, fqns, table.components)
-    refused = [
-        x.fqn
+    refused = {
+        x.fqn: reason
         for x in table.linears
-        if x.fqn not in matched and refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype))
-    ]
+        if x.fqn not in matched and (reason := refuses(k=x.k, n=x.n, dtype=getattr(torch, x.dtype)))
+    }
     bf16 = {*matched, *refused}
-    return {fqn: FormatName.BF16 if fqn in bf16 else fmt for fqn in fqns}, dead, tuple(refused)
+    return {fqn: FormatName.BF16 if fqn in bf16 else fmt for fqn in fqns}, dead, refused
 
 
 def _all_dead(path: Path, patterns: tuple[str, ...], table: ShapeTable) -> str:

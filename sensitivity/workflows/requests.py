@@ -16,11 +16,13 @@ from pathlib import Path
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import check_device
-from sensitivity.core.format_name import FormatName, Granularity, parse_formats
+from sensitivity.core.format_name import FormatName, Granularity, Source, parse_formats
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.references import default_cache_folder
+from sensitivity.formats.native_formats import default_arithmetic
 from sensitivity.formats.served import format_in
+from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.search.finished import Wanted
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.proposers import SamplerName, stock_sampler
@@ -69,39 +71,56 @@ class SearchRequest(_Request):
 
     Attributes:
         formats: the quantized formats that are searched.
-        arithmetic: the runtime whose quantized numbers are emulated.
+        arithmetic: the runtime whose quantized numbers are computed; None is `own_arithmetic`.
+        emulate: whether pictures are drawn by emulation also where the device has the formats.
         budget: trials.
         target: the GPU that is priced; None is the study's.
         seed: of the proposals.
         sampler: what proposes skip-lists.
         granularity: what changes format together.
         calibrated: whether layer sensitivities guide the proposals.
+        runtime: the way of running that is priced; None is the default.
+        latency: whether prices are measured on the GPU at hand or predicted for the target; None is
+            measured where that is possible (`workflows.latency_source`).
 
     Raises:
         UserError: a value that works with no model.
     """
 
     formats: tuple[FormatName, ...] = (FormatName.NVFP4,)
-    arithmetic: Arithmetic = Arithmetic.EAGER
+    arithmetic: Arithmetic | None = None
+    emulate: bool = False
     budget: int = 50
     target: str | None = None
     seed: int = 0
     sampler: SamplerName = SamplerName.KNAPSACK
     granularity: Granularity = "group"
     calibrated: bool = True
+    latency: Source | None = None
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that works with no model."""
         object.__setattr__(self, "formats", parse_formats(self.formats))
         _Request.__post_init__(self)
         check_budget(self.budget)
+        choose_runtime(self.runtime)
         if isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
             expected = f"at most {2**32 - 1}" if self.seed > 0 else "0 or more"
             raise UserError(f"`seed` is {self.seed}; expected {expected}: choose another")
         for name in self.formats:
-            format_in(name, self.arithmetic)
+            format_in(name, self.arithmetic or Arithmetic.EAGER)
         if self.sampler != SamplerName.KNAPSACK:
             stock_sampler(self.sampler, seed=0)  # made once now, so that it cannot fail later
+
+    @property
+    def own_arithmetic(self) -> Arithmetic:
+        """`arithmetic`, or that of the kernels that are installed: mslk where NVFP4 runs natively
+        with it, else eager.
+        """
+        return self.arithmetic or default_arithmetic(
+            self.formats, self.device, emulate=self.emulate
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,11 +6,14 @@ Held-out scores that are missing are made, unless the request says otherwise.
     outcome = select_recipe(resolve_spec("tiny-flux"), SelectRequest(max_lpips=0.02))
 
 The model is loaded all the same: only with it can be told whether the study was made under the
-present conditions (weights, prompts, prices, versions).
+present conditions (weights, prompts, prices, versions, device). Measured prices are those that the
+study keeps: nothing is measured, whatever became of the table of shapes. So are end-to-end times,
+which the study has of the choice that its search named.
 """
 
 from collections.abc import Callable
 
+from sensitivity.core.environment import describe_environment
 from sensitivity.errors import StoreError
 from sensitivity.latency.devices import get_device
 from sensitivity.search.finished import (
@@ -28,6 +31,7 @@ from sensitivity.workflows.conclude import SearchOutcome, conclude
 from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.progress import Say, silent
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
+from sensitivity.workflows.time_winner import with_kept_times
 
 
 def select_recipe(
@@ -66,7 +70,10 @@ def select_recipe(
         settings = study.settings or assume_settings(
             request.wanted, target=spec.pricing.target, budget=study.finished
         )
-        prepared = prepare(spec, _as_searched(settings, request, spec), say=say)
+        _check_prices(study, settings, request.device)
+        prepared = prepare(
+            spec, _as_searched(settings, request, spec), say=say, prices=study.prices
+        )
         try:
             result = _read(store, study, settings, prepared)
             say(_choosing(result, settings))
@@ -78,7 +85,8 @@ def select_recipe(
                 progress=verifying,
                 noted=say,
             )
-            return conclude(prepared, settings, request.constraints, result, scores, say)
+            outcome = conclude(prepared, settings, request.constraints, result, scores, say)
+            return with_kept_times(outcome, store)
         finally:
             prepared.evaluator.close()
 
@@ -95,12 +103,37 @@ def _as_searched(
     return SearchRequest(
         formats=settings.formats,
         arithmetic=settings.arithmetic,
+        emulate=settings.keeps_to_emulation,
         target=target,
         granularity=settings.granularity,
         device=request.device,
         cache_folder=request.cache_folder,
         compiled=request.compiled,
+        latency="predicted",
+        runtime=settings.runtime,
     )
+
+
+def _check_prices(study: KeptStudy, settings: SearchSettings, device: str) -> None:
+    """Raise StoreError for a study that was priced by measured times and does not have them, or
+    whose pictures were drawn on the GPU of these times, which is not here.
+    """
+    if settings.latency != "measured":
+        return
+    if study.prices is None:
+        raise StoreError(
+            f"the study {study.name} was priced by times that were measured, and they are not in"
+            " the database; expected them with its trials: run the same search again, which"
+            " measures them"
+        )
+    here = describe_environment(device)["device"]
+    if here != study.prices.device:
+        raise StoreError(
+            f"the study {study.name} was searched on a {study.prices.device}, and `device`"
+            f" {device} is a {here}; expected the same, since scores are those of the device that"
+            " drew the pictures: choose there (its measured times are in the database), or search"
+            " again here"
+        )
 
 
 def _read(
@@ -109,9 +142,9 @@ def _read(
     """The study's trials. Raises StoreError if the study was made under other conditions."""
     if study_name(prepared.evaluator, prepared.candidates, settings) != study.name:
         raise StoreError(
-            f"the study {study.name} was made with another model, prompts, prices, package versions"
-            " or thread count than there are here; expected the same: choose where it was made, or"
-            " search again"
+            f"the study {study.name} was made with another model, prompts, prices, package"
+            " versions, device or thread count than there are here; expected the same: choose where"
+            " it was made, or search again"
         )
     return read_search(store, study.name, prepared.candidates)
 

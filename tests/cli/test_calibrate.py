@@ -263,6 +263,7 @@ def test_the_command_measures_once(
     first = json.loads(out)
     assert (tmp_path / "sensitivity-runs" / "tiny-random.db").exists()
     assert first["estimator"] == "local"
+    assert first["kernels"] == "emulated"
     assert first["states"] == 2
     assert first["prompts"] == 3
     assert sum(row["share"] for row in first["sensitivities"]) == pytest.approx(1.0)

@@ -1005,9 +1005,21 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
         "per_prompt",
         "recipe_lpips",
         "recipe_ci95",
+        "recipe_kernels",
+        "kernels",
         "inside",
         "detail_db",
+        "latency",
+        "untimed",
     }
+    assert (data["latency"], data["untimed"]) == (
+        None,
+        "torch runs on cpu, and times are measured on a GPU",
+    )
+    assert (
+        "time is not measured here: torch runs on cpu, and times are measured on a GPU" in ran.err
+    )
+    assert data["kernels"] == data["recipe_kernels"] == "emulated"
     assert data["lpips"] == data["recipe_lpips"] > 0
     assert (
         data["recipe_ci95"]
@@ -1018,7 +1030,7 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
     assert data["inside"] is True
     assert "the same" in ran.err
     assert f"detail {data['detail_db']['mean']:.3g} dB" in ran.err
-    assert "inside the interval that the recipe states" in ran.err
+    assert "by emulation now, inside the interval that the recipe states" in ran.err
 
 
 def test_verify_says_when_the_value_is_outside_its_stated_interval(

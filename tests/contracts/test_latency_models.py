@@ -12,7 +12,9 @@ import pytest
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, PatternError, UserError
 from sensitivity.latency import LatencyModel, PredictedLatency, get_device
+from sensitivity.latency.devices import device_of_target
 from sensitivity.latency.measured import MeasuredLatency
+from sensitivity.latency.target_latency import predicted_latency
 from sensitivity.shapes.table import ShapeTable
 
 from support.latency import (
@@ -26,6 +28,7 @@ from support.latency import (
     measured_times,
     table_of,
 )
+from support.targets import make_target
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ CASES = {
     ),
     "predicted, not fitted": Case(
         lambda: PredictedLatency(get_device("h100"), compile_mode="default"),
+        TOKENS_AND_MODULATION,
+        FP8,
+        lacks=NVFP4,
+    ),
+    "predicted, measured elsewhere": Case(
+        lambda: predicted_latency(device_of_target(make_target("h100"))),
         TOKENS_AND_MODULATION,
         FP8,
         lacks=NVFP4,

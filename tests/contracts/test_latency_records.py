@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sensitivity.core.format_name import FormatName
 from sensitivity.fidelity.score import METRICS, MetricValues, Score
-from sensitivity.latency.constants import BLACKWELL
+from sensitivity.latency.constants import BLACKWELL, FITTED
 from sensitivity.latency.devices import DEVICES, Device, load_device
 from sensitivity.latency.posterior import Fit, load_fit
 from sensitivity.latency.shape_times import ShapeTime
@@ -36,12 +38,16 @@ SCORE = Score(
     audio_weight=0.5,
     max_audio_distance=0.75,
 )
+NOT_STATED = ("calibrated", "samples", "measured")
+"""Fields of a device that come from measurements of its own."""
 DEVICE_TOML = """\
 name = "Lab-1"
 like = "h100"
 bandwidth_bytes_per_s = 1e12
 memory_bytes = 64_000_000_000
 sm_count = 100
+host_factor = 2.0
+capability = "9.9"
 sources = ["our own data sheet"]
 
 [peaks_flops_per_s]
@@ -50,7 +56,7 @@ mxfp8 = 2e15
 nvfp4 = 4e15
 
 [kernels]
-gap_us = 9.0
+pass_ramp_us = 9.0
 """
 
 
@@ -77,9 +83,10 @@ def test_a_score_of_pictures_survives() -> None:
     assert_round_trip(plain, Score.to_json, Score.from_json)
 
 
-def test_the_fit_survives() -> None:
+@pytest.mark.parametrize("chip", sorted(FITTED))
+def test_a_fit_survives(chip: str) -> None:
     """The file of the fitted constants is read with every field."""
-    fit = load_fit()
+    fit = load_fit(chip)
     assert_all_fields_set(fit)
     assert_round_trip(fit, Fit.model_dump_json, Fit.model_validate_json)
 
@@ -99,11 +106,13 @@ def test_a_device_file_is_read_with_every_field(tmp_path: Path) -> None:
         bandwidth_bytes_per_s=1e12,
         memory_bytes=64_000_000_000,
         sm_count=100,
-        kernels=dataclasses.replace(like.kernels, gap_us=9.0),
+        host_factor=2.0,
+        capability="9.9",
+        kernels=dataclasses.replace(like.kernels, pass_ramp_us=9.0),
         sources=("lab.toml, like h100", "our own data sheet"),
     )
     for field in dataclasses.fields(Device):
-        if field.name != "calibrated":  # a file's never is
+        if field.name not in NOT_STATED:
             assert getattr(found, field.name) != getattr(like, field.name)
 
 
@@ -113,5 +122,5 @@ def test_every_shipped_device_is_read_with_every_field() -> None:
         record: dict[str, Any] = {
             field.name: getattr(device, field.name) for field in dataclasses.fields(device)
         }
-        assert all(value for name, value in record.items() if name != "calibrated")
+        assert all(value for name, value in record.items() if name not in NOT_STATED)
     assert (DEVICES["b200"].calibrated, DEVICES["b200"].kernels) == (True, BLACKWELL)

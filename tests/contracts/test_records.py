@@ -69,7 +69,27 @@ def full_recipe() -> Recipe:
     """A recipe of two denoisers whose every field says something."""
     data = recipe_data(notice="for a test")
     layers = {f"{part}.{fqn}": name for part in ("a", "b") for fqn, name in data["layers"].items()}
-    latency = data["latency"] | {"compile_mode": "default", "stands_for": 16}
+    shapes = {"bf16_s": 2.8, "quantized_s": 2.0, "speedup": 1.4, "source": "measured"}
+    latency = data["latency"] | {
+        "compile_mode": "default",
+        "stands_for": 16,
+        "runtime": "torchao-compiled",
+        "covers": "the whole pipeline call",
+        "speedup_interval90": [1.4, 1.6],
+        "shapes": shapes,
+        "note": "the run saves more",
+    }
+    timing = {
+        "name": "t7",
+        "seconds": [2.0, 2.1],
+        "bf16_seconds": [3.0, 3.2],
+        "source": "measured",
+        "covers": "the whole pipeline call",
+        "speedup": 1.5,
+        "speedup_interval90": [1.4, 1.6],
+        "failure": "the third round",
+    }
+    data["fidelity"]["kernels"] = "native"
     data["model"] |= {
         "revision": "main",
         "component": "a",
@@ -106,6 +126,8 @@ def full_recipe() -> Recipe:
             "verified": {"split": "held_out", "prompts": 2},
             "environment": {"torch": "2.15", "gpus": [1, 2.5, True]},
             "front": [data["front"][0] | {"latency": latency}],
+            "timings": [timing],
+            "refused": {"a.blocks.0.down": "refused by the kernel"},
         }
     )
 

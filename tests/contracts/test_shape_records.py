@@ -18,6 +18,8 @@ COUNTS = ComponentCounts(
     matmul_flops=5,
     eager_bytes=7,
     kernels=11,
+    regions=("transformer_blocks.0",),
+    region_kernels=9,
     weight_bytes=13,
     peak_activation_bytes=17,
 )

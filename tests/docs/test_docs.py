@@ -356,6 +356,7 @@ EXAMPLE = "recipes/flux1-dev-nvfp4-b200-unverified.json"
     [
         ("models", ["models"]),
         ("doctor", ["doctor"]),
+        ("device", ["device"]),
         ("profile", ["profile", "--model", "tiny-flux"]),
         ("latency", ["latency", "--model", "tiny-flux"]),
         ("audit", ["audit", "-", "--model", "tiny-flux", "--as", "substring", "--no-vary"]),

@@ -14,11 +14,12 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, MeasurementError, SpecError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import PartialScore, Score
-from sensitivity.models.generating import MediaGenerator
+from sensitivity.models.generating import MediaGenerator, digest_of
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.models.media import Media
 from sensitivity.spec.loading import load_spec, parse_spec
 
+from support.blackwell import a_blackwell
 from support.media import changed
 
 Make = Callable[..., Evaluator]
@@ -236,3 +237,31 @@ def test_chunks_and_orders_that_do_not_fit_are_refused(
     data = loaded.spec.model_dump()
     with pytest.raises(SpecError, match=message):
         parse_spec(data | {"search": data["search"] | search}, where="test")
+
+
+def test_the_kernels_are_part_of_the_key_where_they_matter(
+    loaded: LoadedPipeline, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU nothing is native: the key is that of earlier versions. Where NVFP4 is native its
+    pictures and keys are others, those of bf16 are shared, and with `emulate` pictures and keys are
+    what they were, to the bit.
+    """
+
+    def made(**how: Any) -> Evaluator:
+        return Evaluator(loaded, cache_folder=references, formats=(FormatName.NVFP4,), **how)
+
+    evaluator = made()
+    formats = dict(list(all_in(evaluator, FormatName.NVFP4).items())[:6])
+    key, own = evaluator.key("search"), evaluator.evaluation_key("search")
+    assert own == digest_of(key | {"distance": evaluator.distance.key, "emulation": 1})
+    assert evaluator.execution.words == "by emulation"
+    emulated = evaluator.generate_pictures(formats, "search")
+    evaluator.close()
+    with a_blackwell(monkeypatch):
+        for emulate in (True, False):
+            evaluator = made(emulate=emulate)
+            assert evaluator.key("search") == key
+            assert (evaluator.evaluation_key("search") == own) is emulate
+            assert torch.equal(evaluator.generate_pictures(formats, "search"), emulated) is emulate
+            assert evaluator.execution.summary_of(formats) == ("emulated" if emulate else "native")
+            evaluator.close()

@@ -1,5 +1,10 @@
 """Native execution uses torchao's configs, refuses before it starts, and says what is installed."""
 
+import fnmatch
+import importlib.metadata
+import sys
+import tomllib
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +19,8 @@ from sensitivity.errors import FormatError
 from sensitivity.formats import get_format, mslk
 from sensitivity.formats.mxfp8 import MXFP8
 from sensitivity.formats.native import describe_versions, quantize_native
+
+from support.paths import ROOT
 
 
 @pytest.mark.parametrize(("n", "k"), [(384, 12288), (64, 3072), (200, 192), (16, 32)])
@@ -112,3 +119,59 @@ def test_quantize_native_refuses_before_it_starts(wanted: dict[str, str], messag
         type(parameter) is nn.Parameter and type(parameter.data) is Tensor
         for parameter in model.parameters()
     )
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "cuda", "expected"),
+    [
+        ("2.10.0+cu128", "12.8", "run `pip install mslk-cuda==1.0.0`"),
+        ("2.11.0+cu130", "13.0", "run `pip install mslk-cuda==1.1.0`"),
+        ("2.12.1", "13.2", "run `pip install mslk==1.2.0 --index-url https://*/whl/cu132`"),
+        ("2.13.0", None, "run `pip install mslk==1.3.0 --index-url https://*/whl/cu130`"),
+        ("2.15.0", "13.2", "* --index-url https://*/whl/cu132` and set MSLK_PYTHON_ONLY=1 (no *"),
+    ],
+)
+def test_the_command_is_for_this_torch(
+    torch_version: str, cuda: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mslk is for one release of torch: on PyPI up to 2.11, on PyTorch's index since."""
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert fnmatch.fnmatchcase(mslk.install_command(), expected)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "only for Linux" in mslk.install_command()
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [
+        ({}, "mslk is not installed"),
+        ({"mslk": "0.0.0"}, "PyPI's empty placeholder (0.0.0)"),
+        ({"mslk-cuda": "1.1.0"}, "mslk 1.1.0 is installed, and its NVFP4 quantizer cannot be"),
+    ],
+)
+def test_advice_says_what_is_there(
+    installed: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing, the placeholder and a package that cannot be imported are told apart."""
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(mslk, "is_available", lambda: False)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert found in str(mslk.advice())
+    assert mslk.version() is None
+
+
+def test_the_extra_is_the_newest_pair_on_pypi() -> None:
+    """The extra `blackwell` pins the torch that its mslk is for."""
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]["blackwell"]
+    assert extra[0] == "torch>=2.11,<2.12"
+    assert extra[1].startswith("mslk-cuda>=1.1,<1.2;")
+    assert mslk.RELEASES[2, 11] == "1.1.0"

@@ -33,16 +33,14 @@ def test_devices_are_found_in_any_case() -> None:
         UserError,
         match=(
             r"No device is called 'b20' \(`target`\); expected one of b200, .*rtx5090, or a path to"
-            r" a device TOML\. Did you mean 'b200'\?"
+            r" a device TOML or to the JSON of `sensitivity device measure`\. Did you mean 'b200'\?"
         ),
     ):
         get_device("b20")
 
 
 def test_devices_are_sourced() -> None:
-    """Every device stands under its own name, says where its numbers come from, and whether its
-    kernels were measured on it.
-    """
+    """Every device stands under its own name and says where its numbers come from."""
     assert set(DEVICES) == {"b200", "gb200", "b300", "h100", "h200", "rtx5090"}
     for name, device in DEVICES.items():
         assert device.name == name
@@ -52,7 +50,6 @@ def test_devices_are_sourced() -> None:
             < device.peaks_flops_per_s[FP8]
             < device.peaks_flops_per_s.get(NVFP4, float("inf"))
         )
-    assert [device.name for device in DEVICES.values() if device.calibrated] == ["b200"]
 
 
 def test_a_user_s_device(tmp_path: Path) -> None:
@@ -60,10 +57,10 @@ def test_a_user_s_device(tmp_path: Path) -> None:
     path = tmp_path / "lab.toml"
     path.write_text(
         'name = "Lab-1"\nlike = "b200"\nsm_count = 100\n[peaks_flops_per_s]\nbf16 = 1e15\nnvfp4 ='
-        " 4e15\n[kernels]\ngap_us = 9.0\n"
+        " 4e15\n[kernels]\npass_ramp_us = 9.0\n"
     )
     device = get_device(str(path))
-    assert (device.name, device.sm_count, device.calibrated, device.kernels.gap_us) == (
+    assert (device.name, device.sm_count, device.calibrated, device.kernels.pass_ramp_us) == (
         "lab-1",
         100,
         False,
@@ -87,7 +84,7 @@ def test_a_user_s_device(tmp_path: Path) -> None:
         ('name = "x"\nlike = "b200"\nmemory_bytes = 1' + "0" * 20, "memory_bytes: Input should be"),
         ('name = "x"\nlike = "b200"\nbandwidth_bytes_per_s = nan\n', "should be a finite number"),
         ('name = "x"\nlike = "b200"\nbandwidth_bytes_per_s = true\n', "should be a valid number"),
-        ('name = "x"\nlike = "b200"\n[kernels]\ngap_us = true\n', "gap_us: Input should be"),
+        ('name = "x"\nlike = "b200"\n[kernels]\npass_ramp_us = true\n', "pass_ramp_us: Input should be"),
         (f'name = "{"x" * 300}"\nlike = "b200"\n', "name: String should have at most 100"),
         ("a = " + "[" * 4_000, "cannot be read .found nesting deeper"),
         ('name = "x"\nlike = "nothing"\n', "No device is called 'nothing'"),
@@ -96,12 +93,12 @@ def test_a_user_s_device(tmp_path: Path) -> None:
             "is like 'x.toml'; expected one of the devices that come with the package",
         ),
         (
-            'name = "x"\nlike = "b200"\n[kernels]\ngap = 1.0\n',
-            "No kernel constant is called 'gap'.* Did you mean 'gap_us'",
+            'name = "x"\nlike = "b200"\n[kernels]\npass_ramp = 1.0\n',
+            "No kernel constant is called 'pass_ramp'.* Did you mean 'pass_ramp_us'",
         ),
         (
-            'name = "x"\nlike = "b200"\n[kernels]\ngap_us = -1.0\n',
-            "gap_us is -1.0; expected a number above 0",
+            'name = "x"\nlike = "b200"\n[kernels]\npass_ramp_us = -1.0\n',
+            "pass_ramp_us is -1.0; expected a number above 0",
         ),
         (
             'name = "x"\nlike = "b200"\n[peaks_flops_per_s]\nnvfp4 = 1e15\n',

@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.errors import FormatError, MeasurementError, UserError
 from sensitivity.latency import end_to_end
-from sensitivity.latency.end_to_end import measure_calls, measure_pipeline
+from sensitivity.latency.end_to_end import measure_calls
 
 from support.small_denoisers import Gated, Numbered, TwoKinds, two_kinds
 
@@ -196,29 +196,3 @@ def test_failures_are_errors_of_ours_and_leave_nothing_behind() -> None:
     for module in made:
         assert all(child._compiled_call_impl is None for child in module.modules())
         assert not module._forward_pre_hooks
-
-
-def test_a_whole_pipeline_call_is_timed() -> None:
-    """Seconds of the call as the caller makes it, with the denoiser compiled inside and eager again
-    afterwards.
-    """
-    denoiser, x, seen = two_kinds(), torch.ones(4, 16, dtype=torch.bfloat16), []
-
-    def run() -> None:
-        seen.append(denoiser.wide_blocks[0]._compiled_call_impl is not None)
-        denoiser(x)
-        denoiser(x)
-
-    timing = measure_pipeline(
-        run,
-        denoiser,
-        formats={},
-        compile_mode="default",
-        device="cpu",
-        warmups=1,
-        repetitions=2,
-        backend="eager",
-    )
-    assert len(timing.seconds) == 2
-    assert seen == [True] * 4
-    assert all(child._compiled_call_impl is None for child in denoiser.modules())

@@ -21,6 +21,7 @@ def test_json_contract(in_a_run: PredictedLatency) -> None:
         "source",
         "batch_size",
         "compile_mode",
+        "runtime",
         "bf16_s",
         "quantized_s",
         "speedup",

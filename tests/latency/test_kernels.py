@@ -1,11 +1,16 @@
 """A Linear is the kernels that it launches, each in closed form."""
 
+import dataclasses
+import random
+
 import pytest
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency import PredictedLatency
-from sensitivity.latency.constants import BLACKWELL
-from sensitivity.latency.devices import get_device
+from sensitivity.latency.constants import BLACKWELL, KernelConstants
+from sensitivity.latency.devices import DEVICES, Device, get_device
+from sensitivity.latency.kernels import ELEMENT_BYTES, LinearKernels
+from sensitivity.latency.tilings import tile_work
 
 from support.latency import BF16, FP8, MXFP8, NVFP4
 
@@ -13,25 +18,100 @@ B200 = get_device("b200")
 PASS_BYTES_PER_US = B200.bandwidth_bytes_per_s * BLACKWELL.pass_bandwidth / 1e6
 
 
-def test_whole_waves_in_closed_form(alone: PredictedLatency) -> None:
-    """148 multiprocessors do 148 tiles of 256 x 256 in one wave; one more row of tiles takes a
-    second wave.
-    """
-    flops_us = 2 * 256 * 256 * 148 * 8192 / (2.25e15 * BLACKWELL.isolated_matmul) * 1e6
-    write_us = BLACKWELL.exposed_write * 2 * 256 * 256 * 148 / PASS_BYTES_PER_US
-    assert alone.linear_us(m=256 * 4, k=8192, n=256 * 37, format=BF16) == pytest.approx(
-        BLACKWELL.gemm_ramp_us + flops_us + write_us
+def test_a_large_gemm_in_closed_form(alone: PredictedLatency, in_a_run: PredictedLatency) -> None:
+    """A GEMM of whole waves of large tiles runs at the chip's sustained rate, alone faster."""
+    m, k, n = 256 * 4, 8192, 256 * 37
+    flops = 2 * m * k * n
+    assert alone.linear_us(m=m, k=k, n=n, format=BF16) == pytest.approx(
+        BLACKWELL.gemm_ramp_us + flops / (2.25e15 * BLACKWELL.isolated_matmul) * 1e6
     )
-    one, two = (alone.linear_us(m=256 * rows, k=65536, n=256 * 148, format=BF16) for rows in (1, 2))
-    assert two == pytest.approx(2 * one, rel=0.01)
+    assert in_a_run.linear_us(m=m, k=k, n=n, format=BF16) == pytest.approx(
+        BLACKWELL.gemm_ramp_us + flops / (2.25e15 * BLACKWELL.sustained_matmul) * 1e6
+    )
+
+
+def test_few_tiles_use_part_of_the_chip(alone: PredictedLatency) -> None:
+    """What tiles leave idle costs time beyond the chip's rate: 64 rows on 148 multiprocessors."""
+    m, k, n = 64, 2048, 2048
+    c = BLACKWELL
+    work = tile_work(
+        m=m,
+        k=k,
+        n=n,
+        sm_count=148,
+        reads_per_product=2.25e15 / (B200.bandwidth_bytes_per_s * 4),
+    )
+    kernel = alone.kernels.gemm(m, k, n, BF16)
+    assert kernel.math_us == pytest.approx(2 * work / (2.25e15 / 148) * 1e6)
+    assert kernel.math_us > 3 * 2 * m * k * n / (2.25e15 * c.isolated_matmul) * 1e6
 
 
 def test_a_single_row_is_bound_by_its_weight(alone: PredictedLatency) -> None:
-    """With one row, bf16 takes its ramp and the time to read the weight and the vectors."""
+    """With one row, bf16 takes its ramp and the time to read the weight and the vectors; FP8 reads
+    half of it, each multiprocessor its own columns, 144 tiles of 128 on 148 of them.
+    """
     traffic_bytes = 2 * (3072 + 3072 * 18432 + 18432)
     assert alone.linear_us(m=1, k=3072, n=18432, format=BF16) == pytest.approx(
         traffic_bytes / PASS_BYTES_PER_US + BLACKWELL.gemm_ramp_us
     )
+    fp8_bytes = 3072 + 4 + 3072 * 18432 + 4 * 18432 + 2 * 18432
+    column_bytes = 128 * (3072 + 4)
+    assert alone.kernels.gemm(1, 3072, 18432, FP8).memory_us == pytest.approx(
+        fp8_bytes / PASS_BYTES_PER_US + column_bytes / BLACKWELL.stream_gb_s / 1e3
+    )
+
+
+def random_device(draw: random.Random) -> Device:
+    """A chip with limits of any size, and kernels that reach any part of them."""
+    peak, ratios = 10 ** draw.uniform(12, 16), sorted(draw.uniform(1, 12) for _ in range(3))
+    names = [field.name for field in dataclasses.fields(KernelConstants)]
+    values = {name: draw.uniform(0.05, 1) for name in names}
+    values |= {name: draw.uniform(0, 20) for name in names if name.endswith("_us")}
+    values |= {"stream_gb_s": 10 ** draw.uniform(0, 3)}
+    return dataclasses.replace(
+        B200,
+        name="any",
+        peaks_flops_per_s={BF16: peak}
+        | {fmt: peak * r for fmt, r in zip((FP8, MXFP8, NVFP4), ratios, strict=True)},
+        bandwidth_bytes_per_s=10 ** draw.uniform(11, 13.5),
+        sm_count=draw.randint(1, 300),
+        kernels=KernelConstants(**values),
+    )
+
+
+def test_a_memory_bound_row_gains_at_most_its_bytes() -> None:
+    """Whatever the device, its constants and the shape: where bf16 is bound by memory, no format is
+    faster than its bytes are fewer.
+    """
+    draw = random.Random(15)
+    bound = 0
+    for _ in range(300):
+        device = random_device(draw)
+        kernels = LinearKernels(device, device.kernels)
+        for _ in range(10):
+            m, k, n = (round(2 ** draw.uniform(0, top)) for top in (9, 14, 15))
+            bf16 = kernels.gemm(m, k, n, BF16)
+            if bf16.memory_us < bf16.math_us:
+                continue
+            bound += 1
+            for fmt in (FP8, MXFP8, NVFP4):
+                gemm = kernels.gemm(m, k, n, fmt)
+                whole_us = sum(kernel.us for kernel in kernels.of(m=m, k=k, n=n, format=fmt))
+                assert bf16.us / gemm.us <= 2 / ELEMENT_BYTES[fmt] * (1 + 1e-9)
+                assert whole_us >= gemm.us
+    assert bound > 500
+
+
+@pytest.mark.parametrize("name", sorted(DEVICES))
+def test_single_rows_are_bound_by_memory_on_every_device(name: str) -> None:
+    """A modulation layer of M = 1 gains less than its bytes on every shipped device."""
+    device = DEVICES[name]
+    model = PredictedLatency(device)
+    for k, n in ((3072, 18432), (3072, 9216), (4096, 24576), (256, 3072)):
+        bf16_us = model.linear_us(m=1, k=k, n=n, format=BF16)
+        for fmt in set(device.peaks_flops_per_s) - {BF16}:
+            gain = bf16_us / model.linear_us(m=1, k=k, n=n, format=fmt)
+            assert gain < 2 / ELEMENT_BYTES[fmt], (fmt, k, n)
 
 
 def test_single_rows_gain_or_lose_by_their_weight(in_a_run: PredictedLatency) -> None:
@@ -48,7 +128,7 @@ def test_single_rows_gain_or_lose_by_their_weight(in_a_run: PredictedLatency) ->
     )
     assert nvfp4_us > bf16_us
     assert "(launches)" in in_a_run.why(m=1, k=256, n=3072, format=NVFP4)
-    assert "few output tiles" in in_a_run.why(m=1, k=3072, n=3072, format=NVFP4)
+    assert "few output tiles" in in_a_run.why(m=64, k=8192, n=256, format=NVFP4)
     assert "outside the compiled blocks" in in_a_run.why(
         m=1, k=256, n=3072, format=NVFP4, compiled=False
     )
@@ -74,16 +154,11 @@ def test_kernels_of_each_format(in_a_run: PredictedLatency, alone: PredictedLate
     }
     assert names == {
         BF16: ["GEMM"],
-        FP8: ["GEMM"],
+        FP8: ["quantize", "GEMM"],
         MXFP8: ["quantize", "GEMM"],
         NVFP4: ["quantize", "GEMM"],
     }
     assert [kernel.name for kernel in alone.kernels.of(**shape, format=FP8)] == [
-        "quantize",
-        "GEMM",
-    ]
-    long_rows = {"m": 4096, "k": 12288, "n": 3072}
-    assert [kernel.name for kernel in in_a_run.kernels.of(**long_rows, format=FP8)] == [
         "quantize",
         "GEMM",
     ]
@@ -110,3 +185,12 @@ def test_quantizers_move_their_bytes(alone: PredictedLatency) -> None:
         assert kernel.memory_us == pytest.approx(
             elements * bytes_an_element / (B200.bandwidth_bytes_per_s * part) * 1e6
         )
+
+
+def test_fp8_is_quantized_by_the_producer_if_rows_are_short(in_a_run: PredictedLatency) -> None:
+    """A short row costs its bytes and no launch; a long one is read twice by its own kernel."""
+    for k, reads, launches in ((3072, 1, 0), (12288, 2, 1)):
+        (kernel,) = in_a_run.kernels.quantize(4096, k, FP8)
+        traffic_bytes = 4096 * k * (2 * reads + 1) + 4 * 4096
+        assert kernel.memory_us == pytest.approx(traffic_bytes / PASS_BYTES_PER_US)
+        assert kernel.fixed_us == pytest.approx(launches * BLACKWELL.pass_ramp_us)

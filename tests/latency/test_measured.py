@@ -31,7 +31,7 @@ def test_a_measured_table_prices_a_run() -> None:
     model = MeasuredLatency(measured_times(), target="toy", rest=Rest())
     found = model.estimate(IN_AND_OUTSIDE_BLOCKS, {"blocks.0.a": FP8, "blocks.1.b": FP8})
     assert found.source == "measured"
-    assert found.compile_mode == "reduce-overhead"
+    assert (found.compile_mode, found.runtime) == ("reduce-overhead", "torchao-graphs")
     assert found.bf16_s == pytest.approx(1 + (10 * 60e3 + 60e3 + 2 * 80e3 + 5 * 20e3) / 1e6)
     assert found.quantized_s == pytest.approx(1 + (10 * 30e3 + 30e3 + 2 * 40e3 + 5 * 20e3) / 1e6)
     assert "measured for toy" in found.note
@@ -146,3 +146,27 @@ def test_an_anchor_scales_linears_and_rest_alike() -> None:
     assert anchored.speedup == pytest.approx(free.speedup)
     with pytest.raises(UserError, match=r"`bf16_seconds`\) takes .* within a factor of 2"):
         model.estimate(IN_AND_OUTSIDE_BLOCKS, {"c": FP8}, bf16_seconds=3 * free.bf16_s)
+
+
+def test_what_a_kernel_refused_is_known_before_it_is_priced() -> None:
+    """A row without times gives its reason, with and without a bias apart; a measured row none; and
+    what was not tried is what the model of the rest knows.
+    """
+    refused = "refused by the kernel: CUBLAS_STATUS_NOT_SUPPORTED for M=14 K=12288 N=3072 with a"
+    rows = [
+        ShapeTime(key=str(shape(14, 12288, 3072, FP8)), reason=refused),
+        ShapeTime(key=str(shape(14, 12288, 3072, FP8, bias=False)), us=(9.0,)),
+        ShapeTime(key=str(shape(14, 12288, 3072)), us=(10.0,)),
+        ShapeTime(key=str(shape(1, 12288, 3072, FP8)), us=(8.0,)),
+    ]
+    times = ShapeTimes(machine=MACHINE, compile_mode="default", rows={row.key: row for row in rows})
+    model = MeasuredLatency(times, target="h100", rest=PredictedLatency(get_device("h100")))
+    sizes = {"k": 12288, "n": 3072, "format": FP8}
+    assert model.refusal(m=14, bias=True, **sizes) == refused
+    assert model.refusal(m=14, bias=False, **sizes) is None
+    assert model.refusal(m=14, bias=True, **sizes | {"format": BF16}) is None
+    assert model.refusal(m=1, bias=True, **sizes) is None, "what was measured counts more"
+    assert str(model.refusal(m=2, bias=True, **sizes)).startswith("refused by the kernel")
+    varying = linear("blocks.0.b", 12288, 3072, {14: 1, 512: 3})
+    assert model.refuses(varying, FP8) == refused
+    assert model.refuses(linear("blocks.0.b", 12288, 3072, {512: 3}), FP8) is None

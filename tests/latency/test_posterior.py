@@ -1,19 +1,53 @@
-"""The fit that is shipped is the one that the constants state."""
+"""The fits that are shipped are those that the constants state; without one, much is uncertain."""
 
 import dataclasses
+import math
+import statistics
 
-from sensitivity.latency.constants import BLACKWELL, HOPPER
-from sensitivity.latency.posterior import load_fit, posterior_samples
+import pytest
+
+from sensitivity.latency.constants import FITTED, PRIOR_SDS
+from sensitivity.latency.devices import DEVICES, get_device
+from sensitivity.latency.posterior import load_fit, samples_for
 
 
-def test_the_constants_are_the_fit_s() -> None:
-    """The constants in the code are what the fit wrote, and its samples lie around them; other
-    constants have no samples.
+@pytest.mark.parametrize("chip", sorted(FITTED))
+def test_the_constants_are_the_fit_s(chip: str) -> None:
+    """The constants in the code are what the fit wrote, its samples lie around them, and it says
+    what it was fitted to.
     """
-    fit, samples = load_fit(), posterior_samples(BLACKWELL)
-    assert {name: getattr(BLACKWELL, name) for name in fit.names} == fit.constants
+    device, fit = get_device(chip), load_fit(chip)
+    samples = samples_for(device, device.kernels)
+    assert device.calibrated
+    assert device.kernels == FITTED[chip]
+    assert {name: getattr(FITTED[chip], name) for name in fit.names} == fit.constants
     assert len(samples) == len(fit.samples) >= 32
-    gaps_us = [sample.gap_us for sample in samples]
-    assert min(gaps_us) < BLACKWELL.gap_us < max(gaps_us)
-    assert posterior_samples(HOPPER) == ()
-    assert posterior_samples(dataclasses.replace(BLACKWELL, gap_us=1.0)) == ()
+    assert fit.fitted_to
+    for name in fit.names:
+        values = [getattr(sample, name) for sample in samples]
+        assert min(values) < getattr(FITTED[chip], name) < max(values), name
+
+
+def test_every_calibrated_device_has_a_fit() -> None:
+    """`calibrated` means that a fit is shipped, and nothing else is."""
+    assert {name for name, device in DEVICES.items() if device.calibrated} == set(FITTED)
+
+
+def test_a_chip_without_a_fit_is_as_uncertain_as_before_one() -> None:
+    """Its samples have the priors' deviations around its family's constants."""
+    device = get_device("rtx5090")
+    samples = samples_for(device, device.kernels)
+    for name in ("nvfp4_matmul", "pass_ramp_us"):
+        logs = [
+            math.log(getattr(sample, name) / getattr(device.kernels, name)) for sample in samples
+        ]
+        assert statistics.stdev(logs) == pytest.approx(PRIOR_SDS[name], rel=0.35)
+
+
+def test_other_constants_have_no_samples() -> None:
+    """Constants that a caller chose are taken as they are; a device's own samples come first."""
+    device = get_device("h100")
+    other = dataclasses.replace(device.kernels, pass_ramp_us=1.0)
+    assert samples_for(device, other) == ()
+    own = dataclasses.replace(device, kernels=other, samples=(device.kernels,))
+    assert samples_for(own, other) == (device.kernels,)

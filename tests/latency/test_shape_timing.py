@@ -5,7 +5,7 @@ On a CPU: the clock is the host's or a fake one, graphs are counted instead of o
 "native" formats are stood in for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torchao.quantization import quantize_
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.latency.probing import ProbeResult
 from sensitivity.latency.shape_runs import random_linear
 from sensitivity.latency.shape_times import LinearShape
 from sensitivity.latency.shape_timing import Bench, machine_of, measure_shapes
@@ -277,3 +278,91 @@ def test_the_time_limit_stops_new_shapes_only() -> None:
         "not measured: the time limit of 10 s was reached",
     )
     assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def refusing(*refused: LinearShape, seen: list[LinearShape] | None = None) -> Any:
+    """Stands for `probe_on_gpu`: kernels refuse these shapes."""
+
+    def probe(shapes: Sequence[LinearShape], **_: object) -> dict[LinearShape, ProbeResult]:
+        if seen is not None:
+            seen.extend(shapes)
+        return {s: ProbeResult(outcome="refused", reason=f"refused: {s}") for s in refused}
+
+    return probe
+
+
+def test_a_shape_that_the_kernel_refuses_is_a_row_among_the_others() -> None:
+    """In the middle of a table one format of one shape is refused: it is not timed, it is a row
+    with its reason, and bf16 beside it and all other shapes have their times.
+    """
+    bad = shape(4, 48, 16, FP8)
+    times = measure_shapes(
+        [shape(4, 32, 16, FP8), bad, shape(2, 32, 16, FP8)],
+        device="cpu",
+        repetitions=1,
+        bench=bench(
+            probe=refusing(bad),
+            make_linear=failing(lambda s: s == bad, AssertionError("it was tried")),
+        ),
+    )
+    assert times.failed == {str(bad): f"refused: {bad}"}
+    assert sum(bool(row.us) for row in times.rows.values()) == 5
+
+
+def test_only_what_is_new_is_probed() -> None:
+    """Shapes with known times, bf16, and what the format itself refuses are not probed again."""
+    cache, seen = MemoryCache({}), list[LinearShape]()
+    run: Any = {
+        "device": "cpu",
+        "repetitions": 1,
+        "cache": cache,
+        "bench": bench(probe=refusing(seen=seen)),
+    }
+    first = shape(4, 32, 16, FP8, eager=True)
+    measure_shapes([first, shape(4, 24, 16, FP8, eager=True)], **run)
+    assert seen == [first]
+    measure_shapes([first, shape(4, 48, 16, FP8, eager=True)], **run)
+    assert seen[1:] == [shape(4, 48, 16, FP8, eager=True)]
+
+
+def test_a_broken_context_ends_the_timing_and_keeps_the_culprit() -> None:
+    """After a sticky CUDA error no shape can be timed: the rows that are left say which one did it,
+    and it is kept as refused, so that the next measurement gets past it.
+    """
+    cache = MemoryCache({})
+    bad = shape(4, 48, 16, FP8, eager=True)
+    times = measure_shapes(
+        [shape(4, 32, 16, FP8, eager=True), bad, shape(2, 32, 16, FP8, eager=True)],
+        device="cpu",
+        repetitions=1,
+        cache=cache,
+        bench=bench(
+            make_linear=failing(lambda s: s == bad, RuntimeError("an illegal memory access")),
+            context_error=lambda _: "CUDA error: an illegal memory access was encountered",
+        ),
+    )
+    assert times.failed[str(bad)] == "RuntimeError: an illegal memory access"
+    assert (
+        f"not measured: {bad} broke the CUDA context"
+        in times.failed[str(shape(2, 32, 16, FP8, eager=True))]
+    )
+    assert times.rows[str(shape(4, 32, 16, FP8, eager=True))].us
+    kept = cache.rows[f"probed {shape(4, 48, 16, FP8)}"]
+    assert kept["outcome"] == "refused"
+    assert "illegal memory access was encountered for M=4 K=48" in kept["reason"]
+
+
+def test_a_refusal_that_only_the_compiled_kernel_meets_is_named_as_one() -> None:
+    """cuBLAS's own words and the shape are the reason of the row."""
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul")
+    times = measure_shapes(
+        [shape(4, 48, 16, FP8)],
+        device="cpu",
+        repetitions=1,
+        bench=bench(make_linear=failing(lambda s: s.format is FP8, error)),
+    )
+    assert times.failed == {
+        str(shape(4, 48, 16, FP8)): (
+            "refused by the kernel: CUBLAS_STATUS_NOT_SUPPORTED for M=4 K=48 N=16 with a bias"
+        )
+    }

@@ -202,7 +202,8 @@ def test_clips_are_the_same_however_parts_are_placed(
 
 def test_two_denoisers_are_loaded_together(tmp_path: Path) -> None:
     """Both denoisers are loaded after the text is encoded, under their names, and generate what
-    they generate in a pipeline that is loaded as a whole.
+    they generate in a pipeline that is loaded as a whole. So they do once everything is to stay on
+    the device; then nothing is unloaded any more.
     """
     spec = save_toy("wan", tmp_path)
     shutil.copytree(tmp_path / "transformer", tmp_path / "transformer_2")
@@ -224,7 +225,16 @@ def test_two_denoisers_are_loaded_together(tmp_path: Path) -> None:
     assert list(turn.denoisers) == ["transformer", "transformer_2"]
     assert turn.denoisers["transformer_2"] is turn.pipe.transformer_2
     prompts = [both.prompts.search[0]]
-    assert torch.equal(generate(place, prompts), generate(turn, prompts))
+    pictures = generate(place, prompts)
+    assert torch.equal(pictures, generate(turn, prompts))
+    turn.keep_resident()
+    assert turn.text is not None
+    assert not turn.text.works
+    for _ in range(2):
+        assert torch.equal(pictures, generate(turn, prompts))
+        assert not any(
+            p.is_meta for part in (turn.pipe.vae, turn.pipe.text_encoder) for p in part.parameters()
+        )
 
 
 def test_two_batch_sizes_give_the_same_references(spec: StudySpec) -> None:

@@ -87,6 +87,7 @@ def test_other_models_are_refused(first: Recipe) -> None:
         ({"net": "alex"}, {}, "nets tiny and alex"),
         ({"prompts": ["a", "c"]}, {}, "other prompts (2 and 2)"),
         ({"seeds": [1, 3]}, {}, "other seeds"),
+        ({}, {"kernels": "native"}, "by emulation and by native kernels"),
         ({}, {"settings": {"num_inference_steps": 4}}, "other settings of the pictures"),
         ({}, {"model": {"revision": "other"}}, "weights tiny-flux of no stated revision"),
     ],

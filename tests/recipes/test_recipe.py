@@ -198,3 +198,72 @@ def test_a_save_replaces_the_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(OutputError, match="is not a regular file"):
         two_block_recipe().save(tmp_path)
+
+
+MEASURED = {
+    "bf16_s": 3.0,
+    "quantized_s": 2.0,
+    "speedup": 1.5,
+    "source": "measured",
+    "target": "h200",
+    "batch_size": 1,
+    "compile_mode": "reduce-overhead",
+    "runtime": "torchao-graphs",
+    "covers": "the whole pipeline call, measured end to end on NVIDIA H200",
+    "speedup_interval90": [1.49, 1.51],
+    "shapes": {"bf16_s": 2.8, "quantized_s": 1.75, "speedup": 1.6, "source": "measured"},
+}
+TIMINGS = [
+    {
+        "name": "t7",
+        "seconds": [2.0, 2.1],
+        "bf16_seconds": [3.0, 3.2],
+        "source": "measured",
+        "covers": "the whole pipeline call",
+        "speedup": 1.51,
+        "speedup_interval90": [1.4, 1.6],
+    },
+    {
+        "name": "all",
+        "seconds": [],
+        "source": "measured",
+        "covers": "the whole pipeline call",
+        "failure": "the kernel refuses M <= 32",
+    },
+]
+
+
+def test_end_to_end_times_are_kept() -> None:
+    """Times of whole runs, the sum of shapes beside them and what a kernel refused survive a round
+    trip; the words say where seconds come from, and the front is ranked by shapes.
+    """
+    refused = {"blocks.1.down": "the kernel refuses M <= 32"}
+    data = recipe_data(latency=MEASURED, timings=TIMINGS, refused=refused)
+    recipe = Recipe.from_mapping(data)
+    assert Recipe.from_mapping(json.loads(recipe.to_json())) == recipe
+    assert (recipe.latency.origin, recipe.latency.ranked_s) == ("measured end to end", 1.75)
+    assert recipe.timings[0].bf16_seconds == (3.0, 3.2)
+    assert recipe.timings[1].failure == "the kernel refuses M <= 32"
+    assert recipe.refused == refused
+    older = two_block_recipe().latency
+    assert (older.origin, older.ranked_s, older.runtime) == ("predicted", 2.0, "")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("latency", {**MEASURED, "speedup_interval90": [1.6, 1.4]}, "lower bound first"),
+        ("latency", {**MEASURED, "shapes": {**MEASURED, "speedup": 2.0}}, "found speedup 2.0"),
+        ("timings", [{**TIMINGS[0], "bf16_seconds": [3.0]}], r"found \(2, 1\) seconds"),
+        ("timings", [{**TIMINGS[0], "seconds": [0.0]}], "greater than 0"),
+        ("refused", {"head": "too small"}, "found the refused layers 1 .head., which are quant"),
+        ("refused", {"else": "too small"}, "refused layers"),
+        ("fidelity.kernels", "guessed", "'native' or 'emulated'"),
+    ],
+)
+def test_wrong_times_are_refused(path: str, value: object, words: str) -> None:
+    """Bounds in the wrong order, ratios that are none, rounds that do not match, quantized Linears
+    that were refused.
+    """
+    with pytest.raises(RecipeError, match=words):
+        Recipe.from_mapping(changed(path, value))

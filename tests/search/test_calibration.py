@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import CalibrationError
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.formats.execution import Execution
 from sensitivity.formats.switch import Switch
 from sensitivity.formats.switchable_linear import SwitchableLinear
 from sensitivity.latency import ShapeScale, stand_for
@@ -23,10 +24,13 @@ from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.loading import load_pipeline
 from sensitivity.search.calibration.stored import calibrate as calibrate_by
+from sensitivity.search.calibration.stored import calibration_cost
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
 from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
+
+from support.blackwell import a_blackwell
 
 calibrate = partial(calibrate_by, estimator="output")
 
@@ -147,6 +151,29 @@ def test_another_number_of_states_is_another_calibration(
         )
         assert len(calls) == before + 10
     assert one != two
+
+
+def test_native_errors_are_kept_apart_from_emulated_ones(
+    evaluator: Evaluator,
+    candidates: Candidates,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Jobs that run by the kernels of the device are not those that were emulated; local errors,
+    which are always emulated, are known whatever draws the pictures.
+    """
+
+    def known(estimator: str, *, emulate: bool) -> int:
+        evaluator.execution = Execution(device="cpu", emulate=emulate)
+        return calibration_cost(
+            evaluator, candidates, store, estimator=estimator, states=1, prompts=1
+        ).known
+
+    for estimator in ("output", "local"):
+        calibrate_by(evaluator, candidates, store, estimator=estimator, states=1, prompts=1)
+    with a_blackwell(monkeypatch):
+        assert (known("output", emulate=False), known("output", emulate=True)) == (0, 8)
+        assert (known("local", emulate=False), known("local", emulate=True)) == (8, 8)
 
 
 @pytest.mark.parametrize("estimator", ["output", "gradient"])

@@ -30,10 +30,16 @@ def study(
     finished: int = 8,
     settings: bool = True,
     sampler: SamplerName = SamplerName.KNAPSACK,
+    emulate: bool | None = False,
 ) -> KeptStudy:
     """A study of a budget of 8 that searched nvfp4 for b200."""
     made = SearchSettings(
-        formats=(FormatName.NVFP4,), target="b200", budget=8, seed=seed, sampler=sampler
+        formats=(FormatName.NVFP4,),
+        target="b200",
+        budget=8,
+        seed=seed,
+        sampler=sampler,
+        emulate=emulate,
     )
     return KeptStudy(name=name, settings=made if settings else None, finished=finished)
 
@@ -75,6 +81,20 @@ def test_several_are_listed_with_trials_and_settings() -> None:
         "`calibrate`",
     ):
         assert words in text
+
+
+def test_kernels_tell_studies_apart() -> None:
+    """A study that kept to emulation is named as such, and found by it; one of an earlier version,
+    which did not say, may be either.
+    """
+    native, emulated = study("m-a"), study("m-b", emulate=True)
+    assert pick([native, emulated], Wanted(emulate=True)) == emulated
+    assert pick([native, emulated], Wanted(emulate=False)) == native
+    assert "`emulate`" in emulated.describe()
+    assert "`emulate`" not in native.describe()
+    old = study("m-c", emulate=None)
+    for emulate in (True, False):
+        assert pick([old], Wanted(emulate=emulate)) == old
 
 
 def test_a_study_that_is_not_there_is_said_with_those_that_are() -> None:

@@ -115,7 +115,7 @@ batch_size = 3
 depth_bands = 2
 
 [pricing]
-stands_for = 16
+stands_for = 32
 
 [prompts]
 seed = 0

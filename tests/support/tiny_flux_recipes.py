@@ -63,13 +63,21 @@ def changed(recipe: Recipe, formats: dict[str, str], **fields: Any) -> Recipe:
 
 
 def verified(
-    recipe: Recipe, lpips: dict[str, Any], settings: dict[str, Any] | None = None, **fields: Any
+    recipe: Recipe,
+    lpips: dict[str, Any],
+    settings: dict[str, Any] | None = None,
+    kernels: str = "emulated",
+    **fields: Any,
 ) -> Recipe:
     """The recipe as if its pictures had been compared."""
     return changed(
         recipe,
         {},
         notice=None,
-        fidelity={"lpips": LPIPS | lpips, "pictures": {"settings": settings or {}}},
+        fidelity={
+            "lpips": LPIPS | lpips,
+            "pictures": {"settings": settings or {}},
+            "kernels": kernels,
+        },
         **fields,
     )

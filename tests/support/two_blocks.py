@@ -46,9 +46,14 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "batch_size": 1,
         "compile_mode": None,
         "stands_for": 1,
+        "runtime": "",
+        "covers": "",
+        "speedup_interval90": None,
+        "shapes": None,
+        "note": "",
     }
     data: dict[str, Any] = {
-        "schema_version": "1.0",
+        "schema_version": "1.2",
         "name": "toy-mxfp8-b200",
         "model": {
             "id": "toy",
@@ -85,6 +90,7 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
                 "weight": 0.5,
                 "max_distance": None,
             },
+            "kernels": "emulated",
         },
         "notice": None,
         "memory": {"bf16_bytes": 1000, "quantized_bytes": 600, "source": "predicted"},
@@ -102,6 +108,8 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "verified": None,
         "environment": {"torch": "2.15", "gpu": None},
         "front": [{"name": "t7", "latency": dict(latency), "lpips": 0.15, "audio": 0.4}],
+        "timings": [],
+        "refused": {},
     }
     return {**data, **changes}
 

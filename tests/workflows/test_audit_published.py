@@ -1,11 +1,14 @@
 """Published lists, audited: what is known of them is found, and right names come out clean."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sensitivity.consumers.readers import get_reader
+from sensitivity.core.format_name import FormatName
+from sensitivity.latency import PredictedLatency, get_device
 from sensitivity.workflows.audit.findings import Kind, Severity
 from sensitivity.workflows.audit.model import audited_model
 from sensitivity.workflows.audit.other_runs import other_studies
@@ -95,6 +98,27 @@ def test_the_published_list_for_qwen_image_is_fitted_to_a_short_prompt(models: A
     assert "transformer_blocks.7.txt_mlp.net.0.proj" in found.fqns
     assert "transformer_blocks.7.attn.add_q_proj" in found.fqns
     assert bad(audit) == set()
+
+
+def test_what_hopper_refuses_is_an_error_on_a_laptop_too(models: Any) -> None:
+    """FP8 on an H100 stops at Qwen-Image's text stream of 14 tokens: the audit says so without a
+    GPU, and every list that it prices leaves these Linears in bf16.
+    """
+    model = models("qwen-image")
+    hopper = PredictedLatency(get_device("h100"))
+    model = dataclasses.replace(model, pricer=dataclasses.replace(model.pricer, latency=hopper))
+    audit = audited(model, "norm_out.linear", form="fqn", format=FormatName.FP8)
+    found = [f for f in of(audit, Kind.REFUSED) if "refused by the kernel" in f.message]
+    assert {f.severity for f in found} == {Severity.ERROR}
+    assert {fqn for f in found for fqn in f.fqns} >= {
+        f"transformer_blocks.{block}.txt_mlp.net.2" for block in range(60)
+    }
+    assert "CUBLAS_STATUS_NOT_SUPPORTED for M=14 K=12288 N=3072 with a bias" in found[0].message
+    assert "a run stops there: skip" in found[0].message
+    refused = {fqn for f in found for fqn in f.fqns}
+    assert "60 Linears that the target's kernel refuses left in bf16" in audit.fixed.changes
+    for row in audit.priced:
+        assert all(not row.formats.get(fqn, FormatName.BF16).is_quantized for fqn in refused)
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,27 @@
 as one model.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from torch import nn
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.latency import ShapeScale, stand_for
+from sensitivity.latency import ShapeScale, interleaved, stand_for
 from sensitivity.latency.devices import get_device
-from sensitivity.latency.end_to_end import measure_calls, measure_pipeline
 from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.runtimes import get_runtime
 from sensitivity.latency.shape_times import attentions_of
-from sensitivity.models.denoisers import joined, parts_of
+from sensitivity.latency.timed_lists import Conditions
+from sensitivity.models.denoisers import Denoisers, joined, parts_of
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
+from sensitivity.models.random_weights import random_component
 from sensitivity.search.block_patterns import BlockPatterns
 from sensitivity.search.calibration.jobs import EstimatorName
 from sensitivity.search.calibration.states import call_again, record_states
@@ -37,7 +38,7 @@ from sensitivity.spec.loading import load_spec
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows import measure as measuring
 from sensitivity.workflows.calibrate import denoiser_calls
-from sensitivity.workflows.measure import measure_runs
+from sensitivity.workflows.measure import measure_runs, time_pipeline
 from sensitivity.workflows.plan import plan_search
 from sensitivity.workflows.price import PriceRequest, price
 from sensitivity.workflows.requests import SearchRequest
@@ -248,34 +249,54 @@ def test_block_patterns_of_both_share_torchs_limit(spec: StudySpec, table: Shape
     assert patterns.count(choice) == {"blocks": 3}
 
 
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_a_whole_run_is_timed_with_both_compiled(spec: StudySpec, mode: Any) -> None:
-    """Inside, the blocks of both are compiled, and each marks its steps where CUDA graphs are
-    replayed; afterwards none is, and no hook is left.
-    """
-    loaded = load_pipeline(spec, device="cpu")
-    seen: list[bool] = []
+def fake_kernels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[type, list[str]]]:
+    """(class, FQNs) of what is asked to be quantized; nothing is."""
+    asked: list[tuple[type, list[str]]] = []
+    monkeypatch.setattr(
+        interleaved,
+        "quantize_native",
+        lambda module, formats: asked.append((type(module), sorted(formats))),
+    )
+    return asked
 
-    def run() -> None:
-        parts = parts_of(loaded.denoiser).values()
-        marked = {bool(part._forward_pre_hooks) for part in parts} == {mode == "reduce-overhead"}
-        seen.append(
-            marked and all(part.blocks[0]._compiled_call_impl is not None for part in parts)
-        )
+
+def conditions(runtime: str) -> Conditions:
+    """One call that compiles, and one round, which takes as long as that call."""
+    return Conditions(
+        runtime=get_runtime(runtime),
+        device="cpu",
+        rounds=1,
+        warmups=0,
+        backend="eager",
+        clock=lambda unit, about_s, _device: (unit.work(), about_s)[1],
+    )
+
+
+def test_a_whole_run_is_timed_with_both_compiled(
+    spec: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside, the pipeline has copies of both, whose blocks are compiled, and each marks its steps
+    where CUDA graphs are replayed; afterwards it has its own again.
+    """
+    asked = fake_kernels(monkeypatch)
+    loaded = load_pipeline(spec, device="cpu")
+    own = [getattr(loaded.pipe, name) for name in NAMES]
+    seen: list[tuple[bool, bool]] = []
+
+    def generate() -> None:
+        parts = [getattr(loaded.pipe, name) for name in NAMES]
+        marked = all(part._forward_pre_hooks for part in parts)
+        compiled = all(part.blocks[0]._compiled_call_impl is not None for part in parts)
+        seen.append((marked and compiled, any(a is b for a, b in zip(parts, own, strict=True))))
         MediaGenerator(loaded).generate(["a ring"], [0], batch_size=1, num_inference_steps=2)
 
-    timing = measure_pipeline(
-        run,
-        loaded.denoiser,
-        formats={},
-        compile_mode=mode,
-        device="cpu",
-        warmups=0,
-        repetitions=1,
-        backend="eager",
-    )
-    assert seen == [True, True]
-    assert timing.compiled == "repeated blocks (WanTransformerBlock)"
+    monkeypatch.setattr(measuring, "pipeline_call", lambda _loaded: generate)
+    found = time_pipeline(loaded, {}, conditions("torchao-graphs"))["none"]
+    assert seen == [(True, False)] * 2
+    assert asked == [(Denoisers, [])]
+    assert found.timings[0].compiled == "repeated blocks (WanTransformerBlock)"
+    assert len(found.rounds_s) == 1
+    assert [getattr(loaded.pipe, name) for name in NAMES] == own
     assert all(
         child._compiled_call_impl is None and not child._forward_pre_hooks
         for child in loaded.denoiser.modules()
@@ -285,36 +306,42 @@ def test_a_whole_run_is_timed_with_both_compiled(spec: StudySpec, mode: Any) -> 
 def test_calls_of_both_are_timed_one_after_another(
     spec: StudySpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With random weights each denoiser is built, quantized by its own names and timed with its own
-    calls.
+    """With random weights each denoiser is built once, quantized by its own names and timed with
+    its own calls; a run is the sum of both.
     """
-    built: list[nn.Module] = []
+    asked, built = fake_kernels(monkeypatch), list[str]()
 
-    def measure(make: Callable[[], nn.Module], calls: Any, *, formats: Any, **kwargs: Any) -> Any:
-        built.append(make())
-        asked.append((sorted(formats), len(calls)))
-        return measure_calls(
-            lambda: built[-1], calls, formats={}, **{**kwargs, "warmups": 0, "backend": "eager"}
-        )
+    def build(spec: StudySpec, component: str, device: str) -> nn.Module:
+        built.append(component)
+        return random_component(spec, component=component, device=device)
 
-    asked: list[tuple[list[str], int]] = []
-    monkeypatch.setattr(measuring, "measure_calls", measure)
+    monkeypatch.setattr(measuring, "random_component", build)
+    eager = conditions("torchao-eager")
+    monkeypatch.setattr(measuring, "Conditions", lambda **own: replace(eager, **own))
     prices = price(spec, PriceRequest(format=MXFP8))
     formats = {"transformer.proj_out": MXFP8, "transformer_2.blocks.0.ffn.net.2": MXFP8}
-    main = dataclasses.replace(prices.main, formats=formats)
-    study = changed(spec, pricing={"stands_for": 1})
+    main = replace(prices.main, formats=formats)
     runs = measure_runs(
-        dataclasses.replace(prices, main=main, spec=study),
+        replace(prices, main=main, spec=changed(spec, pricing={"stands_for": 1})),
         device="cpu",
         target="b200",
         weights="random",
-        compile_mode="default",
+        runtime=eager.runtime,
         repetitions=1,
     )
-    assert asked == [([], 1), ([], 1), (["proj_out"], 1), (["blocks.0.ffn.net.2"], 1)]
-    assert [type(module) for module in built] == [WanTransformer3DModel] * 4
-    assert [timing.calls for timing in runs.runs[0].timings] == [4, 4]
+    assert built == list(NAMES)
+    names = [fqns for _, fqns in asked]
+    assert names == [[], ["proj_out"], [], ["blocks.0.ffn.net.2"]]
+    assert {kind.__name__ for kind, _ in asked} == {"WanTransformer3DModel"}
+    none, all_ = runs.runs
+    assert [timing.calls for timing in none.timed.timings] == [4, 4]
+    assert all_.seconds == pytest.approx(
+        sum(timing.calls * timing.seconds[0] for timing in all_.timed.timings)
+    )
     assert runs.covers.startswith("8 denoiser calls")
+    data = runs.to_json()
+    assert data["speedup"] == pytest.approx(data["bf16_s"] / data["quantized_s"])
+    assert data["runtime"] == "torchao-eager"
 
 
 def test_states_come_from_both(evaluator: Evaluator) -> None:
@@ -374,7 +401,7 @@ def test_every_estimator_measures_both(
             for name in NAMES
             for g in [g for g, x in enumerate(found.groups) if x.name.startswith(f"{name}.")][:2]
         ]
-        found = dataclasses.replace(
+        found = replace(
             found,
             groups=tuple(found.groups[g] for g in few),
             rule_of_thumb=tuple(found.rule_of_thumb[g] for g in few),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sensitivity.cli.flags import name_flags
 from sensitivity.cli.render.tables import compare_table, make_table
-from sensitivity.core.format_name import quantized
+from sensitivity.core.format_name import Source, quantized
 from sensitivity.workflows.audit.wording import some_roles
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def audit_report(audit: "Audit") -> Lines:
     parts: list[RenderableType] = [_heading(audit)]
     parts += [Text(note, style="yellow") for note in audit.notes]
     if audit.findings:
-        parts.append(_findings_table(audit.findings))
+        parts.append(_findings_table(audit.findings, audit.priced[0].estimate.source))
     for finding in audit.findings:
         if finding.kind.value in TABLED and finding.rows:
             parts.append(_shapes_table(finding, audit))
@@ -74,9 +74,9 @@ def _formats(audit: "Audit") -> str:
     return ", ".join(dict.fromkeys(name.value for name in used)) or "none"
 
 
-def _findings_table(findings: Sequence["Finding"]) -> Table:
+def _findings_table(findings: Sequence["Finding"], source: Source) -> Table:
     """A row a finding; of one kind and severity the first `SHOWN`."""
-    columns = ("", "left"), ("finding", "left"), ("what (seconds are predicted)", "left")
+    columns = ("", "left"), ("finding", "left"), (f"what (seconds are {source})", "left")
     table = make_table(*columns, title="")
     table.title = None
     totals = Counter((finding.severity, finding.kind) for finding in findings)

@@ -78,7 +78,8 @@ def _title(outcome: SearchOutcome, *, net: str) -> str:
     early = f" and {len(result.stopped)} stopped early" if result.stopped else ""
     return (
         f"front of {len(outcome.front)} among {len(result.trials)} trials{early}; latency"
-        f" {latency.source} for {latency.target}{scale}, LPIPS {net} by emulation"
+        f" {latency.source} for {latency.target}{scale}, LPIPS {net}"
+        f" {outcome.prepared.evaluator.execution.words}"
     )
 
 

@@ -80,6 +80,7 @@ def _time(plan: SearchPlan) -> Table:
 
 def _notes(plan: SearchPlan) -> list[str]:
     return [
+        *([] if plan.shapes is None else [plan.shapes.describe()]),
         f"time: {plan.source}",
         (
             f"disk: references {plan.references_bytes / 1e6:.1f} MB, database about"

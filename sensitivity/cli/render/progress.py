@@ -21,13 +21,14 @@ from rich.progress import (
 )
 
 from sensitivity.cli.screen import print_line
-from sensitivity.latency.shape_times import ShapeTimes
+from sensitivity.latency.shape_times import PROBING, ShapeTimes, parse_linear
 from sensitivity.search.calibration.cost import CalibrationCost
 from sensitivity.search.front import pareto_front
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
+from sensitivity.workflows.progress import Measuring
 
 
-class _Bar:
+class Bar:
     """A progress bar with one task, hidden in a pipe. Use as a context manager."""
 
     def __init__(self, console: Console, *more: ProgressColumn, starts: bool = True) -> None:
@@ -72,11 +73,43 @@ class _Bar:
             self.bar.update(self.task, note=note)
         self.bar.update(self.task, description=text, total=total, completed=done or 0)
 
+    @property
+    def measuring(self) -> Measuring:
+        """What follows a measurement of shapes: a line before, the bar, and lines after."""
+        return Measuring(progress=self._shape, noted=self.print, measured=self._shapes_are_measured)
 
-class SearchProgress(_Bar):
+    def _shape(self, done: int, total: int, key: str) -> None:
+        """`done` of `total` shapes are probed or measured; `key` comes next, "" after the last."""
+        probing = key.startswith(PROBING)
+        self.show(key if probing else f"measuring {key}" if key else "shapes", done, total)
+        if not self.moving and done == 0 < total:
+            self.print(f"{'probing' if probing else 'measuring'} {_shapes(total)}")
+
+    def _shapes_are_measured(self, times: ShapeTimes) -> None:
+        """Say where the times came from, and which shapes have none."""
+        reused, failed = len(times.reused), times.failed
+        found = len(times.rows) - len(failed)
+        if reused < found:
+            self.print(
+                f"{found} shape times on {times.machine['device']}, {reused} of them measured"
+                " before"
+            )
+        for key, reason in failed.items():
+            self.print(f"no time: {key}: {reason}", style="yellow")
+        shapes = [shape for shape in map(parse_linear, failed) if shape and not shape.sibling]
+        if shapes:
+            left = f"{_shapes(len(shapes))} of Linears without a time: these Linears stay bf16"
+            self.print(left, style="yellow")
+
+
+def _shapes(number: int) -> str:
+    return f"{number} shape{'' if number == 1 else 's'}"
+
+
+class SearchProgress(Bar):
     """Receives a search's events.
 
-    `events`, `say` and `verifying` are arguments of `workflows.find.find_recipe`.
+    `events`, `say`, `verifying` and `measuring` are arguments of `workflows.find.find_recipe`.
 
     Args:
         console: where to print.
@@ -198,33 +231,17 @@ def _sound(trial: ScoredTrial) -> str:
     return f", sound {trial.score.audio.mean:.4f}{beyond}"
 
 
-class ShapeProgress(_Bar):
-    """A bar over the shapes that are measured; afterwards those that have no time, with reasons.
+class ShapeProgress(Bar):
+    """A bar over the shapes that are measured. Silent where nothing is measured.
 
-    Silent where nothing is measured.
+    `measuring` is an argument of `workflows.shape_table.table_pricer`.
     """
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console, starts=False)
-
-    def update(self, done: int, total: int, key: str) -> None:
-        """`done` of `total` measurements are made; `key` comes next, "" after the last."""
-        self.show(f"measuring {key}" if key else "measured", done, total)
-        if not self.moving and done in (0, total):
-            self.print(f"measuring shapes: {done}/{total}")
-
-    def failures(self, times: ShapeTimes) -> None:
-        """Say which shapes have no time, and where the others came from."""
-        reused = len(times.reused)
-        self.print(
-            f"{len(times.rows)} shape times on {times.machine['device']}, {reused} of them measured"
-            " before"
-        )
-        for key, reason in times.failed.items():
-            self.print(f"no time: {key}: {reason}", style="yellow")
+        super().__init__(console, TimeRemainingColumn(), starts=False)
 
 
-class CalibrationProgress(_Bar):
+class CalibrationProgress(Bar):
     """What a calibration costs, said before it starts; then a bar, or two lines in a pipe."""
 
     def __init__(self, console: Console) -> None:

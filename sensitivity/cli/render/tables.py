@@ -12,15 +12,16 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
+from sensitivity.cli.flags import name_flags
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import and_more
+from sensitivity.latency.host import what_helps
 
 if TYPE_CHECKING:
     from sensitivity.latency import LatencyEstimate, LinearCost
     from sensitivity.latency.memory import MemoryEstimate
     from sensitivity.latency.pricer import PricedList
     from sensitivity.shapes.table import ShapeTable
-    from sensitivity.workflows.measured_runs import MeasuredRuns
 
 MAX_ROLES = 3
 ROUNDING = 1e-9
@@ -104,7 +105,7 @@ def latency_table(estimate: "LatencyEstimate") -> Lines:
         ("why", "left"),
         title=(
             f"{estimate.source} for {estimate.target}, batch {estimate.batch_size},"
-            f" {estimate.compile_mode}: one call of each shape, and the whole run"
+            f" {estimate.runtime}: one call of each shape, and the whole run"
         ),
     )
     groups: dict[tuple[int, int, int, FormatName, str], list[LinearCost]] = {}
@@ -141,6 +142,9 @@ def _totals(estimate: "LatencyEstimate") -> list[Text]:
     ]
     if estimate.memory is not None:
         lines.append(Text(_memory_line(estimate.memory)))
+    if estimate.host is not None and str(estimate.host):
+        lines.append(Text(str(estimate.host), style="yellow"))
+        lines.append(Text(name_flags(f"what helps: {what_helps(estimate)}"), style="yellow"))
     lines.append(Text(estimate.note, style="dim"))
     slower = [cost for cost in estimate.linears if cost.quantized_us > cost.bf16_us]
     if slower:
@@ -167,7 +171,7 @@ def compare_table(priced: Sequence["PricedList"]) -> Table:
         ("peak GB", "right"),
         *([("dead patterns", "right")] if dead else []),
         title=(
-            f"{first.source} for {first.target}, batch {first.batch_size}, {first.compile_mode};"
+            f"{first.source} for {first.target}, batch {first.batch_size}, {first.runtime};"
             f" bf16 {first.bf16_s:.4g} s; memory predicted"
         ),
     )
@@ -184,35 +188,6 @@ def compare_table(priced: Sequence["PricedList"]) -> Table:
             *([str(len(row.dead)) if row.dead else ""] if dead else []),
         )
     return rows
-
-
-def measured_table(measured: "MeasuredRuns") -> Lines:
-    """Skip-lists measured end to end: seconds, spread, speedup, memory."""
-    rows = make_table(
-        ("skip-list", "left"),
-        ("quantized", "right"),
-        ("s a run", "right"),
-        ("spread", "right"),
-        ("speedup", "right"),
-        ("held GB", "right"),
-        ("compiling s", "right"),
-        title=(
-            f"measured on {measured.environment['device']}, batch {measured.batch_size},"
-            f" {measured.compile_mode}, {measured.weights} weights: {measured.covers}"
-        ),
-    )
-    for run in measured.runs:
-        spread = max(max(timing.seconds) / min(timing.seconds) - 1 for timing in run.timings)
-        rows.add_row(
-            run.name,
-            f"{len(run.formats)}/{len(measured.table.linears)}",
-            f"{run.seconds:.4g}",
-            f"{spread:.1%}",
-            f"{measured.runs[0].seconds / run.seconds:.3f}x",
-            f"{run.peak_bytes / 1e9:.2f}",
-            f"{sum(timing.compile_s for timing in run.timings):.0f}",
-        )
-    return Lines(rows, Text(f"compiled: {measured.runs[0].timings[0].compiled}", style="dim"))
 
 
 def _speedup(estimate: "LatencyEstimate") -> str:

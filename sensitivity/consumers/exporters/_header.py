@@ -37,10 +37,11 @@ def _model(recipe: Recipe) -> str:
 def _latency(recipe: Recipe) -> str:
     latency = recipe.latency
     scale = f" at {latency.stands_for} x its dimensions" if latency.stands_for > 1 else ""
+    runtime = f", runtime {latency.runtime}" if latency.runtime else ""
     return (
         f"latency: {latency.bf16_s:.4g} s in bf16, {latency.quantized_s:.4g} s quantized,"
-        f" {latency.speedup:.3g}x, {latency.source} for {latency.target}{scale},"
-        f" batch size {latency.batch_size}, compile mode {latency.compile_mode or 'none'}"
+        f" {latency.speedup:.3g}x, {latency.origin} for {latency.target}{scale},"
+        f" batch size {latency.batch_size}, compile mode {latency.compile_mode or 'none'}{runtime}"
     )
 
 

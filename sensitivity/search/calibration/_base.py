@@ -6,7 +6,8 @@ from recorded bf16 states alone. There are two kinds.
 - `unit` "job" (`output`, `preview`): the estimator runs the denoiser once for each job and state.
 - `unit` "linear" (`gradient`, `local`): it handles all Linears and formats in one pass for each
   state. The error of a job is then the root of the sum of squares over its Linears, each with
-  weight 1, as independent errors add up.
+  weight 1, as independent errors add up. What a format changes at a Linear is emulated, whatever
+  draws the pictures (`formats.execution`): kernels change its roundings alone.
 
 Several denoisers (`models.denoisers`): each one's jobs are estimated at states of its own calls and
 at its own output. How much its part of the run weighs is left to the search's trials.
@@ -43,6 +44,11 @@ class Estimator(abc.ABC):
     name: EstimatorName
     unit: Literal["job", "linear"]
     quantity: str
+
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether jobs run by the kernels that draw pictures, and not by emulation."""
+        return self.unit == "job"
 
     @abc.abstractmethod
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:

@@ -95,7 +95,7 @@ def local_error(
         x: (..., K) its input.
         y: (..., N) its bf16 output.
         name: the format.
-        arithmetic: the runtime whose numbers are emulated.
+        arithmetic: the runtime whose numbers are computed, by emulation.
 
     Returns:
         (..., N) the quantized output minus y.

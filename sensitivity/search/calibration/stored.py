@@ -174,6 +174,8 @@ class _Plan:
         }
         if evaluator.arithmetic is not Arithmetic.EAGER:
             key["arithmetic"] = evaluator.arithmetic
+        if estimator.runs_kernels and (changes := evaluator.execution.changes):
+            key["kernels"] = changes
         self._keys = (
             [digest_of(key)]
             if self.by_job

@@ -6,24 +6,27 @@
     audit.fixed.formats
 
 A model is profiled without weights, at the settings that were asked for and, unless `vary` is
-False, at another batch size and other prompt lengths. Nothing is downloaded, generated or measured.
+False, at another batch size and other prompt lengths. Nothing is downloaded or generated, and
+prices are predicted unless `latency` makes another model of them (`shape_table.pricer_at_hand`).
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import PatternError, SensitivityError
-from sensitivity.latency.pricer import PricedList, latency_model
+from sensitivity.latency.pricer import MakeLatency, PricedList, latency_model
+from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.recipes.recipe import load_recipe
 from sensitivity.search.store import default_storage
 from sensitivity.shapes.by_hand import rule_of_thumb
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.audit import blocks, gains, other_runs, sensitive
+from sensitivity.workflows.audit import blocks, gains, host, other_runs, sensitive
 from sensitivity.workflows.audit.dead import dead_entries, fitting_form
 from sensitivity.workflows.audit.findings import Finding, Severity
 from sensitivity.workflows.audit.fixing import Fixed, fix
@@ -52,6 +55,7 @@ class AuditRequest:
         min_width: Linears with K or N below it stay bf16, as in published filters; None is what the
             list itself says.
         target: the GPU that is priced; None is the study's.
+        runtime: the way of running that is priced; None is the default.
         recipe: a recipe whose price stands beside the list's.
         storage: the study's database, for layer sensitivities; None is where a search puts it.
         vary: whether other batch sizes and prompt lengths are looked at.
@@ -62,23 +66,32 @@ class AuditRequest:
     format: FormatName = FormatName.NVFP4
     min_width: int | None = None
     target: str | None = None
+    runtime: str | None = None
     recipe: Path | None = None
     storage: Path | None = None
     vary: bool = True
     options: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        """Raise UserError for a value of another type."""
+        """Raise UserError for a value of another type, or an unknown runtime."""
         coerce_fields(self)
+        choose_runtime(self.runtime)
 
 
-def audit_list(spec: StudySpec, request: AuditRequest, *, say: Say = silent) -> Audit:
+def audit_list(
+    spec: StudySpec,
+    request: AuditRequest,
+    *,
+    say: Say = silent,
+    latency: MakeLatency | None = None,
+) -> Audit:
     """Audit a list on a study's model.
 
     Args:
         spec: the study; it is derived where only its model is known.
         request: the list, and how it is audited.
         say: called with each step as it begins.
+        latency: makes the model that prices each run; by default the predicted one prices.
 
     Raises:
         UserError: and its kinds, for a model that cannot be profiled, an unknown target, or options
@@ -93,15 +106,32 @@ def audit_list(spec: StudySpec, request: AuditRequest, *, say: Say = silent) -> 
     spec = derive_study(with_options(spec, request.options))
     _check_formats(spec, request)
     say(f"profiling {spec.name}")
-    model = audited_model(spec, target=request.target)
+    how: dict[str, Any] = {
+        "target": request.target,
+        "runtime": choose_runtime(request.runtime),
+        "latency": latency,
+        "formats": () if latency is None else priced_formats(request),
+    }
+    model = audited_model(spec, **how)
     others: dict[str, AuditedModel | Finding] = {}
     for words, other in (other_runs.other_studies(spec) if request.vary else {}).items():
         say(f"profiling {spec.name} {words}")
         try:
-            others[words] = audited_model(other, target=request.target)
+            others[words] = audited_model(other, **how)
         except SensitivityError as error:
             others[words] = other_runs.unprofiled(words, error)
     return audit_on(model, request, others)
+
+
+def priced_formats(request: AuditRequest) -> tuple[FormatName, ...]:
+    """The quantized formats that an audit has prices of: the list's and the recipe's.
+
+    Raises:
+        RecipeError: the recipe cannot be read.
+    """
+    recipe = () if request.recipe is None else load_recipe(request.recipe).layers.values()
+    names = dict.fromkeys((request.format, *request.source.listed.formats, *recipe))
+    return tuple(name for name in names if isinstance(name, FormatName) and name.is_quantized)
 
 
 def _check_formats(spec: StudySpec, request: AuditRequest) -> None:
@@ -171,6 +201,7 @@ def _checks(subject: Subject, damage: dict[str, float], others: OtherRuns) -> It
     yield from gains.never_called(subject)
     yield from gains.nothing_quantized(subject)
     yield from gains.skipped_for_nothing(subject, sensitive.harmless(damage))
+    yield from host.limited_by_host(subject)
     for words, other in others.items():
         if isinstance(other, Finding):
             yield other

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     REDUNDANT = "redundant-entry"
     REFUSED = "refused-by-format"
     LOSS = "quantized-at-a-loss"
+    HOST = "limited-by-the-host"
     SENSITIVE = "sensitive-quantized"
     FUSED = "fused-conflict"
     PATTERNS = "too-many-block-patterns"
@@ -68,7 +69,7 @@ class Finding:
         line: the line of the entry.
         fqns: every Linear that it is about.
         rows: the same by role and shape, where they have a price.
-        cost_s: predicted seconds of a run that it costs; None if it has no price.
+        cost_s: priced seconds of a run that it costs; None if it has no price.
         closest: live names that a dead entry may mean.
     """
 

@@ -5,8 +5,9 @@
 
 What dead entries mean by another name of the same Linears, or by a part of it (`understood`), is
 kept. The other dead entries go, and so do redundant ones. What is over-matched is made exact.
-Linears that their format refuses, and families that are quantized at a loss, stay bf16. Fused
-Linears with different formats stay bf16 together, also what a server cannot tell apart.
+Linears that their format or the target's kernel refuses, and families that are quantized at a loss,
+stay bf16. Fused Linears with different formats stay bf16 together, also what a server cannot tell
+apart.
 
 Two things are left as they are, since they are choices about pictures, which prices do not see:
 what the list skips for nothing stays skipped, and sensitive Linears stay quantized.
@@ -22,6 +23,7 @@ from sensitivity.core.format_name import FormatName, quantized, skipped
 from sensitivity.core.pattern_cover import compress
 from sensitivity.core.words import printable
 from sensitivity.errors import PatternError
+from sensitivity.latency.refusals import REFUSED
 from sensitivity.workflows.audit.blocks import torn_families
 from sensitivity.workflows.audit.gains import losing
 from sensitivity.workflows.audit.meanings import meanings
@@ -74,13 +76,15 @@ def fix(subject: Subject) -> Fixed:
         causes.update(dict.fromkeys(added, cause))
         return len(added)
 
-    refused = leave(
-        [fqn for fqn, name in formats.items() if subject.model.refusal(fqn, name)],
-        "the format refuses its shape",
-    )
+    reasons = {fqn: subject.model.refusal(fqn, name) or "" for fqn, name in formats.items()}
+    by_kernel = [fqn for fqn, why in reasons.items() if why.startswith(REFUSED)]
+    stopped = leave(by_kernel, "the target's kernel refuses its shape")
+    refused = leave([fqn for fqn, why in reasons.items() if why], "the format refuses its shape")
     torn = [fqn for family in torn_families(subject, formats) for fqn in family]
     fused = leave(torn, "servers fuse it with a Linear that stays bf16")
-    lost = leave(losing(subject, formats)[0], "slower quantized, predicted")
+    lost = leave(
+        losing(subject, formats)[0], f"slower quantized, {subject.model.pricer.latency.source}"
+    )
     together, unnamed = _as_served(formats, subject)
     fused += leave(together, f"{subject.listed.consumer} cannot keep others in bf16 without it")
     for fqn in unnamed:
@@ -96,6 +100,7 @@ def fix(subject: Subject) -> Fixed:
         ),
         (released, f"{plural(released, 'Linear')} released from entries that over-match"),
         (refused, f"{plural(refused, 'Linear')} that the format refuses left in bf16"),
+        (stopped, f"{plural(stopped, 'Linear')} that the target's kernel refuses left in bf16"),
         (fused, f"{plural(fused, 'Linear')} left in bf16, as what they are fused with"),
         (lost, f"{plural(lost, 'Linear')} that would lose left in bf16"),
         (

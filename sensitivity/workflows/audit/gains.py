@@ -1,6 +1,6 @@
 """Does a list quantize what gains, and leave alone what does not?
 
-Checks of predicted seconds, and of what formats refuse.
+Checks of predicted seconds, and of what formats and the target's kernels refuse.
 
 Gains are judged by family (see `audit.model`). If q gains more than k and v lose, and the study
 keeps the three together, quantizing them is no loss. What is predicted is a warning at most.
@@ -21,6 +21,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import role_of
 from sensitivity.core.patterns import expand
 from sensitivity.latency import batch_rows
+from sensitivity.latency.refusals import REFUSED
 from sensitivity.shapes.families import fused_role
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.served import never_quantized
@@ -32,16 +33,19 @@ WORTH = 0.005
 
 
 def refused_by_format(subject: Subject) -> Iterator[Finding]:
-    """Quantized Linears whose shape or dtype their format does not take."""
+    """Quantized Linears whose shape or dtype their format does not take, or whose shape the
+    target's kernel refuses.
+    """
     reasons = {fqn: subject.model.refusal(fqn, subject.formats[fqn]) for fqn in subject.quantized}
     for reason in dict.fromkeys(why for why in reasons.values() if why):
         fqns = tuple(fqn for fqn, why in reasons.items() if why == reason)
         name = subject.formats[fqns[0]]
-        does = (
-            "torchao leaves it in bf16 without a word"
-            if name is FormatName.FP8
-            else "quantizing fails"
-        )
+        if reason.startswith(REFUSED):
+            does = "a run stops there"
+        elif name is FormatName.FP8:
+            does = "torchao leaves it in bf16 without a word"
+        else:
+            does = "quantizing fails"
         yield Finding(
             kind=Kind.REFUSED,
             severity=Severity.ERROR,

@@ -5,11 +5,12 @@
 
 The model is profiled once, by a run without weights; no weight is read.
 
-Conventions. Gains are predicted seconds of one whole pipeline run on the target, positive where
-quantized is faster. A **family** is Linears of one block that the study keeps together, as q, k and
-v. They change format together, so gains are judged by family; every other Linear is a family of its
-own. **Fused** are the Linears of a family that read one input: q of a cross attention reads another
-input than k and v. FQNs begin with the component's name where there are several.
+Conventions. Gains are seconds of one whole pipeline run on the target, predicted or from measured
+shapes, positive where quantized is faster. A **family** is Linears of one block that the study
+keeps together, as q, k and v. They change format together, so gains are judged by family; every
+other Linear is a family of its own. **Fused** are the Linears of a family that read one input: q of
+a cross attention reads another input than k and v. FQNs begin with the component's name where there
+are several.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,8 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import role_of
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LinearCost
-from sensitivity.latency.pricer import Pricer
+from sensitivity.latency.pricer import MakeLatency, Pricer
+from sensitivity.latency.runtimes import Runtime
 from sensitivity.shapes.families import fused_families
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import LinearProfile
@@ -80,13 +82,15 @@ class AuditedModel:
     def costs(self, name: FormatName) -> dict[str, LinearCost]:
         """{FQN: its price in a format} of the Linears that were called.
 
+        One that the target's kernel refuses has no price in the format, and gets that of bf16.
+
         Raises:
             FormatError: the target lacks the format.
         """
         if name not in self._costs:
-            estimate = self.pricer.latency.estimate(
-                self.pricer.table, dict.fromkeys(self.linears, name)
-            )
+            formats = dict.fromkeys(self.linears, name)
+            formats |= dict.fromkeys(self.pricer.refused(formats), FormatName.BF16)
+            estimate = self.pricer.latency.estimate(self.pricer.table, formats)
             self._costs[name] = {cost.fqn: cost for cost in estimate.linears}
         return self._costs[name]
 
@@ -100,19 +104,22 @@ class AuditedModel:
 
     @cached_property
     def bf16_s(self) -> float:
-        """Predicted seconds of the bf16 run."""
+        """Priced seconds of the bf16 run."""
         return self.pricer.latency.estimate(self.pricer.table, {}).bf16_s
 
     def refusal(self, fqn: str, name: ListedFormat) -> str | None:
-        """Why a format refuses a Linear; None if it takes it, or the Linear was never called, or
-        the format is none of this tool's.
+        """Why a format refuses a Linear, or the target's kernel does; None if it takes it, or the
+        Linear was never called, or the format is none of this tool's.
 
-        Shape and dtype are those of the model itself, not of the scale that it stands for.
+        A format is asked about the shape and dtype of the model itself, a kernel about the shape
+        at the scale that it stands for.
         """
         row = self._own.get(fqn)
         if row is None or not isinstance(name, FormatName):
             return None
-        return get_format(name).refusal(k=row.k, n=row.n, dtype=getattr(torch, row.dtype))
+        return get_format(name).refusal(
+            k=row.k, n=row.n, dtype=getattr(torch, row.dtype)
+        ) or self.pricer.latency.refuses(self.linears[fqn], name)
 
     @cached_property
     def _own(self) -> dict[str, LinearProfile]:
@@ -142,8 +149,22 @@ class AuditedModel:
         return tuple(sorted(made, key=lambda row: -abs(row.gain_s)))
 
 
-def audited_model(spec: StudySpec, *, target: str | None = None) -> AuditedModel:
+def audited_model(
+    spec: StudySpec,
+    *,
+    target: str | None = None,
+    runtime: Runtime | None = None,
+    latency: MakeLatency | None = None,
+    formats: Iterable[FormatName] = (),
+) -> AuditedModel:
     """Profile a study's model without weights.
+
+    Args:
+        spec: the study.
+        target: the GPU that is priced; None is the study's.
+        runtime: how the run is run; None is the default.
+        latency: makes the model that prices; by default the predicted one prices.
+        formats: the quantized formats that `latency` is made for.
 
     Raises:
         UserError: and its kinds, for a model that cannot be profiled, settings that it does not
@@ -169,7 +190,7 @@ def audited_model(spec: StudySpec, *, target: str | None = None) -> AuditedModel
         },
         biased=frozenset(fqn for fqn, part in found.linears.items() if part.bias is not None),
     )
-    pricer = Pricer.of(spec, run, target=target)
+    pricer = Pricer.of(spec, run, target=target, runtime=runtime, latency=latency, formats=formats)
     return AuditedModel(spec=spec, run=run, tree=tree, modules=found.without_linears, pricer=pricer)
 
 

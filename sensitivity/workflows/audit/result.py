@@ -85,7 +85,7 @@ class Audit:
         return self.priced[0].estimate.scale
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of `sensitivity audit`. Seconds are predicted, of one pipeline run."""
+        """The JSON object of `sensitivity audit`. Seconds are of one pipeline run."""
         subject, first = self.subject, self.priced[0].estimate
         main = subject.format if subject.is_priced else subject.other_formats[0]
         scale = {} if self.scale is None else {"scale": dataclasses.asdict(self.scale)}

@@ -3,6 +3,7 @@ measurements beside them.
 
     python benchmarks/foresight.py predict                    # results/foresight/predicted-*.json
     python benchmarks/foresight.py measure --minutes 9        # on an H100 or H200
+    python benchmarks/foresight.py reprice                    # from the kept shapes, by this code
     python benchmarks/foresight.py report                     # the table of errors, as Markdown
 
 Each case is one denoiser call: a model, a batch size, a runtime and a skip-list
@@ -82,8 +83,13 @@ def predict_list(
     return case | cases.numbers_of(found) | {"target": target}
 
 
-def predict(targets: Iterable[str], models: Iterable[str], folder: Path) -> list[Path]:
-    """Write the predictions of every case, one file a target."""
+def predict(
+    targets: Iterable[str], models: Iterable[str], folder: Path, edition: str = ""
+) -> list[Path]:
+    """Write the predictions of every case, one file a target.
+
+    Predictions that were measured stay: later ones, of other code, get another edition.
+    """
     written, stamp, models = [], code(), list(models)
     prepared = {
         (name, batch): prepare(name, batch=batch, target="h100")
@@ -106,7 +112,7 @@ def predict(targets: Iterable[str], models: Iterable[str], folder: Path) -> list
             "models": {name: describe(prepared[name, BATCHES[0]]) for name in models},
             "cases": rows,
         }
-        path = folder / f"predicted-{target}.json"
+        path = folder / f"predicted-{target}{edition}.json"
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
         write_whole(path, (text + "\n").encode())
@@ -134,12 +140,14 @@ def arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     foresee = commands.add_parser("predict", help="write the predictions of every case")
     foresee.add_argument("--target", action="append", help="h100 and h200 by default")
+    foresee.add_argument("--edition", default="", help='of the files\' names, such as "-2"')
     measure = commands.add_parser("measure", help="measure the same cases on the GPU at hand")
     foresight_measure.add_arguments(measure)
+    again = commands.add_parser("reprice", help="price the measured shapes with this code")
     report = commands.add_parser("report", help="the tables of errors, as Markdown")
     for command in (foresee, measure):
         command.add_argument("--model", action="append", help="by default all of MODELS")
-    for command in (foresee, measure, report):
+    for command in (foresee, measure, again, report):
         command.add_argument("--folder", type=Path, default=RESULTS, help="of the result files")
     return parser.parse_args()
 
@@ -148,10 +156,12 @@ def main() -> None:
     """Run the command; the last line of stdout is one JSON object."""
     asked = arguments()
     if asked.command == "predict":
-        files = predict(asked.target or TARGETS, asked.model or MODELS, asked.folder)
+        files = predict(asked.target or TARGETS, asked.model or MODELS, asked.folder, asked.edition)
         print(json.dumps({"written": [path.name for path in files]}))
     elif asked.command == "measure":
         print(json.dumps(foresight_measure.measure(asked, asked.model or MODELS)))
+    elif asked.command == "reprice":
+        print(json.dumps({"repriced": foresight_measure.reprice(asked.folder)}))
     else:
         text, summary = foresight_report.report(asked.folder)
         print(text)

@@ -25,11 +25,12 @@ from typing import Any
 import foresight_cases as cases
 import torch
 from foresight_cases import BATCHES, BOUNDS, LONG, RANDOM, Prepared, prepare, shallow, study_of
-from foresight_shapes import Conditions, Document, shape_prices
+from foresight_shapes import Conditions, Document, measure_model_shapes, shape_prices
 from torch import nn
 
 from sensitivity.core.devices import free_memory
 from sensitivity.core.environment import describe_environment
+from sensitivity.core.json_files import parse_json
 from sensitivity.core.words import first_line
 from sensitivity.formats.native import quantize_native
 from sensitivity.latency.devices import find_device
@@ -174,6 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", default="0/1", help="i/n: every n-th model from the i-th on")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--stage", type=int, action="append", help="0 to 3; all by default")
+    parser.add_argument("--edition", default="", help="of the predictions that are tested")
     parser.add_argument("--warm", action="store_true", help="only fill torch's compile cache")
     parser.add_argument("--out", type=Path, help="results/foresight/measured-TARGET-PART.json")
 
@@ -205,7 +207,8 @@ def measure(asked: argparse.Namespace, models: Iterable[str]) -> dict[str, Any]:
         out = Path(scratch) / name if asked.warm else asked.out or asked.folder / name
         out.parent.mkdir(parents=True, exist_ok=True)
         header = {"benchmark": "foresight, measured", "target": target, "machine": machine}
-        document = Document(out, header | {"format": cases.FORMAT.value})
+        header |= {"format": cases.FORMAT.value, "edition": asked.edition}
+        document = Document(out, header)
         done = [
             visit(how, document, model, stage, target, Path(scratch) if asked.warm else None)
             for number, stage in enumerate(STAGES)
@@ -260,7 +263,8 @@ def visit(
     del base, donor
     free_memory(torch.device(how.device))
     if stage.shapes and how.left_s() > 0:
-        document.add_shapes(shape_prices(how, model, document, target))
+        measure_model_shapes(how, model, document, target)
+        document.add_shapes(shape_prices(model, document, target))
         how.say("  shapes")
     return done
 
@@ -305,3 +309,16 @@ def cell(
         how.say("the CUDA context is broken; the same command goes on after this case")
         sys.exit(3)
     return 1
+
+
+def reprice(folder: Path) -> list[str]:
+    """Price every measured model again from the shapes that its file keeps."""
+    done = []
+    for path in sorted(folder.glob("measured-*.json")):
+        data = parse_json(path.read_bytes())
+        document = Document(path, {"machine": data["machine"]})
+        for name, batch in dict.fromkeys((x["model"], x["batch_size"]) for x in data["cases"]):
+            model = prepare(name, batch=batch, target=data["target"])
+            document.add_shapes(shape_prices(model, document, data["target"]))
+            done.append(f"{name}, batch {batch}")
+    return done

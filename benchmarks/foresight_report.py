@@ -53,22 +53,25 @@ class Row:
 
 def read_rows(folder: Path) -> list[Row]:
     """Every measured case with its prediction and its price from shapes."""
-    predicted, shapes, measured = {}, {}, {}
-    for path in sorted(folder.glob("predicted-*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        predicted |= {key_of(data["target"], x): x for x in data["cases"]}
+    rows = []
     for path in sorted(folder.glob("measured-*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
-        shapes |= {key_of(data["target"], x): x for x in data.get("from_shapes", [])}
-        measured |= {key_of(data["target"], x): x for x in data["cases"]}
-    rows = []
-    for key, case in measured.items():
-        foreseen = predicted.get(key)
-        if foreseen is not None and foreseen["fingerprint"] != case["fingerprint"]:
-            raise SystemExit(f"{key}: the measured list is not the one that was predicted")
-        rows.append(
-            Row(key=key, predicted=foreseen, shapes=shapes.get(key), measured=case["end_to_end"])
-        )
+        target, edition = data["target"], data.get("edition", "")
+        foreseen = folder / f"predicted-{target}{edition}.json"
+        said = json.loads(foreseen.read_text(encoding="utf-8"))["cases"]
+        predicted = {key_of(target, x): x for x in said}
+        shapes = {key_of(target, x): x for x in data.get("from_shapes", [])}
+        for case in data["cases"]:
+            key = key_of(target, case)
+            row = Row(
+                key=key,
+                predicted=predicted.get(key),
+                shapes=shapes.get(key),
+                measured=case["end_to_end"],
+            )
+            if row.predicted and row.predicted["fingerprint"] != case["fingerprint"]:
+                raise SystemExit(f"{key}: the measured list is not the one that was predicted")
+            rows.append(row)
     return rows
 
 
@@ -129,8 +132,21 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
             "inside": inside(rows, source),
             "pairs_right": right,
             "pairs": different,
+            "bf16_mean": bf16_error(rows, source),
         }
     return data
+
+
+def bf16_error(rows: Iterable[Row], source: str) -> float | None:
+    """The mean error of a bf16 call's seconds."""
+    errors = [
+        abs(said["bf16_s"] / row.measured["call_s"] - 1)
+        for row in rows
+        if row.key[4] == "none"
+        and "call_s" in row.measured
+        and "bf16_s" in (said := getattr(row, source) or {})
+    ]
+    return statistics.fmean(errors) if errors else None
 
 
 def inside(rows: Iterable[Row], source: str) -> float | None:
@@ -169,8 +185,9 @@ def percent(value: float | None, *, sign: bool = False) -> str:
 def summary_table(data: Mapping[str, Any]) -> list[str]:
     """Errors of the speedup where the GPU is the limit, and where the host is."""
     lines = [
-        "| limit | source | cases | mean | worst | inside its interval | lists ranked right |",
-        "|---|---|---|---|---|---|---|",
+        "| limit | source | cases | mean | worst | inside its interval | lists ranked right |"
+        " bf16 ms, mean |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for limit in ("gpu", "host"):
         for source, title in (("shapes", "from shapes"), ("predicted", "predicted")):
@@ -181,6 +198,7 @@ def summary_table(data: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"| {limit} | {title} | {x['cases']} | {percent(x['mean'])} | {worst} |"
                 f" {percent(x['inside'])} | {x['pairs_right']} of {x['pairs']} |"
+                f" {percent(x['bf16_mean'])} |"
             )
     told = data["host_limited"]
     lines += [

@@ -1,8 +1,8 @@
 """What `foresight.py measure` keeps, and its prices from measured shapes.
 
 Every shape of a model is timed once (`latency.shape_timing`), and prices all lists in all runtimes.
-Beside each price stand those by the times under steady load alone and on a rested GPU alone: the
-clock of a real run lies between.
+The interval of a price reaches from the times on a rested GPU to those under steady load, and
+`RUN_PART` further.
 """
 
 import dataclasses
@@ -21,10 +21,12 @@ from sensitivity.errors import SensitivityError
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.host_timing import host_rows
 from sensitivity.latency.measured import MeasuredLatency
-from sensitivity.latency.shape_times import ShapeTimes, attentions_of, shapes_of
+from sensitivity.latency.shape_times import ShapeTime, ShapeTimes, attentions_of, shapes_of
 from sensitivity.latency.shape_timing import Bench, measure_shapes
 
-SETTLE_S, REPETITIONS = 0.3, 6
+SETTLE_S, REPETITIONS = 0.5, 6
+RUN_PART = 0.02
+"""What a run saves more or less than its shapes, beside the clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +103,14 @@ class Document:
         self.write()
 
 
-def shape_prices(
-    how: Conditions, model: Prepared, document: Document, target: str
-) -> list[dict[str, Any]]:
-    """Prices of all lists in all runtimes from measured shapes."""
+def measure_model_shapes(how: Conditions, model: Prepared, document: Document, target: str) -> None:
+    """Time the shapes that the document does not have; it keeps them."""
     wanted = [
         shape
         for shape in shapes_of(model.table, (cases.FORMAT,))
         if not shape.format.is_quantized or not cases.refused_shape(shape, target)
     ]
-    times = measure_shapes(
+    measure_shapes(
         wanted,
         attention=attentions_of(model.table),
         device=how.device,
@@ -123,11 +123,17 @@ def shape_prices(
         ),
     )
     if how.rounds:
-        host = host_rows(
-            torch.device(how.device), document.data["shape_times"], backend=how.backend
-        )
-        document.data["shape_times"] |= {key: row.to_json() for key, row in host.items()}
-        times = dataclasses.replace(times, rows={**times.rows, **host})
+        known = document.data["shape_times"]
+        host = host_rows(torch.device(how.device), known, backend=how.backend)
+        known |= {key: row.to_json() for key, row in host.items()}
+
+
+def shape_prices(model: Prepared, document: Document, target: str) -> list[dict[str, Any]]:
+    """Prices of all lists in all runtimes from the shapes that the document has."""
+    machine = document.data["machine"]
+    kept = document.data["shape_times"].items()
+    rows = {key: ShapeTime.from_json(row) for key, row in kept}
+    times = ShapeTimes(machine=machine, compile_mode="reduce-overhead", rows=rows)
     prices = []
     for runtime in cases.RUNTIMES:
         rest = cases.predictor(get_device(target), runtime)
@@ -144,8 +150,10 @@ def shape_prices(
                 prices.append(case | {"reason": str(error)})
                 continue
             speedups = [x.speedup for x in found]
-            clocks = {"interval": [min(speedups), max(speedups)]}
-            prices.append(case | cases.numbers_of(found[0]) | clocks)
+            interval = [min(speedups) * (1 - RUN_PART), max(speedups) * (1 + RUN_PART)]
+            if name == "none":
+                interval = [1.0, 1.0]
+            prices.append(case | cases.numbers_of(found[0]) | {"interval": interval})
     return prices
 
 

@@ -10,13 +10,14 @@ an anchor.
 rows without a compile mode contradict the others in NVFP4 (2.076 s against 1.41 s), so they are
 predicted and shown, not fitted.
 `flux_denoiser_runs`: FLUX's denoiser on an H100 (`fp8_flux.py`).
+`step_graph_runs`: denoisers in one CUDA graph on an H200 (`runtimes.py`).
 """
 
 import csv
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sensitivity.core.format_name import FormatName
@@ -29,6 +30,8 @@ from sensitivity.shapes.table import LinearProfile, ShapeTable
 
 PUBLISHED = Path(__file__).parent / "published"
 SQUARE_SD, SMALL_SQUARE_SD, FLUX_SD, SECONDS_SD = 0.08, 0.2, 0.01, 0.03
+STEP_GRAPH = "blocks, step graph"
+"""A runtime of `runtimes.py`."""
 SMALL = 2048
 """Squares up to this size are mostly launches, which the benchmark counted in its own way."""
 
@@ -253,4 +256,48 @@ def flux_denoiser_runs(
         speedup = bf16_ms[batch] / cell["measured"]["ms"]
         predict, interval = speedup_of(device, table, formats, None)
         found.append(Observation(f"{title}, {name}", group, speedup, SECONDS_SD, predict, interval))
+    return found
+
+
+def step_graph_runs(
+    result: Path, device: str, tables: Mapping[str, tuple[ShapeTable, int]]
+) -> list[Observation]:
+    """Denoisers in one CUDA graph, which no host limits (`runtimes.py`): bf16 seconds of a call,
+    and the speedup of quantizing all Linears.
+
+    Args:
+        result: Its JSON.
+        device: What is priced.
+        tables: {study: (its denoiser's table, calls that it counts)}.
+    """
+    cases = json.loads(result.read_text(encoding="utf-8"))["cases"]
+    call_s = {
+        (case["model"], case["list"]): case["call_ms"] / 1e3
+        for case in cases
+        if case["way"] == STEP_GRAPH and case.get("call_ms")
+    }
+    found = []
+    for study, (table, calls) in tables.items():
+        if (study, "none") not in call_s:
+            continue
+        none_s, group = call_s[study, "none"], f"{study} step graph"
+        found.append(
+            Observation(
+                f"seconds of {group}, bf16",
+                group,
+                none_s * calls,
+                SECONDS_SD,
+                bf16_seconds_of(device, table),
+            )
+        )
+        if (study, "all") in call_s:
+            takes = {linear.fqn: linear.k % 16 == linear.n % 16 == 0 for linear in table.linears}
+            formats = {
+                fqn: FormatName.FP8 if taken else FormatName.BF16 for fqn, taken in takes.items()
+            }
+            speedup = none_s / call_s[study, "all"]
+            predict, interval = speedup_of(device, table, formats, None)
+            found.append(
+                Observation(f"{group}, all", group, speedup, SECONDS_SD, predict, interval)
+            )
     return found

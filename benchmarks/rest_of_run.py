@@ -40,7 +40,7 @@ class Zeros(nn.Module):
         super().__init__()
         self.config = real.config
         self.anchor = nn.Parameter(torch.zeros(1, device=device, dtype=torch.bfloat16))
-        for name in ("add_embedding", "time_text_embed"):
+        for name in ("add_embedding", "time_text_embed", "in_channels", "out_channels"):
             if hasattr(real, name):
                 setattr(self, name, getattr(real, name))
 

@@ -142,7 +142,12 @@ GroupsOrLayers = Annotated[
 Target = Annotated[
     str | None,
     typer.Option(
-        "--target", "-t", help="The GPU that is priced, such as b200. Default: the study's."
+        "--target",
+        "-t",
+        help=(
+            "The GPU that is priced, such as b200, or the path of a device TOML or of the JSON that"
+            " `sensitivity device measure` wrote. Default: the study's."
+        ),
     ),
 ]
 LatencySource = Annotated[

@@ -1,8 +1,9 @@
-"""Whose arithmetic is emulated? `Arithmetic`: the runtime that will serve the model.
+"""Whose arithmetic is computed? `Arithmetic`: the runtime that will serve the model.
 
 The same codes and scales are computed a little differently by torchao as it is, by torchao under
-`torch.compile`, and by torchao with MSLK's quantizer. `sensitivity.formats.served` says how. Scores
-of different arithmetics are never compared.
+`torch.compile`, and by torchao with MSLK's quantizer. `sensitivity.formats.served` says how they
+are emulated, `torchao_linear` how NVFP4 has them natively. Scores of different arithmetics are
+never compared.
 
     served_otherwise(Arithmetic.MSLK)       # ("mslk",), for names of recipes
 """
@@ -11,11 +12,11 @@ from enum import StrEnum
 
 
 class Arithmetic(StrEnum):
-    """The runtimes whose arithmetic can be emulated.
+    """The runtimes whose arithmetic can be computed.
 
-    `eager`: torchao's primitives as they are, and one rounding after the product. `compiled`:
-    torchao under `torch.compile`. `mslk`: torchao, eager, with MSLK's quantizer of activations and
-    torchao's native epilogue (NVFP4).
+    `eager`: torchao's primitives as they are, and one rounding after the product (natively,
+    torchao's own epilogue). `compiled`: torchao under `torch.compile`. `mslk`: torchao, eager, with
+    MSLK's quantizer of activations and torchao's native epilogue (NVFP4).
     """
 
     EAGER = "eager"

@@ -44,7 +44,6 @@ _HARDWARE_FP8: dict[Arithmetic, Format] = {
 log = logging.getLogger(__name__)
 
 
-@functools.cache
 def native_format(name: FormatName, device: torch.device, arithmetic: Arithmetic) -> Format | str:
     """The format by the kernels of `device`, or why it is emulated there.
 
@@ -52,6 +51,19 @@ def native_format(name: FormatName, device: torch.device, arithmetic: Arithmetic
         MeasurementError: the kernel left the GPU unusable to this process.
         torch.OutOfMemoryError: there is no room for the small Linear.
     """
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+    return _look(name, device, arithmetic)
+
+
+def forget_native() -> None:
+    """Look again where a format is asked for next."""
+    _look.cache_clear()
+
+
+@functools.cache
+def _look(name: FormatName, device: torch.device, arithmetic: Arithmetic) -> Format | str:
+    """See `native_format`."""
     if reason := get_format(name).native_refusal(device):
         return reason
     if name is FormatName.FP8:

@@ -5,8 +5,8 @@ multiprocessors, memory. Its `KernelConstants` say what today's kernels make of 
 the peaks that they reach, and their shortest times. The devices that come with the package stand in
 `devices.toml`, with a source for each number. Anybody can describe another one in a TOML file.
 
-The constants of Blackwell are fitted to published measurements (`benchmarks/calibrate_latency.py`:
-square Linears and FLUX.1-dev). Those of Hopper are stated, with where they come from.
+The constants of a B200 and an H100 are fitted to measurements (`benchmarks/calibrate_latency.py`).
+Other chips take those of their family, and say so.
 
 Conventions. FLOP/s, bytes/s, microseconds, bytes. A device is named by its chip in lower case. A
 format without a peak has no matrix instructions on the chip; asking for it is an error, never a
@@ -42,7 +42,12 @@ from sensitivity.errors import FormatError, UserError
 from sensitivity.latency.constants import BLACKWELL, HOPPER, KernelConstants
 from sensitivity.latency.measured_shapes import MeasuredShapes
 from sensitivity.latency.runtimes import host_factor
-from sensitivity.latency.target_file import TargetFile, load_target, shipped_targets
+from sensitivity.latency.target_file import (
+    KernelFitRecord,
+    TargetFile,
+    load_target,
+    shipped_targets,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +256,7 @@ def device_of_target(target: TargetFile) -> Device:
     """
     known = DEVICES.get(target.name) or find_device(target.device)
     family = known.kernels if known else family_constants(target.capability)
-    fit = target.kernels
+    fit = _known_fit(target)
     base = known or _limits_reached(target, family)
     origin = f"measured on an {target.device} ({target.measured}), driver {target.driver}"
     own: dict[str, Any] = {"host_factor": host_factor(target.host) or base.host_factor}
@@ -268,6 +273,13 @@ def device_of_target(target: TargetFile) -> Device:
         measured=MeasuredShapes.of(target),
         **own,
     )
+
+
+def _known_fit(target: TargetFile) -> KernelFitRecord | None:
+    """The fit of a target file; None if it is of a version with other constants."""
+    known = {field.name for field in dataclasses.fields(KernelConstants)}
+    fit = target.kernels
+    return fit if fit is not None and set(fit.constants) <= known else None
 
 
 def _limits_reached(target: TargetFile, family: KernelConstants) -> Device:

@@ -220,12 +220,13 @@ def gain_pairs(rows: Sequence[FitRow]) -> list[tuple[int, int]]:
     bf16 = {
         (row.source, row.kind == "eager", row.m, row.k, row.n): i
         for i, row in enumerate(rows)
-        if row.format is FormatName.BF16 and not row.isolated
+        if row.format is FormatName.BF16 and row.kind != "gemm" and not row.isolated
     }
     found = []
     for i, row in enumerate(rows):
         key = (row.source, row.kind == "eager", row.m, row.k, row.n)
-        if row.format is not FormatName.BF16 and not row.isolated and key in bf16:
+        of_run = row.kind in ("linear", "sibling", "eager") and not row.isolated
+        if row.format is not FormatName.BF16 and of_run and key in bf16:
             found.append((bf16[key], i))
     return found
 
@@ -234,9 +235,9 @@ def row_errors(
     rows: Sequence[FitRow], predicted: Sequence[float] | NDArray[np.float64]
 ) -> dict[str, float]:
     """Relative errors of totals and gains, as `KernelFit.errors` names them."""
-    totals = [abs(us / row.us - 1) for row, us in zip(rows, predicted, strict=True)]
+    totals = [abs(float(us) / row.us - 1) for row, us in zip(rows, predicted, strict=True)]
     gains = [
-        abs((predicted[b] - predicted[i]) / (rows[b].us - rows[i].us) - 1)
+        abs(float(predicted[b] - predicted[i]) / (rows[b].us - rows[i].us) - 1)
         for b, i in gain_pairs(rows)
         if rows[b].us != rows[i].us
     ]
@@ -260,6 +261,7 @@ def fit_kernels(
     *,
     start: KernelConstants,
     prior_sds: Mapping[str, float] | None = None,
+    fixed: Collection[str] = (),
     launched: Collection[str] = (),
     also: Callable[[KernelConstants], Sequence[float]] = lambda _: (),
 ) -> KernelFit:
@@ -271,6 +273,7 @@ def fit_kernels(
         start: Where priors stand, and the constants that are not fitted.
         prior_sds: The constants to fit, with the standard deviations of their logarithms before
             anything is measured; by default those of `PRIOR_SDS` that change a row.
+        fixed: Constants that keep their value.
         launched: Sources whose times include a launch.
         also: More residuals, each divided by its standard deviation, such as those of whole runs.
 
@@ -278,7 +281,8 @@ def fit_kernels(
         FormatError: A row has a format that the device lacks.
     """
     sds = PRIOR_SDS if prior_sds is None else prior_sds
-    chosen = tuple(sds) if prior_sds is not None else _that_matter(device, rows, start)
+    names = tuple(sds) if prior_sds is not None else _that_matter(device, rows, start)
+    chosen = tuple(name for name in names if name not in fixed)
     problem = _Problem(
         device=device,
         rows=tuple(rows),

@@ -14,9 +14,9 @@ by round (`paired`). Every repetition is kept.
     )
     found["all"].ratio.value
 
-Memory. Lists that fit on the device beside each other are one group; others follow in further
-groups. So do lists that run out of memory beside others. Every group has bf16, and a ratio is one
-of a group.
+Memory. Lists share bf16 weights, and those that they quantize alike. Lists that fit on the device
+beside each other are one group; others follow in further groups. So do lists that run out of memory
+beside others. Every group has bf16, and a ratio is one of a group.
 
 Compiling. Each list is compiled for itself, and torch's recompile limit counts for each by itself,
 as where it is served alone (`models.shared_copies`).
@@ -64,6 +64,8 @@ from sensitivity.models.shared_copies import shared_copy, shares_code
 BF16 = "none"
 """The name of the list that quantizes nothing."""
 _Found = TypeVar("_Found")
+_Weight = tuple[str, FormatName]
+"""A quantized weight: (FQN, format)."""
 SPARE = 0.9
 """The part of the memory that lists may take; allocators and libraries need some."""
 
@@ -142,11 +144,11 @@ def _groups(
         if isinstance(child, nn.Linear)
     }
     needed = {
-        name: sum(
-            get_format(fmt).weight_bytes(k=shapes[fqn][1], n=shapes[fqn][0])
+        name: {
+            (fqn, fmt): get_format(fmt).weight_bytes(k=shapes[fqn][1], n=shapes[fqn][0])
             for fqn, fmt in formats.items()
             if fqn in shapes
-        )
+        }
         for name, formats in lists.items()
     }
     free = free_bytes(how.device)
@@ -154,31 +156,33 @@ def _groups(
     groups = plan_groups(needed, room)
     if len(groups) > 1:
         how.say(
-            f"{len(lists)} lists take {sum(needed.values()) / 1e9:.1f} GB beside bf16, and"
-            f" {max(0, room or 0) / 1e9:.1f} GB are free: timed in {len(groups)} groups, each with"
-            " bf16"
+            f"{len(lists)} lists do not fit beside each other in the"
+            f" {max(0, room or 0) / 1e9:.1f} GB that are free: timed in {len(groups)} groups, each"
+            " with bf16"
         )
     return groups
 
 
-def plan_groups(needed: Mapping[str, int], room: int | None) -> list[tuple[str, ...]]:
+def plan_groups(
+    needed: Mapping[str, Mapping[_Weight, int]], room: int | None
+) -> list[tuple[str, ...]]:
     """Divide lists into as few groups as their order allows, each within `room`.
 
     A list that does not fit by itself is a group of its own: the device will say.
 
     Args:
-        needed: {name: bytes}.
+        needed: {list: {weight: bytes}}; lists of a group share equal weights.
         room: Bytes that a group may take; None sets no bound.
     """
     groups: list[tuple[str, ...]] = []
-    left = 0
-    for name, size in needed.items():
-        if groups and (room is None or size <= left):
-            groups[-1] = (*groups[-1], name)
+    held: dict[_Weight, int] = {}
+    for name, weights in needed.items():
+        together = held | dict(weights)
+        if groups and (room is None or sum(together.values()) <= room):
+            groups[-1], held = (*groups[-1], name), together
         else:
             groups.append((name,))
-            left = room or 0
-        left -= size
+            held = dict(weights)
     return groups
 
 
@@ -214,6 +218,7 @@ class _Group:
     postponed: list[str] = field(default_factory=list)
     _failed: dict[str, str] = field(default_factory=dict)
     _copies: dict[str, nn.Module] = field(default_factory=dict)
+    _weights: dict[str, dict[_Weight, nn.Parameter]] = field(default_factory=dict)
 
     def time(
         self,
@@ -223,6 +228,7 @@ class _Group:
         """{name: timings} of bf16 and of all lists that were not postponed."""
         with ExitStack() as stack:
             stack.callback(self._copies.clear)
+            stack.callback(self._weights.clear)
             ready: dict[str, _Ready] = {}
             every: dict[str, Mapping[str, FormatName]] = {BF16: {}, **lists}
             for name, formats in every.items():
@@ -269,6 +275,7 @@ class _Group:
                 self._failed[name] = _reason(error, self.limit)
                 self.how.say(f"{name} does not run: {self._failed[name]}")
         self._copies.pop(name, None)
+        self._weights.pop(name, None)
         free_memory(self.where)
         return None
 
@@ -285,7 +292,7 @@ class _Group:
         if how.runtime.compiled == "blocks":
             check_recompile_limit(count_block_patterns(self.denoiser, formats), self.limit)
         copy = self._copies[name] = shared_copy(self.denoiser)
-        quantize_native(copy, formats)
+        self._quantize(name, copy, formats)
         with ExitStack() as own:
             own.enter_context(running(copy, how.runtime, backend=how.backend))
             units = units_of(copy)
@@ -301,6 +308,18 @@ class _Group:
             foreign_bytes=stored_bytes(together) - held,
             compiled=_compiled(copy, how.runtime),
         )
+
+    def _quantize(self, name: str, copy: nn.Module, formats: Mapping[str, FormatName]) -> None:
+        """Quantize a copy; weights that another list has quantized alike are shared with it."""
+        known = {key: weight for own in self._weights.values() for key, weight in own.items()}
+        shared = {key: known[key] for key in formats.items() if key in known}
+        for (fqn, _), weight in shared.items():
+            linear = copy.get_submodule(fqn)
+            linear.weight = weight
+        quantize_native(copy, {f: fmt for f, fmt in formats.items() if (f, fmt) not in shared})
+        self._weights[name] = {
+            (fqn, fmt): copy.get_parameter(f"{fqn}.weight") for fqn, fmt in formats.items()
+        }
 
     def _rounds(self, ready: Mapping[str, _Ready]) -> int:
         how, round_s = self.how, sum(each.run_s for each in ready.values())

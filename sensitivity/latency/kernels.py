@@ -10,8 +10,10 @@ it is compiled:
 
 A kernel in brackets is launched where the Linear stands alone (`isolated`). Inside a compiled block
 Inductor fuses it into a neighbour that touches the same numbers: the maximum into the producer of
-the input, scale and bias into the consumer of the output. FP8's quantizing is fused into the
-producer if a row is short (`ROW_ON_CHIP`): it has no launch of its own, and costs its bytes.
+the input, scale and bias into the consumer of the output. FP8's quantizing is fused into a norm
+that makes the input, and costs its bytes and a part of a launch. If K > N (the second Linear of a
+feed-forward), the input comes from an activation, which is computed twice: for the row's maximum,
+and for the cast.
 
 Linears outside the repeated blocks run eagerly, since only the blocks are compiled. There each pass
 of torchao's Python quantizer is a kernel (`EAGER_PASSES`).
@@ -19,8 +21,9 @@ of torchao's Python quantizer is a kernel (`EAGER_PASSES`).
 A kernel takes a ramp, plus the longer of its memory traffic and its arithmetic. `tilings` spreads a
 GEMM over whole waves of output tiles; K may be split, so that small M and N still use the chip. Its
 arithmetic is limited twice: by what one multiprocessor does with its tiles, and by the power of the
-whole chip (`sustained_matmul`). With M = 1 the time is that of reading the weight, which a narrow
-format shortens, plus the launches, which it adds.
+whole chip (`sustained_matmul`). Kernels with scales have one size of tile, do not split K, and
+expose each tile's epilogue, so they lose where tiles are few or K is short. With M = 1 the time is
+that of reading the weight, which a narrow format shortens, plus the launches, which it adds.
 
 A GEMM that is bound by memory in bf16 gains at most what its bytes shrink, whatever the device and
 the constants: a format changes neither tiles nor bandwidths, and no fixed time gets shorter.
@@ -48,15 +51,12 @@ EAGER_PASSES: Mapping[FormatName, tuple[int, float]] = MappingProxyType(
 """{format: (kernels, bytes for each input element)} of eager quantizing, before MSLK's quantizer in
 NVFP4. Counted with a dispatch mode on torchao 0.18.
 """
-ROW_ON_CHIP = 8192
-"""The longest row, in elements, that a kernel still holds while it looks for the row's maximum.
-
-FP8 has a scale for each row. The kernel that makes a short row quantizes it on the way, for the
-time of its bytes. A longer row is read twice, by a kernel of its own. Seen in shapes of FLUX.1-dev
-timed behind their producers on an H100: rows of 3072, and rows of 12288 and 15360.
+SCALED_ROWS, SCALED_COLUMNS = 128, 128
+"""An output tile of kernels with scales."""
+FUSED_LAUNCH = 0.5
+"""What FP8's quantizing adds to the norm that it is fused into, in starts of a kernel. Fits to
+shapes of an H100 and an H200 gave 0.48 and 0.52.
 """
-SCALED_COLUMNS = 128
-"""Output columns of a tile in kernels with scales, where there are few rows."""
 MX_LAUNCHES = 2
 """Kernels of compiled MXFP8 quantizing: block scales, and the cast."""
 FEW_TILES = 0.3
@@ -137,7 +137,7 @@ class LinearKernels:
                 *self._epilogue(m, n, format, passes=2),
             )
         return (
-            *self.quantize(m, k, format),
+            *self.quantize(m, k, format, n=n),
             gemm,
             *(self._epilogue(m, n, format, passes=1) if self.isolated else ()),
         )
@@ -177,17 +177,26 @@ class LinearKernels:
         traffic_bytes = (
             _operand_bytes(m, k, format) + _operand_bytes(n, k, format) + BF16_BYTES * m * n
         )
-        memory_us = self.bytes_us(traffic_bytes, c.pass_bandwidth)
-        if format is not FormatName.BF16:
-            memory_us += self._stream_us(k, n, format)
         power = c.isolated_matmul if self.isolated else c.sustained_matmul
         products = max(m * k * n / power, self.device.sm_count * self._tile_work(m, k, n))
-        return Kernel(
-            name="GEMM",
-            fixed_us=c.gemm_ramp_us,
-            math_us=2 * products / rate * 1e6,
-            memory_us=memory_us,
-        )
+        math_us = 2 * products / rate * 1e6
+        memory_us = self.bytes_us(traffic_bytes, c.read_bandwidth)
+        if format is not FormatName.BF16:
+            waves = self._scaled_waves(m, n)
+            flops = 2 * waves * SCALED_ROWS * SCALED_COLUMNS * k * self.device.sm_count
+            tiles_us = flops / self.device.peak_flops_per_s(format) * 1e6
+            math_us = max(math_us, tiles_us + waves * c.epilogue_us)
+            memory_us += waves * c.epilogue_us
+        return Kernel(name="GEMM", fixed_us=c.gemm_ramp_us, math_us=math_us, memory_us=memory_us)
+
+    def _scaled_waves(self, m: int, n: int) -> int:
+        """Waves of output tiles in a kernel with scales.
+
+        Such a kernel has one size of tile and does not split K, and the epilogue of a tile, which
+        applies scales, is not hidden behind the next tile.
+        """
+        tiles = math.ceil(m / SCALED_ROWS) * math.ceil(n / SCALED_COLUMNS)
+        return math.ceil(tiles / self.device.sm_count)
 
     def tile_efficiency(self, m: int, k: int, n: int) -> float:
         """The part of the full rate that whole waves of output tiles reach; see `tilings`."""
@@ -204,24 +213,19 @@ class LinearKernels:
             reads_per_product=peak / operands_per_s,
         )
 
-    def _stream_us(self, k: int, n: int, format: FormatName) -> float:
-        """The time in which the busiest multiprocessor streams its columns of the weight.
-
-        Kernels with scales do not split K, so one multiprocessor reads whole columns.
-        """
-        waves = math.ceil(math.ceil(n / SCALED_COLUMNS) / self.device.sm_count)
-        return _operand_bytes(waves * SCALED_COLUMNS, k, format) / self.constants.stream_gb_s / 1e3
-
-    def quantize(self, m: int, k: int, format: FormatName) -> tuple[Kernel, ...]:
-        """Quantizing the input (M, K) in a compiled graph, or alone if `isolated`."""
+    def quantize(
+        self, m: int, k: int, format: FormatName, *, n: int | None = None
+    ) -> tuple[Kernel, ...]:
+        """Quantizing the input (M, K) of a Linear with N outputs; None is an input alone."""
         c = self.constants
         read, written = BF16_BYTES * m * k, _operand_bytes(m, k, format)
         if format is FormatName.FP8:
-            fused = not self.isolated and k <= ROW_ON_CHIP
-            reads = 1 if k <= ROW_ON_CHIP else 2
+            behind_norm = n is not None and k <= n and not self.isolated
+            launches = FUSED_LAUNCH if behind_norm else 1
+            reads = 2 if n is not None and k > n else 1
             return (
                 self.memory_pass(
-                    "quantize", reads * read + written, c.pass_bandwidth, launches=0 if fused else 1
+                    "quantize", reads * read + written, c.pass_bandwidth, launches=launches
                 ),
             )
         if format is FormatName.MXFP8:
@@ -266,7 +270,7 @@ class LinearKernels:
         )
 
     def memory_pass(
-        self, name: str, traffic_bytes: float, bandwidth: float, *, launches: int = 1
+        self, name: str, traffic_bytes: float, bandwidth: float, *, launches: float = 1
     ) -> Kernel:
         """A kernel that moves bytes at a part `bandwidth` of the device's bandwidth."""
         return Kernel(

@@ -53,7 +53,7 @@ def measure_limits(
         "bf16_steady_flops_per_s"; what fails is left out.
     """
     watch = stopwatch_for(device, "reduce-overhead")
-    limits: dict[str, float] = _bandwidths(watch, device, repetitions, copied_bytes)
+    limits = _bandwidths(watch, device, repetitions, copied_bytes, settle_s)
     for size in sizes:
         pair = [torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2)]
         run = watch.prepare(lambda _, pair=pair: pair[0] @ pair[1], 1)  # type: ignore[misc]
@@ -68,18 +68,25 @@ def measure_limits(
 
 
 def _bandwidths(
-    watch: Stopwatch, device: torch.device, repetitions: int, copied_bytes: int
+    watch: Stopwatch,
+    device: torch.device,
+    repetitions: int,
+    copied_bytes: int,
+    settle_s: float,
 ) -> dict[str, float]:
-    """Bytes/s of a large copy and of a large read."""
+    """Bytes/s of a large copy and of a large read, once the GPU has left its idle clocks."""
     source = torch.ones(copied_bytes // 2, device=device, dtype=torch.bfloat16)
     copy = torch.empty_like(source)
     runs = {
         "copy_bytes_per_s": (2, watch.prepare(lambda _: copy.copy_(source), 1)),
         "read_bytes_per_s": (1, watch.prepare(lambda _: source.amax(), 1)),
     }
+    times = time_runs(
+        {name: run for name, (_, run) in runs.items()}, repetitions=repetitions, settle_s=settle_s
+    )
     return {
-        name: passes * copied_bytes / statistics.median(run() for _ in range(repetitions)) * 1e6
-        for name, (passes, run) in runs.items()
+        name: passes * copied_bytes / statistics.median(times[name].steady) * 1e6
+        for name, (passes, _) in runs.items()
     }
 
 

@@ -1,8 +1,8 @@
 """What does a run take by times that were measured shape by shape? `MeasuredLatency`.
 
-Method. Linears, and attention if it was measured, cost what their rows say (`shape_times`). What
-was not measured comes from another model, and `covers` says that it is predicted. Linears outside
-the compiled blocks run eagerly, and were measured so.
+Method. Linears, and attention if it was measured, cost what their rows say under steady load
+(`shape_times`), as in a run. What was not measured comes from another model, and `covers` says that
+it is predicted. Linears outside the compiled blocks run eagerly, and were measured so.
 
 What it does not do: guess. A shape that was not measured, or whose measurement failed, raises
 MeasurementError when it is priced. As long as nobody prices it, it does no harm: `refusal` has the
@@ -113,7 +113,8 @@ class MeasuredLatency(LatencyModel):
 
     def eager_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Measured microseconds of a Linear outside the compiled blocks. Raises as `linear_us`."""
-        return self._row_us(m, k, n, format, "eager")
+        kind = "compiled" if self.runtime.fused_quantizers else "eager"
+        return self._row_us(m, k, n, format, kind)
 
     def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Measured microseconds of one more Linear on a quantized input.
@@ -122,7 +123,7 @@ class MeasuredLatency(LatencyModel):
         """
         first_us = self.linear_us(m=m, k=k, n=n, format=format)
         row = self._rows.get((m, k, n, format, "sibling"))
-        return min(first_us, row.price_us) if row is not None and row.us else first_us
+        return min(first_us, row.steady_us) if row is not None and row.us else first_us
 
     def _row_us(self, m: int, k: int, n: int, format: FormatName, kind: str) -> float:
         if m == 0:
@@ -139,7 +140,7 @@ class MeasuredLatency(LatencyModel):
         if not row.us and format is FormatName.BF16:
             price = self._rest.eager_us if kind == "eager" else self._rest.linear_us
             return price(m=m, k=k, n=n, format=format)
-        return row.price_us
+        return row.steady_us
 
     def divide_anchor(
         self, bf16_seconds: float, linears_s: float, rest_s: float
@@ -173,7 +174,7 @@ class MeasuredLatency(LatencyModel):
         for counts in table.run.components:
             rows = {shape: self.times.rows.get(attention_key(shape)) for shape in counts.attention}
             found = {shape: row for shape, row in rows.items() if row is not None and row.us}
-            measured_us += sum(shape.calls * row.price_us for shape, row in found.items())
+            measured_us += sum(shape.calls * row.steady_us for shape, row in found.items())
             unmeasured = tuple(shape for shape in counts.attention if shape not in found)
             others.append(counts.model_copy(update={"attention": unmeasured}))
         return measured_us / 1e6 + self._rest.rest_s(

@@ -3,9 +3,9 @@
     shapes = MeasuredShapes.of(target)
     shapes.us(m=512, k=3072, n=3072, format=FormatName.FP8, kind="compiled")    # None: not measured
 
-Conventions. Microseconds of a call, as `ShapeTime.price_us` has them. A quantized Linear counts as
-measured only if the bf16 Linear of its shape was measured beside it: a gain is never the
-difference of a measured and a predicted time.
+Conventions. Microseconds of a call under steady load, as `ShapeTime.steady_us` has them. A
+quantized Linear counts as measured only if the bf16 Linear of its shape was measured beside it: a
+gain is never the difference of a measured and a predicted time.
 
 What it does not do: price a run (`target_latency`).
 """
@@ -46,7 +46,7 @@ class MeasuredShapes:
         linears: dict[Shape, float] = {}
         attention: dict[str, float] = {}
         for row in sorted(target.rows, key=lambda row: row.key):  # bias=1 after bias=0
-            if (us := row.price_us) is None:
+            if (us := row.steady_us) is None:
                 continue
             shape = parse_linear(row.key)
             if shape is None:

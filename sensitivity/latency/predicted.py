@@ -126,9 +126,8 @@ class PredictedLatency(LatencyModel):
         one_us = self._us(m, k, n, format, compiled=True)
         if format is not FormatName.FP8:
             return one_us
-        return (
-            one_us - sum(kernel.us for kernel in self.kernels.quantize(m, k, format)) if m else 0.0
-        )
+        quantizing = self.kernels.quantize(m, k, format, n=n)
+        return one_us - sum(kernel.us for kernel in quantizing) if m else 0.0
 
     def _us(self, m: int, k: int, n: int, format: FormatName, *, compiled: bool) -> float:
         key = (m, k, n, format, compiled)

@@ -18,7 +18,7 @@ What it does not do: guess. A shape that nobody has seen fail is taken to run.
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Annotated
 
@@ -129,11 +129,23 @@ def refusal_of(
         UserError: No device has this name.
     """
     capability = (get_device(device) if isinstance(device, str) else device).capability
-    for known in known_refusals():
-        if m and known.holds(capability=capability, m=m, k=k, n=n, bias=bias, format=format):
-            words = refused_words(known.error, m=m, k=k, n=n, bias=bias)
-            return f"{words} (known: {known.versions})"
-    return None
+    known = _known(capability, m, k, n, bias, format) if m else None
+    if known is None:
+        return None
+    words = refused_words(known.error, m=m, k=k, n=n, bias=bias)
+    return f"{words} (known: {known.versions})"
+
+
+@lru_cache(maxsize=4096)
+def _known(
+    capability: str, m: int, k: int, n: int, bias: bool, format: FormatName
+) -> KnownRefusal | None:
+    shape = {"m": m, "k": k, "n": n}
+    found = known_refusals()
+    return next(
+        (x for x in found if x.holds(capability=capability, bias=bias, format=format, **shape)),
+        None,
+    )
 
 
 def refused_words(error: str, *, m: int, k: int, n: int, bias: bool) -> str:

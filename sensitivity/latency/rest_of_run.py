@@ -56,15 +56,23 @@ class RestCosts:
 REST_COSTS = RestCosts(
     convolution_flops_per_s=1.15e14,
     denoiser_convolutions=0.5,
-    kernel_us=10.0,
+    kernel_us=25.0,
     call_us=15_000.0,
     sources=(
-        """convolutions: decoding 1024 x 1024 in bf16 on an H200 takes 89.9 ms (FLUX.1), 95.8 ms \
-(Z-Image) and 97.6 ms (FLUX.2): sgl-project/sglang#33818, #33451; on a B200 117 ms (FLUX.1): \
-unslothai/unsloth#10889; 9.9e12 FLOPs of convolutions each""",
+        """convolutions: decoding 1024 x 1024 in bf16 takes 84.9 ms on an H200 (FLUX.1, SD 3.5 and \
+SDXL; benchmarks/results/2026-11-29-rest-of-run-h200.json), where others saw 89.9 to 97.6 \
+(sgl-project/sglang#33818, #33451), and 117 ms on a B200 (unslothai/unsloth#10889), with 9.9e12 \
+FLOPs of convolutions each. More than half of it is group norms. Qwen-Image's decoder has none, \
+takes 66.9 ms for 1.1e13 FLOPs, and is priced too slow""",
         """a denoiser's convolutions: SDXL's UNet (3.2e12 FLOPs of them a step) in one CUDA graph \
 takes 36.8 ms on an H200 in bf16, of which Linears, attention and norms explain 28 \
 (benchmarks/runtimes.py)""",
+        """kernel_us: a virtual Xeon launched seven text encoders (CLIP, T5-XXL, Qwen2.5-VL) in \
+22 to 36 us a kernel (the same file); FLUX.1's two take 30.5 ms in a server \
+(sgl-project/sglang#22365)""",
+        """call_us: a call takes 14 (FLUX.1) and 19 ms (SD 3.5) beside its components, with \
+tensors as output; pictures take 25 ms more. A step of the scheduler adds less than 0.1 ms (the \
+same file)""",
     ),
 )
 

@@ -20,7 +20,7 @@ What it does not do: "default" pays one Python call for each Linear, which a com
 not. There small shapes look slower than they are.
 
     times = measure_shapes(shapes_of(table, (FormatName.FP8,)), device="cuda", cache=cache)
-    times.rows[str(shape)].price_us
+    times.rows[str(shape)].steady_us
 """
 
 import dataclasses
@@ -243,8 +243,7 @@ def measure_shapes(
         time_limit_s: No new experiment begins after this many seconds; the rows that are left get
             that as their reason.
         progress: Called before each experiment and at the end with (experiments done, experiments
-            in all, key of the next or ""), and before that in the same way for shapes that are
-            probed, with `PROBING` before the key.
+            in all, key of the next or ""); before that for what is probed, with `PROBING` and key.
         bench: Replaces parts of the measurement.
 
     A KeyboardInterrupt passes through; the rows that were finished are in the cache.

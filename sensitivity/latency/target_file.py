@@ -44,6 +44,7 @@ _Us = Annotated[float, Field(gt=-1e9, lt=1e9)]
 _Rate = Annotated[float, Field(gt=0, le=1e18)]
 _Count = Annotated[int, Field(strict=True, ge=0, lt=2**50)]
 _Size = Annotated[int, Field(strict=True, ge=1, lt=2**40)]
+_Positive = Annotated[float, Field(gt=0, le=1e9)]
 _Part = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -80,6 +81,13 @@ class TimedRow(_Record):
             reason=row.reason,
             copies=row.copies,
         )
+
+    @property
+    def steady_us(self) -> float | None:
+        """The median under steady load; None if the row has no times above 0."""
+        if not self.us or statistics.median(self.us) <= 0:
+            return None
+        return statistics.median(self.us)
 
     @property
     def price_us(self) -> float | None:
@@ -135,9 +143,11 @@ class KernelFitRecord(_Record):
         errors: {what: relative error}, as the fit states them.
     """
 
-    constants: Annotated[dict[_Short, float], Field(max_length=100)] = Field(default_factory=dict)
+    constants: Annotated[dict[_Short, _Positive], Field(max_length=100)] = Field(
+        default_factory=dict
+    )
     names: Annotated[tuple[_Short, ...], Field(max_length=100)] = ()
-    samples: Annotated[tuple[tuple[float, ...], ...], Field(max_length=400)] = ()
+    samples: Annotated[tuple[tuple[_Positive, ...], ...], Field(max_length=400)] = ()
     errors: Annotated[dict[_Short, float], Field(max_length=100)] = Field(default_factory=dict)
 
 

@@ -320,8 +320,8 @@ def _check_ratio(speedup: float, bf16_s: float, quantized_s: float) -> None:
     ratio = bf16_s / quantized_s
     if not math.isclose(speedup, ratio, rel_tol=1e-6):
         raise ValueError(
-            f"found speedup {speedup!r}; expected bf16_s / quantized_s, {ratio!r}: write that ratio,"
-            " unrounded"
+            f"found speedup {speedup!r}; expected bf16_s / quantized_s, {ratio!r}: write that"
+            " ratio, unrounded"
         )
 
 

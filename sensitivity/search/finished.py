@@ -132,20 +132,22 @@ class KeptStudy:
         )
 
 
-def describe_settings(settings: Mapping[str, Any]) -> str:
-    """Settings as text, each after its field's name: "`format` nvfp4 `seed` 1"."""
+def describe_settings(settings: Mapping[str, Any], *, in_full: bool = False) -> str:
+    """Settings as text, each after its field's name: "`format` nvfp4 `seed` 1".
+
+    Those of `_UNSAID` are left out, unless `in_full`.
+    """
     return " ".join(
         _describe(key, settings[key])
         for key in _DISTINGUISHING
-        if key in settings and settings[key] not in _UNSAID.get(key, ())
+        if key in settings and (in_full or settings[key] not in _UNSAID.get(key, ()))
     )
 
 
 def _describe(key: str, value: Any) -> str:
-    if key == "emulate":
-        return "`emulate`"
-    if key == "calibrated":
-        return "`calibrate`" if value else "without `calibrate`"
+    if key in ("emulate", "calibrated"):
+        name = "`calibrate`" if key == "calibrated" else "`emulate`"
+        return name if value else f"without {name}"
     if key == "formats":
         return " ".join(f"`format` {name}" for name in value)
     return f"`{key}` {value}"
@@ -270,7 +272,7 @@ def pick_study(
         return fitting[0]
     asked = " ".join(
         [f"`study` {wanted.name}"] * (wanted.name is not None)
-        + [describe_settings(wanted.given)] * bool(wanted.given)
+        + [describe_settings(wanted.given, in_full=True)] * bool(wanted.given)
     )
     lines = "\n  ".join(study.describe() for study in fitting or studies)
     if not fitting:

@@ -78,8 +78,8 @@ class KeptPrices:
                 raise ValueError("its rows are not those of its digest")
         except (ValueError, LookupError, TypeError) as error:  # pydantic's too
             raise StoreError(
-                f"the measured prices of {study} cannot be read ({_why(error)}); expected what its search"
-                " kept: run the same search again"
+                f"the measured prices of {study} cannot be read ({_why(error)}); expected what its"
+                " search kept: run the same search again"
             ) from None
         return found
 

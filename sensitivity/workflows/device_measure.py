@@ -201,7 +201,8 @@ def _begin(
     )
     if earlier is not None and is_of(earlier, machine) and not earlier.complete:
         say(f"going on with the {earlier.minutes:.1f} minutes that were measured before")
-        session.sections, session.before_s = Sections.of(earlier), 60 * earlier.minutes
+        session.sections = Sections.of(earlier, cpu=machine.get("cpu", ""))
+        session.before_s = 60 * earlier.minutes
     return session
 
 

@@ -156,9 +156,7 @@ def _of_the_model(made: Recipe, recipe: Recipe) -> Recipe:
     )
 
 
-def _nearest_formats(
-    recipe: Recipe, exporter: "Exporter", pricer: Pricer
-) -> dict[str, FormatName]:
+def _nearest_formats(recipe: Recipe, exporter: "Exporter", pricer: Pricer) -> dict[str, FormatName]:
     """The formats that the exporter proposes.
 
     It knows no shapes, so it may propose a format that does not take a Linear (MXFP8 takes no K =

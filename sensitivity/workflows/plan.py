@@ -185,8 +185,8 @@ def _shapes(spec: StudySpec, request: SearchRequest) -> TableWork | None:
     if source == "predicted":
         return None
     run = run_shapes(spec)
-    mode = choose_runtime(request.runtime).shapes_mode
-    known = KnownTimes.of(device=request.device, mode=mode)
+    runtime = choose_runtime(request.runtime)
+    known = KnownTimes.of(device=request.device, mode=runtime.shapes_mode)
     return table_work(
         spec.name,
         at_priced_scale(run.table, spec),
@@ -194,6 +194,7 @@ def _shapes(spec: StudySpec, request: SearchRequest) -> TableWork | None:
         request.formats,
         known,
         device=request.device,
+        runtime=runtime,
     )
 
 

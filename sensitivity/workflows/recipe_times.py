@@ -83,8 +83,8 @@ def time_recipe(
 
 
 def runtime_named(recipe: Recipe) -> Runtime:
-    """The way of running that a recipe names, if torchao runs so; else that of its compile mode, and
-    CUDA graphs if it has none.
+    """The way of running that a recipe names, if torchao runs so; else that of its compile mode,
+    and CUDA graphs if it has none.
     """
     named = RUNTIMES.get(recipe.latency.runtime)
     if named is not None and not named.fused_quantizers:

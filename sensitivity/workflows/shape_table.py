@@ -91,10 +91,12 @@ def measured_latency(
         device=device, mode=predicted.runtime.shapes_mode, path=times_path, studies=studies
     )
     components = spec.model.denoisers if run is None else tuple(run.classes)
-    work = table_work(spec.name, table, components, formats, known, device=device)
+    work = table_work(
+        spec.name, table, components, formats, known, device=device, runtime=predicted.runtime
+    )
     say(work.describe())
     times = measure_shapes(
-        shapes_of(table, formats),
+        shapes_of(table, formats, predicted.runtime),
         attention=attentions_of(table, components=components),
         device=device,
         compile_mode=predicted.runtime.shapes_mode,
@@ -104,11 +106,9 @@ def measured_latency(
     )
     _check_context(times, device)
     # a shape that got a new format was timed again in all: the study keeps what it had
-    own = known.own
-    kept = {key: ShapeTime.from_json(own[key]) for key in times.rows if key in own}
-    times = dataclasses.replace(times, rows={**times.rows, **kept})
-    times = dataclasses.replace(times, rows={**times.rows, **_host(known, times, device)})
-    keep(times)
+    kept = {k: ShapeTime.from_json(row) for k, row in known.own.items() if k in times.rows}
+    rows = {**times.rows, **kept, **_host(known, times, device)}
+    keep(times := dataclasses.replace(times, rows=rows))
     return MeasuredLatency(times, target=predicted.target, rest=predicted)
 
 

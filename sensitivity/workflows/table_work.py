@@ -20,10 +20,12 @@ import torch
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.formats.registry import get_format
 from sensitivity.latency.probing import find_probed, probed_as
+from sensitivity.latency.runtimes import Runtime
 from sensitivity.latency.shape_times import LinearShape, attention_key, attentions_of, shapes_of
 from sensitivity.latency.shape_timing import machine_of
 from sensitivity.search.kept_prices import KeptPrices, differences
 from sensitivity.search.shared_times import SharedShapeTimes, default_shape_times_path
+from sensitivity.shapes.census import AttentionShape
 from sensitivity.shapes.table import ShapeTable
 
 SHAPE_S = 6.0
@@ -148,6 +150,7 @@ def table_work(
     known: KnownTimes,
     *,
     device: str,
+    runtime: Runtime | None = None,
 ) -> TableWork:
     """What of a table is missing.
 
@@ -158,17 +161,18 @@ def table_work(
         formats: quantized formats.
         known: what is known on the device.
         device: "cuda" or "cuda:N".
+        runtime: how the priced run is run; None is the default.
     """
     machine = machine_of(device)
     found = set(known.find_shape_times(machine, known.mode))
-    shapes = shapes_of(table, formats)
+    shapes = shapes_of(table, formats, runtime)
     probed = find_probed(shapes, machine=machine, cache=known)
     found |= {
         str(shape)
         for shape in shapes
         if (result := probed.get(probed_as(shape))) is not None and result.outcome == "refused"
     }
-    experiments = _experiments(table, components, formats)
+    experiments = _experiments(shapes, attentions_of(table, components=components))
     missing = [keys for keys in experiments if not keys <= found]
     outdated, changed = 0, ""
     for other, keys in known.shared.find_machines(known.mode) if missing else []:
@@ -189,17 +193,17 @@ def table_work(
 
 
 def _experiments(
-    table: ShapeTable, components: Collection[str], formats: Sequence[FormatName]
+    shapes: Iterable[LinearShape], attention: Iterable[AttentionShape]
 ) -> list[frozenset[str]]:
     """The keys of the rows that are timed together: one (M, K, N, bias) in all its formats, or one
     attention. Rows that a format refuses by its own rules are left out.
     """
     groups: dict[tuple[int, int, int, bool, bool], set[str]] = {}
-    for shape in shapes_of(table, formats):
+    for shape in shapes:
         if not _refused(shape):
             where = (shape.m, shape.k, shape.n, shape.bias, shape.eager)
             groups.setdefault(where, set()).add(str(shape))
-    attentions = {attention_key(shape) for shape in attentions_of(table, components=components)}
+    attentions = {attention_key(shape) for shape in attention}
     return [
         *(frozenset(keys) for keys in groups.values()),
         *(frozenset({key}) for key in sorted(attentions)),

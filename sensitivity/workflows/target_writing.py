@@ -86,9 +86,13 @@ class Sections:
                     self.note(reason)
 
     @classmethod
-    def of(cls, target: TargetFile) -> "Sections":
-        """What a file holds, without its notes, so that the same measurement goes on."""
-        sections = cls(limits=dict(target.limits), host=dict(target.host))
+    def of(cls, target: TargetFile, *, cpu: str) -> "Sections":
+        """What a file holds, without its notes, so that the same measurement goes on.
+
+        Launch costs are kept only if they are of the same CPU.
+        """
+        host = dict(target.host) if target.cpu == cpu else {}
+        sections = cls(limits=dict(target.limits), host=host)
         for section in _ROWS:
             sections.rows[section] = {
                 row.key: row.model_dump() for row in getattr(target, section) if row.us
@@ -101,8 +105,10 @@ class Sections:
 
     def has(self, job: Job) -> bool:
         """Whether everything that a job measures is there."""
-        if job.kind in ("limits", "launches"):
-            return bool(self.limits if job.kind == "limits" else self.host)
+        if job.kind == "launches":
+            return bool(self.host)
+        if job.kind == "limits":
+            return {"copy_bytes_per_s", "bf16_flops_per_s"} <= self.limits.keys()
         if job.kind == "ulps":
             wanted = {(one.format.value, one.m, one.k, one.n) for one in job.shapes}
             return wanted <= {(row["format"], row["m"], row["k"], row["n"]) for row in self.ulps}
@@ -172,9 +178,9 @@ def describe_machine(
 
 
 def is_of(target: TargetFile, machine: Mapping[str, Any]) -> bool:
-    """Whether a file was measured on such a machine, with the same versions and compile mode."""
+    """Whether a file was measured on such a GPU, with the same versions and compile mode."""
     known = target.model_dump(mode="json")
-    return all(known.get(key) == value for key, value in machine.items())
+    return all(known.get(key) == value for key, value in machine.items() if key != "cpu")
 
 
 def target_of(

@@ -29,6 +29,7 @@ from support.toy_pipelines import save_toy
 COMMANDS = (
     "models",
     "doctor",
+    "device",
     "profile",
     "latency",
     "calibrate",
@@ -773,6 +774,8 @@ def test_search_prints_json_only(searched: dict[str, Any]) -> None:
         "notice",
         "environment",
         "front",
+        "refused",
+        "timings",
     }
     assert {"schema_version", "name", "model", "layers", "skip", "patterns"} | numbers == set(
         json.loads(done.out)
@@ -1074,20 +1077,20 @@ def test_verifying_another_model_is_refused(
     )
 
 
-@pytest.mark.parametrize("command", ["models", "doctor"])
+@pytest.mark.parametrize("command", ["models", "doctor", "device"])
 def test_models_and_doctor_json(run: Run, command: str) -> None:
-    """`models` and `doctor` print tables, or with `--json -` their JSON on stdout and the tables on
-    stderr.
+    """`models`, `doctor` and `device` print tables, or with `--json -` their JSON on stdout and the
+    tables on stderr.
     """
     plain, data = run(command), run(command, "--json", "-")
     assert (plain.code, data.code) == (0, 0)
     assert plain.out == data.err != ""
-    found = json.loads(data.out)
-    assert (
-        ("tiny-flux" in [study["name"] for study in found["models"]])
-        if command == "models"
-        else (set(found) == {"environment", "native", "why_not"})
-    )
+    keys = {
+        "models": {"models"},
+        "doctor": {"environment", "native", "why_not", "missing"},
+        "device": {"targets"},
+    }
+    assert set(json.loads(data.out)) == keys[command]
 
 
 def test_json_that_cannot_be_written_is_said(run: Run, tmp_path: Path) -> None:

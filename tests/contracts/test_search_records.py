@@ -44,6 +44,9 @@ SETTINGS = SearchSettings(
     granularity="layer",
     calibrated=False,
     arithmetic=Arithmetic.COMPILED,
+    emulate=True,
+    latency="measured",
+    runtime="torchao-step-graph",
 )
 ERRORS = {(0, 1): 0.1 + 0.2, (0, 2): 1e-300, (1, 1): 10.0}
 CANDIDATES = Candidates(

@@ -24,13 +24,13 @@ pytestmark = [
 
 
 def test_a_short_measurement_is_a_target(tmp_path: Path) -> None:
-    """A minute gives rows, launch costs and no name or path of this machine; the file prices
+    """Two minutes give rows, launch costs and no name or path of this machine; the file prices
     tiny-flux by rows of this GPU.
     """
     if find_device(torch.cuda.get_device_name()) is None:
         pytest.skip("this GPU is none that the package knows")
     saved: list[TargetFile] = []
-    found = measure_device(DeviceRequest(device="cuda", quick=True, minutes=1.0), save=saved.append)
+    found = measure_device(DeviceRequest(device="cuda", quick=True, minutes=2.0), save=saved.append)
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(found.to_json()), encoding="utf-8")
     print(f"{len(found.rows)} rows, {len(found.quantizers)} quantizers, host {found.host}")

@@ -13,7 +13,7 @@ from sensitivity.formats.emulation import as_run_on, emulated_linear
 from sensitivity.formats.execution import Execution
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.native_check import SHAPES, compare_native
-from sensitivity.formats.native_formats import native_format
+from sensitivity.formats.native_formats import default_arithmetic, native_format
 from sensitivity.formats.refused_products import linear_of
 from sensitivity.formats.switch import Switch
 
@@ -59,7 +59,7 @@ def test_a_switch_has_the_bits_of_torchaos_linear(name: FormatName) -> None:
     """What a search runs is what `quantize_` makes of the Linear, run eagerly."""
     model = nn.Sequential(nn.Linear(3072, 1024)).bfloat16().cuda().requires_grad_(False)
     x = torch.randn(3, 170, 3072, device="cuda", dtype=torch.bfloat16)
-    with Switch(model) as switch:
+    with Switch(model, arithmetic=default_arithmetic((name,), "cuda")) as switch:
         switch.set({"0": name})
         found = model(x)
         assert switch.check_ran() == ()

@@ -34,8 +34,8 @@ SPEED = {0: 4.0, 3: 2.0, 1: 3.0}
 
 
 def quantized_linears(module: nn.Module) -> int:
-    """How many Linears the fake quantizing has marked."""
-    return sum(hasattr(child, "quantized_to") for child in module.modules())
+    """How many weights the fake quantizing has made."""
+    return sum(hasattr(weight, "quantized_to") for weight in module.parameters())
 
 
 @dataclass
@@ -45,12 +45,16 @@ class Bench:
     failing: dict[str, Exception] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     drift: float = 1.0
+    asked: list[list[str]] = field(default_factory=list)
 
     def quantize(self, module: nn.Module, formats: Mapping[str, FormatName]) -> None:
         for fqn in formats:
             if fqn in self.failing:
                 raise self.failing[fqn]
-            module.get_submodule(fqn).quantized_to = formats[fqn]  # type: ignore[assignment]
+            linear = module.get_submodule(fqn)
+            linear.weight = nn.Parameter(linear.weight.detach().clone(), requires_grad=False)
+            linear.weight.quantized_to = formats[fqn]  # type: ignore[assignment,union-attr]
+        self.asked.append(sorted(formats))
 
     def units_of(self, copy: nn.Module) -> list[Unit]:
         x = torch.ones(4, 16, dtype=torch.bfloat16)
@@ -116,6 +120,9 @@ def test_lists_are_timed_in_turns_and_paired(bench: Bench) -> None:
         assert first.compiled == "repeated blocks (Wide, Gated)"
     assert found["all"].ratio.interval90 is not None
     assert quantized_linears(denoiser) == 0
+    assert bench.asked == [[], sorted(LISTS["all"]), []], "what lists quantize alike is shared"
+    held = {name: timed.timings[0].weight_bytes for name, timed in found.items()}
+    assert len(set(held.values())) == 1
     assert all(a is b for a, b in zip(before, denoiser.parameters(), strict=True))
     again = Bench()
     interleave(two_kinds(), {}, again.units_of, conditions(again))
@@ -204,7 +211,11 @@ def test_lists_that_do_not_fit_beside_others_follow(bench: Bench) -> None:
         said: list[str] = []
         found = interleave(
             two_kinds(),
-            LISTS | {"large": {"gated_blocks.0.gate": FP8, "gated_blocks.1.gate": FP8}},
+            {
+                "all": LISTS["all"],
+                "half": {"proj_out": FormatName.MXFP8},
+                "large": {"gated_blocks.0.gate": FP8, "gated_blocks.1.gate": FP8},
+            },
             bench.units_of,
             conditions(bench, say=said.append),
         )
@@ -219,15 +230,23 @@ def test_lists_that_do_not_fit_beside_others_follow(bench: Bench) -> None:
     ("room", "groups"),
     [
         (None, [("a", "b", "c")]),
-        (100, [("a", "b", "c")]),
-        (50, [("a", "b"), ("c",)]),
-        (35, [("a",), ("b",), ("c",)]),
+        (80, [("a", "b", "c")]),
+        (79, [("a", "b"), ("c",)]),
+        (39, [("a",), ("b",), ("c",)]),
         (0, [("a",), ("b",), ("c",)]),
     ],
 )
 def test_groups_by_memory(room: int | None, groups: list[tuple[str, ...]]) -> None:
-    """Lists that fit together are one group; one that does not fit at all is tried alone."""
-    assert plan_groups({"a": 30, "b": 20, "c": 40}, room) == groups
+    """Lists that fit together are one group, and what they quantize alike counts once; one that
+    does not fit at all is tried alone.
+    """
+    shared, own = ("shared", FP8), ("own", FP8)
+    needed = {
+        "a": {shared: 20, own: 10},
+        "b": {shared: 20, ("other", FP8): 10},
+        "c": {("own", FormatName.MXFP8): 40},
+    }
+    assert plan_groups(needed, room) == groups
 
 
 def test_rounds_keep_to_the_time(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from support.latency import BF16, FP8, MXFP8, NVFP4
 
 B200 = get_device("b200")
 PASS_BYTES_PER_US = B200.bandwidth_bytes_per_s * BLACKWELL.pass_bandwidth / 1e6
+READ_BYTES_PER_US = B200.bandwidth_bytes_per_s * BLACKWELL.read_bandwidth / 1e6
 
 
 def test_a_large_gemm_in_closed_form(alone: PredictedLatency, in_a_run: PredictedLatency) -> None:
@@ -48,16 +49,15 @@ def test_few_tiles_use_part_of_the_chip(alone: PredictedLatency) -> None:
 
 def test_a_single_row_is_bound_by_its_weight(alone: PredictedLatency) -> None:
     """With one row, bf16 takes its ramp and the time to read the weight and the vectors; FP8 reads
-    half of it, each multiprocessor its own columns, 144 tiles of 128 on 148 of them.
+    half of it, and has one epilogue.
     """
     traffic_bytes = 2 * (3072 + 3072 * 18432 + 18432)
     assert alone.linear_us(m=1, k=3072, n=18432, format=BF16) == pytest.approx(
-        traffic_bytes / PASS_BYTES_PER_US + BLACKWELL.gemm_ramp_us
+        traffic_bytes / READ_BYTES_PER_US + BLACKWELL.gemm_ramp_us
     )
     fp8_bytes = 3072 + 4 + 3072 * 18432 + 4 * 18432 + 2 * 18432
-    column_bytes = 128 * (3072 + 4)
     assert alone.kernels.gemm(1, 3072, 18432, FP8).memory_us == pytest.approx(
-        fp8_bytes / PASS_BYTES_PER_US + column_bytes / BLACKWELL.stream_gb_s / 1e3
+        fp8_bytes / READ_BYTES_PER_US + BLACKWELL.epilogue_us
     )
 
 
@@ -67,7 +67,6 @@ def random_device(draw: random.Random) -> Device:
     names = [field.name for field in dataclasses.fields(KernelConstants)]
     values = {name: draw.uniform(0.05, 1) for name in names}
     values |= {name: draw.uniform(0, 20) for name in names if name.endswith("_us")}
-    values |= {"stream_gb_s": 10 ** draw.uniform(0, 3)}
     return dataclasses.replace(
         B200,
         name="any",
@@ -187,10 +186,30 @@ def test_quantizers_move_their_bytes(alone: PredictedLatency) -> None:
         )
 
 
-def test_fp8_is_quantized_by_the_producer_if_rows_are_short(in_a_run: PredictedLatency) -> None:
-    """A short row costs its bytes and no launch; a long one is read twice by its own kernel."""
-    for k, reads, launches in ((3072, 1, 0), (12288, 2, 1)):
-        (kernel,) = in_a_run.kernels.quantize(4096, k, FP8)
-        traffic_bytes = 4096 * k * (2 * reads + 1) + 4 * 4096
+def test_fp8_is_quantized_by_its_producer(
+    in_a_run: PredictedLatency, alone: PredictedLatency
+) -> None:
+    """Behind a norm it costs its bytes and half a launch; behind an activation (K > N) its input is
+    read twice, by a kernel of its own; alone it is one kernel.
+    """
+    for model, n, reads, launches in (
+        (in_a_run, 12288, 1, 0.5),
+        (in_a_run, 1024, 2, 1),
+        (alone, None, 1, 1),
+    ):
+        (kernel,) = model.kernels.quantize(4096, 3072, FP8, n=n)
+        traffic_bytes = 4096 * 3072 * (2 * reads + 1) + 4 * 4096
         assert kernel.memory_us == pytest.approx(traffic_bytes / PASS_BYTES_PER_US)
         assert kernel.fixed_us == pytest.approx(launches * BLACKWELL.pass_ramp_us)
+
+
+def test_kernels_with_scales_compute_whole_tiles_in_whole_waves(alone: PredictedLatency) -> None:
+    """149 tiles of 128 x 128 on 148 multiprocessors are two waves, each with an epilogue; 148 are
+    one. bf16 chooses a tiling that fits.
+    """
+    tile_us = 2 * 128 * 128 * 1024 / (4.5e15 / 148) * 1e6
+    one, two = (alone.kernels.gemm(128, 1024, 128 * tiles, FP8).math_us for tiles in (148, 149))
+    assert two == pytest.approx(2 * (tile_us + BLACKWELL.epilogue_us))
+    assert one < 0.7 * two
+    fits, more = (alone.kernels.gemm(128, 1024, 128 * tiles, BF16).math_us for tiles in (148, 149))
+    assert more < 1.4 * fits

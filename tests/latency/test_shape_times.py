@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sensitivity.errors import StoreError
+from sensitivity.errors import MeasurementError, StoreError
+from sensitivity.latency.runtimes import get_runtime
 from sensitivity.latency.shape_times import ShapeTime, attention_key, parse_linear, shapes_of
 from sensitivity.shapes.recorder import profile_module
 
@@ -29,6 +30,15 @@ def test_a_price_lies_between_rested_and_steady() -> None:
         key="x", us=(16.0, 18.0, 99.0), rested_us=(8.0, 1.0, 9.0)
     ).price_us == pytest.approx(12.0)
     assert ShapeTime(key="x", us=(16.0, 18.0, 99.0)).price_us == 18.0
+
+
+def test_a_run_is_priced_by_the_steady_median() -> None:
+    """In a run the GPU is at its power limit, whatever it does when it is rested; a row without
+    times says why.
+    """
+    assert ShapeTime(key="x", us=(16.0, 18.0, 99.0), rested_us=(8.0, 1.0, 9.0)).steady_us == 18.0
+    with pytest.raises(MeasurementError, match="out of memory"):
+        ShapeTime(key="x", reason="out of memory").steady_us  # noqa: B018
 
 
 def test_shapes_of_a_table_are_unique_and_complete() -> None:
@@ -78,3 +88,17 @@ def test_a_damaged_row_is_an_error_with_a_next_step(row: object, message: str) -
     """A row that no measurement wrote is refused with its field and what to do."""
     with pytest.raises(StoreError, match=rf"{message}.*measure again"):
         ShapeTime.from_json(row)
+
+
+def test_what_a_runtime_does_not_compile_is_measured_eagerly() -> None:
+    """Without compiling every shape is eager and has no sibling; a server's own quantizers count as
+    compiled ones.
+    """
+    eager = shapes_of(IN_AND_OUTSIDE_BLOCKS, (FP8,), get_runtime("torchao-eager"))
+    server = shapes_of(IN_AND_OUTSIDE_BLOCKS, (FP8,), get_runtime("server-eager"))
+    assert all(shape.eager and not shape.sibling for shape in eager)
+    assert not any(shape.eager for shape in server)
+    graphs = get_runtime("torchao-graphs")
+    assert shapes_of(IN_AND_OUTSIDE_BLOCKS, (FP8,), graphs) == shapes_of(
+        IN_AND_OUTSIDE_BLOCKS, (FP8,)
+    )

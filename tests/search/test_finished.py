@@ -92,6 +92,8 @@ def test_kernels_tell_studies_apart() -> None:
     assert pick([native, emulated], Wanted(emulate=False)) == native
     assert "`emulate`" in emulated.describe()
     assert "`emulate`" not in native.describe()
+    with pytest.raises(StoreError, match=r"no study of m in runs\.db has without `emulate`"):
+        pick([emulated], Wanted(emulate=False))
     old = study("m-c", emulate=None)
     for emulate in (True, False):
         assert pick([old], Wanted(emulate=emulate)) == old

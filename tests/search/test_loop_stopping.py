@@ -108,9 +108,13 @@ def chunked(tiny_study: Path) -> StudySpec:
 
 
 def with_groups(prepared: Prepared, count: int) -> Prepared:
-    """The same with candidates of so many groups, those that gain most."""
+    """The same with candidates of so many groups: those that gain most, and the best of those that
+    the rule of thumb skips.
+    """
     whole = prepared.candidates
-    best = sorted(range(len(whole.groups)), key=lambda i: -whole.groups[i].gains_s[1])[:count]
+    ordered = sorted(range(len(whole.groups)), key=lambda i: -whole.groups[i].gains_s[1])
+    skipped = next(i for i in ordered if not whole.rule_of_thumb[i])
+    best = [*[i for i in ordered if i != skipped][: count - 1], skipped]
     some = replace(
         whole,
         groups=tuple(whole.groups[i] for i in best),

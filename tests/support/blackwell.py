@@ -26,7 +26,7 @@ from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats import mslk
 from sensitivity.formats._base import Format
-from sensitivity.formats.native_formats import native_format
+from sensitivity.formats.native_formats import forget_native
 from sensitivity.formats.refused_products import forget_refused
 from sensitivity.formats.served import format_in
 
@@ -102,7 +102,7 @@ def install_mslk(monkeypatch: pytest.MonkeyPatch, *, broken: bool = False) -> No
 
 def forget() -> None:
     """Look again for what is native."""
-    native_format.cache_clear()
+    forget_native()
     forget_refused()
 
 

@@ -74,7 +74,7 @@ def test_the_published_list_for_flux(models: Any) -> None:
         for m in {row.m for row in small.rows}
     }
     assert by_m == {1: 76, 512: 114}
-    assert bad(audit) == {Kind.LOSS}
+    assert bad(audit) == set()
     assert not audit.failed("error")
 
 
@@ -96,7 +96,6 @@ def test_the_published_list_for_qwen_image_is_fitted_to_a_short_prompt(models: A
     assert words in found.message
     assert {row.m for row in found.rows} == {512}
     assert "transformer_blocks.7.txt_mlp.net.0.proj" in found.fqns
-    assert "transformer_blocks.7.attn.add_q_proj" in found.fqns
     assert bad(audit) == set()
 
 

@@ -109,6 +109,7 @@ def _an_h200(monkeypatch: pytest.MonkeyPatch) -> None:
             "compile_mode": compile_mode,
             "formats": [one.value for one in formats],
             "driver": "580.1",
+            "cpu": "toy CPU",
         }
 
     monkeypatch.setattr(device_measure, "describe_machine", machine)
@@ -214,6 +215,9 @@ def test_the_same_measurement_goes_on() -> None:
     assert whole.minutes > part.minutes
     kept = {row.key for row in part.gemms} | {row.key for row in part.rows}
     assert kept <= {row.key for row in whole.gemms} | {row.key for row in whole.rows}
+    elsewhere = FakeProcess(Clock(), job_s=2.0)
+    measure(elsewhere, minutes=3, earlier=part.model_copy(update={"cpu": "another"}))
+    assert [job.kind for job in elsewhere.jobs][:2] == ["launches", "gemms"]
     for other in (part.model_copy(update={"driver": "1.2"}), whole):
         again = FakeProcess(Clock(), job_s=2.0)
         measure(again, minutes=3, earlier=other)

@@ -81,7 +81,10 @@ def test_what_was_not_seen_is_reported(compared: Prices) -> None:
     assert everything.quantized == len(everything.estimate.linears) - 2
     assert "x_embedder" in compared.compared[4].refused  # K = 16
     assert compared.main.refused == {}  # *embed* skips both
-    assert list(priced().to_json()["refused"]) == ["time_text_embed.text_embedder.linear_1", "x_embedder"]
+    assert list(priced().to_json()["refused"]) == [
+        "time_text_embed.text_embedder.linear_1",
+        "x_embedder",
+    ]
 
 
 def test_a_skip_file_that_matches_nothing_at_all_is_a_mistake(tmp_path: Path) -> None:

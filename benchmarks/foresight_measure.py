@@ -4,7 +4,7 @@ A cell is one model at one batch size in one runtime. Its lists share the bf16 w
 quantized copy of every Linear, are compiled one after another, and then run in turns, so that the
 GPU's clock and the host's moods hit all of them alike: a round calls each list once untimed and
 then for at least `ROUND_S`, back to back as a run does. Seconds are those of a call, every round is
-kept, and a speedup is the ratio to `none` of the same rounds (`latency.paired`).
+kept, and a speedup is the ratio to `none` of the same rounds (`latency.timing.paired`).
 
 A list that fails is a case with its reason. If a failure breaks the CUDA context, the process ends
 with exit status 3 after the case was written, and the same command goes on.
@@ -34,11 +34,11 @@ from sensitivity.core.json_files import parse_json
 from sensitivity.core.words import first_line
 from sensitivity.formats.native import quantize_native
 from sensitivity.latency.devices import find_device
-from sensitivity.latency.end_to_end import measuring
-from sensitivity.latency.paired import paired_ratio, typical_seconds
-from sensitivity.latency.running import running
 from sensitivity.latency.runtimes import get_runtime
-from sensitivity.latency.tensors import materialize
+from sensitivity.latency.timing.end_to_end import measuring
+from sensitivity.latency.timing.paired import paired_ratio, typical_seconds
+from sensitivity.latency.timing.running import running
+from sensitivity.latency.timing.tensors import materialize
 from sensitivity.models.random_weights import random_component
 from sensitivity.models.shared_copies import shared_copy
 

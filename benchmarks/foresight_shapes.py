@@ -1,8 +1,8 @@
 """What `foresight.py measure` keeps, and its prices from measured shapes.
 
-Every shape of a model is timed once (`latency.shape_timing`), and prices all lists in all runtimes.
-The interval of a price reaches from the times on a rested GPU to those under steady load, and
-`RUN_PART` further.
+Every shape of a model is timed once (`latency.timing.shape_timing`), and prices all lists in all
+runtimes. The interval of a price reaches from the times on a rested GPU to those under steady load,
+and `RUN_PART` further.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from foresight_cases import Prepared
 from sensitivity.core.json_files import parse_json, write_whole
 from sensitivity.errors import SensitivityError
 from sensitivity.latency.devices import get_device
-from sensitivity.latency.host_timing import host_rows
 from sensitivity.latency.measured import MeasuredLatency
 from sensitivity.latency.shape_times import ShapeTime, ShapeTimes, attentions_of, shapes_of
-from sensitivity.latency.shape_timing import Bench, measure_shapes
+from sensitivity.latency.timing.host_timing import host_rows
+from sensitivity.latency.timing.shape_timing import Bench, measure_shapes
 
 SETTLE_S, REPETITIONS = 0.5, 6
 RUN_PART = 0.02

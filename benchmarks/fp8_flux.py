@@ -7,10 +7,10 @@ each batch size and skip-list, three times:
 
     predicted   from the GPU's constants (`latency/predicted.py`): alone, and anchored by the
                 measured bf16 forward
-    table       every Linear and attention measured one by one (`latency/shape_timing.py`), the rest
-                predicted: alone, and anchored
+    table       every Linear and attention measured one by one
+                (`latency/timing/shape_timing.py`), the rest predicted: alone, and anchored
     end to end  the quantized denoiser, its repeated blocks compiled, timed
-                (`latency/end_to_end.py`)
+                (`latency/timing/end_to_end.py`)
 
 Single shapes are timed inside CUDA graphs by default, whatever the denoiser's compile mode is:
 while the GPU is the slower side, launches of a compiled block cost nothing.
@@ -52,11 +52,11 @@ from sensitivity.formats.native import describe_versions
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.devices import DEVICES, get_device
-from sensitivity.latency.end_to_end import measure_calls
 from sensitivity.latency.measured import MeasuredLatency
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.shape_times import ShapeTimes, attentions_of, shapes_of
-from sensitivity.latency.shape_timing import Bench, measure_shapes
+from sensitivity.latency.timing.end_to_end import measure_calls
+from sensitivity.latency.timing.shape_timing import Bench, measure_shapes
 from sensitivity.models.random_weights import random_component
 from sensitivity.search.grouping import make_candidates
 from sensitivity.shapes.census import RunCounts

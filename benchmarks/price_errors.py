@@ -40,8 +40,8 @@ from sensitivity.latency.fitting import (
 )
 from sensitivity.latency.posterior import around
 from sensitivity.latency.predicted import PredictedLatency
-from sensitivity.latency.target_file import shipped_targets
-from sensitivity.latency.target_fit import fit_rows
+from sensitivity.latency.targets.target_file import shipped_targets
+from sensitivity.latency.targets.target_fit import fit_rows
 
 WITHOUT: Mapping[str, Mapping[str, float]] = {
     "all constants": {},

@@ -9,11 +9,11 @@ file's own rows, and ends with one JSON line.
 import json
 from pathlib import Path
 
-from sensitivity.latency import target_file
 from sensitivity.latency.devices import device_of_target
 from sensitivity.latency.fitting import predict_rows, row_errors
-from sensitivity.latency.target_file import TargetFile, load_target, round_numbers
-from sensitivity.latency.target_fit import fit_rows, fit_target
+from sensitivity.latency.targets import target_file
+from sensitivity.latency.targets.target_file import TargetFile, load_target, round_numbers
+from sensitivity.latency.targets.target_fit import fit_rows, fit_target
 
 FOLDER = Path(target_file.__file__).parent / "targets"
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.tensors import materialize
+from sensitivity.latency.timing.tensors import materialize
 from sensitivity.models.random_weights import random_component
 from sensitivity.shapes.run import run_shapes
 from sensitivity.spec.loading import resolve_spec

@@ -45,11 +45,11 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.json_files import write_whole
 from sensitivity.core.words import first_line
-from sensitivity.latency.machine_limits import launch_costs
-from sensitivity.latency.run_timing import time_calls
-from sensitivity.latency.running import running
 from sensitivity.latency.runtimes import RUNTIMES, Runtime
-from sensitivity.latency.torch_settings import preserved_settings
+from sensitivity.latency.timing.machine_limits import launch_costs
+from sensitivity.latency.timing.run_timing import time_calls
+from sensitivity.latency.timing.running import running
+from sensitivity.latency.timing.torch_settings import preserved_settings
 from sensitivity.models.compiled_regions import begin_step, regions_of
 
 

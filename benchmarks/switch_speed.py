@@ -27,8 +27,8 @@ import torch
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.switch import Switch
-from sensitivity.latency.tensors import materialize
-from sensitivity.latency.torch_settings import preserved_settings
+from sensitivity.latency.timing.tensors import materialize
+from sensitivity.latency.timing.torch_settings import preserved_settings
 from sensitivity.models.compiled_regions import compile_denoiser, restore_denoiser
 from sensitivity.models.random_weights import random_component
 from sensitivity.shapes.run import run_shapes

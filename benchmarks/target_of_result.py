@@ -16,7 +16,7 @@ from typing import Any
 
 from sensitivity.latency.devices import DEVICES, find_device
 from sensitivity.latency.shape_times import ShapeTime
-from sensitivity.latency.target_file import TargetFile, TimedRow
+from sensitivity.latency.targets.target_file import TargetFile, TimedRow
 
 DATED = re.compile(r"(\d{4}-\d{2}-\d{2})-")
 

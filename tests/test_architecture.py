@@ -37,7 +37,7 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 72, "audit": 153, "nearest": 90}
+CLOSURES = {"price": 73, "audit": 154, "nearest": 91}
 """{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100

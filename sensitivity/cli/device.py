@@ -15,7 +15,7 @@ from sensitivity.cli.screen import make_console, print_line
 from sensitivity.errors import UserError
 
 if TYPE_CHECKING:
-    from sensitivity.latency.target_file import TargetFile
+    from sensitivity.latency.targets.target_file import TargetFile
 
 Action = Annotated[
     Literal["list", "measure"],
@@ -84,7 +84,7 @@ def _measure(
 ) -> None:
     from sensitivity.cli.render.device import DeviceProgress, target_lines
     from sensitivity.core.devices import check_device
-    from sensitivity.latency.target_file import load_target
+    from sensitivity.latency.targets.target_file import load_target
     from sensitivity.workflows.device_measure import DeviceRequest, measure_device
     from sensitivity.workflows.target_writing import target_name
 
@@ -116,7 +116,7 @@ def _measure(
 
 def _list(console: Console, json_path: str | None) -> None:
     from sensitivity.cli.render.device import devices_table
-    from sensitivity.latency.target_list import list_targets
+    from sensitivity.latency.targets.target_list import list_targets
 
     targets = list_targets()
     console.print(devices_table(targets))

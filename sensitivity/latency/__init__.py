@@ -6,9 +6,9 @@ shape table and a format map. There are two models. Every estimate says which on
 - `PredictedLatency` predicts from a device's limits (`devices`) and from the parts of them that
   kernels reach (`constants`): Linears in `kernels`, everything else in `rest_of_run`.
 - `measured.MeasuredLatency` reads times of shapes that were measured on the GPU at hand
-  (`shape_timing`, `shape_times`).
+  (`timing.shape_timing`, `shape_times`).
 
-`end_to_end` measures whole runs instead. `pricer` prices skip-lists of a study, memory included.
+`timing` measures whole runs instead. `pricer` prices skip-lists of a study, memory included.
 
 Example:
     >>> from sensitivity.latency import PredictedLatency, get_device

@@ -13,7 +13,7 @@ What it does not do: change either of the two.
 """
 
 from sensitivity.latency.estimate import HostTime, LatencyEstimate
-from sensitivity.latency.timed_lists import TimedList
+from sensitivity.latency.timing.timed_lists import TimedList
 
 CLOSE = 0.1
 """Relative difference of saved seconds up to which the Linears are not what differs."""

@@ -40,9 +40,9 @@ from sensitivity.core.outside_files import DEVICE, parse_toml, read_toml, reason
 from sensitivity.core.words import printable
 from sensitivity.errors import FormatError, UserError
 from sensitivity.latency.constants import BLACKWELL, HOPPER, KernelConstants
-from sensitivity.latency.measured_shapes import MeasuredShapes
 from sensitivity.latency.runtimes import host_factor
-from sensitivity.latency.target_file import (
+from sensitivity.latency.targets.measured_shapes import MeasuredShapes
+from sensitivity.latency.targets.target_file import (
     KernelFitRecord,
     TargetFile,
     load_target,

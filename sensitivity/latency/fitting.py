@@ -16,7 +16,7 @@ Conventions. Microseconds of one call. A row's `source` says who measured it. So
 include a launch (`launched`) get one constant of their own for it, which is fitted and then
 forgotten.
 
-What it does not do: read files (`target_file`, `benchmarks/calibrate_latency.py`), or fit the rest
+What it does not do: read files (`targets`, `benchmarks/calibrate_latency.py`), or fit the rest
 of a run.
 """
 

@@ -19,9 +19,9 @@ import dataclasses
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import MeasurementError, UserError
 from sensitivity.latency._base import LatencyModel
-from sensitivity.latency.host_timing import factor_of, is_host_row
 from sensitivity.latency.runtimes import RUNTIMES, Runtime
 from sensitivity.latency.shape_times import ShapeTime, ShapeTimes, attention_key, parse_linear
+from sensitivity.latency.timing.host_timing import factor_of, is_host_row
 from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.table import ShapeTable
 

@@ -19,7 +19,7 @@ from sensitivity.latency.estimate import LatencyEstimate
 from sensitivity.latency.memory import estimate_memory
 from sensitivity.latency.runtimes import Runtime
 from sensitivity.latency.scale import ShapeScale, stand_for
-from sensitivity.latency.target_latency import predicted_latency
+from sensitivity.latency.targets.target_latency import predicted_latency
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec

@@ -5,7 +5,7 @@ a Linear stops the run in the middle, and so it stays bf16.
 
 Method. What is known stands in `refusals.toml`: conditions on the shape, the format and the compute
 capability, the kernel's own words, where it was seen and with which versions. A GPU at hand says
-for itself what it refuses (`probing`), and its word counts more.
+for itself what it refuses (`timing.probing`), and its word counts more.
 
 Conventions. M, K, N as everywhere. A reason is one line that names the shape, since lists, recipes
 and tables show it beside a Linear's name.

@@ -9,7 +9,7 @@ therefore belongs to a list and a runtime, and every latency names its own.
     get_runtime("torchao-graphs").host.region_us
     runtime_of("default").name                      # torchao-compiled
 
-What it does not do: run anything (`running`), or price a run (`host`).
+What it does not do: run anything (`timing.running`), or price a run (`host`).
 """
 
 import math

@@ -1,8 +1,8 @@
 """Which Linear shapes are measured on a GPU, and what did they take? The records.
 
 `LinearShape` names one Linear in one format, `ShapeTime` has its times, `ShapeTimes` those of one
-machine. `shapes_of` and `attentions_of` list what a table needs. `shape_timing` measures the rows,
-a `ShapeTimeCache` keeps them, and `measured` prices with them.
+machine. `shapes_of` and `attentions_of` list what a table needs. `timing.shape_timing` measures
+the rows, a `ShapeTimeCache` keeps them, and `measured` prices with them.
 
 Conventions. Microseconds a call. A row has its raw repetitions, or the reason why there are none
 (the format refuses the shape, out of memory, it did not compile); its price is derived. A row's key

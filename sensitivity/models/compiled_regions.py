@@ -160,7 +160,7 @@ def compile_denoiser(
     """Compile the denoiser's regions in place. `restore_denoiser` undoes it.
 
     Shapes are static. The caller raises torch's recompile limit where it needs to, because it is a
-    setting of the process (`latency.torch_settings.preserved_settings`).
+    setting of the process (`latency.timing.torch_settings.preserved_settings`).
 
     Args:
         denoiser: one denoiser, or several that are joined.

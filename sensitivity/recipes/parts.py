@@ -17,7 +17,7 @@ from sensitivity.latency import LatencyEstimate
 if TYPE_CHECKING:
     from torch import nn
 
-    from sensitivity.latency.timed_lists import TimedList
+    from sensitivity.latency.timing.timed_lists import TimedList
 
 
 def layer_records(formats: Mapping[str, FormatName]) -> dict[str, Any]:

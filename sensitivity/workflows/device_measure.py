@@ -4,10 +4,10 @@
 
 Method. The studies are run without weights for their shapes (`device_plan`), jobs are done in a
 child process that a kernel may kill (`measuring_process`), shapes that kernels refuse are found by
-trying them (`latency.probing`), and the rows become one target file (`latency.target_file`). Each
-stage of the plan may take its part of the time; what is left undone is done at the end if time
-remains. `save` gets the file again and again, so an interruption loses a few rows. A file that is
-not complete says what is missing.
+trying them (`latency.timing.probing`), and the rows become one target file
+(`latency.targets.target_file`). Each stage of the plan may take its part of the time; what is left
+undone is done at the end if time remains. `save` gets the file again and again, so an interruption
+loses a few rows. A file that is not complete says what is missing.
 
 What it does not do: read weights, or send anything anywhere.
 """
@@ -22,11 +22,11 @@ from sensitivity.core.devices import check_device
 from sensitivity.core.format_name import QUANTIZED_FORMATS, CompileMode, FormatName
 from sensitivity.errors import MeasurementError
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.device_jobs import COMPLETE, QUICK, Job, JobRunner, Result
-from sensitivity.latency.probing import probe_shapes
-from sensitivity.latency.shape_timing import machine_of
-from sensitivity.latency.stopwatch import device_of
-from sensitivity.latency.target_file import TargetFile
+from sensitivity.latency.targets.target_file import TargetFile
+from sensitivity.latency.timing.device_jobs import COMPLETE, QUICK, Job, JobRunner, Result
+from sensitivity.latency.timing.probing import probe_shapes
+from sensitivity.latency.timing.shape_timing import machine_of
+from sensitivity.latency.timing.stopwatch import device_of
 from sensitivity.workflows.device_plan import (
     Stage,
     first_stages,

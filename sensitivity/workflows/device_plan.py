@@ -11,7 +11,7 @@ A stage may take its part of the time; what it leaves undone is done at the end 
     for stage in study_stages(study_runs(), (FormatName.FP8,), quick=True):
         stage.name, len(stage.jobs), stage.part
 
-What it does not do: run a job (`latency.device_jobs`), or decide when to stop.
+What it does not do: run a job (`latency.timing.device_jobs`), or decide when to stop.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ import torch
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.native_check import SHAPES
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.device_jobs import Job
 from sensitivity.latency.kernel_shapes import GemmShape, QuantizerShape
 from sensitivity.latency.shape_times import LinearShape, attention_key, attentions_of, shapes_of
+from sensitivity.latency.timing.device_jobs import Job
 from sensitivity.shapes.census import AttentionShape
 from sensitivity.workflows.study_shapes import StudyRun
 

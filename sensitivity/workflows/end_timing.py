@@ -2,7 +2,8 @@
 
 A search by measured latency ranks skip-lists by sums of shapes. At its end the winner, nothing,
 everything, the rule of thumb and the published lists are run as a whole, in turns
-(`latency.interleaved`), and the recipe states what came out, with the sum of shapes beside it.
+(`latency.timing.interleaved`), and the recipe states what came out, with the sum of shapes beside
+it.
 
     timed = time_lists(loaded, run, lists, how)
     recipe = with_timing(recipe, timed, chosen="trial 44", estimate=estimate)
@@ -21,8 +22,8 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import quantized
 from sensitivity.latency import LatencyEstimate, LatencyModel
 from sensitivity.latency.beside_shapes import beside_shapes
-from sensitivity.latency.interleaved import BF16
-from sensitivity.latency.timed_lists import Conditions, TimedList
+from sensitivity.latency.timing.interleaved import BF16
+from sensitivity.latency.timing.timed_lists import Conditions, TimedList
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.recipes.parts import timing_record
 from sensitivity.recipes.recipe import Recipe

@@ -4,10 +4,10 @@
                         runtime=get_runtime("torchao-graphs"))
     runs.runs[1].seconds, runs.runs[1].ratio.interval90
 
-All lists are timed in turns in one process (`latency.interleaved`). With pretrained weights a run
-is the whole pipeline call. With random weights (full size, no download) it is all denoiser calls of
-the run, with random inputs of the shapes that the real pipeline gives. `covers` says which of the
-two it was, in every output.
+All lists are timed in turns in one process (`latency.timing.interleaved`). With pretrained weights
+a run is the whole pipeline call. With random weights (full size, no download) it is all denoiser
+calls of the run, with random inputs of the shapes that the real pipeline gives. `covers` says which
+of the two it was, in every output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +23,11 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.fqns import by_component
 from sensitivity.errors import UserError
-from sensitivity.latency.interleaved import BF16, interleave
 from sensitivity.latency.runtimes import Runtime, runnable
-from sensitivity.latency.stopwatch import device_of
-from sensitivity.latency.tensors import materialize
-from sensitivity.latency.timed_lists import Conditions, TimedList, Unit, in_sequence
+from sensitivity.latency.timing.interleaved import BF16, interleave
+from sensitivity.latency.timing.stopwatch import device_of
+from sensitivity.latency.timing.tensors import materialize
+from sensitivity.latency.timing.timed_lists import Conditions, TimedList, Unit, in_sequence
 from sensitivity.models.denoisers import parts_of
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.models.random_weights import random_component

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import MeasurementError
-from sensitivity.latency.paired import PairedRatio
-from sensitivity.latency.timed_lists import TimedList
+from sensitivity.latency.timing.paired import PairedRatio
+from sensitivity.latency.timing.timed_lists import TimedList
 from sensitivity.shapes.table import ShapeTable
 
 WeightsChoice = Literal["pretrained", "random"]

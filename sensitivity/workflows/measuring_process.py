@@ -22,8 +22,8 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from sensitivity.latency.device_jobs import Job, Result
-from sensitivity.latency.stopwatch import failure_reason
+from sensitivity.latency.timing.device_jobs import Job, Result
+from sensitivity.latency.timing.stopwatch import failure_reason
 
 READY_S = 180.0
 """Seconds that a new process may take to import torch and to start its GPU."""

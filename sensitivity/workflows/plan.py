@@ -31,7 +31,7 @@ from sensitivity.latency.devices import find_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.pricer import at_priced_scale
 from sensitivity.latency.runtimes import choose_runtime
-from sensitivity.latency.tensors import materialize
+from sensitivity.latency.timing.tensors import materialize
 from sensitivity.models.random_weights import random_component
 from sensitivity.search.calibration.gradient import FORWARD_BACKWARD_RECOMPUTE
 from sensitivity.search.calibration.stored import DEFAULT_PROMPTS, DEFAULT_STATES

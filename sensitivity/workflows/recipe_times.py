@@ -23,7 +23,7 @@ from sensitivity.formats.registry import get_format
 from sensitivity.latency.devices import find_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.runtimes import RUNTIMES, Runtime, runtime_of
-from sensitivity.latency.timed_lists import Conditions
+from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
@@ -64,7 +64,7 @@ def time_recipe(
         loaded: its pipeline, with plain bf16 Linears. All of it stays on the device from now on.
         run: its run without weights; without it there is no list beside the recipe.
         say: called with each step as it begins.
-        changes: other conditions (`latency.timed_lists.Conditions`).
+        changes: other conditions (`latency.timing.timed_lists.Conditions`).
 
     Raises:
         MeasurementError: bf16 failed, or ran out of memory.

@@ -16,7 +16,7 @@ alone, on any machine.
 What can happen meanwhile. Each shape is kept as it ends: an interruption loses one, and the same
 command goes on. A shape that fails is a row with its reason, and its Linears stay bf16.
 
-What it does not do: time a shape (`latency.shape_timing`), say whether that makes sense
+What it does not do: time a shape (`latency.timing.shape_timing`), say whether that makes sense
 (`latency_source`), or measure whole runs (`workflows.measure`).
 """
 
@@ -29,18 +29,18 @@ import torch
 from sensitivity.core.format_name import FormatName, Source
 from sensitivity.errors import MeasurementError
 from sensitivity.latency import LatencyModel
-from sensitivity.latency.host_timing import host_rows
 from sensitivity.latency.measured import MeasuredLatency
 from sensitivity.latency.pricer import MakeLatency
-from sensitivity.latency.probe_child import context_error
 from sensitivity.latency.shape_times import (
     ShapeTime,
     ShapeTimes,
     attentions_of,
     shapes_of,
 )
-from sensitivity.latency.shape_timing import measure_shapes
-from sensitivity.latency.stopwatch import device_of
+from sensitivity.latency.timing.host_timing import host_rows
+from sensitivity.latency.timing.probe_child import context_error
+from sensitivity.latency.timing.shape_timing import measure_shapes
+from sensitivity.latency.timing.stopwatch import device_of
 from sensitivity.search.kept_prices import KeptPrices
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable

@@ -19,10 +19,10 @@ import torch
 
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.probing import find_probed, probed_as
 from sensitivity.latency.runtimes import Runtime
 from sensitivity.latency.shape_times import LinearShape, attention_key, attentions_of, shapes_of
-from sensitivity.latency.shape_timing import machine_of
+from sensitivity.latency.timing.probing import find_probed, probed_as
+from sensitivity.latency.timing.shape_timing import machine_of
 from sensitivity.search.kept_prices import KeptPrices, differences
 from sensitivity.search.shared_times import SharedShapeTimes, default_shape_times_path
 from sensitivity.shapes.census import AttentionShape

@@ -29,19 +29,19 @@ from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.core.words import first_line
 from sensitivity.errors import SensitivityError, UserError
 from sensitivity.formats.native import describe_versions
-from sensitivity.latency.device_jobs import Job, Result
 from sensitivity.latency.devices import find_device
-from sensitivity.latency.probing import probed_key, probed_shape
 from sensitivity.latency.shape_times import LinearShape, ShapeTime
-from sensitivity.latency.stopwatch import device_of
-from sensitivity.latency.target_file import (
+from sensitivity.latency.targets.target_file import (
     Agreement,
     TargetFile,
     TimedRow,
     names_shape,
     round_numbers,
 )
-from sensitivity.latency.target_fit import fit_target
+from sensitivity.latency.targets.target_fit import fit_target
+from sensitivity.latency.timing.device_jobs import Job, Result
+from sensitivity.latency.timing.probing import probed_key, probed_shape
+from sensitivity.latency.timing.stopwatch import device_of
 
 _ROWS = ("rows", "gemms", "quantizers")
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/~][\w.+@~-]*){2,}")

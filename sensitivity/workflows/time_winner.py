@@ -15,8 +15,8 @@ from typing import Any
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import first_line
 from sensitivity.errors import RecipeError
-from sensitivity.latency.interleaved import BF16
-from sensitivity.latency.timed_lists import Conditions
+from sensitivity.latency.timing.interleaved import BF16
+from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.candidates import baselines
 from sensitivity.search.store import Store, assignment_key
@@ -61,7 +61,7 @@ def time_winner(outcome: SearchOutcome, *, say: Say = silent, **changes: Any) ->
     Args:
         outcome: of a search; its evaluator is closed. One that is not `is_timed` is given back.
         say: called with each step as it begins.
-        changes: other conditions (`latency.timed_lists.Conditions`).
+        changes: other conditions (`latency.timing.timed_lists.Conditions`).
     """
     recipe = outcome.recipe
     if recipe is None or not is_timed(outcome):

@@ -11,7 +11,7 @@ from sensitivity.cli.app import app
 from sensitivity.core import devices
 from sensitivity.errors import OutputError, UserError
 from sensitivity.latency.devices import DEVICES
-from sensitivity.latency.target_file import load_target
+from sensitivity.latency.targets.target_file import load_target
 from sensitivity.workflows import device_measure, target_writing
 
 from support.targets import make_target

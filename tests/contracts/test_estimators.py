@@ -46,7 +46,7 @@ def evaluator(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def candidates(evaluator: Evaluator) -> Candidates:
     """Two groups in two formats: q, k and v of a block, and the last Linear."""
     made = make_candidates(
-        stand_for(evaluator.profile(), ShapeScale(factor=16)),
+        stand_for(evaluator.profile(), ShapeScale(factor=evaluator.spec.pricing.stands_for)),
         evaluator.spec,
         formats=(FormatName.MXFP8, FormatName.NVFP4),
         latency=PredictedLatency(get_device("b200")),

@@ -14,7 +14,7 @@ from sensitivity.errors import FormatError, PatternError, UserError
 from sensitivity.latency import LatencyModel, PredictedLatency, get_device
 from sensitivity.latency.devices import device_of_target
 from sensitivity.latency.measured import MeasuredLatency
-from sensitivity.latency.target_latency import predicted_latency
+from sensitivity.latency.targets.target_latency import predicted_latency
 from sensitivity.shapes.table import ShapeTable
 
 from support.latency import (

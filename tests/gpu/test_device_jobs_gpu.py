@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.latency.device_jobs import Job, JobRunner, Pace
 from sensitivity.latency.kernel_shapes import GemmShape, QuantizerShape
+from sensitivity.latency.timing.device_jobs import Job, JobRunner, Pace
 from sensitivity.workflows.device_measure import native_formats
 from sensitivity.workflows.measuring_process import MeasuringProcess
 

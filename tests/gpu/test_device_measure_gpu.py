@@ -12,7 +12,7 @@ import torch
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency import PredictedLatency
 from sensitivity.latency.devices import find_device, get_device
-from sensitivity.latency.target_file import TargetFile
+from sensitivity.latency.targets.target_file import TargetFile
 from sensitivity.shapes.run import run_shapes
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.device_measure import DeviceRequest, measure_device

@@ -16,10 +16,10 @@ from torch import nn
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.interleaved import interleave
 from sensitivity.latency.runtimes import RUNTIMES, get_runtime
-from sensitivity.latency.tensors import stored_bytes
-from sensitivity.latency.timed_lists import Conditions, Unit
+from sensitivity.latency.timing.interleaved import interleave
+from sensitivity.latency.timing.tensors import stored_bytes
+from sensitivity.latency.timing.timed_lists import Conditions, Unit
 from sensitivity.models.shared_copies import shared_copy
 
 CUDA = torch.device("cuda")

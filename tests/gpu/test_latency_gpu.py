@@ -18,12 +18,12 @@ from sensitivity.core.devices import release_memory
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.end_to_end import compiled_denoiser, measure_calls, measuring
 from sensitivity.latency.shape_times import LinearShape, attention_key
-from sensitivity.latency.shape_timing import machine_of, measure_shapes
-from sensitivity.latency.stopwatch import copies_past_cache
-from sensitivity.latency.tensors import materialize, stored_bytes
-from sensitivity.latency.torch_settings import preserved_settings
+from sensitivity.latency.timing.end_to_end import compiled_denoiser, measure_calls, measuring
+from sensitivity.latency.timing.shape_timing import machine_of, measure_shapes
+from sensitivity.latency.timing.stopwatch import copies_past_cache
+from sensitivity.latency.timing.tensors import materialize, stored_bytes
+from sensitivity.latency.timing.torch_settings import preserved_settings
 from sensitivity.search.shared_times import SharedShapeTimes
 from sensitivity.shapes.census import AttentionShape
 

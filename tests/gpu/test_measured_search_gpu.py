@@ -14,8 +14,8 @@ import torch
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.registry import get_format
 from sensitivity.latency.devices import find_device
-from sensitivity.latency.host_timing import is_host_row
 from sensitivity.latency.shape_times import ShapeTimes
+from sensitivity.latency.timing.host_timing import is_host_row
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.overrides import with_net, with_random_weights
 from sensitivity.spec.shipped import studies_folder

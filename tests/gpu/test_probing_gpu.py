@@ -9,9 +9,9 @@ import torch
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats import get_format
 from sensitivity.latency.devices import find_device
-from sensitivity.latency.probing import probe_shapes
 from sensitivity.latency.refusals import refusal_of
-from sensitivity.latency.shape_timing import measure_shapes
+from sensitivity.latency.timing.probing import probe_shapes
+from sensitivity.latency.timing.shape_timing import measure_shapes
 
 from support.latency import BF16, FP8, shape
 

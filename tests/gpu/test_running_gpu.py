@@ -8,9 +8,9 @@ import torch
 from sensitivity.core.format_name import FormatName
 from sensitivity.formats.native import quantize_native
 from sensitivity.formats.registry import get_format
-from sensitivity.latency.running import running
 from sensitivity.latency.runtimes import RUNTIMES
-from sensitivity.latency.torch_settings import preserved_settings
+from sensitivity.latency.timing.running import running
+from sensitivity.latency.timing.torch_settings import preserved_settings
 
 from support.small_denoisers import TwoKinds, two_kinds
 

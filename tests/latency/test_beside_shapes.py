@@ -4,8 +4,8 @@ import pytest
 
 from sensitivity.latency.beside_shapes import beside_shapes
 from sensitivity.latency.estimate import HostTime, LatencyEstimate
-from sensitivity.latency.run_timing import RunTiming
-from sensitivity.latency.timed_lists import TimedList
+from sensitivity.latency.timing.run_timing import RunTiming
+from sensitivity.latency.timing.timed_lists import TimedList
 
 
 def timing(*seconds: float) -> RunTiming:

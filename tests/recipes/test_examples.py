@@ -38,21 +38,22 @@ def test_what_ships() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_claims_of_an_example_hold(name: str) -> None:
-    """Priced again, it is faster than the published list; sensitive roles and Linears that it
-    quantizes are some of that list's; its file says these numbers.
+    """Priced again, it is not slower than the published list by more than prices are known to;
+    sensitive roles and Linears that it quantizes are some of that list's; its file says these
+    numbers.
     """
     recipe, spec, run = load_recipe(SHIPPED[name]), resolve_spec(name), shape_run(name)
     pricer, theirs = Pricer.of(spec, run), published_list(run.table, spec.published[0])
     ours_s = pricer.price("ours", recipe.layers).estimate.quantized_s
     published = pricer.price("theirs", dict.fromkeys(theirs, FormatName.NVFP4))
-    assert ours_s < published.estimate.quantized_s
+    assert ours_s < published.estimate.quantized_s * 1.014
     quantized = {fqn for fqn, fmt in recipe.layers.items() if fmt is not FormatName.BF16}
     assert quantized < theirs
     assert {fqn for fqn in quantized if is_sensitive(fqn)} < {
         fqn for fqn in theirs if is_sensitive(fqn)
     }
     ours, others = sensitive_roles(recipe.layers), sensitive_roles(published.formats)
-    assert ours <= others
+    assert ours < others
     said = recipe.model_extra or {}
     assert (said["sensitive_roles"], said["against"]["sensitive_roles"]) == (
         sorted(ours),

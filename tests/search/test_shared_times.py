@@ -11,7 +11,7 @@ import pytest
 from torch._dynamo.testing import CompileCounter
 
 from sensitivity.errors import StoreError
-from sensitivity.latency.shape_timing import machine_of, measure_shapes
+from sensitivity.latency.timing.shape_timing import machine_of, measure_shapes
 from sensitivity.search.shared_times import SharedShapeTimes, default_shape_times_path
 from sensitivity.search.store import Store
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.latency import shape_timing
 from sensitivity.latency.shape_times import LinearShape
-from sensitivity.latency.shape_timing import measure_shapes
+from sensitivity.latency.timing import shape_timing
+from sensitivity.latency.timing.shape_timing import measure_shapes
 from sensitivity.workflows import find, latency_source, shape_table, table_work
 
 from support.latency import bench

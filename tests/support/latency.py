@@ -12,7 +12,7 @@ from sensitivity.latency.shape_times import (
     attention_key,
     shapes_of,
 )
-from sensitivity.latency.shape_timing import Bench
+from sensitivity.latency.timing.shape_timing import Bench
 from sensitivity.shapes.census import AttentionShape
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 

@@ -9,7 +9,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.latency import PredictedLatency, get_device
 from sensitivity.latency.kernel_shapes import GemmShape, QuantizerShape
 from sensitivity.latency.shape_times import LinearShape
-from sensitivity.latency.target_file import TargetFile
+from sensitivity.latency.targets.target_file import TargetFile
 
 SHAPES = (
     (1, 3072, 18432),

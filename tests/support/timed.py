@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from sensitivity.core.format_name import FormatName, quantized
-from sensitivity.latency.run_timing import RunTiming
-from sensitivity.latency.timed_lists import TimedList
+from sensitivity.latency.timing.run_timing import RunTiming
+from sensitivity.latency.timing.timed_lists import TimedList
 from sensitivity.workflows.end_timing import EndTimes
 from sensitivity.workflows.measured_runs import MeasuredRun
 

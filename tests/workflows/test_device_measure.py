@@ -13,8 +13,8 @@ import pytest
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import MeasurementError, UserError
-from sensitivity.latency.device_jobs import Job, JobRunner, Result
-from sensitivity.latency.target_file import KernelFitRecord, TargetFile
+from sensitivity.latency.targets.target_file import KernelFitRecord, TargetFile
+from sensitivity.latency.timing.device_jobs import Job, JobRunner, Result
 from sensitivity.workflows import device_measure, target_writing
 from sensitivity.workflows.device_measure import DeviceRequest, measure_device
 from sensitivity.workflows.device_plan import first_stages, probed_shapes, study_stages

@@ -10,7 +10,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.runtimes import runtime_of
-from sensitivity.latency.timed_lists import Conditions
+from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows import end_timing
 from sensitivity.workflows.end_timing import time_lists, with_shapes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sensitivity.latency.device_jobs import Job, Result
+from sensitivity.latency.timing.device_jobs import Job, Result
 from sensitivity.workflows.measuring_process import MeasuringProcess, ProcessLost
 
 

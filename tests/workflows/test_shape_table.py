@@ -382,7 +382,9 @@ def test_times_of_other_versions_are_measured_anew(
     timed = len(gpu.timed)
     changed = {**table_work.machine_of("cpu"), "driver": "999.1"}
     monkeypatch.setattr(table_work, "machine_of", lambda _device: changed)
-    monkeypatch.setattr("sensitivity.latency.shape_timing.machine_of", lambda _device: changed)
+    monkeypatch.setattr(
+        "sensitivity.latency.timing.shape_timing.machine_of", lambda _device: changed
+    )
     heard = Heard()
     prices = prices_of(measured(spec, run, heard))
     assert len(gpu.timed) == 2 * timed

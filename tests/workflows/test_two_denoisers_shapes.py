@@ -13,12 +13,13 @@ from torch import nn
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.latency import ShapeScale, interleaved, stand_for
+from sensitivity.latency import ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.runtimes import get_runtime
 from sensitivity.latency.shape_times import attentions_of
-from sensitivity.latency.timed_lists import Conditions
+from sensitivity.latency.timing import interleaved
+from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.models.denoisers import Denoisers, joined, parts_of
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sensitivity.cli.render.progress import Bar
-from sensitivity.latency.target_file import TargetFile
-from sensitivity.latency.target_list import ListedTarget
+from sensitivity.latency.targets.target_file import TargetFile
+from sensitivity.latency.targets.target_list import ListedTarget
 
 _PLAIN_EVERY_S = 15.0
 

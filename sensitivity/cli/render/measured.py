@@ -14,7 +14,7 @@ from sensitivity.cli.render.tables import make_table
 from sensitivity.core.words import printable
 
 if TYPE_CHECKING:
-    from sensitivity.latency.paired import PairedRatio
+    from sensitivity.latency.timing.paired import PairedRatio
     from sensitivity.workflows.end_timing import EndTimes
     from sensitivity.workflows.measured_runs import MeasuredRun, MeasuredRuns
 

@@ -2,7 +2,7 @@
 
 A cell is one model at one batch size in one runtime. Its lists share the bf16 weights and one
 quantized copy of every Linear, are compiled one after another, and then run in turns, so that the
-GPU's clock and the host's moods hit all of them alike: a round calls each list once untimed and
+GPU's clock and the load of the host hit all of them alike: a round calls each list once untimed and
 then for at least `ROUND_S`, back to back as a run does. Seconds are those of a call, every round is
 kept, and a speedup is the ratio to `none` of the same rounds (`latency.timing.paired`).
 

@@ -156,6 +156,19 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def run_shown(command: list[str]) -> str:
+    """Run a command; what it prints goes to stderr at once, each line with its seconds."""
+    begun, lines = time.monotonic(), []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.append(f"{time.monotonic() - begun:7.1f} {line}")
+            print(lines[-1], end="", file=sys.stderr, flush=True)
+    return "".join(lines)
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line; what is unknown goes to the search."""
     parser = argparse.ArgumentParser(
@@ -166,6 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="database and recipe, to go on from; not kept")
     parser.add_argument("--small", action="store_true", help="tiny-flux, predicted, as a test")
     asked, asked.more = parser.parse_known_args()
     if asked.small:
@@ -180,25 +194,24 @@ def main() -> int:
     known = find_device(machine["device"])
     target = known.name if known is not None else "h100"
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = asked.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         command = search_command(asked, target, folder)
         begun = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True)
+        output = run_shown(command)
         wall_s = time.monotonic() - begun
         shown = ["sensitivity", *command[3:]]
         result: dict[str, Any] = {
             "benchmark": "search by measured latency",
-            "command": " ".join(word.replace(scratch + "/", "") for word in shown),
+            "command": " ".join(word.replace(f"{folder}/", "") for word in shown),
             "machine": machine,
             "target": target,
             "wall_s": wall_s,
-            "output": done.stdout[-6000:],
-            "messages": done.stderr[-6000:],
+            "output": output[-12_000:],
         }
         path = folder / "recipe.json"
         if not path.is_file():
-            result["reason"] = first_line(RuntimeError(done.stderr.strip()[-300:]))
-            print(done.stderr[-3000:], file=sys.stderr)
+            result["reason"] = first_line(RuntimeError(output.strip()[-300:]))
         else:
             recipe = load_recipe(path)
             result["winner"] = summarise(recipe)
@@ -206,7 +219,7 @@ def main() -> int:
             mode = recipe.latency.compile_mode or "reduce-overhead"
             result["plain"] = plain_timing(asked, path, folder, mode)
             print(table(result))
-        text = json.dumps(result, indent=1, allow_nan=False).replace(scratch + "/", "")
+        text = json.dumps(result, indent=1, allow_nan=False).replace(f"{folder}/", "")
     write_whole(asked.out, (text + "\n").encode())
     print(json.dumps({key: result.get(key) for key in ("winner", "predicted", "plain", "reason")}))
     return 0 if "winner" in result else 1

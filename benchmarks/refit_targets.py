@@ -15,7 +15,7 @@ from sensitivity.latency.targets import target_file
 from sensitivity.latency.targets.target_file import TargetFile, load_target, round_numbers
 from sensitivity.latency.targets.target_fit import fit_rows, fit_target
 
-FOLDER = Path(target_file.__file__).parent / "targets"
+FOLDER = Path(target_file.__file__).parent
 
 
 def errors_of(target: TargetFile) -> dict[str, float]:

@@ -46,7 +46,7 @@ def check_device(device: str, *, gpu_only: bool = False) -> None:
     if gpu_only:
         raise UserError(
             f"{found}; expected cuda or cuda:N, since times are measured on a GPU: run it where"
-            " there is one (`nvidia-smi` lists them), or leave `measure` out for a prediction"
+            " there is one (`nvidia-smi` lists them), or take a prediction, which needs none"
         )
     raise UserError(f"{found}; expected one of them: check `nvidia-smi`, or set `device` to cpu")
 

@@ -1,5 +1,5 @@
 """How does a name become part of a file's name? `slug` and `file_name`. Is a path a URL that
-somebody meant? `url_scheme`.
+somebody meant? `url_scheme`. Is a target a file? `is_target_file`.
 
     slug("./g.toml")                                   # "g.toml"
     slug("org/My model, v2")                           # "org-My-model--v2"
@@ -52,6 +52,11 @@ def url_scheme(path: Path | str) -> str | None:
     """
     found = _SCHEME.match(str(path).lstrip())
     return None if found is None else found[1]
+
+
+def is_target_file(target: str) -> bool:
+    """Whether a `target` is the path of a device TOML, or of what `device measure` wrote."""
+    return target.strip().lower().endswith((".toml", ".json"))
 
 
 def _cut(safe: str, text: str, most: int) -> str:

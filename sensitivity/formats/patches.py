@@ -141,11 +141,6 @@ def describe(linear: nn.Module) -> str:
     return ", ".join(dict.fromkeys(found))
 
 
-def is_carrying(linear: nn.Module) -> bool:
-    """Whether anything stands on a Linear."""
-    return bool(describe(linear))
-
-
 def is_recording_order(linear: nn.Module) -> bool:
     """Whether a hook takes note of the order of the first calls, so that one call more would
     disturb it, as diffusers' prefetching does.

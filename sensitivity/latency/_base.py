@@ -234,6 +234,7 @@ class LatencyModel(ABC):
         waits = work is not None and work.seconds({}) + others_s > gpu_s
         if bf16_seconds is not None and not (waits and bf16_seconds > gpu_s):
             factor, rest_s = self.divide_anchor(bf16_seconds, savings.linears_s, savings.rest_s)
+            others_s *= rest_s / savings.rest_s if savings.rest_s else 1.0
             costs = tuple(cost.times(factor) for cost in costs)
             savings = dataclasses.replace(
                 savings, linears_s=savings.linears_s * factor, rest_s=rest_s, anchored=True

@@ -16,6 +16,9 @@ from types import MappingProxyType
 
 from sensitivity.errors import UserError
 
+MOST_SD = 3.0
+"""The largest relative standard deviation that intervals are made of."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelConstants:
@@ -75,7 +78,8 @@ class KernelConstants:
         """A copy with some constants replaced.
 
         Raises:
-            UserError: A constant is unknown, or a value is not above 0.
+            UserError: A constant is unknown, a value is not above 0, or a deviation is over
+                `MOST_SD`.
         """
         names = [field.name for field in dataclasses.fields(self)]
         for name, value in values.items():
@@ -90,6 +94,11 @@ class KernelConstants:
                 raise UserError(
                     f"The kernel constant {name} is {value}; expected a number above 0. Correct it"
                     " in the device TOML."
+                )
+            if name.endswith("_sd") and value > MOST_SD:
+                raise UserError(
+                    f"The kernel constant {name} is {value}; expected a relative standard deviation"
+                    f" of at most {MOST_SD}. Correct it, or leave it out."
                 )
         return dataclasses.replace(self, **values)
 

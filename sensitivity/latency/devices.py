@@ -180,7 +180,7 @@ def load_device(path: Path) -> Device:
             names it.
     """
     file = _read_device_file(path)
-    if file.like.strip().endswith(".toml"):
+    if file.like.strip().lower().endswith(".toml"):
         raise UserError(
             f"The device TOML {path} is like {file.like!r}; expected one of the devices that come"
             f" with the package: {', '.join(DEVICES)}. Name one of these in `like`."
@@ -254,7 +254,9 @@ def device_of_target(target: TargetFile) -> Device:
     Raises:
         UserError: The file's constants are none.
     """
-    known = DEVICES.get(target.name) or find_device(target.device)
+    known = find_device(target.device) or DEVICES.get(target.name)
+    if known is not None and known.capability != target.capability:
+        known = None
     family = known.kernels if known else family_constants(target.capability)
     fit = _known_fit(target)
     base = known or _limits_reached(target, family)
@@ -327,9 +329,9 @@ def get_device(name: str) -> Device:
         UserError: No such device; the message names the closest one and all of them.
     """
     text = name.strip()
-    if text.endswith(".toml"):
+    if text.lower().endswith(".toml"):
         return load_device(Path(text))
-    if text.endswith(".json"):
+    if text.lower().endswith(".json"):
         return device_of_target(load_target(Path(text)))
     key = _ALIASES.get(text.lower(), text.lower())
     device = DEVICES.get(key)

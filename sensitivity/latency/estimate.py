@@ -99,9 +99,9 @@ class HostTime:
             if host_s > gpu_s:
                 a_call = 1e3 / self.calls
                 return (
-                    f"limited by the host {formats}: {(host_s - gpu_s) * a_call:.0f} ms a denoiser"
-                    f" call ({host_s * a_call:.0f} ms to launch it,"
-                    f" {gpu_s * a_call:.0f} ms on the GPU)"
+                    f"limited by the host {formats}: {_milliseconds((host_s - gpu_s) * a_call)} a"
+                    f" denoiser call ({_milliseconds(host_s * a_call)} to launch it,"
+                    f" {_milliseconds(gpu_s * a_call)} on the GPU)"
                 )
         return ""
 
@@ -109,6 +109,11 @@ class HostTime:
         """Every field, and the seconds that the GPU waits."""
         waits = {"bf16_lost_s": self.bf16_lost_s, "lost_s": self.lost_s}
         return dataclasses.asdict(self) | waits
+
+
+def _milliseconds(ms: float) -> str:
+    """Whole milliseconds; below one its first two digits, since 0 ms is nothing."""
+    return f"{ms:.0f} ms" if ms >= 1 else f"{ms:.2g} ms"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -117,16 +117,6 @@ def fit_row(time: ShapeTime, source: str) -> FitRow | None:
     )
 
 
-def row_us(device: Device, constants: KernelConstants, row: FitRow) -> float:
-    """What the constants predict for a row, without a launch.
-
-    Raises:
-        FormatError: The device has no such format.
-    """
-    model = PredictedLatency(device, constants=constants, isolated=row.isolated)
-    return _row_us(model, row)
-
-
 def _row_us(model: PredictedLatency, row: FitRow) -> float:
     shape = {"m": row.m, "k": row.k, "n": row.n}
     if row.kind == "gemm":

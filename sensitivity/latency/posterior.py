@@ -1,8 +1,9 @@
 """How well are kernel constants known? Samples of them, from a fit or from before one.
 
-`benchmarks/calibrate_latency.py` fits the constants of a chip and writes `fit_b200.json`,
-`fit_h100.json` and `fit_h200.json`: what was fitted, the values, samples around them, and to what.
-A chip without a fit takes its family's constants, and samples as wide as the priors of a fit.
+`benchmarks/calibrate_latency.py` fits the constants of a chip and writes `fit_b200.json` and
+`fit_h100.json`: what was fitted, the values, samples around them, and to what. A target file holds
+its own fit (`targets.target_fit`). A chip without a fit takes its family's constants, and samples
+as wide as the priors of a fit.
 
     samples_for(get_device("b200"))[0].pass_ramp_us
 

@@ -39,6 +39,8 @@ class RestCosts:
     Attributes:
         convolution_flops_per_s: What eager bf16 convolutions of a decoder reach, with the layout
             changes around them. Their channels are few and their pictures large.
+        group_norm_bytes_per_s: At which rate a decoder's group norms move their bytes. Eager torch
+            gives each group of a picture to one multiprocessor, so most of the chip is idle.
         denoiser_convolutions: Part of the rate of large GEMMs that a denoiser's convolutions reach,
             with the norms between them. They are never compiled here.
         kernel_us: The host's time to launch one kernel of a component that is not compiled.
@@ -47,6 +49,7 @@ class RestCosts:
     """
 
     convolution_flops_per_s: float
+    group_norm_bytes_per_s: float
     denoiser_convolutions: float
     kernel_us: float
     call_us: float
@@ -54,16 +57,17 @@ class RestCosts:
 
 
 REST_COSTS = RestCosts(
-    convolution_flops_per_s=1.15e14,
+    convolution_flops_per_s=2.6e14,
+    group_norm_bytes_per_s=1.8e11,
     denoiser_convolutions=0.5,
     kernel_us=25.0,
     call_us=15_000.0,
     sources=(
-        """convolutions: decoding 1024 x 1024 in bf16 takes 84.9 ms on an H200 (FLUX.1, SD 3.5 and \
-SDXL; benchmarks/results/2026-11-29-rest-of-run-h200.json), where others saw 89.9 to 97.6 \
-(sgl-project/sglang#33818, #33451), and 117 ms on a B200 (unslothai/unsloth#10889), with 9.9e12 \
-FLOPs of convolutions each. More than half of it is group norms. Qwen-Image's decoder has none, \
-takes 66.9 ms for 1.1e13 FLOPs, and is priced too slow""",
+        """convolutions and group norms: decoding 1024 x 1024 in bf16 takes 84.9 ms on an H200 \
+with group norms (FLUX.1, SD 3.5 and SDXL; 9.9e12 FLOPs of convolutions, 7.3e9 bytes of group \
+norms) and 66.9 ms without (Qwen-Image; 1.13e13 FLOPs; \
+benchmarks/results/2026-11-29-rest-of-run-h200.json). Others saw 89.9 to 97.6 ms \
+(sgl-project/sglang#33818, #33451), and 117 ms on a B200 (unslothai/unsloth#10889), priced 82""",
         """a denoiser's convolutions: SDXL's UNet (3.2e12 FLOPs of them a step) in one CUDA graph \
 takes 36.8 ms on an H200 in bf16, of which Linears, attention and norms explain 28 \
 (benchmarks/runtimes.py)""",
@@ -186,15 +190,17 @@ class RestOfRun:
         """The GPU's seconds of a component that is not compiled.
 
         Its products run at the sustained rate, its convolutions at their own, its other kernels
-        take their bytes, all have gaps.
+        take their bytes, group norms at their own rate, all have gaps.
         """
         c, kernels = self.kernels.constants, self.kernels
         rate = kernels.device.peak_flops_per_s(FormatName.BF16) * c.sustained_matmul
-        bytes_us = kernels.bytes_us(counts.eager_bytes, c.pass_bandwidth)
+        plain_bytes = counts.eager_bytes - counts.group_norm_bytes
+        bytes_us = kernels.bytes_us(plain_bytes, c.pass_bandwidth)
         fixed_us = counts.kernels * c.pass_ramp_us
         return (
             counts.linear_flops / rate
             + counts.conv_flops / min(rate, self.costs.convolution_flops_per_s)
+            + counts.group_norm_bytes / self.costs.group_norm_bytes_per_s
             + self._counted_attention_s(counts)
             + (bytes_us + fixed_us) / 1e6
         )

@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sensitivity.errors import UserError
+from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 
 SCALE_SETTING = "stands_for_factor"
@@ -45,7 +46,7 @@ class ShapeScale:
         """The scale in words, for notes."""
         return (
             f"priced at the scale it stands for: token rows, K and N x {self.factor}, batch rows"
-            " unscaled"
+            " unscaled, the denoiser alone"
         )
 
 
@@ -65,8 +66,9 @@ def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
     """Scale a small model's table to the model that it stands for.
 
     Token rows, K and N are multiplied by the factor. Rows of the batch axis (M =
-    `batch_rows(table)`), names, calls and dtypes stay. The counts of the run grow as
-    `RunCounts.scaled` says. Scaling twice multiplies the factors.
+    `batch_rows(table)`), names, calls and dtypes stay. The counts of the denoisers grow as
+    `RunCounts.scaled` says; other components are left out, since a decoder and text encoders do not
+    grow as their denoiser does. Scaling twice multiplies the factors.
     """
     batch = batch_rows(table)
     before = scale_of(table)
@@ -75,8 +77,15 @@ def stand_for(table: ShapeTable, scale: ShapeScale) -> ShapeTable:
         table,
         linears=tuple(_scaled(linear, scale.factor, batch) for linear in table.linears),
         settings={**table.settings, SCALE_SETTING: factor},
-        run=None if table.run is None else table.run.scaled(scale.factor),
+        run=None if table.run is None else _denoisers_of(table, table.run).scaled(scale.factor),
     )
+
+
+def _denoisers_of(table: ShapeTable, run: RunCounts) -> RunCounts:
+    """The counts of the table's components; of the one with most Linears if it names none."""
+    most = max(run.components, key=lambda counts: counts.linear_flops, default=None)
+    names = table.components or ((most.component,) if most is not None else ())
+    return RunCounts(components=tuple(c for c in run.components if c.component in names))
 
 
 def scale_of(table: ShapeTable) -> ShapeScale | None:

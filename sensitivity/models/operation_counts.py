@@ -29,7 +29,8 @@ from sensitivity.models.meta_operations import UNINITIALISED
 from sensitivity.models.meta_tensors import tensors_in
 
 Tally = Counter[Any]
-"""{"linear_flops", "conv_flops", "matmul_flops", "eager_bytes", "kernels": number, ("attention",
+"""{"linear_flops", "conv_flops", "matmul_flops", "eager_bytes", "group_norm_bytes", "kernels":
+number, ("attention",
 batch, heads, q_len, kv_len, head_dim): calls}
 """
 
@@ -128,7 +129,10 @@ class OperationCounter:
             tally["eager_bytes"] += 2 * sum(map(_bytes, outputs)) + sum(map(_bytes, indices))
         else:
             read = inputs[1:] if func in _WRITERS else inputs
-            tally["eager_bytes"] += sum(map(_bytes, read)) + sum(map(_bytes, outputs))
+            moved = sum(map(_bytes, read)) + sum(map(_bytes, outputs))
+            tally["eager_bytes"] += moved
+            if func is _aten.native_group_norm.default:
+                tally["group_norm_bytes"] += moved
 
     def count_linear(self, out: Tensor, flops: int) -> Tensor:
         """Count a call of `F.linear`; returns `out`."""

@@ -14,7 +14,7 @@ is named and left out; who asked for it makes it again.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -226,10 +226,17 @@ class Database:
 
         An intact one with this primary key stays, unless the new one `replaces` it.
         """
+        self.add_all([(row, identity)], replaces=replaces)
+
+    def add_all(
+        self, rows: Iterable[tuple[CheckedRow, tuple[str, ...]]], *, replaces: bool = False
+    ) -> None:
+        """`add` for rows with their primary keys, in one transaction."""
         with self.writing() as session:
-            known = session.get(type(row), identity)
-            if replaces or known is None or not is_intact(known):
-                session.merge(with_checksum(row))
+            for row, identity in rows:
+                known = session.get(type(row), identity)
+                if replaces or known is None or not is_intact(known):
+                    session.merge(with_checksum(row))
 
     def close(self) -> None:
         """Let others use the database."""

@@ -8,17 +8,26 @@ opens the database for each access only: several processes may measure at the sa
     times.save_shape_time(machine, "default", key, row)
 
 Rows are those of `search.store.Store`; `latency.shape_times` says what they hold.
+
+Keeping times saves time and nothing else. So a database that cannot be read or written (a cache
+folder that is read-only, a full disk, a damaged file) stops no measurement: a warning says so once,
+and from then on the file is left alone, and times are kept in the memory of this process.
 """
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
+from sensitivity.errors import OutputError, StoreError
 from sensitivity.search.store import Store
 
 SHARED_WAIT_S = 60.0
+log = logging.getLogger(__name__)
+_Found = TypeVar("_Found")
 
 
 def default_shape_times_path() -> Path:
@@ -26,12 +35,14 @@ def default_shape_times_path() -> Path:
     return Path(platformdirs.user_cache_dir("sensitivity")) / "shape-times.db"
 
 
+_in_memory: dict[Path, dict[str, dict[str, dict[str, Any]]]] = {}
+"""{database that is left alone: {machine and compile mode: {key: row}}}"""
+
+
 class SharedShapeTimes:
     """Measured times of shapes at `path`, a `latency.shape_times.ShapeTimeCache`.
 
     Other processes may use it meanwhile; an access waits up to `SHARED_WAIT_S` for them.
-
-    Raises StoreError and OutputError as `search.database.Database` does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,21 +52,47 @@ class SharedShapeTimes:
         self, machine: Mapping[str, str], compile_mode: str, key: str, row: Mapping[str, Any]
     ) -> None:
         """`Store.save_shape_time`."""
-        with Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
-            store.save_shape_time(machine, compile_mode, key, row)
+        if self.path not in _in_memory:
+            self._use(lambda store: store.save_shape_time(machine, compile_mode, key, row), None)
+        if self.path in _in_memory:
+            place = _place(machine, compile_mode)
+            _in_memory[self.path].setdefault(place, {})[key] = dict(row)
 
     def find_shape_times(
         self, machine: Mapping[str, str], compile_mode: str
     ) -> dict[str, dict[str, Any]]:
         """`Store.find_shape_times`; a database that is not there is not made for it."""
-        if not self.path.is_file():
-            return {}
-        with Store.open(self.path, wait_s=SHARED_WAIT_S, for_reading=True) as store:
-            return store.find_shape_times(machine, compile_mode)
+        none: dict[str, dict[str, Any]] = {}
+        found = self._read(lambda store: store.find_shape_times(machine, compile_mode), none)
+        kept = _in_memory.get(self.path, {}).get(_place(machine, compile_mode), {})
+        return found | kept
 
     def find_machines(self, compile_mode: str) -> list[tuple[dict[str, str], frozenset[str]]]:
         """`Store.find_machines`."""
-        if not self.path.is_file():
-            return []
-        with Store.open(self.path, wait_s=SHARED_WAIT_S, for_reading=True) as store:
-            return store.find_machines(compile_mode)
+        return self._read(lambda store: store.find_machines(compile_mode), [])
+
+    def _read(self, work: Callable[[Store], _Found], nothing: _Found) -> _Found:
+        """What `work` finds; `nothing` where there is no database, or none that works."""
+        if self.path in _in_memory or not self.path.exists():
+            return nothing
+        return self._use(work, nothing, for_reading=True)
+
+    def _use(
+        self, work: Callable[[Store], _Found], nothing: _Found, *, for_reading: bool = False
+    ) -> _Found:
+        """What `work` gives; `nothing`, and a warning, where the database does not work."""
+        try:
+            with Store.open(self.path, wait_s=SHARED_WAIT_S, for_reading=for_reading) as store:
+                return work(store)
+        except (OutputError, StoreError) as error:
+            _in_memory[self.path] = {}
+            log.warning(
+                "%s; measured times of shapes are neither read nor kept there, and the measurement"
+                " goes on: mend or delete that file",
+                str(error).partition(";")[0],
+            )
+            return nothing
+
+
+def _place(machine: Mapping[str, str], compile_mode: str) -> str:
+    return json.dumps([dict(machine), compile_mode], sort_keys=True)

@@ -93,8 +93,17 @@ class Store(Database):
 
     def save_sensitivity(self, calibration: str, assignment: str, error: float) -> None:
         """Keep the error of one assignment in a calibration; one that is there already stays."""
-        row = SensitivityRow(calibration=calibration, assignment=assignment, error=float(error))
-        self.add(row, (calibration, assignment))
+        self.save_sensitivities({(calibration, assignment): error})
+
+    def save_sensitivities(self, errors: Mapping[tuple[str, str], float]) -> None:
+        """Keep {(calibration, assignment): error} at once; those that are there already stay.
+
+        A transaction takes about 20 ms, and a calibration of FLUX.1-dev gives a thousand errors.
+        """
+        self.add_all(
+            (SensitivityRow(calibration=place[0], assignment=place[1], error=float(error)), place)
+            for place, error in errors.items()
+        )
 
     def find_sensitivities(self, calibration: str) -> dict[str, float]:
         """{assignment: error} of a calibration so far."""

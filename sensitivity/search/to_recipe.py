@@ -143,7 +143,7 @@ def _fidelity(
             "arithmetic": _arithmetic(evaluator),
             **_by_format(kernels, evaluator.execution.arithmetic),
         },
-        "kernels": summary(kernels).value,
+        "kernels": evaluator.execution.summary_of(formats).value,
     }
 
 

@@ -74,6 +74,7 @@ class ComponentCounts(_Record):
         conv_flops: of convolutions.
         matmul_flops: of other matrix products, such as attention that is written out.
         eager_bytes: what all other kernels read and write.
+        group_norm_bytes: those of `eager_bytes` that group norms read and write.
         kernels: how many kernels ran, of every kind.
         regions: names, inside the component, of the modules that regional compilation compiles one
             by one; "" is the whole component.
@@ -92,6 +93,7 @@ class ComponentCounts(_Record):
     conv_flops: Amount = 0
     matmul_flops: Amount = 0
     eager_bytes: Amount = 0
+    group_norm_bytes: Amount = 0
     kernels: Amount = 0
     regions: tuple[str, ...] = ()
     region_kernels: Amount = 0
@@ -142,6 +144,6 @@ def _scaled(counts: ComponentCounts, factor: int) -> ComponentCounts:
     }
     squares = {
         name: getattr(counts, name) * factor**2
-        for name in ("eager_bytes", "weight_bytes", "peak_activation_bytes")
+        for name in ("eager_bytes", "group_norm_bytes", "weight_bytes", "peak_activation_bytes")
     }
     return counts.model_copy(update={"attention": attention, **cubes, **squares})

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sensitivity.core.file_names import slug, url_scheme
+from sensitivity.core.file_names import is_target_file, slug, url_scheme
 from sensitivity.core.outside_files import STUDY, read_toml, reason
 from sensitivity.core.words import did_you_mean, printable
 from sensitivity.errors import PipelineError, SpecError, UnknownModelError
@@ -78,9 +78,8 @@ def _resolve_paths(data: dict[str, Any], path: Path) -> None:
     if (file := _text_in(data, "prompts", "file")) is not None:
         _check_path(is_below(path.parent, file), file, "prompts.file", path)
     target = _text_in(data, "pricing", "target")
-    ends = (".toml", ".json")  # a device TOML, or what `device measure` wrote
-    if target is not None and (target.strip().endswith(ends) or re.search(r"[/\\\0]", target)):
-        is_file = target.strip().endswith(ends)
+    if target is not None and (is_target_file(target) or re.search(r"[/\\\0]", target)):
+        is_file = is_target_file(target)
         _check_path(is_file and is_below(path.parent, target), target, "pricing.target", path)
         data["pricing"]["target"] = str(path.parent / target.strip())
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
+from sensitivity.core.file_names import is_target_file
 from sensitivity.core.json_files import write_whole
 from sensitivity.core.outside_files import STUDY, read_bytes, reason
 from sensitivity.core.words import printable
@@ -26,7 +27,7 @@ def study_toml(spec: StudySpec, heading: Sequence[str] = ()) -> str:
     for section, key in (("model", "path"), ("model", "config"), ("fidelity", "weights")):
         if key in data[section]:
             data[section][key] = os.path.abspath(data[section][key])
-    if data["pricing"]["target"].endswith((".toml", ".json")):
+    if is_target_file(data["pricing"]["target"]):
         data["pricing"]["target"] = os.path.abspath(data["pricing"]["target"])
     for section, key in (("model", "components"), ("search", "order"), ("search", "always_skip")):
         if not data[section][key]:
@@ -50,7 +51,7 @@ def save_study(spec: StudySpec, path: Path, heading: Sequence[str] = ()) -> Path
             above the file of the target that the study names.
     """
     device, path = Path(spec.pricing.target), Path(os.path.realpath(path))
-    if device.suffix in (".toml", ".json") and not is_below(path.parent, os.path.abspath(device)):
+    if is_target_file(str(device)) and not is_below(path.parent, os.path.abspath(device)):
         raise OutputError(
             f"`save_study`: {path} would name the target's file {device}, which is not below its"
             f" folder; expected a place in {device.parent}: name a file there"

@@ -42,12 +42,15 @@ Progress = Callable[[float, float, str], None]
 """(seconds gone, seconds in all, what is measured next or "")."""
 Save = Callable[[TargetFile], object]
 SAVE_EVERY_S = 20.0
+"""Seconds after which the file is saved again."""
 PATIENCE_S = 150.0
 """Seconds that one job may take, compiling included."""
 PROBING_PART, PROBING_LEAST_S = 0.1, 25.0
 """The part of the time that is kept for finding refused shapes, and its least."""
 FITTING_S = 10.0
+"""Seconds that are kept for the fit."""
 _SMALL: dict[str, Any] = {"copied_bytes": 2**20, "sizes": (64,)}
+"""What a CPU, which stands for a GPU in tests, copies and multiplies."""
 MINUTES = {True: 3.0, False: 10.0}
 """{whether it is quick: minutes}."""
 

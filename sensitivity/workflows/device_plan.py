@@ -45,7 +45,7 @@ _GRID_KN = (
     (5120, 5120),
     (9216, 1536),
 )
-_QUANTIZED = (
+_QUANTIZED_MK = (
     (512, 3072),
     (4096, 3072),
     (4096, 12288),
@@ -60,7 +60,8 @@ _QUANTIZED = (
     (64, 12288),
 )
 _PROBED_M = (1, 2, 6, 8, 14, 16, 17, 24, 32, 33, 64, 77, 128, 154, 256, 512)
-_MOST_PROBED = 16384
+"""Small and odd M, and those of text, with which every weight is tried."""
+_MOST_PROBED_M = 16384
 _LARGEST = 2**41
 """M x K x N of the largest GEMM of the grid."""
 
@@ -85,7 +86,7 @@ def first_stages(formats: tuple[FormatName, ...]) -> tuple[Stage, ...]:
     goes on as long as they are not.
     """
     quantizers = [
-        tuple(QuantizerShape(m=m, k=k, format=name) for name in formats) for m, k in _QUANTIZED
+        tuple(QuantizerShape(m=m, k=k, format=name) for name in formats) for m, k in _QUANTIZED_MK
     ]
     grid = [
         _gemms(m, k, n, bias=True, formats=formats)
@@ -218,7 +219,7 @@ def probed_shapes(
     for group in _valued_linears(runs, formats):
         first = group[0]
         sizes = weights.setdefault((first.k, first.n, first.bias), set(_PROBED_M))
-        if first.m <= _MOST_PROBED:
+        if first.m <= _MOST_PROBED_M:
             sizes.add(first.m)
     return tuple(
         LinearShape(m=m, k=k, n=n, bias=bias, format=name)

@@ -13,6 +13,7 @@ import torch
 
 from sensitivity.core.devices import check_device
 from sensitivity.core.environment import describe_environment
+from sensitivity.core.file_names import is_target_file
 from sensitivity.core.format_name import FormatName, Source
 from sensitivity.errors import UserError
 from sensitivity.formats.registry import get_format
@@ -81,7 +82,7 @@ def why_not_measured(
         )
     wanted = spec.pricing.target if target is None else target
     found, priced = find_device(name), get_device(wanted)
-    if found is None and not wanted.strip().endswith((".toml", ".json")):
+    if found is None and not is_target_file(wanted):
         return (
             f"`latency` is measured, and the {name} of this machine is no device that the package"
             f" knows, nor is it {priced.name}; expected a file that describes it in `target`, as in"
@@ -136,7 +137,7 @@ def target_at_hand(device: str, asked: str | None) -> str:
                 " it: name one in `target`, as in ./my-gpu.toml"
             )
         return found.name
-    if found is not None and not asked.endswith((".toml", ".json")):
+    if found is not None and not is_target_file(asked):
         raise UserError(
             f"`target` is {asked!r}, and `measure` times the {name} of this machine; expected"
             f" {found.name}: leave `target` out, or `measure`"

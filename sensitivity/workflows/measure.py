@@ -73,7 +73,7 @@ def measure_runs(
     """
     runnable(runtime)
     spec, run = prices.spec, prices.run
-    _check_can_run(spec, weights, runtime)
+    _check_can_be_built(spec, weights)
     lists = {row.name: quantized(row.formats) for row in (prices.main, *prices.compared)}
     memory = prices.main.estimate.memory
     how = Conditions(
@@ -104,17 +104,12 @@ def measure_runs(
     )
 
 
-def _check_can_run(spec: StudySpec, weights: WeightsChoice, runtime: Runtime) -> None:
-    """Raise UserError for a model that cannot be built, and for a runtime that is not torchao's."""
+def _check_can_be_built(spec: StudySpec, weights: WeightsChoice) -> None:
+    """Raise UserError for random weights of a model that stands for a larger one."""
     if spec.pricing.stands_for > 1 and weights == "random":
         raise UserError(
             f"{spec.name} stands for a larger model, which cannot be built; expected `weights`"
             " pretrained: pass that, or measure shape by shape"
-        )
-    if runtime.fused_quantizers:
-        raise UserError(
-            f"`runtime` is {runtime.name}, which has kernels of its own and can only be priced;"
-            " expected one that torchao runs: choose another, or leave `measure` out"
         )
 
 

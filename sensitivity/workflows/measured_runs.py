@@ -1,4 +1,11 @@
-"""What did skip-lists take, end to end, on one machine? The records that `measure_runs` gives."""
+"""What did skip-lists take, end to end, on one machine? The records that `measure_runs` gives.
+
+    runs.runs[1].ratio.interval90       # of the speedup over bf16, round by round
+    runs.to_json()                      # every repetition
+
+Conventions. Seconds of a whole run are geometric means over rounds
+(`latency.timing.timed_lists`). Nothing is measured here (`workflows.measure`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,6 +104,7 @@ class MeasuredRuns:
     Attributes:
         target: the GPU.
         runtime: the way of running.
+        compile_mode: its mode of `torch.compile`.
         weights: pretrained or random.
         covers: what is timed, in words.
         table: the Linears of a run.

@@ -6,8 +6,8 @@
 
 Memory comes from `workflows.sizing`. Seconds of bf16 come from the first of these that is there:
 
-1. On the CPU, for up to `TIMED_BYTES` of weights: denoiser calls with random weights, timed here.
-   The other components are taken to reach the same FLOP/s.
+1. On the CPU, for up to `TIMED_BYTES` of weights and `TIMED_S` of time: denoiser calls with random
+   weights, timed here. The other components are taken to reach the same FLOP/s.
 2. The price model, if it knows this GPU.
 3. FLOPs over the rate of a plain GEMM that is timed here. This is a guess.
 
@@ -49,6 +49,8 @@ from sensitivity.workflows.table_work import KnownTimes, TableWork, table_work
 
 TIMED_BYTES = 2_000_000_000
 """Most bytes of denoiser weights that are timed on the CPU."""
+TIMED_S = 10.0
+"""Most seconds that these calls may take there, at the rate of a GEMM."""
 CALLS = 3
 """Timed calls of each distinct denoiser call; the quickest counts."""
 EMULATED = {FormatName.FP8: 1.0, FormatName.MXFP8: 1.24, FormatName.NVFP4: 1.58}
@@ -214,7 +216,8 @@ def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float,
     denoisers = [part for part in counts if part.component in spec.model.denoisers]
     flops = sum(_flops(part) for part in denoisers)
     on_cpu = torch.device(device).type == "cpu"
-    if on_cpu and flops and sum(part.weight_bytes for part in denoisers) <= TIMED_BYTES:
+    small = sum(part.weight_bytes for part in denoisers) <= TIMED_BYTES
+    if on_cpu and flops and small and _is_quick(run, flops, device):
         spent = _seconds_of_calls(spec, run, device)
         return (
             spent * total / flops,
@@ -232,6 +235,12 @@ def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float,
         total / rate,
         f"a guess: FLOPs at the {rate / 1e12:.2g} TFLOP/s of a bf16 GEMM that was timed here",
     )
+
+
+def _is_quick(run: ShapeRun, flops: float, device: str) -> bool:
+    """Whether `_seconds_of_calls` takes no more than `TIMED_S`; `flops` are those of a run."""
+    each = flops / (sum(call.calls for call in run.calls) or 1)
+    return each * CALLS * len(run.calls) <= TIMED_S * _gemm_flops_per_s(device)
 
 
 @torch.no_grad()

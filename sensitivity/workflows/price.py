@@ -26,7 +26,7 @@ from sensitivity.core.outside_files import NAME_LIST, read_text, reason
 from sensitivity.core.patterns import expand, read_list
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.core.words import printable
-from sensitivity.errors import FormatError, PatternError
+from sensitivity.errors import PatternError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency.pricer import (
     MakeLatency,
@@ -91,25 +91,12 @@ class Prices:
         compared: those beside it.
         run: the run that they are prices of.
         spec: the study of that run, with the request's options.
-        is_recipe: whether `main` is a recipe.
     """
 
     main: PricedList
     compared: tuple[PricedList, ...]
     run: ShapeRun
     spec: StudySpec
-    is_recipe: bool = False
-
-    def check_runs(self) -> None:
-        """Raise FormatError if the recipe that was asked for cannot run on the target."""
-        if self.is_recipe and self.main.refused:
-            fqn, reason = next(iter(self.main.refused.items()))
-            raise FormatError(
-                f"the recipe {self.main.name} quantizes {len(self.main.refused)} Linears that"
-                f" cannot run on {self.main.estimate.target}, the first is {fqn}: {reason};"
-                " expected formats that its kernels take: leave these Linears in bf16, or search"
-                " for this target"
-            )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity latency`.
@@ -158,16 +145,15 @@ def price(spec: StudySpec, request: PriceRequest, *, latency: MakeLatency | None
     pricer = Pricer(run=run, table=table, latency=model, bf16_seconds=request.bf16_seconds)
     lists = _Lists(pricer=pricer, format=request.format, files=asked.files)
     main = _main(lists, asked, request)
-    is_recipe = asked.recipe is not None
     if not request.compare:
-        return Prices(main=main, compared=(), run=run, spec=spec, is_recipe=is_recipe)
+        return Prices(main=main, compared=(), run=run, spec=spec)
     bounds = lists.bounds(rule_of_thumb(table, spec))
     named = () if asked.recipe is None and request.skip is None else (main,)
     files = tuple(
         lists.file(path) for path in dict.fromkeys(request.compare) if path != request.skip
     )
     compared = (*bounds, *named, *files)
-    return Prices(main=main, compared=compared, run=run, spec=spec, is_recipe=is_recipe)
+    return Prices(main=main, compared=compared, run=run, spec=spec)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

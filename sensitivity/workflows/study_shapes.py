@@ -55,21 +55,6 @@ class StudyShapes(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class KnownShapes:
-    """Shapes that are there already."""
-
-    runs: Sequence[StudyRun]
-
-    def are_there(self) -> bool:
-        """See `StudyShapes`."""
-        return True
-
-    def wait(self) -> Sequence[StudyRun]:
-        """See `StudyShapes`."""
-        return self.runs
-
-
 @dataclass(slots=True)
 class _PendingShapes:
     """Shapes that another process finds and sends."""

@@ -9,12 +9,13 @@ The winner, nothing, everything, the rule of thumb and the published lists are t
 sum of shapes, and its note says why.
 """
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import first_line
-from sensitivity.errors import RecipeError
+from sensitivity.errors import OutputError, RecipeError, StoreError
 from sensitivity.latency.timing.interleaved import BF16
 from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.recipes.recipe import Recipe
@@ -33,6 +34,7 @@ from sensitivity.workflows.progress import Say, silent
 
 NOT_RUN = "choosing again runs nothing, and the search did not time this choice: verify the recipe"
 _KEPT = ("latency", "timings")
+log = logging.getLogger(__name__)
 
 
 def is_timed(outcome: SearchOutcome) -> bool:
@@ -94,12 +96,18 @@ def _without_times(outcome: SearchOutcome, recipe: Recipe, why: str) -> SearchOu
 
 
 def keep_times(outcome: SearchOutcome, store: Store) -> None:
-    """Keep what the winner took with its study, for whoever chooses it again."""
+    """Keep what the winner took with its study, for whoever chooses it again.
+
+    Where the database cannot be written any more, a warning says so: the recipe has the times.
+    """
     recipe = outcome.recipe
     if recipe is None or outcome.times is None or outcome.untimed:
         return
     data = recipe.model_dump(mode="json", include=set(_KEPT))
-    store.save_end_times(outcome.result.study, assignment_key(recipe.layers), data)
+    try:
+        store.save_end_times(outcome.result.study, assignment_key(recipe.layers), data)
+    except (OutputError, StoreError) as error:
+        log.warning("end-to-end times stand in the recipe alone: %s", first_line(error))
 
 
 def with_kept_times(outcome: SearchOutcome, store: Store) -> SearchOutcome:

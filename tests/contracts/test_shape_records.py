@@ -17,6 +17,7 @@ COUNTS = ComponentCounts(
     conv_flops=3,
     matmul_flops=5,
     eager_bytes=7,
+    group_norm_bytes=5,
     kernels=11,
     regions=("transformer_blocks.0",),
     region_kernels=9,

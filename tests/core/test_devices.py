@@ -51,7 +51,7 @@ def test_times_are_measured_on_a_gpu_that_is_there(device: str) -> None:
 def test_without_a_gpu_a_prediction_is_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the field to leave out."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"torch sees 0 CUDA devices here.*leave `measure` out"):
+    with pytest.raises(UserError, match=r"torch sees 0 CUDA devices here.*take a prediction"):
         check_device("cuda", gpu_only=True)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensitivity.core.file_names import MAX_BYTES, MAX_SLUG, file_name, slug
+from sensitivity.core.file_names import MAX_BYTES, MAX_SLUG, file_name, is_target_file, slug
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,10 @@ def test_any_text_makes_one_part_of_a_path(parts: list[str]) -> None:
     assert name.isascii()
     assert len(name) <= MAX_BYTES
     assert name[0].isalnum()
+
+
+@pytest.mark.parametrize("target", ["my.json", "./My GPU.TOML ", "a/b.JSON"])
+def test_a_target_that_is_a_file_ends_so(target: str) -> None:
+    """In any case; a chip's name does not."""
+    assert is_target_file(target)
+    assert not is_target_file("b200")

@@ -101,6 +101,10 @@ def test_a_user_s_device(tmp_path: Path) -> None:
             "pass_ramp_us is -1.0; expected a number above 0",
         ),
         (
+            'name = "x"\nlike = "b200"\n[kernels]\nshape_sd = 500.0\n',
+            "shape_sd is 500.0; expected a relative standard deviation of at most 3",
+        ),
+        (
             'name = "x"\nlike = "b200"\n[peaks_flops_per_s]\nnvfp4 = 1e15\n',
             "has no bf16 in `peaks_flops_per_s`",
         ),

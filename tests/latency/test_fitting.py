@@ -16,7 +16,6 @@ from sensitivity.latency.fitting import (
     gain_pairs,
     predict_rows,
     row_errors,
-    row_us,
 )
 
 from support.latency import BF16, FP8, NVFP4
@@ -41,7 +40,8 @@ def rows_of(constants: KernelConstants, kinds: Iterable[str] = ("linear",)) -> l
         for m, k, n in SHAPES
         for fmt in (BF16, FP8)
     ]
-    return [dataclasses.replace(row, us=row_us(H100, constants, row)) for row in rows]
+    times = predict_rows(H100, constants, rows)
+    return [dataclasses.replace(row, us=float(us)) for row, us in zip(rows, times, strict=True)]
 
 
 def test_constants_are_found_again() -> None:

@@ -146,6 +146,23 @@ def test_a_fast_host_changes_nothing() -> None:
     assert (found.host.lost_s, str(found.host), what_helps(found)) == (0.0, "", "")
 
 
+def test_what_is_run_already_does_not_help() -> None:
+    """A step graph that waits for the host is not told to become one, nor that it waits 0 ms."""
+    found = priced(10.0, "torchao-step-graph")
+    assert found.host is not None
+    assert str(found.host).startswith("limited by the host quantized: 0.98 ms a denoiser call (1")
+    assert "torchao-step-graph" not in what_helps(found)
+    assert "a larger batch" in what_helps(found)
+
+
+def test_an_anchor_shorter_than_the_other_components_holds() -> None:
+    """What is no denoiser's is a part of the rest, and the anchor corrects it with the rest."""
+    found = priced(10_000.0, bf16_seconds=0.4)
+    assert found.host is not None
+    assert found.bf16_s == pytest.approx(0.4)
+    assert found.host.gpu_bf16_s == pytest.approx(0.2)
+
+
 def test_a_step_graph_takes_the_cost_away() -> None:
     """The same GPU's seconds count in full."""
     assert priced(1000.0, "torchao-step-graph").speedup == pytest.approx(0.52 / 0.51)

@@ -1,14 +1,11 @@
 """A list is priced as it can run: what a kernel refuses stays bf16, and is said."""
 
-import dataclasses
 from typing import Any, cast
 
 import pytest
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import FormatError
 from sensitivity.latency.pricer import Pricer
-from sensitivity.workflows.price import Prices
 
 from support.latency import BF16, FP8, TOKENS_AND_MODULATION, MicrosecondARow
 
@@ -36,19 +33,6 @@ def test_a_refused_linear_is_priced_in_bf16() -> None:
     # two of M = 100 at 50 us, and one of M = 1 at 1 us, 10 calls each, and 1 ms of rest
     assert priced.estimate.quantized_s == pytest.approx((2 * 50 + 1) * 10e-6 + 1e-3)
     assert PRICER.price("some", {"blocks.0.attn.to_q": FP8}).refused == {}
-
-
-def test_a_recipe_that_cannot_run_is_not_measured() -> None:
-    """The error names the first Linear and its shape; a list that leaves it in bf16 runs."""
-    main = PRICER.price("mine", {"blocks.0.norm.linear": FP8})
-    prices = Prices(main=main, compared=(), run=cast(Any, None), spec=cast(Any, None))
-    prices.check_runs()
-    with pytest.raises(
-        FormatError,
-        match=r"the recipe mine quantizes 1 Linears that cannot run on toy, the first is"
-        r" blocks.0.norm.linear: refused by the kernel: NO for M=1; expected",
-    ):
-        dataclasses.replace(prices, is_recipe=True).check_runs()
 
 
 def test_an_estimate_of_what_cannot_run_says_so() -> None:

@@ -65,6 +65,30 @@ def test_known_shapes_are_not_measured_again(tmp_path: Path) -> None:
     assert other.reused == frozenset(), "times of one compile mode are no times of another"
 
 
+@pytest.mark.parametrize("broken", ["garbage", "folder"])
+def test_an_unusable_database_stops_no_measurement(
+    broken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that cannot be read or written is named once and left as it is; the times are kept
+    for this process.
+    """
+    path = tmp_path / "times.db"
+    path.write_text("garbage", encoding="utf-8") if broken == "garbage" else path.mkdir()
+    shared = SharedShapeTimes(path)
+    shared.save_shape_time(MACHINE, "default", "a", {"us": [1.0]})
+    SharedShapeTimes(path).save_shape_time(MACHINE, "default", "b", {"us": [2.0]})
+    assert SharedShapeTimes(path).find_shape_times(MACHINE, "default") == {
+        "a": {"us": [1.0]},
+        "b": {"us": [2.0]},
+    }
+    assert shared.find_shape_times(MACHINE, "reduce-overhead") == {}
+    assert shared.find_machines("default") == []
+    (warning,) = caplog.messages
+    assert str(path) in warning
+    assert "the measurement goes on" in warning
+    assert path.is_dir() or path.read_text(encoding="utf-8") == "garbage"
+
+
 def measure_until_killed(path: Path) -> None:
     """Measures two shapes, and kills its own process after the first."""
 

@@ -58,9 +58,9 @@ def test_sensitivities_read_back_by_calibration(tmp_path: Path) -> None:
         store.save_sensitivity("one", "a", 0.1)
         store.save_sensitivity("one", "b", 1e-300)
         store.save_sensitivity("one", "a", 0.5)
-        store.save_sensitivity("two", "a", 0.7)
+        store.save_sensitivities({("two", "a"): 0.7, ("one", "b"): 0.5, ("one", "c"): 0.2})
     with Store.open(path) as store:
-        assert store.find_sensitivities("one") == {"a": 0.1, "b": 1e-300}
+        assert store.find_sensitivities("one") == {"a": 0.1, "b": 1e-300, "c": 0.2}
         assert store.find_sensitivities("two") == {"a": 0.7}
         assert store.find_sensitivities("three") == {}
 

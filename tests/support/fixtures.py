@@ -24,6 +24,7 @@ from optuna.storages._rdb import storage
 from sqlalchemy import Engine, event
 
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.latency.timing import run_timing
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.spec.loading import load_spec
 from sensitivity.workflows import conclude
@@ -53,6 +54,14 @@ def without_native_rounding() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conclude, "native_rounding", lambda *_parts, **_options: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_call_a_burst() -> Iterator[None]:
+    """Let a timed repetition be one call: what it takes on a CPU says nothing anyway."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_timing, "BURST_S", 0.0)
         yield
 
 

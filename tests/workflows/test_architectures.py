@@ -44,14 +44,12 @@ ARCHITECTURES = (
     "flux2",
     "qwen",
     "ltx2",
-    "wan",
-    "sd3",
     "sana",
     "sdxl",
 )
 CALIBRATED = ("flux2", "ltx2", "sana", "sdxl")
 """Searches that measure layer sensitivities; the others save the time."""
-WITHOUT_REPEATED_BLOCKS = ("sd3", "sana")
+WITHOUT_REPEATED_BLOCKS = ("sana",)
 PROMPTS = PromptSection(search=("a red ring", "blue star"), held_out=("a green square", "dog"))
 
 

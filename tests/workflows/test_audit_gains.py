@@ -1,10 +1,12 @@
 """What quantizing gains, loses and depends on is said as it is priced."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.latency import PredictedLatency, get_device
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.audit.findings import Kind, Severity
 from sensitivity.workflows.audit.other_runs import other_studies
@@ -66,6 +68,28 @@ def test_what_a_format_refuses_is_an_error(models: Any) -> None:
         )
         == []
     )
+
+
+def test_what_could_not_be_measured_is_no_refusal(models: Any) -> None:
+    """A shape that the GPU had no memory for is a warning; the fixed list keeps it."""
+    model = models("tiny-flux")
+    words = "out of memory on this device"
+
+    class NoMemory(PredictedLatency):
+        def refusal(self, *, n: int, format: FormatName, **shape: Any) -> str | None:
+            known = super().refusal(n=n, format=format, **shape)
+            return known or (words if n == odd.n and format.is_quantized else None)
+
+    odd = model.linears["proj_out"]
+    latency = NoMemory(get_device("b200"))
+    without = dataclasses.replace(model, pricer=dataclasses.replace(model.pricer, latency=latency))
+    audit = audited(without, "x_embedder", form="fqn")
+    (found,) = of(audit, Kind.UNMEASURED)
+    assert found.severity is Severity.WARNING
+    assert "proj_out" in found.fqns
+    assert f"could not be measured: {words}" in found.message
+    assert not any("proj_out" in refused.fqns for refused in of(audit, Kind.REFUSED))
+    assert audit.fixed.formats["proj_out"].is_quantized
 
 
 def test_skipping_for_nothing_is_a_note(models: Any) -> None:

@@ -4,7 +4,7 @@ happens, and says what is missing.
 No process is started and nothing is timed here: a fake does the jobs and moves the clock.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from sensitivity.workflows import device_measure, target_writing
 from sensitivity.workflows.device_measure import DeviceRequest, measure_device
 from sensitivity.workflows.device_plan import first_stages, probed_shapes, study_stages
 from sensitivity.workflows.measuring_process import ProcessLost
-from sensitivity.workflows.study_shapes import KnownShapes, StudyRun, StudyShapes
+from sensitivity.workflows.study_shapes import StudyRun, StudyShapes
 
 from support.latency import BF16, FP8, NVFP4, flux
 
@@ -87,6 +87,19 @@ def probe(shapes: Any, *, cache: Any, progress: Any, **_: object) -> None:
         }
         cache.save_shape_time({}, "probed", f"probed {shape}", row)
     progress(len(shapes), len(shapes), "")
+
+
+@dataclass(frozen=True)
+class KnownShapes:
+    """Shapes of studies that are there already; a `StudyShapes`."""
+
+    runs: Sequence[StudyRun]
+
+    def are_there(self) -> bool:
+        return True
+
+    def wait(self) -> Sequence[StudyRun]:
+        return self.runs
 
 
 @contextmanager

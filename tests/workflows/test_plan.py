@@ -277,13 +277,14 @@ def test_a_plan_says_which_prompts_were_read(
     )
 
 
+@pytest.mark.parametrize("bound", ["TIMED_BYTES", "TIMED_S"])
 def test_a_plan_guesses_from_a_gemm_elsewhere(
-    bare_study: Path, monkeypatch: pytest.MonkeyPatch
+    bound: str, bare_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a denoiser that is too large to be timed, FLOPs are divided by the rate of a GEMM, and
-    the plan says that it is a guess.
+    """For a denoiser that is too large or too slow to be timed, FLOPs are divided by the rate of a
+    GEMM, and the plan says that it is a guess.
     """
-    monkeypatch.setattr(planning, "TIMED_BYTES", 0)
+    monkeypatch.setattr(planning, bound, 0)
     monkeypatch.setattr(planning, "_gemm_flops_per_s", lambda _device: 1e9)
     plan = plan_search(load_spec(bare_study), SearchRequest(budget=10))
     assert "a guess" in plan.source

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from sensitivity.cli import search
+from sensitivity.errors import OutputError
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.recipes.parts import latency_record, layer_records
@@ -161,6 +162,20 @@ def test_choosing_again_keeps_the_times(outcome: SearchOutcome, fake: Fake, tmp_
         without = with_kept_times(other, store)
     assert without.recipe is not None
     assert without.recipe.latency.note.endswith("verify the recipe")
+
+
+def test_a_full_disk_does_not_lose_the_times(
+    outcome: SearchOutcome, fake: Fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the database cannot be written at the end, a warning says so and the recipe stays."""
+
+    def refuse(*_row: object) -> None:
+        raise OutputError("study.db cannot be written")
+
+    fake()
+    store: Any = SimpleNamespace(save_end_times=refuse)
+    keep_times(time_winner.time_winner(outcome), store)
+    assert "stand in the recipe alone: study.db cannot be written" in caplog.text
 
 
 def test_the_recipe_is_there_before_it_is_timed(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.latency.shape_times import parse_linear
 from sensitivity.latency.targets.target_file import TargetFile
 
@@ -29,6 +29,7 @@ class MeasuredShapes:
 
     Attributes:
         origin: Where they were measured, in words.
+        compile_mode: How the Linears were compiled there; None if it is not known.
         linears: {(M, K, N, format, kind): microseconds}; of two with and without a bias the one
             with.
         attention: {`attention_key`: microseconds}.
@@ -36,6 +37,7 @@ class MeasuredShapes:
     """
 
     origin: str
+    compile_mode: CompileMode | None = None
     linears: Mapping[Shape, float] = field(default_factory=dict)
     attention: Mapping[str, float] = field(default_factory=dict)
     refusals: Mapping[tuple[int, int, int, bool, FormatName], str] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class MeasuredShapes:
                 linears[shape.m, shape.k, shape.n, shape.format, shape.kind] = us
         return cls(
             origin=f"{target.device}, {target.measured:%B %Y}",
+            compile_mode=target.compile_mode,
             linears=linears,
             attention=attention,
             refusals={(r.m, r.k, r.n, r.bias, r.format): r.reason for r in target.refusals},

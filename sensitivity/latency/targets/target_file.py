@@ -19,14 +19,22 @@ import datetime
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.core.outside_files import TARGET, read_json, reason
@@ -38,14 +46,16 @@ from sensitivity.latency.shape_times import ShapeTime, parse_linear
 SCHEMA: Literal["sensitivity-target/1"] = "sensitivity-target/1"
 SIGNIFICANT_DIGITS = 4
 
-_Text = Annotated[str, Field(strict=True, max_length=400)]
-_Short = Annotated[str, Field(strict=True, max_length=100)]
-_Us = Annotated[float, Field(gt=-1e9, lt=1e9)]
-_Rate = Annotated[float, Field(gt=0, le=1e18)]
+LEAST_US = 0.01
+"""No kernel is shorter, so a shorter row is one whose producer took all of the time."""
+_Text = Annotated[str, Field(strict=True, max_length=400), AfterValidator(printable)]
+_Short = Annotated[str, Field(strict=True, max_length=100), AfterValidator(printable)]
+_Us = Annotated[float, Field(strict=True, gt=-1e9, lt=1e9)]
+_Rate = Annotated[float, Field(strict=True, gt=0, le=1e18)]
 _Count = Annotated[int, Field(strict=True, ge=0, lt=2**50)]
 _Size = Annotated[int, Field(strict=True, ge=1, lt=2**40)]
-_Positive = Annotated[float, Field(gt=0, le=1e9)]
-_Part = Annotated[float, Field(ge=0, le=1)]
+_Constant = Annotated[float, Field(strict=True, ge=1e-6, le=1e6)]
+_Part = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class _Record(BaseModel):
@@ -84,17 +94,24 @@ class TimedRow(_Record):
 
     @property
     def steady_us(self) -> float | None:
-        """The median under steady load; None if the row has no times above 0."""
-        if not self.us or statistics.median(self.us) <= 0:
-            return None
-        return statistics.median(self.us)
+        """The median under steady load; None if there are no times, or below `LEAST_US`."""
+        us = statistics.median(self.us) if self.us else 0.0
+        return us if us >= LEAST_US else None
 
     @property
     def price_us(self) -> float | None:
-        """See `ShapeTime.price_us`; None if the row has no times above 0."""
-        if not self.us or statistics.median(self.us) <= 0:
-            return None
-        return ShapeTime(key=self.key, us=self.us, rested_us=self.rested_us).price_us
+        """See `ShapeTime.price_us`; None as `steady_us`."""
+        return None if self.steady_us is None else self.as_time().price_us
+
+    def as_time(self) -> ShapeTime:
+        """The row as measured rows are elsewhere."""
+        return ShapeTime(
+            key=self.key,
+            us=self.us,
+            rested_us=self.rested_us,
+            reason=self.reason,
+            copies=self.copies,
+        )
 
 
 class RefusedShape(_Record):
@@ -143,12 +160,22 @@ class KernelFitRecord(_Record):
         errors: {what: relative error}, as the fit states them.
     """
 
-    constants: Annotated[dict[_Short, _Positive], Field(max_length=100)] = Field(
+    constants: Annotated[dict[_Short, _Constant], Field(max_length=100)] = Field(
         default_factory=dict
     )
     names: Annotated[tuple[_Short, ...], Field(max_length=100)] = ()
-    samples: Annotated[tuple[tuple[_Positive, ...], ...], Field(max_length=400)] = ()
+    samples: Annotated[tuple[tuple[_Constant, ...], ...], Field(max_length=400)] = ()
     errors: Annotated[dict[_Short, float], Field(max_length=100)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> "KernelFitRecord":
+        """Every sample has one value for each name, and every name is a constant of the fit."""
+        unknown = [name for name in self.names if name not in self.constants]
+        if unknown or len(set(self.names)) < len(self.names):
+            raise ValueError("`names` are not some of its constants, each once")
+        if any(len(sample) != len(self.names) for sample in self.samples):
+            raise ValueError("a sample has not one value for each of `names`")
+        return self
 
 
 class TargetFile(_Record):
@@ -318,12 +345,3 @@ def shipped_targets() -> Mapping[str, TargetFile]:
             target = TargetFile.model_validate_json(entry.read_bytes())
             found[target.name] = target
     return MappingProxyType(found)
-
-
-def rows_by_key(rows: Iterable[TimedRow]) -> dict[str, TimedRow]:
-    """Rows by key; of rows with one key the last that has times."""
-    found: dict[str, TimedRow] = {}
-    for row in rows:
-        if row.us or row.key not in found:
-            found[row.key] = row
-    return found

@@ -13,36 +13,26 @@ from collections.abc import Iterator
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency.devices import device_of_target, family_constants
-from sensitivity.latency.fitting import FitRow, RowKind, fit_kernels
+from sensitivity.latency.fitting import FitRow, fit_kernels, fit_row
 from sensitivity.latency.kernel_shapes import parse_gemm, parse_quantizer
-from sensitivity.latency.shape_times import parse_linear
 from sensitivity.latency.targets.target_file import KernelFitRecord, TargetFile
 
 FEWEST_ROWS = 20
+"""A file with fewer rows is not fitted."""
 KNOWN_FROM_RUNS = ("pass_bandwidth", "pass_ramp_us")
 """Constants that are known from whole runs. Behind its timed producer, FP8's quantizing takes up to
 twice as long as whole runs have it: with the bandwidth of an H200's rows, FLUX.1-dev and SD 3.5
 Large come out 6 to 8 % too slow in FP8, with the H100's 1 to 2 %.
 """
-_KINDS: dict[str, RowKind] = {"compiled": "linear", "sibling": "sibling", "eager": "eager"}
 
 
 def fit_rows(target: TargetFile) -> Iterator[FitRow]:
     """The rows of a target file as a fit takes them."""
     known = {*target.formats, FormatName.BF16}
     for row in target.rows:
-        linear, us = parse_linear(row.key), row.price_us
-        if linear is not None and us is not None and linear.format in known:
-            yield FitRow(
-                kind=_KINDS[linear.kind],
-                m=linear.m,
-                k=linear.k,
-                n=linear.n,
-                format=linear.format,
-                us=us,
-                bias=linear.bias,
-                source="linear",
-            )
+        fitted = None if row.steady_us is None else fit_row(row.as_time(), "linear")
+        if fitted is not None and fitted.format in known:
+            yield fitted
     for row in target.gemms:
         gemm, us = parse_gemm(row.key), row.price_us
         if gemm is not None and us is not None and gemm.format in known:

@@ -154,9 +154,11 @@ class TargetLatency(PredictedLatency):
             self._knows(linear, FormatName(formats.get(linear.fqn, FormatName.BF16)))
             for linear in table.linears
         )
+        mode = self.measured.compile_mode
+        other = "" if mode in (None, self.compile_mode) else f", in compile mode {mode}"
         note = (
             f"{known} of {len(table.linears)} Linears as measured elsewhere"
-            f" ({self.measured.origin})"
+            f" ({self.measured.origin}{other})"
         )
         return dataclasses.replace(found, note=f"{found.note}; {note}", measured_linears=known)
 

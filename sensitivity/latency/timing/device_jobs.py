@@ -26,7 +26,12 @@ from sensitivity.formats.native_check import CheckedShape, compare_native
 from sensitivity.latency.kernel_shapes import GemmShape, QuantizerShape
 from sensitivity.latency.shape_times import LinearShape, ShapeTime, attention_key
 from sensitivity.latency.timing.kernel_runs import KernelRuns
-from sensitivity.latency.timing.machine_limits import launch_costs, measure_limits
+from sensitivity.latency.timing.machine_limits import (
+    COPIED_BYTES,
+    PEAK_SIZES,
+    launch_costs,
+    measure_limits,
+)
 from sensitivity.latency.timing.shape_timing import Bench, measure_shapes
 from sensitivity.latency.timing.stopwatch import (
     Run,
@@ -118,8 +123,8 @@ class JobRunner:
     formats: tuple[FormatName, ...]
     bench: Bench | None = None
     kernels: KernelRuns | None = None
-    copied_bytes: int = 2**30
-    sizes: tuple[int, ...] = (8192, 12288)
+    copied_bytes: int = COPIED_BYTES
+    sizes: tuple[int, ...] = PEAK_SIZES
 
     def run(self, job: Job) -> Result:
         """Do one job. What fails is a row with its reason, where the job has rows."""

@@ -26,6 +26,7 @@ FormatError.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
@@ -37,22 +38,20 @@ from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.errors import MeasurementError, SensitivityError
 from sensitivity.formats.native import quantize_native
 from sensitivity.latency.refusals import is_about_a_shape
+from sensitivity.latency.runtimes import runtime_of
 from sensitivity.latency.timing.refused_linears import naming_refusals
 from sensitivity.latency.timing.run_timing import RunTiming, time_calls, time_unit
+from sensitivity.latency.timing.running import running
 from sensitivity.latency.timing.stopwatch import OUT_OF_MEMORY, device_of, failure_reason
 from sensitivity.latency.timing.tensors import materialize, stored_bytes
 from sensitivity.latency.timing.torch_settings import preserved_settings
 from sensitivity.models.compiled_regions import (
-    begin_step,
     check_recompile_limit,
-    compile_denoiser,
     count_block_patterns,
     default_recompile_limit,
     limit_error,
     regions_of,
-    restore_denoiser,
 )
-from sensitivity.models.denoisers import parts_of
 
 _LIMIT_ERRORS = ("FailOnRecompileLimitHit", "RecompileLimitExceeded")
 
@@ -136,23 +135,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def compiled_denoiser(
     denoiser: nn.Module, *, compile_mode: CompileMode, backend: Any
 ) -> Iterator[str]:
-    """Compile the denoiser inside the context, and give what was compiled, in words.
+    """Compile the denoiser's blocks inside the context, and give what was compiled, in words.
 
-    Each call of it begins a new step of torch's graph trees. Afterwards it is as it was.
+    Afterwards it is as it was, and its compiled graphs are forgotten.
     """
-    regions = list(regions_of(denoiser)[1].values())
-    marked = [
-        part
-        for part in parts_of(denoiser).values()
-        if compile_mode == "reduce-overhead" and part not in regions
-    ]
-    handles = [part.register_forward_pre_hook(begin_step) for part in marked]
     try:
-        yield compile_denoiser(denoiser, compile_mode=compile_mode, backend=backend)
+        with running(denoiser, runtime_of(compile_mode), backend=backend):
+            yield regions_of(denoiser)[0]
     finally:
-        for handle in handles:
-            handle.remove()
-        restore_denoiser(denoiser)
         torch._dynamo.reset()
 
 
@@ -173,13 +163,14 @@ def measure_calls(
     Graphs of one call are forgotten before the next.
 
     Args:
-        make_denoiser: Gives a fresh bf16 denoiser on `device`. It is quantized in place and
-        dropped. calls: What it is called with; see `materialize`. formats: FQN -> format; Linears
-        left out are bf16. compile_mode: See the module. device: "cuda", "cuda:N" or "cpu". warmups:
-        Calls after the compiling one that are not timed; CUDA graphs need two. repetitions: Timed
-        calls. recompile_limit: Graphs that torch may compile for one class of blocks; None is
-        torch's own
-            limit.
+        make_denoiser: Gives a fresh bf16 denoiser on `device`, which is quantized in place.
+        calls: What it is called with; see `materialize`.
+        formats: {FQN: format}; Linears left out are bf16.
+        compile_mode: See the module.
+        device: "cuda", "cuda:N" or "cpu".
+        warmups: Calls after the compiling one that are not timed; CUDA graphs need two.
+        repetitions: Timed calls.
+        recompile_limit: Graphs that torch may compile for a class of blocks; None is its own.
         backend: torch.compile's.
 
     Raises:
@@ -187,7 +178,7 @@ def measure_calls(
         UserError: There are more format patterns than the recompile limit.
         MeasurementError: The denoiser failed, or ran out of memory.
     """
-    where, timings = device_of(device), []
+    where, timings = device_of(device), list[RunTiming]()
     with measuring(where, recompile_limit):
         denoiser = make_denoiser().eval()
         check_recompile_limit(count_block_patterns(denoiser, formats), recompile_limit)
@@ -203,11 +194,8 @@ def measure_calls(
                 unit = time_unit(work, time_calls, warmups, repetitions, where)
             timings.append(
                 RunTiming(
-                    seconds=unit.seconds,
+                    **asdict(unit),
                     calls=call.calls,
-                    compile_s=unit.compile_s,
-                    peak_memory_bytes=unit.peak_memory_bytes,
-                    reserved_bytes=unit.reserved_bytes,
                     weight_bytes=held,
                     compiled=compiled,
                     compile_mode=compile_mode,

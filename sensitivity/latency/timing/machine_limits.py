@@ -25,17 +25,18 @@ from torch import Tensor, nn
 from sensitivity.core.format_name import FormatName
 from sensitivity.latency.timing.stopwatch import Stopwatch, failure_reason, stopwatch_for, time_runs
 
-_COPIED_BYTES = 2**30
-_PEAK_SIZES = (8192, 12288)
+COPIED_BYTES = 2**30
+PEAK_SIZES = (8192, 12288)
 LAUNCHES = 100
+"""Launches in one timed repetition."""
 
 
 def measure_limits(
     device: torch.device,
     *,
     repetitions: int,
-    copied_bytes: int = _COPIED_BYTES,
-    sizes: tuple[int, ...] = _PEAK_SIZES,
+    copied_bytes: int = COPIED_BYTES,
+    sizes: tuple[int, ...] = PEAK_SIZES,
     settle_s: float = 0.5,
 ) -> dict[str, float]:
     """The best rates of one GPU.

@@ -3,8 +3,8 @@
 `calibrate` gives the errors, `calibration_cost` says beforehand what that takes. The key of an
 error holds all that decides it: weights, settings, versions, prompts, seeds, estimator, states, and
 the assignment of formats. It holds no budget, constraint or target, no other format and no
-granularity: a group of one Linear is the same row in "group" and in "layer". Each error is kept as
-soon as it is known, so an interrupted calibration continues where it stopped.
+granularity: a group of one Linear is the same row in "group" and in "layer". Errors are kept as
+they become known, at most every `KEEP_S`, so an interrupted calibration continues where it stopped.
 
     cost = calibration_cost(evaluator, candidates, store)         # cost.describe() is one line
     errors = calibrate(evaluator, candidates, store)              # {(group index, option): error}
@@ -12,6 +12,7 @@ soon as it is known, so an interrupted calibration continues where it stopped.
 
 import inspect
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,10 @@ from sensitivity.search.store import Store
 DEFAULT_ESTIMATOR = EstimatorName.GRADIENT
 """It ranks skip-lists as leave-one-in does, for a twentieth of the cost (LOG.md)."""
 DEFAULT_STATES, DEFAULT_PROMPTS = 2, 4
+KEEP_S = 0.5
+"""Seconds of errors that a process which is killed may lose. Many come at once, and to keep each by
+itself takes longer than to compute it.
+"""
 _ESTIMATORS: dict[EstimatorName, Estimator] = {
     estimator.name: estimator
     for estimator in (
@@ -100,6 +105,7 @@ def calibrate(
                     progress(min(done, rows), rows)
         finally:
             evaluator.switch.set({})
+            plan.keep_all()
     return {place: plan.error(job) for place, job in plan.jobs.items()}
 
 
@@ -182,6 +188,8 @@ class _Plan:
             else [digest_of(key | {"state": i}) for i in range(self.states)]
         )
         self._known = [store.find_sensitivities(key) for key in self._keys]
+        self._unkept: dict[tuple[str, str], float] = {}
+        self._kept_at = -math.inf
 
     @property
     def units(self) -> list[Job]:
@@ -214,10 +222,18 @@ class _Plan:
         return all(part.key in known for part in parts for known in self._known)
 
     def keep(self, job: Job, state: int | None, error: float) -> None:
-        """Keep one number in the store."""
+        """Keep one number in the store, now or with those that follow within `KEEP_S`."""
         place = state or 0
-        self.store.save_sensitivity(self._keys[place], job.key, error)
         self._known[place][job.key] = error
+        self._unkept[self._keys[place], job.key] = error
+        if time.monotonic() - self._kept_at >= KEEP_S:
+            self.keep_all()
+
+    def keep_all(self) -> None:
+        """Keep what is not in the store yet."""
+        if self._unkept:
+            self.store.save_sensitivities(self._unkept)
+        self._unkept, self._kept_at = {}, time.monotonic()
 
     def error(self, job: Job) -> float:
         """The job's error, all of whose rows are known.

@@ -191,6 +191,7 @@ def _checks(subject: Subject, damage: dict[str, float], others: OtherRuns) -> It
     yield from over_matching(subject)
     yield from redundant_entries(subject)
     yield from gains.refused_by_format(subject)
+    yield from gains.not_measured(subject)
     yield from blocks.fused_conflicts(subject)
     yield from blocks.too_many_patterns(subject)
     if not subject.is_priced:

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     OVER = "over-matching"
     REDUNDANT = "redundant-entry"
     REFUSED = "refused-by-format"
+    UNMEASURED = "not-measured"
     LOSS = "quantized-at-a-loss"
     HOST = "limited-by-the-host"
     SENSITIVE = "sensitive-quantized"

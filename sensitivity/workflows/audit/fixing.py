@@ -76,7 +76,11 @@ def fix(subject: Subject) -> Fixed:
         causes.update(dict.fromkeys(added, cause))
         return len(added)
 
-    reasons = {fqn: subject.model.refusal(fqn, name) or "" for fqn, name in formats.items()}
+    model = subject.model
+    reasons = {
+        fqn: ("" if model.unmeasured(fqn, name) else model.refusal(fqn, name)) or ""
+        for fqn, name in formats.items()
+    }
     by_kernel = [fqn for fqn, why in reasons.items() if why.startswith(REFUSED)]
     stopped = leave(by_kernel, "the target's kernel refuses its shape")
     refused = leave([fqn for fqn, why in reasons.items() if why], "the format refuses its shape")

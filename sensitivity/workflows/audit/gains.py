@@ -1,6 +1,6 @@
 """Does a list quantize what gains, and leave alone what does not?
 
-Checks of predicted seconds, and of what formats and the target's kernels refuse.
+Checks of priced seconds, and of what formats and the target's kernels refuse.
 
 Gains are judged by family (see `audit.model`). If q gains more than k and v lose, and the study
 keeps the three together, quantizing them is no loss. What is predicted is a warning at most.
@@ -36,10 +36,15 @@ def refused_by_format(subject: Subject) -> Iterator[Finding]:
     """Quantized Linears whose shape or dtype their format does not take, or whose shape the
     target's kernel refuses.
     """
-    reasons = {fqn: subject.model.refusal(fqn, subject.formats[fqn]) for fqn in subject.quantized}
+    model, formats = subject.model, subject.formats
+    reasons = {
+        fqn: model.refusal(fqn, formats[fqn])
+        for fqn in subject.quantized
+        if not model.unmeasured(fqn, formats[fqn])
+    }
     for reason in dict.fromkeys(why for why in reasons.values() if why):
         fqns = tuple(fqn for fqn, why in reasons.items() if why == reason)
-        name = subject.formats[fqns[0]]
+        name = formats[fqns[0]]
         if reason.startswith(REFUSED):
             does = "a run stops there"
         elif name is FormatName.FP8:
@@ -50,9 +55,29 @@ def refused_by_format(subject: Subject) -> Iterator[Finding]:
             kind=Kind.REFUSED,
             severity=Severity.ERROR,
             fqns=fqns,
-            rows=subject.model.rows(fqns, subject.judged),
+            rows=model.rows(fqns, subject.judged),
             message=(
                 f"{plural(len(fqns), 'Linear')} cannot be {name}: {reason}; {does}: skip"
+                f" {first_names(fqns)}"
+            ),
+        )
+
+
+def not_measured(subject: Subject) -> Iterator[Finding]:
+    """Quantized Linears that could not be timed, so that nothing is known of their gain."""
+    reasons = {
+        fqn: subject.model.unmeasured(fqn, subject.formats[fqn]) for fqn in subject.quantized
+    }
+    for reason in dict.fromkeys(why for why in reasons.values() if why):
+        fqns = tuple(fqn for fqn, why in reasons.items() if why == reason)
+        yield Finding(
+            kind=Kind.UNMEASURED,
+            severity=Severity.WARNING,
+            fqns=fqns,
+            rows=subject.model.rows(fqns, subject.judged),
+            message=(
+                f"{plural(len(fqns), 'quantized Linear')} could not be measured: {reason}; whether"
+                f" {'it runs' if len(fqns) == 1 else 'they run'} is not known, and bf16 is priced:"
                 f" {first_names(fqns)}"
             ),
         )

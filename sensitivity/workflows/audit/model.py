@@ -28,6 +28,7 @@ from sensitivity.core.fqns import role_of
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LinearCost
 from sensitivity.latency.pricer import MakeLatency, Pricer
+from sensitivity.latency.refusals import REFUSED
 from sensitivity.latency.runtimes import Runtime
 from sensitivity.shapes.families import fused_families
 from sensitivity.shapes.shape_run import ShapeRun
@@ -117,9 +118,22 @@ class AuditedModel:
         row = self._own.get(fqn)
         if row is None or not isinstance(name, FormatName):
             return None
-        return get_format(name).refusal(
-            k=row.k, n=row.n, dtype=getattr(torch, row.dtype)
-        ) or self.pricer.latency.refuses(self.linears[fqn], name)
+        return self._refused_by_format(row, name) or self.pricer.latency.refuses(
+            self.linears[fqn], name
+        )
+
+    def unmeasured(self, fqn: str, name: ListedFormat) -> str | None:
+        """Why a Linear has no measured time in a format, though nothing is known to refuse it: the
+        GPU ran out of memory, or timing it failed. None if it has one, or something refuses it.
+        """
+        why = self.refusal(fqn, name)
+        if why is None or why.startswith(REFUSED) or not isinstance(name, FormatName):
+            return None
+        return None if self._refused_by_format(self._own[fqn], name) else why
+
+    @staticmethod
+    def _refused_by_format(row: LinearProfile, name: FormatName) -> str | None:
+        return get_format(name).refusal(k=row.k, n=row.n, dtype=getattr(torch, row.dtype))
 
     @cached_property
     def _own(self) -> dict[str, LinearProfile]:

@@ -25,7 +25,7 @@ from sensitivity.spec.loading import resolve_spec
 from support.shape_runs import shape_run
 from support.targets import make_target, target_data
 
-FOLDER = Path(target_file.__file__).parent / "targets"
+FOLDER = Path(target_file.__file__).parent
 FORBIDDEN = re.compile(
     r"/(?:home|root|tmp|work|usr|opt|mnt|data|workspace)\b|GPU-[0-9a-f]{8}|\bhostname\b"
     r"|\b(?:\d{1,3}\.){3}\d{1,3}\b(?!\.)|[\w.]+@[\w.]+\.\w|\\\\Users",
@@ -73,6 +73,13 @@ def _with(key: str, value: object) -> Callable[[dict[str, Any]], object]:
             "gemm_ramp_us: Input should be",
         ),
         (_with("measured", "yesterday"), "measured"),
+        (_with("rows", [{"key": "linear m=1 k=2 n=3 bias=1 fp8", "us": [True]}]), "rows.0.us.0"),
+        (_with("kernels", {"constants": {"gemm_ramp_us": 1e-9}}), "gemm_ramp_us"),
+        (_with("kernels", {"names": ["gemm_ramp_us"]}), "not some of its constants"),
+        (
+            _with("kernels", {"constants": {"gemm_ramp_us": 3.0}, "samples": [[3.0]]}),
+            "not one value for each",
+        ),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(
@@ -134,11 +141,29 @@ def test_an_unknown_chips_limits_are_those_it_reached() -> None:
         device_of_target(target.model_copy(update={"limits": {}}))
 
 
+def test_the_chip_is_what_the_driver_says() -> None:
+    """A file's own name does not make an H100 a B200, nor does it with another capability."""
+    data = target_data(name="b200")
+    h100 = get_device("h100")
+    assert device_of_target(TargetFile.model_validate(data)).sm_count == h100.sm_count
+    assert device_of_target(TargetFile.model_validate(data)).name == "b200"
+    other = data | {"device": "NVIDIA H100", "capability": "12.0", "gemms": [], "limits": {}}
+    with pytest.raises(UserError, match="does not know this chip"):
+        device_of_target(TargetFile.model_validate(other))
+
+
+def test_words_of_a_file_are_safe_on_a_terminal() -> None:
+    """Control characters of its texts become spaces."""
+    found = TargetFile.model_validate(target_data(device="NVIDIA \x1b[31mH100"))
+    assert found.device == "NVIDIA  [31mH100"
+
+
 def test_a_row_without_positive_times_has_no_price() -> None:
     """A row that failed, or whose producer took longer, has no price."""
     key = "linear m=1 k=2 n=3 bias=1 bf16"
     assert TimedRow(key=key, reason="refused").price_us is None
     assert TimedRow(key=key, us=(-1.0, -0.5), rested_us=(1.0, 1.0)).price_us is None
+    assert TimedRow(key=key, us=(1e-9,), rested_us=(1.0, 1.0)).price_us is None
     assert TimedRow(key=key, us=(4.0, 4.0), rested_us=(9.0, 9.0)).price_us == pytest.approx(6.0)
 
 

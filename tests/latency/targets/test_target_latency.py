@@ -90,6 +90,8 @@ def test_the_estimate_says_how_many_linears_were_measured() -> None:
     assert found.measured_linears == 1
     assert "1 of 3 Linears as measured elsewhere (NVIDIA H100, November 2026)" in found.note
     assert found.to_json()["measured_linears"] == 1
+    default = TargetLatency(priced.device, compile_mode="default").estimate(table, {})
+    assert "(NVIDIA H100, November 2026, in compile mode reduce-overhead)" in default.note
     assert found.linears[0].quantized_us == pytest.approx(15.0)
     slow = model(*rows, _row(attention_key(ATTENTION), 1e6))
     assert slow.rest_s(table) == pytest.approx(priced.rest_s(table) + 7.0, rel=1e-3)

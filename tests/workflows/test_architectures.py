@@ -42,7 +42,6 @@ from support.whole_pipelines import save_whole
 SERVED = {kind for consumer in CONSUMERS for kind in name_tables(consumer)}
 ARCHITECTURES = (
     "flux2",
-    "qwen",
     "ltx2",
     "sana",
     "sdxl",

@@ -206,10 +206,14 @@ class RestOfRun:
         )
 
     def _eager_rest_s(self, denoisers: Iterable[ComponentCounts], linears: int) -> float:
-        """Denoisers that are not compiled, without the kernels of `linears` calls of Linears."""
+        """Denoisers that are not compiled, without the kernels of `linears` calls of Linears.
+
+        Their group norms move their bytes as other kernels do: they have many small groups.
+        """
         total_s = -linears * self.kernels.constants.pass_ramp_us / 1e6
         for counts in denoisers:
-            rest = counts.model_copy(update={"linear_flops": 0, "conv_flops": 0})
+            none = {"linear_flops": 0, "conv_flops": 0, "group_norm_bytes": 0}
+            rest = counts.model_copy(update=none)
             total_s += self._eager_component_s(rest) + self._convolutions_s(counts)
         return total_s
 

@@ -91,3 +91,14 @@ def test_decoding_a_picture_is_near_what_was_published(target: str, decode_s: fl
     )
     rest = PredictedLatency(get_device(target)).rest
     assert rest.component_s(decoder) == pytest.approx(decode_s, rel=1 / 3)
+
+
+def test_group_norms_of_a_denoiser_are_plain_kernels(in_a_run: PredictedLatency) -> None:
+    """An eager denoiser costs the same whether its bytes are those of group norms or of others."""
+    rest = dataclasses.replace(in_a_run.rest, compiled=False)
+    table = table_of(linear("blocks.0.a", 64, 64, {8: 1}))
+    plain = DENOISER.model_copy(update={"eager_bytes": 10**9})
+    norms = plain.model_copy(update={"group_norm_bytes": 10**9})
+    runs = (RunCounts(components=(counts,)) for counts in (plain, norms))
+    first, second = (rest.seconds(dataclasses.replace(table, run=run)) for run in runs)
+    assert first == second > 0

@@ -15,6 +15,7 @@ from typing import Any
 import foresight_cases as cases
 import torch
 from foresight_cases import Prepared
+from kept_rows import KeptRows
 
 from sensitivity.core.json_files import parse_json, write_whole
 from sensitivity.errors import SensitivityError
@@ -50,7 +51,7 @@ class Conditions:
     say: Callable[[str], None]
 
 
-class Document:
+class Document(KeptRows):
     """The results: one JSON file, written after every case. It keeps the shapes' times too."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -83,23 +84,6 @@ class Document:
         old = self.data.get("from_shapes", [])
         old = [x for x in old if (x["model"], x["batch_size"]) not in keys]
         self.data["from_shapes"] = [*old, *prices]
-        self.write()
-
-    def find_shape_times(
-        self,
-        machine: Mapping[str, str],  # noqa: ARG002 - a file is of one machine
-        compile_mode: str,  # noqa: ARG002 - and of one mode
-    ) -> dict[str, dict[str, Any]]:
-        return dict(self.data["shape_times"])
-
-    def save_shape_time(
-        self,
-        machine: Mapping[str, str],  # noqa: ARG002
-        compile_mode: str,  # noqa: ARG002
-        key: str,
-        row: Mapping[str, Any],
-    ) -> None:
-        self.data["shape_times"][key] = dict(row)
         self.write()
 
 

@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept_rows import KeptRows
 
 from sensitivity.core.devices import free_memory
 from sensitivity.core.environment import describe_environment
@@ -120,7 +121,7 @@ def denoiser_only(run: ShapeRun, component: str) -> tuple[ShapeTable, int]:
     return dataclasses.replace(run.table, run=counts), sum(call.calls for call in run.calls)
 
 
-class Document:
+class Document(KeptRows):
     """The results: one JSON file, written after every change.
 
     It is the measured shapes' cache too.
@@ -146,23 +147,6 @@ class Document:
 
     def write(self) -> None:
         write_whole(self.path, (json.dumps(self.data, indent=1, allow_nan=False) + "\n").encode())
-
-    def find_shape_times(
-        self,
-        machine: Mapping[str, str],  # noqa: ARG002 - a file is of one machine
-        compile_mode: str,  # noqa: ARG002 - and of one mode
-    ) -> dict[str, dict[str, Any]]:
-        return dict(self.data["shape_times"])
-
-    def save_shape_time(
-        self,
-        machine: Mapping[str, str],  # noqa: ARG002
-        compile_mode: str,  # noqa: ARG002
-        key: str,
-        row: Mapping[str, Any],
-    ) -> None:
-        self.data["shape_times"][key] = dict(row)
-        self.write()
 
     def cell(self, batch: int, name: str) -> dict[str, Any] | None:
         return next(

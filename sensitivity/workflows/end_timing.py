@@ -22,6 +22,7 @@ from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import quantized
 from sensitivity.latency import LatencyEstimate, LatencyModel
 from sensitivity.latency.beside_shapes import beside_shapes
+from sensitivity.latency.runtimes import Runtime
 from sensitivity.latency.timing.interleaved import BF16
 from sensitivity.latency.timing.timed_lists import Conditions, TimedList
 from sensitivity.models.loading import LoadedPipeline
@@ -38,6 +39,7 @@ from sensitivity.workflows.measure import (
     warmups_of,
 )
 from sensitivity.workflows.measured_runs import MeasuredRun
+from sensitivity.workflows.progress import Say
 
 ROUNDS = 7
 MOST_S = 240.0
@@ -86,6 +88,22 @@ class EndTimes:
                 for run in self.runs
             ],
         }
+
+
+def conditions_of(
+    loaded: LoadedPipeline, runtime: Runtime, *, say: Say, **changes: Any
+) -> Conditions:
+    """How lists are timed at the end: `ROUNDS` rounds within `MOST_S` seconds, where the pipeline
+    is. `changes` replace or add fields.
+    """
+    known: dict[str, Any] = {
+        "runtime": runtime,
+        "device": loaded.device,
+        "rounds": ROUNDS,
+        "most_s": MOST_S,
+        "say": say,
+    }
+    return Conditions(**(known | changes))
 
 
 def time_lists(

@@ -23,14 +23,13 @@ from sensitivity.formats.registry import get_format
 from sensitivity.latency.devices import find_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.runtimes import RUNTIMES, Runtime, runtime_of
-from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.end_timing import MOST_S, ROUNDS, EndTimes, time_lists
+from sensitivity.workflows.end_timing import EndTimes, conditions_of, time_lists
 from sensitivity.workflows.latency_source import gpu_name, native_refusal
 from sensitivity.workflows.progress import Say, silent
 
@@ -72,14 +71,8 @@ def time_recipe(
     lists = {RECIPE: dict(recipe.layers)}
     if run is not None:
         lists |= lists_by_hand(recipe, run.table, loaded.spec, device=loaded.device)
-    known: dict[str, Any] = {
-        "runtime": runtime_named(recipe),
-        "device": loaded.device,
-        "rounds": ROUNDS,
-        "most_s": MOST_S,
-        "say": say,
-    }
-    return time_lists(loaded, run, lists, Conditions(**(known | changes)))
+    how = conditions_of(loaded, runtime_named(recipe), say=say, **changes)
+    return time_lists(loaded, run, lists, how)
 
 
 def runtime_named(recipe: Recipe) -> Runtime:

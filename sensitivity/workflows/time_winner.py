@@ -17,14 +17,12 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import first_line
 from sensitivity.errors import OutputError, RecipeError, StoreError
 from sensitivity.latency.timing.interleaved import BF16
-from sensitivity.latency.timing.timed_lists import Conditions
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.candidates import baselines
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.end_timing import (
-    MOST_S,
-    ROUNDS,
+    conditions_of,
     time_lists,
     untimed,
     with_shapes,
@@ -72,16 +70,10 @@ def time_winner(outcome: SearchOutcome, *, say: Say = silent, **changes: Any) ->
     loaded, runtime = prepared.evaluator.loaded, prepared.latency.runtime
     if runtime.fused_quantizers:
         return _without_times(outcome, recipe, f"torchao does not run as {runtime.name} does")
-    known: dict[str, Any] = {
-        "runtime": runtime,
-        "device": loaded.device,
-        "rounds": ROUNDS,
-        "most_s": MOST_S,
-        "say": say,
-    }
+    how = conditions_of(loaded, runtime, say=say, **changes)
     try:
         say(f"timing {len(lists) + 1} lists end to end; if this is ended, the recipe stays")
-        times = time_lists(loaded, prepared.run, lists, Conditions(**(known | changes)))
+        times = time_lists(loaded, prepared.run, lists, how)
         times = with_shapes(times, prepared.latency, prepared.priced, lists)
         timed = with_timing(recipe, times, chosen=name)
     except KeyboardInterrupt:

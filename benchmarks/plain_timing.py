@@ -138,7 +138,9 @@ def cloned(call: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         out = call(*args, **kwargs)
-        return tuple(x.clone() for x in out) if isinstance(out, tuple) else out.clone()
+        if isinstance(out, tuple):  # SD3's last block gives None for the text
+            return tuple(None if x is None else x.clone() for x in out)
+        return out.clone()
 
     return run
 

@@ -32,7 +32,6 @@ SPREAD = {
     FormatName.MXFP8: (0.0003, 0.7),
     FormatName.FP8: (0.0003, 0.7),
 }
-POWER = 1.5
 
 
 def play(model: str, formats: tuple[FormatName, ...], trials: int) -> dict[str, object]:
@@ -52,8 +51,8 @@ def play(model: str, formats: tuple[FormatName, ...], trials: int) -> dict[str, 
         for option, fmt in enumerate(formats, 1):
             if group.members[option]:
                 middle, spread = SPREAD[fmt]
-                damage[g, option] = float((middle * rng.lognormal(0, spread)) ** POWER)
-                errors[g, option] = damage[g, option] ** (1 / POWER) * float(rng.lognormal(0, 0.9))
+                damage[g, option] = float(middle * rng.lognormal(0, spread))
+                errors[g, option] = damage[g, option] * float(rng.lognormal(0, 0.9))
     proposer = KnapsackProposer(candidates, seed=0, errors=errors)
     history, asked = list[Observation](), list[float]()
     start = [choice for _, choice in baselines(candidates)]
@@ -66,11 +65,9 @@ def play(model: str, formats: tuple[FormatName, ...], trials: int) -> dict[str, 
         )
         if trial >= len(start):
             asked.append(1e3 * (time.perf_counter() - begun))
-        lpips = sum(damage[g, o] for g, o in enumerate(choice) if o) ** (1 / POWER) * float(
-            rng.lognormal(0, 0.19)
-        )
-        history.append(Observation(choice=choice, lpips=lpips))
-    front = pareto_front([(candidates.latency_s(obs.choice), obs.lpips) for obs in history])
+        typical = sum(damage[g, o] for g, o in enumerate(choice) if o) * rng.lognormal(0, 0.15)
+        history.append(Observation(choice=choice, typical=float(typical)))
+    front = pareto_front([(candidates.latency_s(obs.choice), obs.typical) for obs in history])
     patterns = max(
         max(proposer.patterns.count(obs.choice).values()) for obs in history[len(start) :]
     )

@@ -1,266 +1,235 @@
-"""How well does each estimator rank against leave-one-in LPIPS, at what cost, and on which scale
-does LPIPS add up over groups?
+"""Which estimator of layer sensitivities says most about damage for its seconds, and with how many
+prompts and steps?
 
-    uv run python benchmarks/calibration_quality.py [--model tiny-flux] [--format nvfp4 ...]
-        [--granularity layer] [--subsets 24] [--storage DB]
+    python benchmarks/calibration_quality.py --scores runs/table-tiny-flux --model tiny-flux \
+        [--format nvfp4] [--granularity group] [--estimator rollout] [--device cuda]
 
-Truth: LPIPS of the study's held-out and search prompts with one group quantized, every group and
-format. Each estimator is then run with several (states, prompts): seconds, cost in trial
-equivalents, Spearman's rank correlation with the truth and how many of the ten worst they share,
-for each format. Additivity: random subsets of the groups are scored, and (sum of LPIPS^p)^(1/p)
-over their members is compared with what was seen, for p in 1, 1.5, 2, 3: Spearman, quartiles of
-observed / predicted, and the standard deviation of its logarithm. The same with the estimators'
-errors in place of leave-one-in LPIPS, scaled by one factor.
+Truth is a table of scored skip-lists of the model, as `score_tables.py` makes it: rows*.jsonl in a
+folder, or one such file; a line has `choice` (an option for each group) and LPIPS of `search` and
+`fresh` prompts. What counts of a list is its typical LPIPS over all of them.
 
-Truth and subsets cost hundreds of trials. They are kept in --storage (any study database of the
-model serves), so that a stop loses nothing and a second run takes the estimators' time alone.
-Seconds of what was in the storage are not counted anew: an estimator is timed in a database of its
-own, always.
+Each estimator is run with several (prompts, states), nothing known before: its seconds, its cost in
+trials, and two errors, both in logarithms.
+
+- of damages: each group's damage is fitted to the table (`ceiling.py`); log damage is regressed on
+  log error, and each group is foreseen by a regression on the others. Only where the table has
+  twice as many lists as there are damages. Beside it stands what no estimator has: the standard
+  deviation of the log damages.
+- of lists: log typical LPIPS of each list, regressed on the log of the sum of error^power over what
+  it quantizes, each list left out in turn; the best of a few powers.
+
+`knows` is what an estimator knows of the damages, 1 - (its error / that without one)^2, and `a
+trial` that divided by its cost in trials. An estimator that is as good as another for more seconds
+is marked.
+
+The last line is JSON. Models are compared by running it on each of them.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ceiling import features_of, fit_damages, items_of
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scored_rows import rows_in
 
 from sensitivity.core.environment import describe_environment
-from sensitivity.core.format_name import FormatName, parse_formats
+from sensitivity.core.format_name import parse_formats
 from sensitivity.errors import SensitivityError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.search.calibration.jobs import Errors, EstimatorName
-from sensitivity.search.calibration.stored import calibrate, calibration_cost
-from sensitivity.search.candidates import Candidates, Choice
-from sensitivity.search.store import Store, assignment_key
+from sensitivity.fidelity.typical import typical
+from sensitivity.search.calibration.jobs import EstimatorName
+from sensitivity.search.calibration.stored import calibrate, calibration_cost, steps_of
+from sensitivity.search.candidates import Candidates
+from sensitivity.search.store import Store
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.prepare import prepare
 from sensitivity.workflows.requests import SearchRequest
 
-SETTINGS = {
-    EstimatorName.LOCAL: [(2, 4)],
-    EstimatorName.GRADIENT: [(2, 4), (4, 4)],
-    EstimatorName.OUTPUT: [(1, 4), (2, 4), (4, 4)],
-    EstimatorName.PREVIEW: [(1, 2), (1, 4), (2, 4)],
+CALLS = {
+    EstimatorName.LOCAL: [(4, 2)],
+    EstimatorName.GRADIENT: [(4, 2), (8, 4)],
+    EstimatorName.OUTPUT: [(4, 1), (4, 2)],
+    EstimatorName.PREVIEW: [(2, 1)],
 }
-POWERS = (1.0, 1.5, 2.0, 3.0)
-TOP = 10
+"""(prompts, recorded denoiser calls) of those that work at recorded calls."""
+ROLLOUTS = [(1, 0.5), (2, 0.25), (2, 0.375), (2, 0.5), (4, 0.5), (2, 1.0)]
+"""(prompts, part of the steps)"""
+POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)
+LISTS_A_DAMAGE = 2
 Array = NDArray[np.float64]
 
 
-def score(evaluator: Evaluator, store: Store, candidates: Candidates, choice: Choice) -> float:
-    """Mean LPIPS over all search and held-out prompts of a choice; from the store where it is
-    known.
-    """
-    formats, values = candidates.decode(choice), []
-    for split in ("search", "held_out"):
-        evaluation, name = evaluator.evaluation_key(split), assignment_key(formats)
-        known = store.find_score(evaluation, name)
-        if known is None:
-            begun = time.monotonic()
-            known = evaluator.score(formats, split)
-            store.save_score(evaluation, name, known, seconds=time.monotonic() - begun)
-        values += known.per_prompt
-    return float(np.mean(values))
+def settings_of(name: EstimatorName, steps: int) -> list[tuple[int, int]]:
+    """The (prompts, states) that an estimator is run with."""
+    if name is not EstimatorName.ROLLOUT:
+        return CALLS[name]
+    return [(prompts, max(1, round(part * steps))) for prompts, part in ROLLOUTS]
 
 
-def singles(candidates: Candidates) -> dict[tuple[int, int], Choice]:
-    """{(group, option): the choice that quantizes it alone}."""
-    none = candidates.none_quantized
-    return {
-        (g, option): (*none[:g], option, *none[g + 1 :])
-        for g, group in enumerate(candidates.groups)
-        for option in range(1, len(candidates.formats))
-        if group.members[option]
-    }
+def read_scores(path: Path, groups: int, floor: float) -> tuple[NDArray[np.int64], Array]:
+    """(n, groups) choices and (n,) typical LPIPS of a table; of equal choices the first counts."""
+    rows: dict[tuple[int, ...], float] = {}
+    folder, kind = (path, "rows") if path.is_dir() else (path.parent, path.stem)
+    for row in rows_in(folder, kind):
+        if len(row["choice"]) != groups:
+            raise SystemExit(
+                f"{path} has skip-lists of {len(row['choice'])} groups, and the model has {groups}:"
+                " name the formats and the granularity that the table was made with"
+            )
+        rows.setdefault(tuple(row["choice"]), typical(row["search"] + row["fresh"], floor))
+    kept = {choice: value for choice, value in rows.items() if any(choice) and value > 0}
+    return np.array(list(kept), dtype=np.int64), np.array(list(kept.values()))
 
 
-def subsets(candidates: Candidates, count: int) -> Iterator[Choice]:
-    """Random choices; the share of groups that is quantized is random for each."""
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        share = rng.uniform(0.1, 1.0)
-        options = rng.integers(1, len(candidates.formats), len(candidates.groups))
-        yield candidates.canonical([int(o) if rng.random() < share else 0 for o in options])
+def left_out(x: Array, y: Array) -> float:
+    """Root mean square of what a regression on all others misses of each y; x (n,) or (n, k)."""
+    design = np.column_stack([np.ones_like(x), x])
+    hat = design @ np.linalg.pinv(design)
+    missed = (y - hat @ y) / np.maximum(1 - np.diag(hat), 1e-9)
+    return float(np.sqrt(np.mean(missed**2)))
 
 
-def spearman(a: Sequence[float] | Array, b: Sequence[float] | Array) -> float:
-    """Spearman's rank correlation; NaN for fewer than three."""
-    return float(spearmanr(a, b)[0]) if len(a) > 2 else float("nan")
-
-
-def overlap(a: Sequence[float], b: Sequence[float]) -> int:
-    """How many of the ten largest of `a` are among the ten largest of `b`."""
-    return len(set(np.argsort(a)[-TOP:].tolist()) & set(np.argsort(b)[-TOP:].tolist()))
-
-
-def quality(errors: Errors, truth: Errors, candidates: Candidates) -> dict[str, dict[str, float]]:
-    """{format: Spearman and top-10 overlap with the truth}."""
-    found = {}
-    for option, name in enumerate(candidates.formats):
-        keys = [key for key in truth if key[1] == option]
-        if keys:
-            pair = [errors[key] for key in keys], [truth[key] for key in keys]
-            found[str(name)] = {"spearman": spearman(*pair), "top10": overlap(*pair)}
-    return found
-
-
-def additivity(
-    damage: Errors, observed: dict[Choice, float], *, power: float, scaled: bool
-) -> dict[str, float]:
-    """How (sum of damage^power)^(1 / power) over the members of each subset compares with its
-    LPIPS. `scaled`: one factor puts the median right.
-    """
-    predicted = np.array(
-        [
-            sum(damage[g, o] ** power for g, o in enumerate(choice) if o) ** (1 / power)
-            for choice in observed
-        ]
-    )
-    seen = np.array(list(observed.values()))
-    keep = (predicted > 0) & (seen > 0)
-    ratio = seen[keep] / predicted[keep]
-    ratio = ratio / np.median(ratio) if scaled else ratio
-    low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
-    rho = spearman(predicted[keep], seen[keep])
-    return {
-        "power": power,
-        "spearman": rho,
-        "q25": float(low),
-        "q50": float(middle),
-        "q75": float(high),
-        "sd_log": float(np.log(ratio).std()),
-    }
+def error_of_lists(errors: Array, features: Array, logs: Array) -> tuple[float, float]:
+    """The error of lists, and its power; errors (D,), features (n, D), logs (n,)."""
+    return min((left_out(np.log(features @ errors**p), logs), p) for p in POWERS)
 
 
 def measure(
-    evaluator: Evaluator, candidates: Candidates, name: EstimatorName, states: int, prompts: int
-) -> tuple[Errors, float, float]:
-    """(errors, seconds, trial equivalents) of an estimator, nothing known before."""
+    evaluator: Evaluator, candidates: Candidates, name: EstimatorName, prompts: int, states: int
+) -> tuple[Array, float, float]:
+    """((D,) errors, seconds, trials) of an estimator, nothing known before."""
+    how: dict[str, Any] = {"estimator": name, "states": states, "prompts": prompts}
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "fresh.db") as fresh:
-        cost = calibration_cost(
-            evaluator, candidates, fresh, estimator=name, states=states, prompts=prompts
-        )
+        trials = calibration_cost(evaluator, candidates, fresh, **how).trials
         begun = time.monotonic()
-        errors = calibrate(
-            evaluator, candidates, fresh, estimator=name, states=states, prompts=prompts
-        )
-        return errors, time.monotonic() - begun, cost.trials
-
-
-def print_additivity(label: str, row: dict[str, float]) -> None:
-    """One line of the second table."""
-    print(
-        f"{label:<26} {row['power']:5} {row['spearman']:9.3f}   {row['q25']:.2f} {row['q50']:.2f}"
-        f" {row['q75']:.2f}   {row['sd_log']:.3f}",
-        flush=True,
-    )
-
-
-def main() -> None:
-    """Score what is missing, print the tables, then everything as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="tiny-flux")
-    parser.add_argument("--format", action="append")
-    parser.add_argument("--granularity", default="layer", choices=["group", "layer"])
-    parser.add_argument("--estimator", action="append", choices=[str(name) for name in SETTINGS])
-    parser.add_argument("--subsets", type=int, default=24)
-    parser.add_argument(
-        "--storage", type=Path, default=Path("sensitivity-runs/calibration-quality.db")
-    )
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    formats: tuple[FormatName, ...] = parse_formats(options.format or ["nvfp4"])
-    machine = describe_environment(options.device)
-    print(" ".join(f"{key}={value}" for key, value in machine.items()))
-    with Store.open(options.storage) as store:
-        prepared = prepare(
-            resolve_spec(options.model),
-            SearchRequest(formats=formats, granularity=options.granularity, device=options.device),
-        )
-        result = compare(
-            prepared.evaluator,
-            prepared.candidates,
-            store,
-            options.estimator or list(SETTINGS),
-            options.subsets,
-        )
-    about = {
-        "model": options.model,
-        "granularity": options.granularity,
-        "formats": [str(name) for name in formats],
-    }
-    print(json.dumps({"calibration_quality": about | result, "machine": dict(machine)}))
+        errors = calibrate(evaluator, candidates, fresh, **how)
+        seconds = time.monotonic() - begun
+    found = np.array([errors[item] for item in items_of(candidates)])
+    return np.maximum(found, 1e-9), seconds, trials
 
 
 def compare(
-    evaluator: Evaluator, candidates: Candidates, store: Store, names: Sequence[str], count: int
-) -> dict[str, object]:
-    """Both tables, printed as they are made."""
-    truth: Errors = {}
-    for done, (key, choice) in enumerate(singles(candidates).items(), 1):
-        truth[key] = score(evaluator, store, candidates, choice)
-        if done % 25 == 0:
-            print(f"leave-one-in LPIPS: {done} scored", flush=True)
-    observed = {
-        choice: score(evaluator, store, candidates, choice)
-        for choice in subsets(candidates, count)
-        if any(choice)
-    }
-    rows, sums = [], []
+    evaluator: Evaluator,
+    candidates: Candidates,
+    choices: NDArray[np.int64],
+    values: Array,
+    names: Sequence[EstimatorName],
+) -> dict[str, Any]:
+    """The table, printed as it is made."""
+    items, logs = items_of(candidates), np.log(values)
+    features = features_of(items, choices)
+    damages = None
+    if len(values) >= LISTS_A_DAMAGE * len(items):
+        damages = np.log(fit_damages(items, choices, values).damages)
+    spread = None if damages is None else float(damages.std())
     print(
-        f"{'estimator':<10} {'states':>6} {'prompts':>7} {'seconds':>8} {'trials':>7}  Spearman,"
-        " top-10 overlap with leave-one-in LPIPS"
+        f"{len(values)} lists of {len(items)} damages; sd of log damage"
+        f" {'not fitted' if spread is None else f'{spread:.2f}'}, of lists {logs.std():.2f}\n"
+        f"{'estimator':<10} {'prompts':>7} {'states':>6} {'seconds':>8} {'trials':>7}"
+        f" {'damages':>8} {'lists':>6} {'power':>6} {'knows':>6} {'a trial':>8}"
     )
-    for name in map(EstimatorName, names):
-        for states, prompts in SETTINGS[name]:
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        for prompts, states in settings_of(name, steps_of(evaluator)):
             try:
-                errors, seconds, trials = measure(evaluator, candidates, name, states, prompts)
+                errors, seconds, trials = measure(evaluator, candidates, name, prompts, states)
             except SensitivityError as error:
-                print(f"{name:<10} {states:6} {prompts:7}  {error}")
+                print(f"{name:<10} {prompts:7} {states:6}  {error}")
                 continue
-            good = quality(errors, truth, candidates)
+            of_lists, power = error_of_lists(errors, features, logs)
+            missed = None if damages is None else left_out(np.log(errors), damages)
+            whole, left = (logs.std(), of_lists) if missed is None else (spread, missed)
+            knows = 1 - (left / float(whole)) ** 2
             rows.append(
                 {
                     "estimator": str(name),
-                    "states": states,
                     "prompts": prompts,
+                    "states": states,
                     "seconds": seconds,
                     "trials": trials,
-                    "quality": good,
+                    "error_of_damages": missed,
+                    "error_of_lists": of_lists,
+                    "power": power,
+                    "knows": knows,
+                    "errors": errors.tolist(),
                 }
             )
-            shown = "  ".join(
-                f"{fmt} {q['spearman']:.3f} {q['top10']:.0f}/10" for fmt, q in good.items()
-            )
+            shown = "       -" if missed is None else f"{missed:8.3f}"
             print(
-                f"{name:<10} {states:6} {prompts:7} {seconds:8.1f} {trials:7.2f}  {shown}",
+                f"{name:<10} {prompts:7} {states:6} {seconds:8.1f} {trials:7.2f} {shown}"
+                f" {of_lists:6.3f} {power:6} {knows:6.2f} {knows / trials:8.2f}",
                 flush=True,
             )
-            sums += [
-                {
-                    "of": f"{name} {states}x{prompts}",
-                    **additivity(errors, observed, power=p, scaled=True),
-                }
-                for p in POWERS
-            ]
-    sums += [
-        {"of": "leave-one-in LPIPS", **additivity(truth, observed, power=p, scaled=False)}
-        for p in POWERS
+    if damages is not None:
+        print_pairs(rows, damages)
+    beaten = [
+        row
+        for row in rows
+        if any(
+            other["seconds"] < row["seconds"] and other["knows"] >= row["knows"] for other in rows
+        )
     ]
-    print(
-        f"{'(sum x^p)^(1/p) of':<26} {'p':>5} {'Spearman':>9}   observed / predicted: quartiles, sd"
-        f" of log; {len(observed)} random subsets"
+    for row in beaten:
+        print(f"no better than a quicker one: {row['estimator']} {row['prompts']}x{row['states']}")
+    return {
+        "lists": len(values),
+        "damages": len(items),
+        "sd_of_log_damage": spread,
+        "sd_of_log_typical": float(logs.std()),
+        "estimators": rows,
+    }
+
+
+def print_pairs(rows: Sequence[dict[str, Any]], damages: Array) -> None:
+    """Add to each rollout what it and the first gradient know together, and print it."""
+    gradient = next((row for row in rows if row["estimator"] == EstimatorName.GRADIENT), None)
+    for row in rows:
+        if gradient is not None and row["estimator"] == EstimatorName.ROLLOUT:
+            logs = np.log([row["errors"], gradient["errors"]]).T
+            row["with_gradient"] = left_out(logs, damages)
+            print(
+                f"rollout {row['prompts']}x{row['states']} and gradient together:"
+                f" {row['with_gradient']:.3f}"
+            )
+
+
+def main() -> None:
+    """Load the model, read the table, compare, and print everything as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for row in sums:
-        print_additivity(str(row["of"]), row)
-    return {"estimators": rows, "additivity": sums, "subsets": len(observed)}
+    parser.add_argument("--scores", type=Path, required=True, help="a folder of rows, or one file")
+    parser.add_argument("--model", default="tiny-flux")
+    parser.add_argument("--format", action="append")
+    parser.add_argument("--granularity", default="group", choices=["group", "layer"])
+    known = [str(name) for name in EstimatorName]
+    parser.add_argument("--estimator", action="append", choices=known, help="default: all")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    formats = parse_formats(options.format or ["nvfp4"])
+    machine = describe_environment(options.device)
+    print(" ".join(f"{key}={value}" for key, value in machine.items()))
+    request = SearchRequest(formats=formats, granularity=options.granularity, device=options.device)
+    prepared = prepare(resolve_spec(options.model), request)
+    evaluator, candidates = prepared.evaluator, prepared.candidates
+    floor = evaluator.damage_floor
+    choices, values = read_scores(options.scores, len(candidates.groups), floor)
+    names = [EstimatorName(name) for name in options.estimator or known]
+    result = compare(evaluator, candidates, choices, values, names)
+    evaluator.close()
+    about = {
+        "model": options.model,
+        "formats": [str(name) for name in formats],
+        "granularity": options.granularity,
+        "floor": floor,
+    }
+    print(json.dumps({"calibration_quality": about | result, "machine": dict(machine)}))
 
 
 if __name__ == "__main__":

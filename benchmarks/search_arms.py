@@ -1,29 +1,70 @@
-"""The ways to find skip-lists that `search_quality.py` compares.
+"""The ways to find skip-lists that `search_quality.py` and `landscapes.py` compare.
 
-Each is a generator: it yields a choice, is sent its LPIPS, and yields the next.
+Each is a generator: it yields a choice, is sent what was heard of it, and yields the next.
 
     arm = ARMS["ours"](world, seed=0)
-    choice = next(arm); choice = arm.send(0.031); ...
+    choice = next(arm); choice = arm.send(Heard(per_prompt=(0.031, 0.012))); ...
 
 A generator that ends has nothing more to propose. All begin with what people do by hand
-(`study.baselines`), except those that are one list or one sweep themselves.
+(`search.candidates.baselines`), except those that are one list or one sweep themselves.
 """
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import optuna
 
+from sensitivity.fidelity.typical import log_damages, typical
+from sensitivity.search import damage as damage_model
 from sensitivity.search.candidates import Candidates, Choice, baselines
 from sensitivity.search.damage import Belief
+from sensitivity.search.estimate import estimate_all
 from sensitivity.search.proposers import KnapsackProposer, Observation, SamplerName, stock_sampler
 from sensitivity.search.proposers.knapsack_proposer import as_choice
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-Arm = Generator[Choice, float, None]
+CHOSEN = ("rollout", "gradient")
+"""Estimators that a search begins with, the second where the first does not work."""
 Errors = Mapping[tuple[int, int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an arm is told of one choice.
+
+    Attributes:
+        per_prompt: LPIPS of each search prompt.
+        latent: relative error of the final latents of each search prompt; () where unknown.
+        floor: LPIPS of bf16 from itself.
+    """
+
+    per_prompt: tuple[float, ...]
+    latent: tuple[float, ...] = ()
+    floor: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean over the prompts."""
+        return float(np.mean(self.per_prompt))
+
+    @property
+    def typical(self) -> float:
+        """Geometric mean over the prompts (`fidelity.typical`)."""
+        return typical(self.per_prompt, self.floor)
+
+    @property
+    def latent_typical(self) -> float | None:
+        """Geometric mean of the errors of the latents; None where they are not known, or 0."""
+        if not self.latent or min(self.latent) <= 0:
+            return None
+        return float(np.exp(np.log(self.latent).mean()))
+
+
+Arm = Generator[Choice, Heard, None]
 
 
 @dataclass(frozen=True)
@@ -43,8 +84,10 @@ def _start(candidates: Candidates) -> list[Choice]:
     return [choice for _, choice in baselines(candidates)]
 
 
-def _proposed(world: World, proposer: KnapsackProposer) -> Arm:
-    """A search with a proposer, as `search.study` runs it."""
+def _proposed(
+    world: World, proposer: KnapsackProposer, observed: Callable[[Choice, Heard], Observation]
+) -> Arm:
+    """A search with a proposer, as `search.loop` runs it."""
     history: list[Observation] = []
     start = _start(world.candidates)
     while True:
@@ -56,25 +99,55 @@ def _proposed(world: World, proposer: KnapsackProposer) -> Arm:
         )
         if choice in seen:
             return
-        history.append(Observation(choice=choice, lpips=(yield choice)))
+        history.append(observed(choice, (yield choice)))
 
 
-def ours(
-    world: World,
-    seed: int,
-    *,
-    estimator: str | None = "gradient",
-    kind: type[KnapsackProposer] = KnapsackProposer,
-) -> Arm:
-    """The shipped search."""
-    return _proposed(
-        world,
-        kind(
-            world.candidates,
-            seed=seed,
-            errors=None if estimator is None else dict(world.errors[estimator]),
-        ),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """The shipped search, or one that differs from it in one thing.
+
+    Attributes:
+        estimator: whose layer sensitivities it begins with; "" are those of the first of `CHOSEN`
+            that a world has, None is none.
+        kind: its proposer.
+        latents: whether it hears the errors of the latents.
+        statistic: of the prompts, "typical" or "mean".
+    """
+
+    estimator: str | None = ""
+    kind: type[KnapsackProposer] = KnapsackProposer
+    latents: bool = True
+    statistic: str = "typical"
+
+    def __call__(self, world: World, seed: int) -> Arm:
+        return _proposed(world, self.proposer(world, seed), self.observed)
+
+    def estimator_in(self, world: World) -> str | None:
+        """Its estimator in a world."""
+        if self.estimator != "":
+            return self.estimator
+        return next((name for name in CHOSEN if name in world.errors), None)
+
+    def proposer(self, world: World, seed: int) -> KnapsackProposer:
+        """Its proposer in a world."""
+        name = self.estimator_in(world)
+        errors = None if name is None else dict(world.errors[name])
+        return self.kind(world.candidates, seed=seed, errors=errors)
+
+    def observed(self, choice: Choice, heard: Heard) -> Observation:
+        """What it notes of a list."""
+        return Observation(
+            choice=choice,
+            typical=heard.typical if self.statistic == "typical" else heard.mean,
+            latent=heard.latent_typical if self.latents else None,
+        )
+
+    def believed(self, world: World, choices: list[Choice], heard: list[Heard]) -> list[float]:
+        """What it ranks each list by, after all of them."""
+        proposer = self.proposer(world, 0)
+        history = [self.observed(c, h) for c, h in zip(choices, heard, strict=True)]
+        logs = [log_damages(h.per_prompt, h.floor).tolist() for h in heard]
+        return list(map(float, estimate_all(proposer, history, logs)))
 
 
 class UniformSavings(KnapsackProposer):
@@ -103,13 +176,21 @@ class NoLearning(KnapsackProposer):
         return super().believe(history[:0])
 
 
+class NoLink(KnapsackProposer):
+    """Ablation: damages add up without end."""
+
+    def believe(self, history: Any) -> Belief:
+        with patch.object(damage_model, "LIMITS", (math.inf,)):
+            return super().believe(history)
+
+
 class Thompson(KnapsackProposer):
     """Ablation: every proposal samples the posterior."""
 
     def believe(self, history: Any) -> Belief:
         belief = super().believe(history)
         sample = belief.sample(np.random.default_rng([self.seed, len(history)]))
-        return replace(belief, mean=sample)
+        return replace(belief, damages=sample)
 
 
 def sweep(
@@ -224,19 +305,38 @@ def stock(name: str) -> Callable[[World, int], Arm]:
             choice = candidates.canonical(raw)
             repeats = repeats + 1 if choice in seen else 0
             if choice not in seen:
-                seen[choice] = yield choice
+                seen[choice] = (yield choice).typical
             study.tell(trial, [candidates.latency_s(choice), seen[choice]])
 
     return arm
 
 
+SHIPPED = Ours()
+
+
+def estimated(
+    world: World, choices: list[Choice], heard: list[Heard], arm: str = "ours"
+) -> list[float]:
+    """What an arm of ours believes of each list after all of them; for others the shipped search.
+
+    That is what lists are ranked by.
+    """
+    way = ARMS[arm]
+    return (way if isinstance(way, Ours) else SHIPPED).believed(world, choices, heard)
+
+
 ARMS: dict[str, Callable[[World, int], Arm]] = {
-    "ours": ours,
-    "ours, output calibration": lambda world, seed: ours(world, seed, estimator="output"),
-    "ours, no calibration": lambda world, seed: ours(world, seed, estimator=None),
-    "ours, uniform savings": lambda world, seed: ours(world, seed, kind=UniformSavings),
-    "ours, nothing learnt": lambda world, seed: ours(world, seed, kind=NoLearning),
-    "ours, Thompson": lambda world, seed: ours(world, seed, kind=Thompson),
+    "ours": SHIPPED,
+    "ours, gradient calibration": Ours(estimator="gradient"),
+    "ours, output calibration": Ours(estimator="output"),
+    "ours, no calibration": Ours(estimator=None),
+    "ours, arithmetic mean": Ours(statistic="mean"),
+    "ours, no latents": Ours(latents=False),
+    "ours, no link": Ours(kind=NoLink),
+    "ours, baselines in the budget": Ours(),
+    "ours, uniform savings": Ours(kind=UniformSavings),
+    "ours, nothing learnt": Ours(kind=NoLearning),
+    "ours, Thompson": Ours(kind=Thompson),
     "sweep, root of errors": sweep,
     "sweep, errors ** 1.5": lambda world, seed: sweep(world, seed, power=1.5),
     "greedy": greedy,
@@ -250,6 +350,27 @@ ARMS: dict[str, Callable[[World, int], Arm]] = {
     "gp": stock("gp"),
     "random": stock("random"),
 }
+
+
+NEEDS = {
+    "greedy": "output",
+    "sweep, root of errors": "output",
+    "sweep, errors ** 1.5": "output",
+    "bits LP": "gradient",
+}
+"""Arms that are not ours, and whose layer sensitivities they go by."""
+
+
+def can_play(arm: str, world: World) -> bool:
+    """Whether the world has the layer sensitivities that an arm begins with."""
+    way = ARMS[arm]
+    if isinstance(way, Ours):
+        wanted = CHOSEN if way.estimator == "" else (way.estimator,)
+    else:
+        wanted = (NEEDS.get(arm),)
+    return None in wanted or bool(set(wanted) & set(world.errors))
+
+
 SEEDLESS = {
     "sweep, root of errors",
     "sweep, errors ** 1.5",

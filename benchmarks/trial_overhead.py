@@ -194,7 +194,7 @@ def bare(
 
     for formats in choices:
         evaluator.switch.set(formats)
-        with torch.no_grad(), evaluator.running():
+        with torch.no_grad(), evaluator.blocks.running():
             seconds.append(watch.time(sample)[1])
     evaluator.switch.set({})
     return seconds

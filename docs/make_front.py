@@ -4,7 +4,8 @@
     uv run --group docs python docs/make_front.py     # writes docs/images/front.png
 
 Speedups are predicted, LPIPS is measured, and the axes say so. The line is what all trials together
-say about the members of the front; the points with bars are held-out LPIPS with 95 % intervals.
+say about the members of the front; the points with bars are typical LPIPS of the held-out prompts
+with 95 % intervals. (Of a recipe of an earlier schema they are means.)
 """
 
 import json
@@ -25,7 +26,10 @@ METADATA = {"Software": None}  # the same file from the same numbers
 
 def draw(recipe: dict[str, Any], path: Path) -> None:
     """Write the picture."""
-    front = sorted((m["latency"]["speedup"], m["lpips"]) for m in recipe["front"])
+    front = sorted(
+        (m["latency"]["speedup"], m["lpips"] if m.get("typical") is None else m["typical"])
+        for m in recipe["front"]
+    )
     compared = recipe["verified"]["compared"]
     shortlist = set(recipe["choice"]["shortlist"])
     named = next(
@@ -47,7 +51,7 @@ def draw(recipe: dict[str, Any], path: Path) -> None:
     _points(axes, searched, BLUE, "o", "found by the search, held-out prompts, 95 % interval")
     axes.plot(
         named["speedup"],
-        named["lpips_held_out"],
+        _value(named),
         marker="*",
         ms=17,
         mec="white",
@@ -57,10 +61,10 @@ def draw(recipe: dict[str, Any], path: Path) -> None:
         label="named by the search",
     )
     beside = min(row["speedup"] for row in by_hand) - 0.02
-    for height, row in enumerate(sorted(by_hand, key=lambda row: row["lpips_held_out"])):
+    for height, row in enumerate(sorted(by_hand, key=_value)):
         axes.annotate(
             row["name"],
-            (row["speedup"], row["lpips_held_out"]),
+            (row["speedup"], _value(row)),
             xytext=(beside, 0.045 + height * 0.009),
             color=ORANGE,
             fontsize=9,
@@ -70,9 +74,10 @@ def draw(recipe: dict[str, Any], path: Path) -> None:
         )
     latency = recipe["latency"]
     axes.set_xlabel(f"speedup over bf16, predicted for {latency['target'].upper()}")
-    axes.set_ylabel("LPIPS against bf16, measured")
+    typical = "typical " if "typical" in named else ""
+    axes.set_ylabel(f"{typical}LPIPS against bf16, measured")
     axes.set_xlim(0.995, 0.02 + max(row["speedup"] for row in by_hand + searched))
-    axes.set_ylim(-0.001, 1.4 * max(row["ci95"][1] for row in by_hand + searched))
+    axes.set_ylim(-0.001, 1.4 * max(_interval(row)[1] for row in by_hand + searched))
     axes.set_title(
         f"{recipe['model']['id']}, NVFP4: {recipe['search']['trials']} trials on 2 CPU cores",
         fontsize=11,
@@ -86,13 +91,13 @@ def draw(recipe: dict[str, Any], path: Path) -> None:
 
 
 def _points(axes: Any, rows: list[dict[str, Any]], color: str, marker: str, label: str) -> None:
-    """Held-out means with their intervals."""
-    means = [row["lpips_held_out"] for row in rows]
-    low = [row["lpips_held_out"] - row["ci95"][0] for row in rows]
-    high = [row["ci95"][1] - row["lpips_held_out"] for row in rows]
+    """Held-out LPIPS with their intervals."""
+    values = [_value(row) for row in rows]
+    low = [_value(row) - _interval(row)[0] for row in rows]
+    high = [_interval(row)[1] - _value(row) for row in rows]
     axes.errorbar(
         [row["speedup"] for row in rows],
-        means,
+        values,
         yerr=[low, high],
         fmt=marker,
         ms=5,
@@ -104,6 +109,16 @@ def _points(axes: Any, rows: list[dict[str, Any]], color: str, marker: str, labe
         zorder=3,
         label=label,
     )
+
+
+def _value(row: dict[str, Any]) -> float:
+    """A verified list's typical LPIPS; of an earlier schema the mean."""
+    return float(row.get("typical", row["lpips_held_out"]))
+
+
+def _interval(row: dict[str, Any]) -> tuple[float, float]:
+    low, high = row.get("typical_ci95", row["ci95"])
+    return low, high
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sensitivity.cli.render.page.library import report
     from sensitivity.consumers.exporters import get_exporter
     from sensitivity.core.format_name import FormatName
     from sensitivity.errors import SensitivityError, UserError
@@ -55,6 +56,7 @@ _HOMES = {
     "nearest_recipe": "workflows.nearest",
     "profile_module": "shapes.recorder",
     "read_source": "workflows.audit",
+    "report": "cli.render.page.library",
     "resolve_spec": "spec.loading",
 }
 
@@ -77,6 +79,7 @@ __all__ = [
     "nearest_recipe",
     "profile_module",
     "read_source",
+    "report",
     "resolve_spec",
 ]
 

@@ -37,7 +37,7 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 73, "audit": 154, "nearest": 91}
+CLOSURES = {"price": 78, "audit": 158, "nearest": 94}
 """{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100
@@ -45,6 +45,7 @@ LONG: dict[str, str] = {
     "cli/audit.py:audit": "a line for each option",
     "cli/search.py:search": "a line for each option, and one for each field of the request",
     "cli/select.py:select": "a line for each option, and one for each field of the request",
+    "cli/verify.py:verify": "a line for each option",
 }
 """{"room/file.py" or "room/file.py:function": why it may be longer}"""
 
@@ -218,6 +219,7 @@ def foreign_packages(path: Path) -> frozenset[str]:
 def importers(package: str) -> set[str]:
     """Files that import a package; rooms where three files of one room do, or four in all."""
     names = {"pyyaml": "yaml", "tomli-w": "tomli_w", "huggingface-hub": "huggingface_hub"}
+    names |= {"pillow": "PIL"}
     wanted = names.get(package, package)
     files = {
         path.relative_to(PACKAGE).as_posix()

@@ -24,6 +24,7 @@ from sensitivity.cli import (  # noqa: F401
     export,
     diff,
     audit,
+    report,
 )
 
 # isort: on

@@ -4,17 +4,22 @@ The application has `--version` and `-h`. The files that a command's options nam
 it begins (`file_checks`); every command has `--force`, which is read there.
 """
 
+import copy
 import functools
 import importlib.metadata
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.models import OptionInfo, ParameterInfo
 
+from sensitivity.cli.early_checks import check_sampler, check_target
 from sensitivity.cli.file_checks import checking_files
-from sensitivity.cli.flags import FlagNamingCommand, flags_of
+from sensitivity.cli.flags import FlagNamingCommand, flags_of, name_flags, naming_flags
+from sensitivity.cli.help_panels import EXAMPLES, completer_of, panel_of
 from sensitivity.cli.options import Force
+from sensitivity.errors import UserError
 
 app = typer.Typer(
     name="sensitivity",
@@ -27,19 +32,33 @@ app = typer.Typer(
 
 
 class Command(FlagNamingCommand):
-    """A command whose files are checked before it begins."""
+    """A command whose files, target and sampler are checked before it begins."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Check the files that the options name, then run the command."""
+        """Check what can be checked without heavy libraries, then run the command."""
+        with naming_flags(self.params):
+            try:
+                self._check_names(ctx.params)
+            except UserError as error:
+                raise UserError(name_flags(str(error))) from None
         force = bool(ctx.params["force"])
         with checking_files(ctx.params, flags_of(self.params), force=force):
             return super().invoke(ctx)
+
+    def _check_names(self, options: dict[str, Any]) -> None:
+        """Raise UserError for a target or a sampler that is not there."""
+        if (sampler := options.get("sampler")) is not None:
+            check_sampler(sampler)
+        # the target of a finished search may be a device that somebody described
+        if isinstance(target := options.get("target"), str) and self.name != "select":
+            check_target(target)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a function as a command, with `--force` beside its own options.
 
-    The function itself does not take `force`: `Command` does what it says.
+    The function itself does not take `force`: `Command` does what it says. Options stand in the
+    panels of `help_panels`, which also has the completions and the command's example.
     """
     own = inspect.signature(function, eval_str=True)
     force = inspect.Parameter(
@@ -51,10 +70,25 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         function(**{name: value for name, value in options.items() if name != "force"})
 
     run.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*own.parameters.values(), force]
+        parameters=[_in_its_panel(parameter) for parameter in (*own.parameters.values(), force)]
     )
-    app.command(cls=Command)(run)
+    name = function.__name__
+    app.command(cls=Command, epilog=f"Example: {EXAMPLES[name]}")(run)
     return function
+
+
+def _in_its_panel(parameter: inspect.Parameter) -> inspect.Parameter:
+    """The parameter with its panel of the help, and with what completes it."""
+    kind, *rest = get_args(parameter.annotation)
+    declared = []
+    for info in rest:
+        if isinstance(info, ParameterInfo):
+            info = copy.copy(info)
+            info.autocompletion = info.autocompletion or completer_of(parameter.name)
+            if isinstance(info, OptionInfo):
+                info.rich_help_panel = panel_of(parameter.name)
+        declared.append(info)
+    return parameter.replace(annotation=Annotated[(kind, *declared)])
 
 
 def _print_version(asked: bool) -> None:

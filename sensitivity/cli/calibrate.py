@@ -42,26 +42,34 @@ EveryFormat = Annotated[
         help="May be given several times. Default: every format that the target has.",
     ),
 ]
-EstimatorChoice = Literal["gradient", "local", "output", "preview"]
+EstimatorChoice = Literal["rollout", "gradient", "local", "output", "preview"]
 Estimator = Annotated[
-    EstimatorChoice,
+    EstimatorChoice | None,
     typer.Option(
         help=(
-            "gradient; local, the cheapest; output, one group at a time; preview, LPIPS of one-step"
-            " pictures. output and preview take long."
+            "rollout, latents after the first steps, one group at a time; gradient; local, the"
+            " cheapest; output, one group at a time; preview, LPIPS of one-step pictures. Default:"
+            " rollout; gradient where rollout costs more than 12.5 trials."
         )
     ),
 ]
 States = Annotated[
-    int,
+    int | None,
     typer.Option(
-        callback=at_least_one, help="Denoiser calls of a bf16 run that errors are measured on."
+        callback=at_least_one,
+        help=(
+            "Denoiser calls of a bf16 run that errors are measured on, or of rollout the first"
+            " steps of a run. Default: 2; half of the steps."
+        ),
     ),
 ]
 PromptCount = Annotated[
-    int,
+    int | None,
     typer.Option(
-        callback=at_least_one, help="Search prompts, from the first, that errors are measured on."
+        callback=at_least_one,
+        help=(
+            "Search prompts, from the first, that errors are measured on. Default: 4; of rollout 2."
+        ),
     ),
 ]
 Rows = Annotated[
@@ -78,9 +86,9 @@ def calibrate(
     granularity: GroupsOrLayers = "group",
     arithmetic: ArithmeticName = None,
     emulate: Emulate = False,
-    estimator: Estimator = "gradient",
-    states: States = 2,
-    prompt_count: PromptCount = 4,
+    estimator: Estimator = None,
+    states: States = None,
+    prompt_count: PromptCount = None,
     rows: Rows = 20,
     storage: Storage = None,
     prompts: Prompts = None,
@@ -139,8 +147,9 @@ def _show(console: Console, done: "Calibration", rows: int) -> None:
     candidates, latency, cost = done.prepared.candidates, done.prepared.latency, done.cost
     scale = done.prepared.evaluator.spec.pricing.stands_for
     title = (
-        f"layer sensitivities by {cost.estimator}, {cost.states} states x {cost.prompts} prompts,"
-        f" one of {len(candidates.groups)} groups quantized at a time {in_words(done.kernels)};"
+        f"layer sensitivities by {cost.estimator}, {cost.states} {cost.inputs} x {cost.prompts}"
+        f" prompts, one of {len(candidates.groups)} groups quantized at a time"
+        f" {in_words(done.kernels)};"
         f" ms a run {latency.source} for {latency.target}{at_scale(scale)}"
     )
     console.print(sensitivity_table(done.rows, title=title, most=rows))

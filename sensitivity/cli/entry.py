@@ -147,7 +147,9 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("torch.utils._pytree", "diffusers", "transformers", "torchao", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logger = logging.getLogger(name)
+        if logger.level != logging.ERROR:  # to set a level costs a walk over all loggers
+            logger.setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(_FlagNaming("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

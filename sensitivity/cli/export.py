@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.early_checks import check_fits
+from sensitivity.cli.help_panels import EXPORT_FORMS
 from sensitivity.cli.options import Json, RecipeFile
 from sensitivity.cli.outputs import save_recipe, write_file, write_json
 from sensitivity.cli.screen import error_console, make_console, print_line, step
 from sensitivity.cli.study import complete_study, find_study
-from sensitivity.consumers.exporters import EXPORTERS, get_exporter
 from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
 from sensitivity.spec.study_spec import StudySpec
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from sensitivity.recipes.recipe import Recipe
 
 FORMS = "; ".join(
-    f"{name}: {', '.join(kind.forms)}" for name, kind in EXPORTERS.items() if len(kind.forms) > 1
+    f"{name}: {', '.join(forms)}" for name, forms in EXPORT_FORMS.items() if len(forms) > 1
 )
 
-To = Annotated[str, typer.Option("--to", help=f"Who reads it: {', '.join(EXPORTERS)}.")]
+To = Annotated[str, typer.Option("--to", help=f"Who reads it: {', '.join(EXPORT_FORMS)}.")]
 Form = Annotated[
     str,
     typer.Option("--form", help=f"Which of the reader's forms; the first is the default. {FORMS}."),
@@ -82,6 +83,7 @@ def export(
 
     The text is proven to name exactly the recipe's layers.
     """
+    from sensitivity.consumers.exporters import get_exporter
     from sensitivity.recipes.recipe import load_recipe
 
     exporter = type(get_exporter(to))(form=form)
@@ -105,7 +107,11 @@ def recipe_study(console: Console, recipe: "Recipe", model: str | None) -> Study
     """The study of `--model`, or the one that the recipe names."""
     from sensitivity.recipes.unverified import study_of
 
-    return study_of(recipe) if model is None else complete_study(console, find_study(model))
+    if model is None:
+        return study_of(recipe)
+    spec = find_study(model)
+    check_fits(recipe, spec)
+    return complete_study(console, spec)
 
 
 def _hand_out(
@@ -145,7 +151,9 @@ def _prove(console: Console, exporter: "Exporter", recipe: "Recipe", model: str)
     """What the consumer makes of the model's real Linears: exactly the recipe, or an error."""
     from sensitivity.workflows.model_linears import linears_of
 
-    spec = complete_study(console, find_study(model))
+    named = find_study(model)
+    check_fits(recipe, named)
+    spec = complete_study(console, named)
     with step(console, f"building {spec.name} without weights"):
         fqns = linears_of(recipe, spec)
     counts = Counter(exporter.verify(recipe, fqns).values())

@@ -32,11 +32,12 @@ from sensitivity.errors import OutputError, UserError
 OUTPUTS = ("out", "nearest", "fix", "json_path", "save_study")
 """Parameters of commands that name a file to write."""
 
-PATHS_AS_TEXT = ("json_path", "model", "target", "listed")
+PATHS_AS_TEXT = ("json_path", "model", "target", "listed", "subject")
 """Parameters that are text, since they may be something other than a path."""
 
 JSON_KEYS: tuple[frozenset[str], ...] = (
     frozenset({"schema_version", "layers", "skip"}),  # a recipe
+    frozenset({"name", "title", "keys"}),  # models show
     frozenset({"environment", "native", "why_not"}),  # doctor
     frozenset({"schema", "gemms", "quantizers", "compile_mode"}),  # device measure
     frozenset({"model", "batch_size", "linears", "uncalled"}),  # profile
@@ -47,6 +48,7 @@ JSON_KEYS: tuple[frozenset[str], ...] = (
     frozenset({"to", "form", "path"}),  # export
     frozenset({"identical", "a", "b", "changes"}),  # diff
     frozenset({"findings", "form_guessed"}),  # audit
+    frozenset({"verdict", "trials", "layers", "gaps"}),  # report
 )
 """Keys at the top of each JSON that this program writes; a file that has them all is ours."""
 
@@ -55,6 +57,8 @@ _FOR_OTHERS = re.compile(
     r'"(method|quant_method|quant_algo|quantization|fqn_to_config|layers|config_groups)":'
 )
 """A key of every JSON that we write for other tools."""
+_PAGE = '<meta name="generator" content="sensitivity report">'
+_PNG, _PNG_MARK = b"\x89PNG", b"sensitivity report"
 _DATABASE = b"SQLite format 3\0"
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")
 _MOST_BYTES = 64 * 2**20
@@ -96,7 +100,7 @@ def checking_files(
         for path in _paths(value, may_be_text=name in PATHS_AS_TEXT)
     ]
     for flag, name, path in named:
-        if name != "model":  # `models` knows the URLs of the Hub
+        if name not in ("model", "subject"):  # `models` knows the URLs of the Hub
             check_path(path, flag)
         if name in OUTPUTS and name != "json_path" and str(path) == "-":
             raise UserError(
@@ -221,18 +225,24 @@ def check_not_database(outputs: Mapping[str, Path], path: Path, name: str) -> No
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is one that this program writes: a result's JSON, a text with our heading, or
-    JSON for another tool, which we indent by one space and others do not.
+    """Whether a file is one that this program writes: a result's JSON, a text with our heading, a
+    page or picture of a report, or JSON for another tool, which we indent by one space and others
+    do not.
 
     An empty file is nobody's work, and counts as ours.
     """
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
             return False
-        text = path.read_bytes().decode("utf-8")
+        content = path.read_bytes()
+        if content.startswith(_PNG):
+            return _PNG_MARK in content[:1_000]
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return False
     if not text or any(map(_COMMENT.match, text.split("\n", 8)[:8])):
+        return True
+    if _PAGE in text[:2_000]:
         return True
     try:
         data = json.loads(text)

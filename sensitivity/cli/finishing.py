@@ -10,9 +10,10 @@ from rich.console import Console
 from sensitivity.cli.outputs import save_recipe, write_json
 from sensitivity.cli.recipe_paths import own_path
 from sensitivity.cli.render.front import front_table
+from sensitivity.cli.render.judges import judge_table
 from sensitivity.cli.render.measured import end_table
 from sensitivity.cli.render.tables import dead_pattern_lines, fixed_table
-from sensitivity.cli.render.winner import winner_lines
+from sensitivity.cli.render.winner import others_s, winner_lines
 from sensitivity.cli.screen import print_line
 from sensitivity.core.words import and_more
 from sensitivity.errors import ConstraintError, MeasurementError
@@ -28,7 +29,7 @@ def showing_the_front(console: Console) -> Iterator[None]:
         yield
     except ConstraintError as error:
         if error.outcome is not None:
-            console.print(front_table(error.outcome))
+            _print_tables(console, error.outcome)
         raise
 
 
@@ -61,7 +62,7 @@ def finish(
     console.print(fixed_table(candidates.fixed))
     for line in dead_pattern_lines(candidates.dead):
         print_line(console, line, style="yellow")
-    console.print(front_table(outcome))
+    _print_tables(console, outcome)
     if outcome.result.interrupted:
         raise KeyboardInterrupt
     if outcome.recipe is None:
@@ -70,7 +71,13 @@ def finish(
             " the same command again"
         )
     if outcome.times is not None:
-        console.print(end_table(outcome.times, linears=len(prepared.table.linears)))
+        console.print(
+            end_table(
+                outcome.times,
+                linears=len(prepared.table.linears),
+                others_s=others_s(outcome.recipe.latency),
+            )
+        )
     path = write_recipe(outcome.recipe, recipe_path, named=named)
     kept = "" if path == recipe_path else f" ({recipe_path} holds another choice, and is kept)"
     lines = [*winner_lines(outcome), *_about_trials(outcome, budget), f"recipe: {path}{kept}"]
@@ -78,6 +85,13 @@ def finish(
         lines.append(random_notice(spec))
     print_line(console, "\n".join(lines))
     write_json(json.loads(outcome.recipe.to_json()), json_path)
+
+
+def _print_tables(console: Console, outcome: SearchOutcome) -> None:
+    """The front, and what judges say of the skip-lists that were verified."""
+    console.print(front_table(outcome))
+    if (judges := judge_table(outcome)) is not None:
+        console.print(judges)
 
 
 def write_recipe(recipe: Recipe, path: Path, *, named: bool) -> Path:

@@ -236,21 +236,41 @@ Settings = Annotated[
     typer.Option(
         "--set",
         help="Another argument of the pipeline's call as KEY=VALUE, VALUE being a number, true,"
-        " false, null, a list such as [7, 7, 3], or a text; may be given several times.",
+        " false, null, a list such as [7, 7, 3], or a text; or any key of the study with its"
+        " section, such as search.chunk=4 (`models show` lists them). May be given several times.",
     ),
 ]
 
 # --- bounds on the winner --------------------------------------------------------------------
 
 MaxLpips = Annotated[
-    float | None, typer.Option(help="Choose the fastest skip-list with at most this LPIPS.")
+    float | None,
+    typer.Option(help="Choose the fastest skip-list with at most this mean LPIPS."),
+]
+MaxTypical = Annotated[
+    float | None,
+    typer.Option(
+        help=(
+            "Choose the fastest skip-list with at most this typical LPIPS (geometric mean over"
+            " prompts)."
+        )
+    ),
+]
+MaxFlips = Annotated[
+    int | None,
+    typer.Option(
+        help=(
+            "Choose the fastest skip-list with which at most this many prompts become another"
+            " picture."
+        )
+    ),
 ]
 MinSpeedup = Annotated[
     float | None,
     typer.Option(
         help=(
-            "Choose the skip-list of least LPIPS with at least this speedup, such as 1.3; with"
-            " --max-lpips the fastest."
+            "Choose the skip-list of least typical LPIPS with at least this speedup, such as 1.3;"
+            " with a bound on LPIPS or flips the fastest."
         )
     ),
 ]
@@ -258,8 +278,8 @@ MaxSeconds = Annotated[
     float | None,
     typer.Option(
         help=(
-            "Choose the skip-list of least LPIPS with at most these priced seconds a run; with"
-            " --max-lpips the fastest."
+            "Choose the skip-list of least typical LPIPS with at most these priced seconds a run;"
+            " with a bound on LPIPS or flips the fastest."
         )
     ),
 ]
@@ -273,6 +293,17 @@ Out = Annotated[
         "--out",
         "-o",
         help="Recipe file. Default: <study>-<formats>-<target>.json beside the database.",
+    ),
+]
+KeepPictures = Annotated[
+    int,
+    typer.Option(
+        "--keep-pictures",
+        min=0,
+        help=(
+            "Prompts of each verified list whose pictures are kept beside the database, for"
+            " `sensitivity report`; 0 keeps none."
+        ),
     ),
 ]
 Storage = Annotated[

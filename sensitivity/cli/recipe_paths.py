@@ -30,8 +30,12 @@ def choice_words(recipe: "Recipe") -> tuple[str, ...]:
         if choice is None
         else {
             "lpips": choice.max_lpips,
+            "typical": choice.max_typical,
+            "flips": choice.max_flips,
             "speedup": choice.min_speedup,
             "seconds": choice.max_seconds,
+            **choice.max_judge,
+            **choice.min_judge,
         }
     )
     words = tuple(f"{name}-{bound:g}" for name, bound in bounds.items() if bound is not None)
@@ -75,5 +79,4 @@ def _holds(path: Path, recipe: "Recipe") -> bool:
 
 def _identity(recipe: "Recipe") -> tuple[Any, ...]:
     choice = recipe.choice
-    bounds = choice and (choice.max_lpips, choice.min_speedup, choice.max_seconds)
-    return recipe.search.study, bounds
+    return recipe.search.study, choice and choice.bounds

@@ -7,6 +7,13 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.judge_options import (
+    JudgeNames,
+    MaxJudge,
+    MinJudge,
+    Objective,
+    judge_bounds,
+)
 from sensitivity.cli.options import (
     ArithmeticName,
     Compile,
@@ -15,10 +22,13 @@ from sensitivity.cli.options import (
     Formats,
     GroupsOrLayers,
     Json,
+    KeepPictures,
     LatencySource,
     LpipsNet,
+    MaxFlips,
     MaxLpips,
     MaxSeconds,
+    MaxTypical,
     MinSpeedup,
     Model,
     Out,
@@ -78,10 +88,17 @@ def search(
     latency: LatencySource = None,
     runtime: RuntimeName = None,
     max_lpips: MaxLpips = None,
+    max_typical: MaxTypical = None,
+    max_flips: MaxFlips = None,
     min_speedup: MinSpeedup = None,
     max_seconds: MaxSeconds = None,
+    judges: JudgeNames = None,
+    max_judge: MaxJudge = None,
+    min_judge: MinJudge = None,
+    objective: Objective = None,
     out: Out = None,
     storage: Storage = None,
+    keep_pictures: KeepPictures = 12,
     granularity: GroupsOrLayers = "group",
     arithmetic: ArithmeticName = None,
     emulate: Emulate = False,
@@ -125,11 +142,18 @@ def search(
         latency=latency,
         runtime=runtime,
         max_lpips=max_lpips,
+        max_typical=max_typical,
+        max_flips=max_flips,
         min_speedup=min_speedup,
         max_seconds=max_seconds,
+        judges=tuple(judges or ()),
+        max_judge=judge_bounds(max_judge, "max_judge"),
+        min_judge=judge_bounds(min_judge, "min_judge"),
+        objective=objective,
         storage=storage,
         device=choose_device(device),
         compiled=compiled,
+        keep_pictures=keep_pictures,
     )
     recipe_path = _recipe_path(spec, request, out, writes=not dry_run)
     spec = with_run(complete_study(console, spec, save_study, show=True), steps, settings)

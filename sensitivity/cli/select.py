@@ -7,13 +7,24 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.early_checks import check_database
+from sensitivity.cli.judge_options import (
+    JudgeNames,
+    MaxJudge,
+    MinJudge,
+    StatedObjective,
+    judge_bounds,
+)
 from sensitivity.cli.options import (
     Compile,
     DeviceName,
     Json,
+    KeepPictures,
     LpipsNet,
+    MaxFlips,
     MaxLpips,
     MaxSeconds,
+    MaxTypical,
     MinSpeedup,
     Model,
     Out,
@@ -91,10 +102,17 @@ Verify = Annotated[
 def select(
     model: Model,
     max_lpips: MaxLpips = None,
+    max_typical: MaxTypical = None,
+    max_flips: MaxFlips = None,
     min_speedup: MinSpeedup = None,
     max_seconds: MaxSeconds = None,
+    judges: JudgeNames = None,
+    max_judge: MaxJudge = None,
+    min_judge: MinJudge = None,
+    objective: StatedObjective = None,
     out: Out = None,
     storage: Storage = None,
+    keep_pictures: KeepPictures = 12,
     study: Study = None,
     fmt: OfFormats = None,
     target: OfTarget = None,
@@ -122,6 +140,7 @@ def select(
     named after the choice. If the database holds several studies, name one, or its settings.
     """
     spec = named_study(model, prompts, weights=weights, net=net)
+    check_database(storage, spec)
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.search.finished import Wanted
@@ -146,12 +165,19 @@ def select(
             emulate=emulate,
         ),
         max_lpips=max_lpips,
+        max_typical=max_typical,
+        max_flips=max_flips,
         min_speedup=min_speedup,
         max_seconds=max_seconds,
+        judges=tuple(judges or ()),
+        max_judge=judge_bounds(max_judge, "max_judge"),
+        min_judge=judge_bounds(min_judge, "min_judge"),
+        objective=objective,
         verify=verify,
         storage=database,
         device=choose_device(device),
         compiled=compiled,
+        keep_pictures=keep_pictures,
     )
     _run(console, with_run(complete_study(console, spec), steps, settings), request, out, json_path)
 

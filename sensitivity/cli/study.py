@@ -6,6 +6,7 @@ spec = complete_study(console, spec)                          # derives what a b
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,14 @@ from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.overrides import (
     RunOptions,
     random_notice,
+    study_keys,
     with_net,
     with_prompts,
     with_random_weights,
 )
 from sensitivity.spec.prompts import read_prompts
+from sensitivity.spec.shipped import study_of_hub
+from sensitivity.spec.study_keys import with_keys
 from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
@@ -38,6 +42,9 @@ def find_study(model: str) -> StudySpec:
         UserError: there is no such study, or an output is one of its files.
     """
     spec = resolve_spec(model)
+    if (study := study_of_hub(model.partition("@")[0])) is not None and spec.model.hub is not None:
+        named = study if spec.name == study else f"{study}, at another revision than its own"
+        print_notice(f"{model} is the study {named}; `sensitivity models show {study}` shows it")
     source = spec.prompts.source
     prompts = None if source is None else source.path
     files = (
@@ -76,7 +83,9 @@ def named_study(
         spec = with_prompts(spec, read_prompts(prompts))
     read = spec.prompts.source
     if tell and read is not None and (prompts is not None or model.endswith(".toml")):
-        print_notice(read.describe())
+        chosen, kept = len(spec.prompts.search), len(spec.prompts.held_out)
+        how = "as it says" if read.kind == "TOML" else "evenly spread over it"
+        print_notice(f"{read.describe()}; {chosen} choose, {how}, and {kept} are held out")
     if save is not None:
         if save.suffix != ".toml":
             raise OutputError(
@@ -101,7 +110,8 @@ def complete_study(
         console: shows that config files are being read.
         spec: the study.
         save: TOML to write the study to.
-        options: settings of the run that the command changes.
+        options: what the command changes of the run and the study; it comes before what is
+            derived.
         show: print a derived study; otherwise only what could not be derived is printed.
     """
     from sensitivity.shapes.deriving import derive
@@ -111,6 +121,9 @@ def complete_study(
     spec = spec if options in (None, RunOptions()) else with_options(spec, options)
     with step(console, f"reading the configs of {spec.name}") if spec.bare else nullcontext():
         derived = derive(spec)
+    if spec.bare and options is not None:  # what was derived may have replaced keys
+        said = with_keys(derived.spec, study_keys(options.settings))
+        derived = replace(derived, spec=said)
     if spec.bare and show:
         text = study_toml(derived.spec, derived.heading)
         print_line(error_console(), text, style="dim")
@@ -129,8 +142,9 @@ def with_run(spec: StudySpec, steps: int | None, settings: list[str] | None) -> 
     Raises:
         UserError: the pipeline does not take a value or an argument.
     """
-    if steps is None and not settings:
-        return spec
+    keys = study_keys(settings or ())
+    if steps is None and len(keys) == len(settings or ()):
+        return with_keys(spec, keys)
     from sensitivity.shapes.run import with_options
 
     return with_options(spec, run_options(settings=settings, steps=steps))

@@ -1,11 +1,20 @@
 """`sensitivity verify`: the held-out prompts of a recipe, generated again."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.early_checks import check_fits
+from sensitivity.cli.judge_options import (
+    JudgeNames,
+    MaxJudge,
+    MinJudge,
+    StatedObjective,
+    judge_bounds,
+)
 from sensitivity.cli.options import (
     ArithmeticName,
     DeviceName,
@@ -24,8 +33,9 @@ from sensitivity.cli.study import complete_study, named_study
 from sensitivity.core.kernels import Kernels, in_words, to_json
 
 if TYPE_CHECKING:
-    from sensitivity.fidelity.score import Score
+    from sensitivity.recipes.fidelity_records import Lpips
     from sensitivity.recipes.recipe import Recipe
+    from sensitivity.search.front import Constraints
     from sensitivity.workflows.verify import Verification
 
 Time = Annotated[
@@ -38,6 +48,26 @@ Time = Annotated[
     ),
 ]
 
+Bound = Annotated[
+    float | None,
+    typer.Option(help="Exit with 1 if the mean LPIPS is larger, as expected over other prompts."),
+]
+TypicalBound = Annotated[
+    float | None,
+    typer.Option(help="Exit with 1 if the typical LPIPS (geometric mean) is larger."),
+]
+FlipsBound = Annotated[
+    int | None, typer.Option(help="Exit with 1 if more prompts became another picture.")
+]
+
+KeptPictures = Annotated[
+    int,
+    typer.Option(
+        "--keep-pictures",
+        min=0,
+        help="Prompts whose pictures are kept beside the recipe, for `sensitivity report`.",
+    ),
+]
 RuntimeToTime = Annotated[
     str | None,
     typer.Option("--runtime", help="The way of running that is timed. Default: the recipe's own."),
@@ -53,30 +83,48 @@ def verify(
     net: LpipsNet = None,
     arithmetic: ArithmeticName = None,
     emulate: Emulate = False,
+    max_lpips: Bound = None,
+    max_typical: TypicalBound = None,
+    max_flips: FlipsBound = None,
+    judges: JudgeNames = None,
+    max_judge: MaxJudge = None,
+    min_judge: MinJudge = None,
+    objective: StatedObjective = None,
     time: Time = True,
     runtime: RuntimeToTime = None,
+    keep_pictures: KeptPictures = 0,
     device: DeviceName = None,
     json_path: Json = None,
 ) -> None:
     """Score a recipe again on the held-out prompts, and compare with what the recipe says.
 
     Formats that the GPU has run by its kernels, others by emulation. Whole runs are timed where the
-    GPU has the formats.
+    GPU has the formats. With a bound that the score breaks, the exit code is 1.
     """
     from sensitivity.recipes.recipe import load_recipe
 
     loaded, spec = load_recipe(recipe), named_study(model, prompts, weights=weights, net=net)
+    check_fits(loaded, spec)
     console = make_console(json_path)
     with step(console, "loading libraries"):
+        from sensitivity.search.front import Constraints, check_constraints
         from sensitivity.search.to_recipe import beside_lpips
+        from sensitivity.workflows.picture_files import pictures_beside
         from sensitivity.workflows.verify import verify_and_time
 
+    bounds = Constraints(
+        max_lpips=max_lpips,
+        max_typical=max_typical,
+        max_flips=max_flips,
+        max_judge=judge_bounds(max_judge, "max_judge"),
+        min_judge=judge_bounds(min_judge, "min_judge"),
+    )
+    check_constraints(bounds)
     spec, where = complete_study(console, spec), choose_device(device)
 
     def show(found: "Verification") -> None:
         """Print the score before anything is timed."""
-        kernels = found.execution.kernels
-        print_line(console, _in_words(loaded, found.score, in_words(kernels)))
+        print_line(console, "\n".join(_in_words(loaded, found, bounds)))
 
     with step(console, f"verifying {recipe}"):
         found = verify_and_time(
@@ -85,14 +133,21 @@ def verify(
             device=where,
             arithmetic=arithmetic,
             emulate=emulate,
+            constraints=bounds,
+            judges=tuple(judges or ()),
+            objective=objective,
             timed=time,
             runtime=runtime,
+            pictures=pictures_beside(recipe, loaded, spec),
+            keep_pictures=keep_pictures,
             say=lambda text: print_line(console, text, style="dim"),
             scored=show,
         )
     _show_times(console, loaded, found)
-    data = _compared(loaded, found.score) | to_json(found.execution.kernels)
+    data = _compared(loaded, found) | to_json(found.execution.kernels)
     write_json(data | beside_lpips(found.score, spec) | _times_json(found), json_path)
+    if found.broken or found.displeased:
+        raise typer.Exit(1)
 
 
 def _show_times(console: Console, recipe: "Recipe", found: "Verification") -> None:
@@ -114,26 +169,48 @@ def _times_json(found: "Verification") -> dict[str, Any]:
     return {"latency": found.times.to_json(), "untimed": found.untimed or None}
 
 
-def _in_words(recipe: "Recipe", score: "Score", by_kernels: str) -> str:
-    """The score now beside the recipe's own; `by_kernels` says what drew its pictures."""
-    from sensitivity.cli.render.winner import beside_lpips_words
+def _in_words(recipe: "Recipe", found: "Verification", bounds: "Constraints") -> Iterator[str]:
+    """The score now beside the recipe's own, as lines."""
+    from sensitivity.cli.render.judges import judge_lines
+    from sensitivity.cli.render.winner import beside_lpips_words, flip_lines
 
-    beside = beside_lpips_words(score)
-    if recipe.fidelity is None:
-        return (
-            f"held-out LPIPS {score.mean:.4f} {by_kernels} now; the recipe states none"
-            f" ({recipe.caveat}){beside}"
-        )
-    said = recipe.fidelity.lpips
-    low, high = said.ci95
-    same = tuple(said.per_prompt) == score.per_prompt
-    difference = "the same" if same else f"difference {abs(score.mean - said.mean):.2g}"
-    where = "inside" if low <= score.mean <= high else "OUTSIDE"
-    return (
-        f"held-out LPIPS {score.mean:.4f} {by_kernels} now, {where} the interval that the recipe"
-        f" states; the recipe says {said.mean:.4f} [{low:.4f}, {high:.4f}]"
-        f"{_its_kernels(recipe.fidelity.kernels, by_kernels)} ({difference}){beside}"
-    )
+    by_kernels = in_words(found.execution.kernels)
+    said = None if recipe.fidelity is None else recipe.fidelity.lpips
+    where = ""
+    if said is not None:
+        inside = "inside" if _is_inside(said, found) else "OUTSIDE"
+        where = f", {inside} the interval that the recipe states"
+    beside = beside_lpips_words(found.score)
+    yield f"held-out {found.said.words} {by_kernels} now{where}{beside}"
+    yield from flip_lines(found.said, () if said is None else said.prompts)
+    yield from judge_lines(found.score)
+    yield from _broken(found, bounds)
+    if recipe.fidelity is None or said is None:
+        yield f"the recipe states no LPIPS ({recipe.caveat})"
+        return
+    own = _its_kernels(recipe.fidelity.kernels, by_kernels)
+    same = tuple(said.per_prompt) == found.score.per_prompt
+    yield f"the recipe says {said.words}{own}{' (the same)' if same else ''}"
+
+
+def _broken(found: "Verification", bounds: "Constraints") -> Iterator[str]:
+    """A line for each bound that the score breaks."""
+    from sensitivity.fidelity.words import lpips_words
+
+    for field, value in found.broken.items():
+        shown = f"{value:g}" if field == "max_flips" else lpips_words(value)
+        yield f"it breaks `{field}`: found {shown}, expected at most {getattr(bounds, field):g}"
+    for words in found.displeased:
+        yield f"it breaks the bound of the judge {words}"
+
+
+def _is_inside(said: "Lpips", found: "Verification") -> bool:
+    """Whether the score lies in the recipe's interval: of the typical LPIPS, in older recipes of
+    the mean.
+    """
+    if said.typical_ci95 is None:
+        return said.ci95[0] <= found.score.mean <= said.ci95[1]
+    return said.typical_ci95[0] <= found.said.typical <= said.typical_ci95[1]
 
 
 def _its_kernels(kernels: str, by_kernels: str) -> str:
@@ -142,15 +219,23 @@ def _its_kernels(kernels: str, by_kernels: str) -> str:
     return "" if own == by_kernels else f", {own}"
 
 
-def _compared(recipe: "Recipe", score: "Score") -> dict[str, Any]:
+def _compared(recipe: "Recipe", found: "Verification") -> dict[str, Any]:
     """The same as JSON; what the recipe does not state is null."""
+    from sensitivity.search.to_recipe import lpips_record
+
     said = None if recipe.fidelity is None else recipe.fidelity.lpips
+    now = lpips_record(found.score, found.rules)
     return {
-        "lpips": score.mean,
-        "ci95": list(score.ci95),
-        "per_prompt": list(score.per_prompt),
+        "lpips": now.pop("mean"),
+        **now,
         "recipe_lpips": said and said.mean,
         "recipe_ci95": said and list(said.ci95),
+        "recipe_typical": said and said.typical,
+        "recipe_typical_ci95": said and said.typical_ci95 and list(said.typical_ci95),
+        "recipe_expected_mean": said and said.expected_mean,
+        "recipe_flips": said and said.flips and said.flips.model_dump(mode="json"),
         "recipe_kernels": recipe.fidelity and recipe.fidelity.kernels,
-        "inside": said and said.ci95[0] <= score.mean <= said.ci95[1],
+        "inside": said and _is_inside(said, found),
+        "broken": dict(found.broken),
+        "displeased": list(found.displeased),
     }

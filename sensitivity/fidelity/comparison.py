@@ -1,7 +1,7 @@
 """Which metrics compare a study's pictures or clips with their bf16 references? `Comparison`.
 
-LPIPS and the distance of the sound decide in a search. Detail and, for clips, motion are secondary:
-a recipe reports them, and they decide nothing.
+LPIPS and the distance of the sound decide in a search, and the error of the latents informs it.
+Detail and, for clips, motion are secondary: a recipe reports them, and they decide nothing.
 
     comparison = Comparison(distance=distance, device="cpu", stride=1)
     comparison.lpips(media, references)          # (B,) and, for clips, (B, frames)
@@ -21,6 +21,7 @@ from sensitivity.fidelity.audio import audio_distance
 from sensitivity.fidelity.detail import detail_distance
 from sensitivity.fidelity.distance import Distance
 from sensitivity.fidelity.frames import frame_distances, motion_difference
+from sensitivity.fidelity.latents import relative_errors
 from sensitivity.models.media import Media
 
 
@@ -43,13 +44,20 @@ class Comparison:
 
         Returns:
             (B,) distances, for clips the mean over their frames; and for clips the (B, N) distances
-            of the N frames that were compared, else None.
+            of the N frames that were compared, else None. A distance of whole clips has no frames.
 
         Raises:
             MeasurementError: A picture or clip is blank and its reference is not.
         """
         references = references.first(len(media))
         check_not_blank(media, references)
+        if self.distance.whole_clips and media.is_video:
+            at = range(0, media.pictures.shape[1], self.stride)
+            rows = [
+                self.distance(media.frames(b, at)[None], references.frames(b, at)[None])
+                for b in range(len(media))
+            ]
+            return torch.where(media.is_finite(), torch.cat(rows), torch.nan), None
         if not media.is_video:
             distances = self.distance(media.pictures, references.pictures)
             return torch.where(media.is_finite(), distances, torch.nan), None
@@ -66,6 +74,12 @@ class Comparison:
             media.sound, references.sound[: len(media)], sample_rate=media.sample_rate
         )
 
+    def latent(self, media: Media, references: Media) -> Tensor | None:
+        """(B,) relative errors of the latents; None if they are not known of both."""
+        if not media.latents or len(media.latents) != len(references.latents):
+            return None
+        return relative_errors(media.latents, references.first(len(media)).latents)
+
     def secondary(self, media: Media, references: Media) -> dict[str, Tensor]:
         """{metric: (B,)} of what a recipe reports beside LPIPS and sound."""
         if not media.is_video:
@@ -73,6 +87,8 @@ class Comparison:
         detail = frame_distances(
             self._detail, media, references, stride=self.stride, device=self.device
         ).mean(1)
+        if self.distance.whole_clips:
+            return {"detail_db": detail}
         motion = motion_difference(
             self.distance, media, references, stride=self.stride, device=self.device
         )

@@ -21,10 +21,12 @@ class Distance(abc.ABC):
     Attributes:
         name: What a recipe calls it.
         key: All that decides its values, for cache keys.
+        whole_clips: Whether it takes clips (B, F, 3, H, W) too, instead of their frames.
     """
 
     name: str
     key: dict[str, str]
+    whole_clips: bool = False
 
     @abc.abstractmethod
     def __call__(self, pictures: Tensor, references: Tensor) -> Tensor:

@@ -17,9 +17,8 @@ Formats run by the kernels that serve a model where the device has them, else by
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -30,12 +29,15 @@ from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import release_memory
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
-from sensitivity.core.words import counted, first_line
+from sensitivity.core.words import counted
 from sensitivity.fidelity.comparison import Comparison
+from sensitivity.fidelity.compiled_blocks import CompiledBlocks
+from sensitivity.fidelity.distance import Distance
+from sensitivity.fidelity.judges.panel import Panel
 from sensitivity.fidelity.keys import evaluation_digest
-from sensitivity.fidelity.lpips import LpipsDistance, study_distance
+from sensitivity.fidelity.lpips import study_distance
 from sensitivity.fidelity.references import ReferenceCache
-from sensitivity.fidelity.score import PartialScore, Score
+from sensitivity.fidelity.score import PartialScore, Score, finite_values
 from sensitivity.fidelity.scoring import (
     check_references,
     damages_of,
@@ -44,17 +46,19 @@ from sensitivity.fidelity.scoring import (
     score_media,
 )
 from sensitivity.fidelity.splits import Split, batch_size_of, interim_looks_of, prompts_of
+from sensitivity.fidelity.typical import typical
 from sensitivity.formats.execution import Execution
 from sensitivity.formats.switch import Switch
-from sensitivity.models.compiled_regions import CompiledRegions, is_compile_error
 from sensitivity.models.generating import MediaGenerator, generation_key
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.models.media import Media
 from sensitivity.shapes.recorder import profile_run
 from sensitivity.shapes.table import ShapeTable
 
-WORTH_COMPILING = 10**9
-"""Parameters of a denoiser from which on compiling its blocks pays for itself."""
+OTHER_SEED, OTHER_PROMPTS = 1_000_003, 10
+"""What is added to a seed for another one, and how many search prompts are generated with it.
+Prompts differ much: on tiny-flux the typical LPIPS of 4 was 0.24, of 10 0.37, of 24 0.36."""
+Watch = Callable[[Mapping[str, FormatName], Split, Media, Media, Score], None]
 log = logging.getLogger(__name__)
 
 
@@ -67,9 +71,8 @@ class Evaluator:
         loaded: The pipeline.
         cache_folder: Where references are kept.
         distance: The perceptual distance; None loads the study's own when it is first needed.
-        compiled: Whether pictures are generated with the denoiser's blocks compiled. None means: on
-            a GPU, for denoisers of `WORTH_COMPILING` parameters or more. If torch cannot compile a
-            block, pictures are generated eagerly and a warning says so.
+        compiled: Whether pictures are generated with the denoiser's blocks compiled; None: where it
+            pays (`compiled_blocks`).
         arithmetic: The runtime whose quantized numbers are computed.
         emulate: Whether formats are emulated that the device has natively.
         formats: The quantized formats that are scored. Of others, kernels are no part of the keys.
@@ -78,6 +81,9 @@ class Evaluator:
         execution: By which kernels quantized Linears run.
         switch: Holds the Linears. It applies formats without scoring.
         media_generator: Generates with the pipeline.
+        blocks: Whether the denoiser's blocks run compiled.
+        panel: The judges of held-out pictures; None: none look.
+        watch: Is shown the pictures of each score, bf16's and the score; None: nobody is.
         environment: Versions and machine, stamped into results.
     """
 
@@ -86,7 +92,7 @@ class Evaluator:
         loaded: LoadedPipeline,
         *,
         cache_folder: Path,
-        distance: LpipsDistance | None = None,
+        distance: Distance | None = None,
         compiled: bool | None = None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
         emulate: bool = False,
@@ -101,16 +107,15 @@ class Evaluator:
             device=loaded.device, formats=tuple(formats), arithmetic=arithmetic, emulate=emulate
         )
         self.switch = Switch(loaded.denoiser, arithmetic=arithmetic, emulate=emulate)
-        parameters = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
-        large = parameters >= WORTH_COMPILING
-        self.compiled = large and loaded.device.startswith("cuda") if compiled is None else compiled
-        self._regions: CompiledRegions | None = None
+        self.blocks = CompiledBlocks(loaded.denoiser, wanted=compiled, device=loaded.device)
         self._cache = ReferenceCache(cache_folder)
         self._references: dict[tuple[Split, int], Media] = {}
         self._uncalled: tuple[str, ...] = ()
+        self.panel: Panel | None = None
+        self.watch: Watch | None = None
 
     @property
-    def distance(self) -> LpipsDistance:
+    def distance(self) -> Distance:
         """The perceptual distance.
 
         Raises:
@@ -154,19 +159,10 @@ class Evaluator:
             settings=dict(self.spec.settings),
         )
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """A context in which the denoiser's blocks run compiled if `compiled` says so.
-
-        Compiled graphs are kept for the next time.
-        """
-        if not self.compiled:
-            yield
-            return
-        if self._regions is None:
-            self._regions = CompiledRegions(self.loaded.denoiser)
-        with self._regions:
-            yield
+    @property
+    def compiled(self) -> bool:
+        """Whether pictures are generated with the denoiser's blocks compiled."""
+        return self.blocks.on
 
     def recover(self) -> None:
         """After a failure: forget all quantized weights, and give unused memory back."""
@@ -206,35 +202,40 @@ class Evaluator:
         """
         batch = batch_size or self.batch_size(split)
         if (split, batch) not in self._references:
-            self.switch.set({})
-            try:
-                media = self._cached(split, batch)
-            except Exception as error:
-                if not (self.compiled and is_compile_error(error)):
-                    raise
-                self._run_eagerly(error)
-                media = self._cached(split, batch)
+            own = split == "search" and batch == self.batch_size(split)  # a search learns from it
+            media = self._bf16(split, {"batch_size": batch}, with_latents=own)
             check_references(media, self.spec, type(self.loaded.pipe).__name__)
             self._references[split, batch] = media
         return self._references[split, batch]
 
-    def _cached(self, split: Split, batch: int) -> Media:
-        texts, seeds = self.prompts(split)
-        return self._cache.get(
-            self.key(split, batch_size=batch),
-            generate=lambda: self._generate(texts, seeds, batch),
-        )[0]
+    def _bf16(self, split: Split, others: dict[str, Any], *, with_latents: bool = False) -> Media:
+        """bf16's media from the disk, or generated now; `others` replace parts of a split's key."""
+        self.switch.set({})
 
-    def _run_eagerly(self, error: Exception) -> None:
-        """Compile nothing from now on, and forget what was generated so far."""
-        log.warning(
-            "the denoiser's blocks are not compiled, since torch cannot (%s: %s): pictures take"
-            " longer",
-            type(error).__name__,
-            first_line(error),
-        )
-        self.compiled, self._regions = False, None
-        self._references.clear()
+        def get() -> Media:
+            key = self.key(split) | others
+            made = partial(self._generate, key["prompts"], key["seeds"], key["batch_size"])
+            return self._cache.get(key, generate=made, with_latents=with_latents)[0]
+
+        return self.blocks.attempt(get, given_up=self._references.clear)
+
+    @cached_property
+    def other_seeds(self) -> tuple[float, ...]:
+        """LPIPS of bf16 with another seed from bf16, of the first `OTHER_PROMPTS` search prompts.
+
+        Of clips, the mean over their frames. Kept like references.
+        """
+        texts, seeds = self.prompts("search")
+        texts, other = texts[:OTHER_PROMPTS], [seed + OTHER_SEED for seed in seeds[:OTHER_PROMPTS]]
+        batch = min(len(texts), self.batch_size("search"))
+        others = {"prompts": list(texts), "seeds": other, "batch_size": batch}
+        media = self._bf16("search", others)
+        references = self.references("search").first(len(texts))
+        return finite_values(self.comparison.lpips(media, references)[0])
+
+    def another_seed(self) -> float:
+        """Geometric mean of `other_seeds`: the distance of pictures that share only a prompt."""
+        return typical(self.other_seeds, None)
 
     @cached_property
     def noise_floors(self) -> dict[str, float]:
@@ -258,9 +259,8 @@ class Evaluator:
     @property
     def damage_floor(self) -> float:
         """The noise floor of damage (`fidelity.score`); 0 if it is not measured."""
-        return self.noise_floors.get(
-            "lpips", 0.0
-        ) + self.spec.fidelity.audio_weight * self.noise_floors.get("audio", 0.0)
+        floors, weight = self.noise_floors, self.spec.fidelity.audio_weight
+        return floors.get("lpips", 0.0) + weight * floors.get("audio", 0.0)
 
     def generate_pictures(self, formats: Mapping[str, FormatName], split: Split) -> Tensor:
         """The pictures of `generate`, without sound."""
@@ -312,7 +312,7 @@ class Evaluator:
             self._uncalled = uncalled
 
     def _generate(self, texts: Sequence[str], seeds: Sequence[int], size: int) -> Media:
-        with self.running():
+        with self.blocks.running():
             return self.media_generator.generate(texts, seeds, batch_size=size)
 
     @overload
@@ -373,15 +373,13 @@ class Evaluator:
             return PartialScore(
                 net=self.distance.name, per_prompt=damages(media), prompts=len(references)
             )
-        return self.judged(
-            score_media(
-                self.comparison,
-                media,
-                references,
-                noise_floors=self.noise_floors,
-                secondary=split == "held_out",
-            )
-        )
+        floors, last = self.noise_floors, split == "held_out"
+        score = score_media(self.comparison, media, references, noise_floors=floors, secondary=last)
+        if last and self.panel is not None:
+            score = self.panel.complete(score, media, self)
+        if self.watch is not None:
+            self.watch(formats, split, media, references, score)
+        return self.judged(score)
 
     def judged(self, score: Score) -> Score:
         """The score with what the study says about sound today."""

@@ -1,20 +1,22 @@
 """What does quantizing do to the pictures of a set of prompts? The records `Score` and
 `PartialScore`.
 
-A score holds the distances of one skip-list from bf16 over a set of prompts and their mean. The
-interval of the mean follows from them (`fidelity.intervals`).
+A score holds the distances of one skip-list from bf16 over a set of prompts. What is said of them
+follows: the typical damage with its interval (`fidelity.typical`), and the mean that other prompts
+have (`fidelity.mean_curve`, `fidelity.summary`). `mean` is the average over these prompts, which a
+picture or two that became another one may rule.
 
 **Damage** is what a search minimises. Without sound it is LPIPS. With sound it is, for each prompt,
 LPIPS + `audio_weight` x the distance of the sound. LPIPS does not hear: if sound did not count, a
 search would quantize everything that makes sound for free.
 
     score = score_of(distance(pictures, references), net=distance.name, noise_floor=None)
-    score.mean, score.ci95, score.damage
+    score.typical, score.typical_ci95, score.mean
 """
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +24,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from sensitivity.errors import MeasurementError, StoreError
-from sensitivity.fidelity.intervals import Interval, mean_interval
+from sensitivity.fidelity.typical import Interval, log_damages, typical, typical_interval
 
 METRICS = ("motion", "detail_db", "audio")
 """Metrics other than LPIPS that a score may hold, by field."""
@@ -49,6 +51,25 @@ class MetricValues:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeValues(MetricValues):
+    """What a judge (`fidelity.judges`) says about the pictures of a skip-list.
+
+    Attributes:
+        per_prompt: One value for each prompt that is judged, in order.
+        noise_floor: What the judge says about bf16 generated one by one, against bf16 in batches.
+        higher_is_better: Whether a larger value is better, as of SSIM.
+        unit: Such as "dB"; "" for none.
+        prompts: Indices of the prompts that are judged; None: all.
+        made_by: What computed the values, such as "scikit-image 0.26.0".
+    """
+
+    higher_is_better: bool = False
+    unit: str = ""
+    prompts: tuple[int, ...] | None = None
+    made_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
     """Distances of one skip-list from bf16.
 
@@ -62,8 +83,11 @@ class Score:
         motion: `frames.motion_difference`, of clips on held-out prompts.
         detail_db: `detail.detail_distance`, on held-out prompts.
         audio: `audio.audio_distance`, of clips with sound.
+        latent: relative error of the final latents, |quantized - bf16| / |bf16|; None where the
+            pipeline decodes none, or bf16's are not known.
         audio_weight: LPIPS that a unit of `audio` counts as.
         max_audio_distance: The largest mean of `audio` that is allowed; None allows any.
+        judges: {judge: its values}, on held-out prompts; {} where no judge looked.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -76,13 +100,10 @@ class Score:
     motion: MetricValues | None = None
     detail_db: MetricValues | None = None
     audio: MetricValues | None = None
+    latent: MetricValues | None = None
     audio_weight: float = 0.0
     max_audio_distance: float | None = None
-
-    @property
-    def ci95(self) -> Interval:
-        """95 % interval of `mean`."""
-        return mean_interval(self.per_prompt)
+    judges: Mapping[str, JudgeValues] = field(default_factory=dict, hash=False)
 
     @property
     def damages(self) -> tuple[float, ...]:
@@ -106,6 +127,21 @@ class Score:
         return (self.noise_floor or 0.0) + heard
 
     @property
+    def logs(self) -> tuple[float, ...]:
+        """Logarithm of the damage of each prompt (`typical.log_damages`)."""
+        return tuple(log_damages(self.damages, self.damage_floor).tolist())
+
+    @property
+    def typical(self) -> float:
+        """Typical damage: the geometric mean over the prompts (`fidelity.typical`)."""
+        return typical(self.damages, self.damage_floor)
+
+    @property
+    def typical_ci95(self) -> Interval:
+        """95 % interval of `typical`."""
+        return typical_interval(self.damages, self.damage_floor)
+
+    @property
     def is_allowed(self) -> bool:
         """Whether the sound is within its bound. If it is not, the skip-list is never chosen."""
         return (
@@ -115,20 +151,24 @@ class Score:
         )
 
     @property
-    def cost(self) -> float:
-        """What a proposer learns from: damage, times audio / bound if the sound is beyond its
-        bound.
+    def penalty(self) -> float:
+        """Audio / bound if the sound is beyond its bound, else 1.
 
-        The factor keeps proposals away from such skip-lists.
+        It keeps proposals away from such skip-lists.
         """
         if self.is_allowed or self.audio is None or self.max_audio_distance is None:
-            return self.damage
-        return self.damage * self.audio.mean / self.max_audio_distance
+            return 1.0
+        return self.audio.mean / self.max_audio_distance
+
+    @property
+    def cost(self) -> float:
+        """What a proposer learns from: typical damage, times the penalty."""
+        return self.typical * self.penalty
 
     def to_json(self) -> dict[str, Any]:
         """The score as JSON holds it; fields with their default are left out."""
         row: dict[str, Any] = _SCORE.dump_python(self, mode="json")
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = {one.name: one.default for one in dataclasses.fields(self)} | {"judges": {}}
         return {name: value for name, value in row.items() if getattr(self, name) != defaults[name]}
 
     @classmethod

@@ -1,7 +1,8 @@
 """How do pictures or clips and their bf16 references become a score?
 
 A search decides by LPIPS and by the distance of the sound (`score.Score.damage`), so every score
-holds both. On held-out prompts a score also holds the secondary metrics.
+holds both, and the error of the latents where it is known. On held-out prompts a score also holds
+the secondary metrics.
 
 What a study says about sound (`audio_weight` and `max_audio_distance` in `[fidelity]`) changes no
 picture. So it is no part of a score's key, and `judged` puts today's values into a score that was
@@ -60,6 +61,9 @@ def score_media(
     audio = comparison.audio(media, references)
     if audio is not None:
         found["audio"] = audio
+    latent = comparison.latent(media, references)
+    if latent is not None:
+        found["latent"] = latent
     values = {
         name: MetricValues(per_prompt=finite_values(value), noise_floor=noise_floors.get(name))
         for name, value in found.items()
@@ -71,6 +75,7 @@ def score_media(
         motion=values.get("motion"),
         detail_db=values.get("detail_db"),
         audio=values.get("audio"),
+        latent=values.get("latent"),
     )
 
 
@@ -90,8 +95,11 @@ def noise_floors_of(comparison: Comparison, alone: Media, together: Media) -> di
     """
     audio = comparison.audio(alone, together)
     found = comparison.secondary(alone, together)
+    latent = comparison.latent(alone, together)
     if audio is not None:
         found["audio"] = audio
+    if latent is not None:
+        found["latent"] = latent
     return {"lpips": float(comparison.lpips(alone, together)[0].mean())} | {
         name: float(value.mean()) for name, value in found.items()
     }

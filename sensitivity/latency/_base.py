@@ -223,9 +223,9 @@ class LatencyModel(ABC):
             linear.fqn: FormatName(formats.get(linear.fqn, FormatName.BF16))
             for linear in table.linears
         }
-        readers = table.readers
+        readers, alike = table.readers, dict[object, LinearCost]()
         costs = tuple(
-            self._cost(linear, chosen[linear.fqn], readers.get(linear.fqn, 1))
+            self._cost(linear, chosen[linear.fqn], readers.get(linear.fqn, 1), alike)
             for linear in table.linears
         )
         savings, anchor = self.savings(table, chosen), self.covers
@@ -298,7 +298,17 @@ class LatencyModel(ABC):
             shapes=shapes, linears_s=linears_us / 1e6, rest_s=self.rest_s(table), anchored=False
         )
 
-    def _cost(self, linear: LinearProfile, format: FormatName, readers: int) -> LinearCost:
+    def _cost(
+        self,
+        linear: LinearProfile,
+        format: FormatName,
+        readers: int,
+        alike: dict[object, LinearCost],
+    ) -> LinearCost:
+        """What a Linear costs; `alike` holds the costs of other rows, most of which have twins."""
+        row = (linear.m_values, linear.k, linear.n, self.compiles(linear), format, readers)
+        if (known := alike.get(row)) is not None:
+            return dataclasses.replace(known, fqn=linear.fqn)
         bf16_us = self.mean_us(linear, FormatName.BF16, readers)
         quantized_us, why = bf16_us, ""
         if format.is_quantized:
@@ -306,7 +316,7 @@ class LatencyModel(ABC):
             why = self.why(
                 m=linear.m, k=linear.k, n=linear.n, format=format, compiled=self.compiles(linear)
             )
-        return LinearCost(
+        alike[row] = LinearCost(
             fqn=linear.fqn,
             m=linear.m,
             k=linear.k,
@@ -317,6 +327,7 @@ class LatencyModel(ABC):
             quantized_us=quantized_us,
             why=why,
         )
+        return alike[row]
 
     def compiles(self, linear: LinearProfile) -> bool:
         """Whether a Linear runs in a compiled region."""

@@ -87,6 +87,7 @@ class PredictedLatency(LatencyModel):
         self.kernels = LinearKernels(device, self.constants, isolated)
         self.rest = RestOfRun(self.kernels, compiled=self._runtime.compiled != "nothing")
         self._times: dict[tuple[int, int, int, FormatName, bool], float] = {}
+        self._reasons: dict[tuple[int, int, int, FormatName, bool], str] = {}
         if not device.calibrated:
             self.covers += f"; the kernel constants were not fitted on {device.name}"
 
@@ -138,7 +139,10 @@ class PredictedLatency(LatencyModel):
 
     def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:
         """A clause on what decides a quantized Linear's gain or loss; "" for bf16 and for M = 0."""
-        return self.kernels.why(m=m, k=k, n=n, format=format, compiled=compiled)
+        key = (m, k, n, format, compiled)
+        if key not in self._reasons:
+            self._reasons[key] = self.kernels.why(m=m, k=k, n=n, format=format, compiled=compiled)
+        return self._reasons[key]
 
     def rest_s(self, table: ShapeTable) -> float:
         """Seconds of everything that is not a Linear of the table; see `rest_of_run`."""

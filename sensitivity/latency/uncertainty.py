@@ -92,14 +92,14 @@ def speedup_interval90(
         models: The model with each sample of its constants, or the model alone.
         savings: What the run's shapes save.
     """
-    noise = random.Random(0)
     c = constants
     times = [_shape_times(model, savings) for model in models]
-    draws = [_draws(m, k, n, format) for m, k, n, format, *_ in savings.shapes]
+    factors = [
+        _factors(m, k, n, format.is_quantized, c.shape_sd) for m, k, n, format, *_ in savings.shapes
+    ]
     speedups = []
-    for i in range(DRAWS):
-        to_linears, to_rest, to_saving = (noise.gauss(0, 1) for _ in range(3))
-        fraction = _fraction(times[i % len(times)], [draw[i] for draw in draws], c.shape_sd)
+    for i, (to_linears, to_rest, to_saving) in enumerate(_run_draws()):
+        fraction = _fraction(times[i % len(times)], [shape[i] for shape in factors])
         linears_s, rest_s = savings.linears_s, savings.rest_s
         if savings.anchored:
             a, b = c.linear_sd * linears_s, c.rest_sd * rest_s
@@ -113,10 +113,29 @@ def speedup_interval90(
     return interval90(speedups)
 
 
+@lru_cache(maxsize=1)
+def _run_draws() -> tuple[tuple[float, float, float], ...]:
+    """(`DRAWS`, 3) standard normal errors of a run: of its Linears, its rest and all savings."""
+    noise = random.Random(0)
+    return tuple((noise.gauss(0, 1), noise.gauss(0, 1), noise.gauss(0, 1)) for _ in range(DRAWS))
+
+
 def _draws(m: int, k: int, n: int, format: FormatName) -> tuple[tuple[float, float], ...]:
     """`shape_draws`; a shape that stays bf16 has one error."""
     draws = shape_draws(m, k, n)
     return tuple((e, e) for e, _ in draws) if format is FormatName.BF16 else draws
+
+
+@lru_cache(maxsize=4096)
+def _factors(
+    m: int, k: int, n: int, is_quantized: bool, sd: float
+) -> tuple[tuple[float, float], ...]:
+    """(`DRAWS`, 2) factors on the bf16 and the quantized time of a shape."""
+    draws = shape_draws(m, k, n)
+    return tuple(
+        (math.exp(sd * bf16), math.exp(sd * (quantized if is_quantized else bf16)))
+        for bf16, quantized in draws
+    )
 
 
 def _shape_times(model: LatencyModel, savings: Savings) -> list[tuple[float, float]]:
@@ -133,13 +152,11 @@ def _shape_times(model: LatencyModel, savings: Savings) -> list[tuple[float, flo
     ]
 
 
-def _fraction(
-    times: list[tuple[float, float]], errors: list[tuple[float, float]], sd: float
-) -> float:
-    """The part of the bf16 Linears' time that is saved, with an error for each shape."""
+def _fraction(times: list[tuple[float, float]], factors: list[tuple[float, float]]) -> float:
+    """The part of the bf16 Linears' time that is saved, with the factors of each shape."""
     bf16_us = saved_us = 0.0
-    for (bf16, quantized), (bf16_error, quantized_error) in zip(times, errors, strict=True):
-        bf16 *= math.exp(sd * bf16_error)
+    for (bf16, quantized), (on_bf16, on_quantized) in zip(times, factors, strict=True):
+        bf16 *= on_bf16
         bf16_us += bf16
-        saved_us += bf16 - quantized * math.exp(sd * quantized_error)
+        saved_us += bf16 - quantized * on_quantized
     return saved_us / bf16_us

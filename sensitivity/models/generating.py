@@ -19,6 +19,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from sensitivity.core.words import first_line
 from sensitivity.errors import PipelineError
+from sensitivity.models.decoded_latents import recording_latents
 from sensitivity.models.loading import LoadedPipeline, check_settings
 from sensitivity.models.media import Media, pictures_and_clips
 from sensitivity.models.missing_packages import lacks_package
@@ -106,7 +108,9 @@ class MediaGenerator:
         pipe = self.loaded.pipe
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         try:
-            output = pipe(**settings | self._text(prompts), output_type="pt", generator=generators)
+            call = settings | self._text(prompts)
+            with recording_latents(pipe) as decoded:
+                output = pipe(**call, output_type="pt", generator=generators)
         # diffusers calls some packages, such as ftfy, without checking that they are installed
         except (ImportError, NameError) as error:
             raise lacks_package(type(pipe).__name__, error) from error
@@ -124,7 +128,7 @@ class MediaGenerator:
                 " its call accepts, of a pipeline of pictures or videos: correct `[settings]` in a"
                 " study TOML"
             ) from error
-        return self._media_in(output)
+        return replace(self._media_in(output), latents=decoded.of_each(len(prompts)))
 
     def _media_in(self, output: Any) -> Media:
         """The media in what a pipeline returned. Raises PipelineError where there are none."""

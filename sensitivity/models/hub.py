@@ -10,6 +10,7 @@ Both questions come up before a library loads anything. Nothing is loaded here.
 import logging
 import threading
 import warnings
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -42,6 +43,27 @@ def hub_answers() -> bool:
     return answered.is_set()
 
 
+def hub_cache() -> Path:
+    """Where models of the Hub are kept on this machine."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def has_token() -> bool:
+    """Whether this machine has a token of the Hub, which gated models need."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def is_offline() -> bool:
+    """Whether nothing may be asked of the Hub (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 class quiet:  # noqa: N801 - reads as a statement: with quiet()
     """A context without the progress bars and notices of diffusers, transformers and torch."""
 
@@ -51,16 +73,20 @@ class quiet:  # noqa: N801 - reads as a statement: with quiet()
 
         self.loggers = (diffusers_logging, transformers_logging)
         self.levels = [library.get_verbosity() for library in self.loggers]
-        for library in self.loggers:
-            library.set_verbosity_error()
+        # to set a level costs a walk over all loggers, so it is set only where it is another
+        for library, level in zip(self.loggers, self.levels, strict=True):
+            if level != logging.ERROR:
+                library.set_verbosity_error()
             library.disable_progress_bar()
         self.catcher = warnings.catch_warnings()
         self.catcher.__enter__()
         warnings.simplefilter("ignore")
         self.root = logging.getLogger("torch.utils._pytree")
-        self.root.setLevel(logging.ERROR)
+        if self.root.level != logging.ERROR:
+            self.root.setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
         self.catcher.__exit__(None, None, None)
         for library, level in zip(self.loggers, self.levels, strict=True):
-            library.set_verbosity(level)
+            if level != logging.ERROR:
+                library.set_verbosity(level)

@@ -36,11 +36,14 @@ class Media:
         pictures: (B, 3, H, W) fp32 in [-1, 1], or clips (B, F, 3, H, W) fp16 in [0, 1].
         sound: (B, channels, samples) fp32; None where the pipeline makes none.
         sample_rate: samples per second.
+        latents: (B, ...) that each decoder was given, in the order of the decoders' names; () where
+            they are not known (`decoded_latents`).
     """
 
     pictures: Tensor
     sound: Tensor | None = None
     sample_rate: int | None = None
+    latents: tuple[Tensor, ...] = ()
 
     @classmethod
     def of_clips(
@@ -81,6 +84,7 @@ class Media:
             pictures=torch.cat([part.pictures for part in parts]).contiguous(),
             sound=torch.cat(sounds) if sounds else None,
             sample_rate=parts[0].sample_rate,
+            latents=_joined_latents([part.latents for part in parts]),
         )
 
     def __len__(self) -> int:
@@ -101,7 +105,12 @@ class Media:
     def first(self, count: int) -> Self:
         """The first `count` of them."""
         sound = None if self.sound is None else self.sound[:count]
-        return type(self)(pictures=self.pictures[:count], sound=sound, sample_rate=self.sample_rate)
+        return type(self)(
+            pictures=self.pictures[:count],
+            sound=sound,
+            sample_rate=self.sample_rate,
+            latents=tuple(latents[:count] for latents in self.latents),
+        )
 
     def frames(self, clip: int, at: Sequence[int], device: str = "cpu") -> Tensor:
         """Frames of one clip as pictures on a device: (len(at), 3, H, W) fp32 in [-1, 1]."""
@@ -121,6 +130,13 @@ class Media:
     def is_blank(self) -> Tensor:
         """(B,) bool: True where all values of a picture or clip are equal, as in a black one."""
         return torch.tensor([bool(torch.eq(*picture.aminmax())) for picture in self.pictures])
+
+
+def _joined_latents(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Latents of several media; () where one has others than the rest, or none."""
+    if len({tuple(latents.shape[1:] for latents in part) for part in parts}) > 1:
+        return ()
+    return tuple(torch.cat(same) for same in zip(*parts, strict=True))
 
 
 def pictures_and_clips(output: Any) -> tuple[Any, Any]:

@@ -66,8 +66,11 @@ _KEYABLE = (
     torch._ops.OpOverload,
 )
 MAX_FORMS = 2**16
-_forms: dict[Any, tuple[Any, Any, torch.dtype]] = {}
-"""{an operation and the forms of its arguments: (shape, stride, dtype) of its result}.
+_Form = tuple[torch.Size, tuple[int, ...], torch.dtype]
+_forms: dict[Any, _Form | list[_Form]] = {}
+"""{an operation and the forms of its arguments: (shape, stride, dtype) of its result, or a list of
+them where it has several results}. For an operation that writes in place: the form of what it
+wrote, which stayed as it was.
 
 Repeated blocks ask the same again and again, and torch's own answer is slow Python.
 """
@@ -151,15 +154,48 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         return written
     if kwargs.get("device") is not None:
         kwargs["device"] = META
-    key = None if func.is_view or func._schema.is_mutable else _form((func, args, kwargs))
+    key = None if func.is_view else _form((func, args, kwargs))
     known = _forms.get(key) if key is not None else None
     if known is not None:
-        shape, stride, dtype = known
-        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
+        return written if written is not None else _made(known)
+    before = None if written is None else _form(written)
     out = func(*_all_meta(args), **{name: _all_meta([x])[0] for name, x in kwargs.items()})
-    if key is not None and isinstance(out, Tensor) and len(_forms) < MAX_FORMS:
-        _forms[key] = (out.shape, out.stride(), out.dtype)
+    form = _form_of_result(func, out, written, before)
+    if key is not None and form is not None and len(_forms) < MAX_FORMS:
+        _forms[key] = form
     return out
+
+
+def _form_of_result(
+    func: Any, out: Any, written: Tensor | None, before: _Form | None
+) -> _Form | list[_Form] | None:
+    """What `_forms` keeps of a result; None where it keeps nothing.
+
+    Args:
+        func: the operation.
+        out: its result.
+        written: the tensor that it wrote.
+        before: the form of that tensor before it was written.
+    """
+    if func._schema.is_mutable:
+        stayed = out is written and _form(out) == before
+        return before if stayed else None
+    if isinstance(out, Tensor):
+        return out.shape, out.stride(), out.dtype
+    if type(out) is tuple and out and all(isinstance(x, Tensor) for x in out):
+        return [(x.shape, x.stride(), x.dtype) for x in out]
+    return None
+
+
+def _made(form: _Form | list[_Form]) -> Tensor | tuple[Tensor, ...]:
+    """A new result of that form."""
+    if isinstance(form, list):
+        return tuple(
+            torch.empty_strided(shape, stride, dtype=dtype, device=META)
+            for shape, stride, dtype in form
+        )
+    shape, stride, dtype = form
+    return torch.empty_strided(shape, stride, dtype=dtype, device=META)
 
 
 def _form(value: Any) -> Any:

@@ -7,22 +7,21 @@
 Method. Linears of one role that have the same two formats are one change. A pricer prices both
 recipes for A's GPU and batch, whatever seconds their files have; without one only the formats are
 compared. The two LPIPS can be compared if net, weights, prompts, seeds and settings are the same;
-then they are compared prompt by prompt (`fidelity.intervals`).
+then they are compared prompt by prompt (`fidelity.typical`).
 
 What this module does not do: say which recipe is better. `recipes.differences` has the records.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import block_of, indices_of, role_of
 from sensitivity.core.kernels import Kernels, in_words
 from sensitivity.core.words import format_indices
 from sensitivity.errors import RecipeMismatchError
-from sensitivity.fidelity.intervals import difference_interval
+from sensitivity.fidelity.typical import ratio
 from sensitivity.latency.pricer import Pricer
 from sensitivity.recipes.differences import Change, PricedPair, RecipeDiff, Side
 from sensitivity.recipes.recipe import Recipe
@@ -57,7 +56,7 @@ def compare_recipes(
         priced=priced,
         unpriced=unpriced if pricer is None else "",
         incomparable=incomparable,
-        lpips_difference=None if incomparable else _difference(a, b),
+        lpips_ratio=None if incomparable else _ratio(a, b),
         notes=tuple(_notes(a, b)),
     )
 
@@ -171,14 +170,15 @@ def _pictures(recipe: Recipe) -> Any:
     return pictures | {"arithmetic": arithmetic, "kernels": None, "emulated_shapes": None}
 
 
-def _difference(a: Recipe, b: Recipe) -> tuple[float, float, float] | None:
-    """(mean, low, high) of B's LPIPS minus A's, prompt by prompt, with `fidelity.intervals`'
-    interval of a difference.
+def _ratio(a: Recipe, b: Recipe) -> tuple[float, float, float] | None:
+    """(ratio, low, high) of B's typical LPIPS over A's, prompt by prompt, with the interval of
+    `fidelity.typical`; None where it is not finite.
     """
     if a.fidelity is None or b.fidelity is None or not a.fidelity.lpips.per_prompt:
         return None
-    of_a, of_b = a.fidelity.lpips.per_prompt, b.fidelity.lpips.per_prompt
-    return float(np.subtract(of_b, of_a).mean()), *difference_interval(of_b, of_a)
+    of_a, of_b = a.fidelity.lpips, b.fidelity.lpips
+    found = ratio(of_b.per_prompt, of_a.per_prompt, of_a.noise_floor)
+    return (found.value, found.low, found.high) if math.isfinite(found.value) else None
 
 
 def _place(recipe: Recipe) -> tuple[int, int] | None:

@@ -91,7 +91,14 @@ class Side:
         lpips = None
         if recipe.fidelity is not None:
             score = recipe.fidelity.lpips
-            lpips = {"mean": score.mean, "ci95": list(score.ci95), "net": score.net}
+            lpips = {
+                "mean": score.stated_mean,
+                "ci95": list(score.ci95),
+                "typical": score.typical,
+                "typical_ci95": score.typical_ci95 and list(score.typical_ci95),
+                "flips": score.flips and score.flips.count,
+                "net": score.net,
+            }
         front = None
         if self.place is not None:
             front = {"rank": self.place[0], "members": self.place[1]}
@@ -116,8 +123,8 @@ class RecipeDiff:
         priced: seconds; None if nothing was priced.
         unpriced: why nothing was priced; "" if it was.
         incomparable: why the two LPIPS cannot be compared; () if they can.
-        lpips_difference: (mean, low, high) of B's LPIPS minus A's, with a 95 % interval over
-            prompts; None if they cannot be compared.
+        lpips_ratio: (ratio, low, high) of B's typical LPIPS over A's, with a 95 % interval over
+            prompts; None if they cannot be compared, or if A's pictures are bf16's.
         notes: what else a reader should know.
     """
 
@@ -127,15 +134,15 @@ class RecipeDiff:
     priced: PricedPair | None
     unpriced: str
     incomparable: tuple[str, ...]
-    lpips_difference: tuple[float, float, float] | None
+    lpips_ratio: tuple[float, float, float] | None
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON that `sensitivity diff` writes."""
-        difference = None
-        if self.lpips_difference is not None:
-            mean, low, high = self.lpips_difference
-            difference = {"mean": mean, "ci95": [low, high]}
+        ratio = None
+        if self.lpips_ratio is not None:
+            value, low, high = self.lpips_ratio
+            ratio = {"ratio": value, "ci95": [low, high]}
         return {
             "identical": not self.changes,
             "a": self.a.to_json(),
@@ -144,6 +151,6 @@ class RecipeDiff:
             "latency": None if self.priced is None else asdict(self.priced),
             "unpriced": self.unpriced or None,
             "incomparable": list(self.incomparable),
-            "lpips_difference": difference,
+            "lpips_ratio": ratio,
             "notes": list(self.notes),
         }

@@ -44,16 +44,15 @@ from sensitivity.core.outside_files import RECIPE, read_json
 from sensitivity.core.patterns import FQN, MAX_LENGTH, Pattern
 from sensitivity.core.words import printable
 from sensitivity.errors import RecipeError
+from sensitivity.recipes._base import Count, Record
 from sensitivity.recipes.applying import ApplyReport, apply_layers
+from sensitivity.recipes.fidelity_records import Fidelity
 from sensitivity.recipes.records import (
     ChoiceInfo,
-    Count,
-    Fidelity,
     FrontMember,
     Latency,
     Memory,
     ModelInfo,
-    Record,
     SearchInfo,
     Timing,
 )
@@ -67,8 +66,10 @@ from sensitivity.recipes.rules import (
     wrong_fields,
 )
 
-SCHEMA_VERSION = "1.2"
-"""1.2 declares `latency.runtime`, `covers`, `speedup_interval90` and `shapes`, `timings`, `refused`
+SCHEMA_VERSION = "1.3"
+"""1.3 declares what `fidelity.lpips` says of typical LPIPS, of the expected mean and of flips,
+`fidelity.against`, `front.typical`, `choice.max_typical` and `max_flips`, and `latency.whole_run`.
+1.2 declares `latency.runtime`, `covers`, `speedup_interval90` and `shapes`, `timings`, `refused`
 and `fidelity.kernels`. 1.1 declares `search.trial` and counts it from 1; files of 1.0 may have it,
 counted from 0.
 """

@@ -6,5 +6,5 @@ What comes next: `proposers/`, on `damage` (a posterior), `knapsack` and `block_
 `optuna_sampler` offers the default proposer to other Optuna studies.
 How a search goes: `settings`, `loop`, `trial_runner`, `stopping`, kept in a `log` of `trials`;
 `finished` finds the studies of a database.
-What wins: `estimate`, `intervals`, `front`, `shortlist`, `held_out`, `winner`, `to_recipe`.
+What wins: `estimate`, `anchor`, `front`, `shortlist`, `held_out`, `winner`, `to_recipe`.
 """

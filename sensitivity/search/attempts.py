@@ -27,6 +27,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, overload
 
 from sensitivity.core.format_name import FormatName
@@ -71,6 +72,7 @@ def known_or_scored(
     pictures: Callable[[int], Any],
     *,
     noted: Callable[[str], Any] = ...,
+    is_enough: Callable[[Score], bool] = ...,
 ) -> Score: ...
 
 
@@ -83,6 +85,7 @@ def known_or_scored(
     pictures: Callable[[int], Any],
     *,
     noted: Callable[[str], Any] = ...,
+    is_enough: Callable[[Score], bool] = ...,
     keep_going: Callable[[tuple[float, ...]], bool] | None,
 ) -> Score | PartialScore: ...
 
@@ -95,6 +98,7 @@ def known_or_scored(
     pictures: Callable[[int], Any],
     *,
     noted: Callable[[str], Any] = lambda _text: None,
+    is_enough: Callable[[Score], bool] = lambda _known: True,
     keep_going: Callable[[tuple[float, ...]], bool] | None = None,
 ) -> Score | PartialScore:
     """The score of an assignment on a split, from the store, else computed and kept.
@@ -106,6 +110,8 @@ def known_or_scored(
         split: which prompts.
         pictures: called with the number of pictures done.
         noted: called with a text where a run is tried again.
+        is_enough: whether a known score says all that is asked for. If not, it is computed again
+            and replaces the known one; what only that said is kept where the pictures are the same.
         keep_going: called with the damages so far; False ends the scoring. The result is then a
             PartialScore, which is not kept.
 
@@ -116,7 +122,7 @@ def known_or_scored(
     """
     evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)
     known = store.find_score(evaluation, assignment)
-    if known is not None:
+    if known is not None and is_enough(known):
         return evaluator.judged(known)
     make_references(evaluator, split, noted=noted)  # its failures are not the skip-list's
     after_batch = of_the_caller(pictures)
@@ -136,8 +142,10 @@ def known_or_scored(
             evaluator.recover()
             raise RunError(_reason(error)) from error
         if isinstance(score, Score):
-            seconds = time.monotonic() - begun
-            store.save_score(evaluation, assignment, score, seconds=seconds)
+            seconds, again = time.monotonic() - begun, known is not None
+            if known is not None and known.per_prompt == score.per_prompt:
+                score = replace(score, judges={**known.judges, **score.judges})
+            store.save_score(evaluation, assignment, score, seconds=seconds, replaces=again)
     return score
 
 

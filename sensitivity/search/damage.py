@@ -1,50 +1,56 @@
-"""What does each group's format do to LPIPS? A posterior over additive damages.
+"""What does each group's format do to the pictures? A posterior over damages that add up.
 
-Model. LPIPS to the power q is a sum over groups: LPIPS(choice)^q = sum of damage[g, option of g],
-with q between 1 (errors that line up) and 2 (independent errors). Each damage has a normal prior.
-Its mean is a weighted geometric mean of the calibrated error to the power q and of the group's
-size. The weight of the error, `trust`, is 1/2 by default; it may become 1, 4/3 or 0 (in case the
-calibration is misleading). Its standard deviation is `spread` times that mean. A trial observes its
-sum with a relative error `noise`. The posterior is Bayesian linear regression (Bishop 2006,
-"Pattern Recognition and Machine Learning", section 3.3), in the form of the trials' own n x n
-matrix, since there are fewer trials than damages.
+Model. The typical damage of a choice (`fidelity.typical`) is a function of a sum over groups:
+log typical = log g(S) + noise, where S = sum of damage[g, option of g]. The link g is the identity,
+or g(S) = limit * (1 - exp(-S / limit)) where pictures cannot get much worse. Each damage is
+lognormal. Its prior median is the calibrated error to the power of `trust`, times the root of the
+group's size. `trust` is 1 by default; it may become 1.5, 1/2, or 0, where the size alone gives the
+median (in case the calibration is misleading). The standard deviation of a damage's logarithm is
+`spread`, that of a score's logarithm `noise`.
 
-q, trust, spread and noise are the point of a small grid with the largest marginal likelihood (the
-same book, section 3.5), times a mild preference for values that worked on tiny-flux (LOG.md). They
-are chosen again at a few trial counts only (`REFITS`), from the trials up to there. So a continued
-search has the same posterior as an uninterrupted one.
+Latents. A trial's latents have an error of their own, whose logarithm is a line of that of the
+typical damage. It is steadier, since latents do not flip to another picture. So what a trial tells
+is the mean of its score and of what the line says, weighted by their precisions. The squared
+distance of the trials from the line is the sum of both variances.
 
-    belief = believe(features, lpips, errors, sizes, kin)
-    belief.mean                   # (D,) damages
-    belief.lpips(features)        # (n,) predicted
+The posterior is computed by Gauss-Newton steps to its mode. Each step is Bayesian linear regression
+(Bishop 2006, "Pattern Recognition and Machine Learning", section 3.3), in the form of the trials'
+own n x n matrix, since there are fewer trials than damages. At the mode the same linear model gives
+uncertainties (Laplace's approximation; the same book, section 4.4).
+
+trust, spread, noise and limit are the point of a small grid with the largest marginal likelihood
+(section 3.5), times a mild preference for values that worked in simulations and on tiny-flux
+(LOG.md). They are chosen again at a few trial counts only (`REFITS`), from the trials up to there.
+So a continued search has the same posterior as an uninterrupted one.
+
+    belief = believe(features, typical, errors, sizes, kin)
+    belief.damages                  # (D,)
+    belief.typical(features)        # (n,) predicted
 
 Shapes. n trials; D items, which are (group, option) pairs; m shared deviations. features (n, D) is
-1 where a trial's choice takes the item; lpips (n,); errors (D,) or None; sizes (D,); kin (D, m).
-
-What the additive part leaves over was uncorrelated between two sets of prompts on tiny-flux (2,149
-skip-lists, correlation -0.02). It is noise of the prompts, and `belief.lpips` of a scored skip-list
-predicts other prompts better than the score itself.
+1 where a trial's choice takes the item; typical (n,); errors (D,) or None; sizes (D,); kin (D, m).
 """
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-REFITS = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Trial counts at which the hypothesis is chosen again."""
-FLOOR = 0.01
-"""Noise of a very small score, relative to the largest expected one."""
-LEAST = 0.02
-"""A damage is at least this part of its prior mean: no format is free."""
-EVIDENCE_TRIALS = 128
-"""Trials, at most, that the marginal likelihood is computed from."""
+REFITS = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Trial counts at which the hypothesis is chosen again. By the last it is well known."""
 OWN, ROLE, FORMAT = 0.4, 0.4, 0.2
-"""Parts of a damage's variance that are its own, and shared with its role and with its format."""
+"""Parts of a log damage's variance that are its own, and shared with its role and its format."""
+FEWEST_LATENTS = 5
+"""Trials with a latent error that the line from it to the damage needs."""
+STEPS = 12
+"""Gauss-Newton steps, at most."""
+LARGEST_STEP, DONE = 1.5, 1e-3
+"""A step changes no log damage by more than the one; below the other the mode is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +58,36 @@ class Hypothesis:
     """One point of the grid.
 
     Attributes:
-        power: q, the power to which LPIPS is additive.
-        trust: weight of the calibrated errors in the prior mean; the rest is that of the sizes.
-        spread: standard deviation of a damage, relative to its prior mean.
-        noise: standard deviation of a score, relative to its expectation.
+        trust: power of the calibrated errors in the prior median; 0: the sizes alone give it.
+        spread: standard deviation of the logarithm of a damage.
+        noise: standard deviation of the logarithm of a score.
+        limit: typical damage that no choice exceeds, as a multiple of the largest score.
     """
 
-    power: float = 1.5
-    trust: float = 0.5
-    spread: float = 1.0
-    noise: float = 0.35
+    trust: float = 1.0
+    spread: float = 0.7
+    noise: float = 0.2
+    limit: float = math.inf
 
     @property
     def log_preference(self) -> float:
         """Log prior weight, largest at the defaults: other values need evidence from trials."""
         return (
-            -1.0 * (self.power != 1.5)
-            - 3.0 * abs(self.trust - 0.5)
-            - 0.5 * (self.spread != 1.0)
-            - 0.5 * (self.noise != 0.35)
+            -2.0 * abs(self.trust - 1.0)
+            - 0.5 * (self.spread != 0.7)
+            - 0.5 * (self.noise != 0.2)
+            - 2.0 * (self.limit != math.inf)
         )
 
 
 GRID = tuple(
     Hypothesis(*values)
-    for values in itertools.product(
-        (1.0, 1.5, 2.0), (4 / 3, 1.0, 0.5, 0.0), (0.4, 1.0, 2.5), (0.2, 0.35, 0.6)
-    )
+    for values in itertools.product((1.5, 1.0, 0.5, 0.0), (0.35, 0.7, 1.2), (0.1, 0.2, 0.4))
 )
+LIMITS = (math.inf, 1.1)
+"""Weighed for the best point of the grid only."""
 DEFAULT = Hypothesis()
-FLAT = Hypothesis(trust=0.0, spread=1.5)
+FLAT = Hypothesis(trust=0.0, spread=1.2)
 
 
 @dataclass(frozen=True)
@@ -89,26 +95,47 @@ class _Trials:
     """The informative trials, and what is known of the items beforehand."""
 
     features: Array  # (n, D)
-    lpips: Array  # (n,)
+    logs: Array  # (n,) of typical damages
+    latents: Array  # (n,) logarithms of latent errors, NaN where unknown
     shares: Array  # (n,)
     errors: Array | None  # (D,)
     sizes: Array  # (D,)
     kin: Array  # (D, m)
 
     def first(self, count: int) -> "_Trials":
-        """The first `count` trials, thinned evenly to at most `EVIDENCE_TRIALS`."""
-        kept = (
-            np.arange(count)
-            if count <= EVIDENCE_TRIALS
-            else np.linspace(0, count - 1, EVIDENCE_TRIALS).astype(int)
-        )
-        return _Trials(
-            self.features[kept],
-            self.lpips[kept],
-            self.shares[kept],
-            self.errors,
-            self.sizes,
-            self.kin,
+        """The first `count` trials."""
+        rows = ("features", "logs", "latents", "shares")
+        return replace(self, **{name: getattr(self, name)[:count] for name in rows})
+
+    def heard(self, noise: float) -> tuple[Array, Array]:
+        """(n,) logarithms of the damages that the trials tell, and (n,) their standard deviations.
+
+        Each is the mean of two measurements, weighted by their precisions: the score, with this
+        noise, and what the latents' error says of it (see the module).
+        """
+        own = noise / np.sqrt(self.shares)
+        known = np.isfinite(self.latents) & (self.shares == 1.0)
+        if known.sum() < FEWEST_LATENTS or np.ptp(self.latents[known]) < 1e-6:
+            return self.logs, own
+        x, y = self.latents[known], self.logs[known]
+        slope, level = np.polyfit(x, y, 1)
+        apart = float(((y - level - slope * x) ** 2).sum() / (known.sum() - 2))
+        precision = np.zeros(len(own))
+        precision[known] = 1 / max(apart - noise**2, apart / 4, 1e-6)
+        second = np.where(known, level + slope * np.nan_to_num(self.latents), 0.0)
+        total = own**-2 + precision
+        return (self.logs * own**-2 + second * precision) / total, total**-0.5
+
+    @property
+    def own(self) -> float:
+        """The part of a log damage's variance that is its own."""
+        return OWN if self.kin.shape[1] else 1.0
+
+    @property
+    def key(self) -> bytes:
+        """Tells trials of the same items apart."""
+        return b"".join(
+            each.tobytes() for each in (self.features, self.logs, self.latents, self.shares)
         )
 
 
@@ -116,23 +143,34 @@ class _Trials:
 class Belief:
     """Posterior over damages under one hypothesis.
 
+    The fields below `limit` are the linear model at the mode: scores as functions of the log
+    damages' deviations from the prior.
+
     Attributes:
         hypothesis: the grid point.
-        mean: (D,) expected damages, each above 0, in units of LPIPS to the power.
-        prior: (D,) expected damages before any trial, in the same units.
+        damages: (D,) at the posterior's mode, each above 0, in units of typical damage.
+        prior: (D,) damages before any trial, in the same units.
+        limit: typical damage that no choice exceeds.
     """
 
     hypothesis: Hypothesis
-    mean: Array
+    damages: Array
     prior: Array
+    limit: float
     _trials: _Trials = field(repr=False)
-    _deviation: Array = field(repr=False)
-    _noise: Array = field(repr=False)
-    _chol: Array = field(repr=False)
+    _scores: Array = field(repr=False)  # (n,) logarithms that the trials tell
+    _noise: Array = field(repr=False)  # (n,) their standard deviations
+    _slopes: Array = field(repr=False)  # (n, D)
+    _wrong: Array = field(repr=False)  # (n,) scores minus the prior's, in units of noise
+    _chol: Array = field(repr=False)  # (n, n) factor of the scores' covariance, in units of noise
 
-    def lpips(self, features: Array) -> Array:
-        """(n,) predicted LPIPS of choices, features (n, D)."""
-        return np.asarray(np.maximum(features @ self.mean, 0.0) ** (1 / self.hypothesis.power))
+    def typical(self, features: Array) -> Array:
+        """(n,) predicted typical damages of choices, features (n, D)."""
+        return self.link(features @ self.damages)
+
+    def link(self, sums: Array) -> Array:
+        """(n,) typical damages of sums of damages."""
+        return sums if self.limit == math.inf else -self.limit * np.expm1(-sums / self.limit)
 
     def left_out(self) -> tuple[Array, Array]:
         """Leave-one-out prediction of each informative trial from all others, in their order.
@@ -141,16 +179,13 @@ class Belief:
         5.12.
 
         Returns:
-            (n,) predicted LPIPS, and (n,) the relative standard deviation of that prediction from
-            uncertainty of the damages, noise not included.
+            (n,) logarithms of the predicted typical damages, and (n,) the standard deviation of
+            that prediction from uncertainty of the damages, noise not included.
         """
         inverse = np.linalg.inv(self._chol @ self._chol.T)
-        power, precision = self.hypothesis.power, np.diag(inverse)
-        target = self._trials.lpips**power
-        wrong = inverse @ ((target - self._trials.features @ self.prior) / self._noise)
-        predicted = np.maximum(target - self._noise * wrong / precision, 1e-3 * target)
-        unsure = self._noise * np.sqrt(np.maximum(1 / precision - 1, 0.0))
-        return np.asarray(predicted ** (1 / power)), np.asarray(unsure / (power * predicted))
+        precision = np.diag(inverse)
+        wrong = self._noise * (inverse @ self._wrong) / precision
+        return self._scores - wrong, self._noise * np.sqrt(np.maximum(1 / precision - 1, 0.0))
 
     def sample(self, rng: np.random.Generator) -> Array:
         """(D,) one sample of the damages.
@@ -158,28 +193,40 @@ class Belief:
         By Matheron's rule: a sample of the prior, corrected by its error on the trials.
         """
         kin = self._trials.kin
-        deviation = self._deviation * (
-            (OWN if kin.shape[1] else 1.0) ** 0.5 * rng.standard_normal(len(self.mean))
+        deviation = self.hypothesis.spread * (
+            self._trials.own**0.5 * rng.standard_normal(len(self.damages))
             + kin @ rng.standard_normal(kin.shape[1])
         )
         if len(self._noise):
-            wrong = self._trials.features @ deviation / self._noise + rng.standard_normal(
-                len(self._noise)
-            )
-            deviation = deviation - _correction(
-                self._trials, self._deviation, self._noise, self._chol, wrong
-            )
-        return np.asarray(np.maximum(self.mean + deviation, LEAST * self.prior))
+            wrong = self._slopes @ deviation / self._noise
+            deviation -= self._correction(wrong + rng.standard_normal(len(wrong)))
+        return np.asarray(self.damages * np.exp(deviation))
+
+    def _correction(self, wrong: Array) -> Array:
+        """(D,) the posterior change of the deviations for errors (n,) in units of noise."""
+        solved = np.linalg.solve(self._chol.T, np.linalg.solve(self._chol, wrong))
+        pull, kin = self._slopes.T @ (solved / self._noise), self._trials.kin
+        return np.asarray(
+            self.hypothesis.spread**2 * (self._trials.own * pull + kin @ (kin.T @ pull))
+        )
+
+    @property
+    def _log_density(self) -> float:
+        """Log density of the scores times the preference, up to a constant of all hypotheses."""
+        errors = np.linalg.solve(self._chol, self._wrong)
+        spread = np.log(np.diag(self._chol)).sum() + np.log(self._noise).sum()
+        return float(-0.5 * errors @ errors - spread) + self.hypothesis.log_preference
 
 
 def believe(
     features: Array,
-    lpips: Array,
+    typical: Array,
     errors: Array | None,
     sizes: Array,
     kin: Array | None = None,
     *,
     shares: Array | None = None,
+    latents: Array | None = None,
     memory: dict[bytes, Hypothesis] | None = None,
 ) -> Belief:
     """The posterior after these trials.
@@ -188,26 +235,31 @@ def believe(
 
     Args:
         features: (n, D) 1 where a trial's choice takes the item.
-        lpips: (n,) scores; of stopped trials estimates, see `shares`.
+        typical: (n,) typical damages; of stopped trials estimates, see `shares`.
         errors: (D,) calibrated errors, None without calibration.
         sizes: (D,) prior damages up to a factor, for items without calibration or without trust in
             it.
         kin: (D, m) loadings on shared deviations (`kinship`); None: there are none.
         shares: (n,) part of the prompts that each trial saw; None: all of them.
+        latents: (n,) typical errors of the trials' latents, each above 0, NaN where unknown; None:
+            none is known.
         memory: hypotheses that were chosen before, by a caller with the same items; filled here.
     """
-    informative = features.any(1) & (lpips > 0)
-    kin = np.zeros((len(sizes), 0)) if kin is None else kin
-    shares = np.ones(len(lpips)) if shares is None else shares
+    informative = features.any(1) & (typical > 0)
     trials = _Trials(
-        features[informative], lpips[informative], shares[informative], errors, sizes, kin
+        features[informative],
+        np.log(typical[informative]),
+        np.full(informative.sum(), np.nan) if latents is None else np.log(latents[informative]),
+        np.ones(int(informative.sum())) if shares is None else shares[informative],
+        errors,
+        sizes,
+        np.zeros((len(sizes), 0)) if kin is None else kin,
     )
-    refit = max((count for count in REFITS if count <= len(trials.lpips)), default=0)
+    refit = max((count for count in REFITS if count <= len(trials.logs)), default=0)
     first, memory = trials.first(refit), {} if memory is None else memory
-    key = first.features.tobytes() + first.lpips.tobytes() + first.shares.tobytes()
-    if key not in memory:
-        memory[key] = _choose(first)
-    return _posterior(memory[key], trials)
+    if first.key not in memory:
+        memory[first.key] = _choose(first)
+    return _posterior(memory[first.key], trials)
 
 
 def kinship(roles: Sequence[str], formats: Sequence[str]) -> Array:
@@ -227,89 +279,64 @@ def kinship(roles: Sequence[str], formats: Sequence[str]) -> Array:
 
 def _choose(trials: _Trials) -> Hypothesis:
     """The hypothesis with the largest evidence (marginal likelihood) times preference."""
-    if not len(trials.lpips):
+    if not len(trials.logs):
         return DEFAULT if trials.errors is not None else FLAT
-    grid = GRID if trials.errors is not None else tuple(h for h in GRID if h.trust == 0.0)
-    return max(
-        grid, key=lambda hypothesis: _log_evidence(hypothesis, trials) + hypothesis.log_preference
-    )
+
+    def density(hypothesis: Hypothesis) -> float:
+        return _posterior(hypothesis, trials)._log_density
+
+    best = max((h for h in GRID if trials.errors is not None or not h.trust), key=density)
+    return max((replace(best, limit=limit) for limit in LIMITS), key=density)
 
 
-def _prior(hypothesis: Hypothesis, trials: _Trials) -> tuple[Array, Array, Array]:
-    """Prior mean (D,) and standard deviation (D,), and noise of each trial (n,).
-
-    All are in units of LPIPS to the power.
+def _prior(hypothesis: Hypothesis, trials: _Trials) -> Array:
+    """(D,) prior medians of the damages: errors to the power of `trust` times the root of sizes, or
+    sizes alone, in the unit that explains the scores best.
     """
-    weights = _weights(hypothesis, trials)
-    scale = 1.0 / float(weights.sum())
-    if len(trials.lpips):
-        sums = trials.features @ weights
-        scale = float(
-            np.exp(np.average(np.log(trials.lpips**hypothesis.power / sums), weights=sums))
-        )
-    mean = weights * scale
-    deviation = hypothesis.spread * mean + 1e-3 * float(mean.mean())
-    expected = trials.features @ mean
-    noise = hypothesis.noise * hypothesis.power / 1.5 * expected + FLOOR * float(
-        expected.max(initial=0.0)
-    )
-    return mean, deviation, noise / np.sqrt(trials.shares)
-
-
-def _weights(hypothesis: Hypothesis, trials: _Trials) -> Array:
-    """(D,) prior damages up to a factor: the geometric mean of errors and sizes, weighted by
-    `trust`.
-    """
-    if trials.errors is None or hypothesis.trust == 0.0:
-        return trials.sizes
-    logs = hypothesis.power * np.log(np.maximum(trials.errors, 1e-12))
-    return np.asarray(
-        np.exp(hypothesis.trust * logs + (1 - hypothesis.trust) * np.log(trials.sizes))
-    )
-
-
-def _factor(trials: _Trials, deviation: Array, noise: Array) -> Array:
-    """Cholesky factor (n, n) of the trials' covariance in units of their noise."""
-    scaled = trials.features * deviation / noise[:, None]
-    shared = scaled @ trials.kin
-    own = OWN if trials.kin.shape[1] else 1.0
-    return np.asarray(
-        np.linalg.cholesky(np.eye(len(noise)) + own * scaled @ scaled.T + shared @ shared.T)
-    )
-
-
-def _log_evidence(hypothesis: Hypothesis, trials: _Trials) -> float:
-    """Log density of the scores, up to a constant that all hypotheses share."""
-    target = trials.lpips**hypothesis.power
-    mean, deviation, noise = _prior(hypothesis, trials)
-    chol = _factor(trials, deviation, noise)
-    residual = np.linalg.solve(chol, (target - trials.features @ mean) / noise)
-    # The density is one of LPIPS, not of its power.
-    jacobian = np.log(hypothesis.power * target / trials.lpips).sum()
-    return float(
-        -0.5 * residual @ residual - np.log(np.diag(chol)).sum() - np.log(noise).sum() + jacobian
-    )
-
-
-def _correction(
-    trials: _Trials, deviation: Array, noise: Array, chol: Array, wrong: Array
-) -> Array:
-    """(D,) the posterior change of the damages for errors `wrong` (n,) of the trials, in units of
-    their noise.
-    """
-    solved = np.linalg.solve(chol.T, np.linalg.solve(chol, wrong))
-    pull = (trials.features * deviation).T @ (solved / noise)
-    own = OWN if trials.kin.shape[1] else 1.0
-    return np.asarray(deviation * (own * pull + trials.kin @ (trials.kin.T @ pull)))
+    weights = trials.sizes
+    if trials.errors is not None and hypothesis.trust:
+        weights = np.maximum(trials.errors, 1e-12) ** hypothesis.trust * trials.sizes**0.5
+    if not len(trials.logs):
+        return np.asarray(weights / weights.sum())
+    sums = trials.features @ weights
+    return np.asarray(weights * np.exp(np.average(trials.logs - np.log(sums), weights=sums)))
 
 
 def _posterior(hypothesis: Hypothesis, trials: _Trials) -> Belief:
-    prior, deviation, noise = _prior(hypothesis, trials)
-    if not len(trials.lpips):
-        return Belief(hypothesis, prior, prior, trials, deviation, noise, np.zeros((0, 0)))
-    chol = _factor(trials, deviation, noise)
-    wrong = (trials.lpips**hypothesis.power - trials.features @ prior) / noise
-    mean = prior + _correction(trials, deviation, noise, chol, wrong)
-    return Belief(
-        hypothesis, np.maximum(mean, LEAST * prior), prior, trials, deviation, noise, chol
-    )
+    """The mode of the posterior, and the linear model there."""
+    prior, spread = _prior(hypothesis, trials), hypothesis.spread
+    scores, noise = trials.heard(hypothesis.noise)
+    limit = hypothesis.limit * math.exp(trials.logs.max()) if len(trials.logs) else math.inf
+    deviation = np.zeros(len(prior))  # of log damages
+    for _ in range(STEPS):
+        damages = prior * np.exp(deviation)
+        sums = trials.features @ damages
+        logs, slope = np.log(sums), np.ones(len(sums))
+        if limit < math.inf:
+            logs = np.log(-limit * np.expm1(-sums / limit))
+            slope = sums / limit / np.expm1(sums / limit)  # d log g / d log S
+        slopes = trials.features * damages * (slope / sums)[:, None]
+        wrong = (scores - logs + slopes @ deviation) / noise
+        scaled = slopes * spread / noise[:, None]
+        shared = scaled @ trials.kin
+        chol = np.linalg.cholesky(
+            np.eye(len(noise)) + trials.own * scaled @ scaled.T + shared @ shared.T
+        )
+        belief = Belief(
+            hypothesis,
+            damages,
+            prior,
+            limit,
+            trials,
+            scores,
+            noise,
+            slopes,
+            wrong,
+            np.asarray(chol),
+        )
+        step = belief._correction(wrong) - deviation
+        largest = float(np.abs(step).max(initial=0.0))
+        deviation = deviation + step * min(1.0, LARGEST_STEP / max(largest, 1e-12))
+        if largest < DONE:
+            break
+    return replace(belief, damages=prior * np.exp(deviation))

@@ -1,6 +1,6 @@
 """What would a scored skip-list cost on other prompts? An estimate from all trials of a search.
 
-A trial's score is what the additive model of all trials predicts (`search.damage`), plus a
+A trial's typical damage is what the additive model of all trials predicts (`search.damage`), plus a
 deviation of this skip-list, plus noise of the search prompts. The size of the noise follows from
 the scores themselves: how much prompts differ in their reaction to one skip-list, beyond their own
 mean and the skip-list's. If trials miss the model by no more than the noise, skip-lists have no
@@ -11,16 +11,11 @@ trial's own score gets a weight w:
     w = max(0, 1 - (noise^2 + unsure^2) / miss^2)
 
 `miss` is the typical log(score / model), with each trial left out of the model that predicts it
-(Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", equation 5.12). `unsure` is
-the model's own uncertainty there. `noise` is the standard error of a mean over prompts, from the
-residuals of a two-way table (skip-list x prompt). This is empirical Bayes shrinkage of scores
-towards a regression (Efron and Morris 1973).
+(`Belief.left_out`). `unsure` is the model's own uncertainty there. `noise` is the standard error of
+a mean of logarithms over prompts, from the residuals of a two-way table (skip-list x prompt). This
+is empirical Bayes shrinkage of scores towards a regression (Efron and Morris 1973).
 
-    estimates = estimate_all(proposer, choices, scores)       # (n,) LPIPS
-
-Measured on tiny-flux (LOG.md): misses on the search prompts and on 48 others are uncorrelated, and
-a front that is chosen by the estimate has more hypervolume on other prompts than one chosen by the
-scores.
+    estimates = estimate_all(proposer, history, logs)       # (n,) typical damages
 """
 
 from collections.abc import Sequence
@@ -28,7 +23,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.search.candidates import Choice
 from sensitivity.search.damage import Belief
 from sensitivity.search.proposers import KnapsackProposer, Observation
 
@@ -40,60 +34,52 @@ FEWEST = 6
 
 
 def estimate_all(
-    proposer: KnapsackProposer, choices: Sequence[Choice], per_prompt: Sequence[Sequence[float]]
+    proposer: KnapsackProposer, history: Sequence[Observation], logs: Sequence[Sequence[float]]
 ) -> Array:
-    """(n,) estimated LPIPS of each choice.
+    """(n,) estimated typical damage of each trial.
 
-    It is the choice's own mean score where that is 0, or where there are too few trials.
+    It is the trial's own where that is 0, or where there are too few trials.
 
     Args:
         proposer: has the groups and the calibrated errors.
-        choices: n finished trials.
-        per_prompt: (n, prompts) their scores, the same prompts in every row.
+        history: n finished trials with their own typical damages.
+        logs: (n, prompts) logarithms of their damages (`fidelity.typical`), the same prompts in
+            every row.
     """
-    table = np.asarray(per_prompt, dtype=np.float64)  # (n, prompts)
-    means = table.mean(1)
-    informative = (means > 0) & np.array([any(choice) for choice in choices])
-    if informative.sum() < FEWEST:
-        return np.asarray(means)
-    kept = [choice for choice, use in zip(choices, informative, strict=True) if use]
-    own = means[informative]
-    belief = proposer.believe(
-        [Observation(choice=c, lpips=float(m)) for c, m in zip(kept, own, strict=True)]
-    )
-    weight = own_weight(belief, own, table[informative])
-    model = belief.lpips(proposer.features(kept))
-    estimates = means.copy()
-    estimates[informative] = np.exp((1 - weight) * np.log(model) + weight * np.log(own))
-    return np.asarray(estimates)
+    estimates = np.array([trial.typical for trial in history])
+    known = [i for i, trial in enumerate(history) if trial.typical > 0 and any(trial.choice)]
+    if len(known) < FEWEST:
+        return estimates
+    kept = [history[i] for i in known]
+    belief, own = proposer.believe(kept), np.log(estimates[known])
+    weight = own_weight(belief, own, np.array([logs[i] for i in known]))
+    model = np.log(belief.typical(proposer.features([trial.choice for trial in kept])))
+    estimates[known] = np.exp((1 - weight) * model + weight * own)
+    return estimates
 
 
-def own_weight(belief: Belief, means: Array, table: Array) -> float:
+def own_weight(belief: Belief, logs: Array, table: Array) -> float:
     """The weight w of a trial's own score, from 0 (noise of the prompts explains all misses) to 1.
 
     Args:
         belief: of the model, after these trials.
-        means: (n,) scores.
-        table: (n, prompts) what they are means of.
+        logs: (n,) of typical damages.
+        table: (n, prompts) logarithms of damages.
     """
     predicted, unsure = belief.left_out()
-    misses = np.log(means / predicted) ** 2
+    missed = max(float(np.median((logs - predicted) ** 2)) / CHI2_MEDIAN, 1e-12)
     explained = noise_of_prompts(table) + float(np.median(unsure**2))
-    missed = max(float(np.median(misses)) / CHI2_MEDIAN, 1e-12)
     return float(np.clip(1 - explained / missed, 0.0, 1.0))
 
 
 def noise_of_prompts(table: Array) -> float:
-    """Squared relative standard error of a row's mean over prompts, without what all rows have in
-    common.
+    """Squared standard error of a row's mean over prompts, without what all rows have in common.
 
     Args:
-        table: (n, prompts) scores; each row's mean is above 0.
+        table: (n, prompts) logarithms of damages.
     """
-    relative = table / table.mean(1, keepdims=True)  # rows of mean 1
-    column = relative.mean(0)
-    residual = relative - column[None, :]
     rows, prompts = table.shape
     if prompts < 2 or rows < 2:
         return 0.0
+    residual = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
     return float((residual**2).sum() / ((rows - 1) * (prompts - 1)) / prompts)

@@ -37,8 +37,10 @@ from sensitivity.search.log import first_fault
 from sensitivity.search.optuna_storage import open_storage
 from sensitivity.search.proposers import SamplerName
 from sensitivity.search.seals import (
+    CONTINUES,
     PRICES,
     SETTINGS,
+    count_baselines,
     count_states,
     kept_attribute,
     list_studies,
@@ -103,20 +105,25 @@ class KeptStudy:
     Attributes:
         name: with a fingerprint.
         settings: what its search was asked for; None where it was not kept.
-        finished: how many of its trials have a score.
+        finished: how many of its trials have a score, baselines included.
+        baselines: how many of these are baselines, which are no trials of the budget.
         stopped: how many were stopped early.
         prices: the measured times that it was searched by; None where prices were predicted.
+        is_continued: whether another study continues it, as this version does with those of an
+            earlier one. It is meant only where it is named.
     """
 
     name: str
     settings: SearchSettings | None
     finished: int
     stopped: int = 0
+    baselines: int = 0
     prices: KeptPrices | None = None
+    is_continued: bool = False
 
     def is_wanted(self, wanted: Wanted) -> bool:
         """Whether its name and its settings are as wanted; unknown settings may be any."""
-        if wanted.name is not None and wanted.name != self.name:
+        if self.is_continued if wanted.name is None else wanted.name != self.name:
             return False
         return self.settings is None or all(
             getattr(self.settings, key) in (value, None) for key, value in wanted.given.items()
@@ -124,11 +131,14 @@ class KeptStudy:
 
     def describe(self) -> str:
         """One line: name, trials, settings."""
+        trials = self.finished - self.baselines + self.stopped
         if self.settings is None:
-            return f"{self.name}: {self.finished} trials, settings not kept (an earlier version's)"
+            return f"{self.name}: {trials} trials, settings not kept (an earlier version's)"
+        own = self.settings.objective
         return (
-            f"{self.name}: {self.finished + self.stopped} of {self.settings.budget} trials,"
+            f"{self.name}: {trials} of {self.settings.budget} trials,"
             f" {describe_settings(asdict(self.settings))}"
+            + ("" if own is None else f" `objective` {printable(own)}")
         )
 
 
@@ -165,7 +175,9 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
     name_of_model = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")
     found = []
     with store.engine.connect() as connection:
-        for study in list_studies(connection):
+        studies = list_studies(connection)
+        continued = {kept_attribute(connection, study.study_id, CONTINUES) for study in studies}
+        for study in studies:
             if study.is_set_aside or not study.is_ours:
                 continue
             kept = _parsed(kept_attribute(connection, study.study_id, SETTINGS))
@@ -189,9 +201,11 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
                     settings=None if kept is None else _read_settings(study.name, kept),
                     finished=count[TrialState.COMPLETE.name],
                     stopped=count[TrialState.PRUNED.name],
+                    baselines=count_baselines(connection, study.study_id),
                     prices=None
                     if prices is None
                     else KeptPrices.from_json(prices, study=study.name),
+                    is_continued=json.dumps(study.name) in continued,
                 )
             )
     return found

@@ -47,12 +47,33 @@ class HeldOutScores:
     expected: int = field(default=0, init=False)
 
     def find(self, trial: ScoredTrial) -> Score | None:
-        """The score if it is known."""
+        """The score if it is known and says what was asked of judges."""
+        known = self._known(trial)
+        return None if known is None or not self._is_enough(known) else known
+
+    def _known(self, trial: ScoredTrial) -> Score | None:
         known = self.store.find_score(
             self.evaluator.evaluation_key("held_out"),
             assignment_key(self.candidates.decode(trial.choice)),
         )
         return None if known is None else self.evaluator.judged(known)
+
+    def _is_enough(self, score: Score) -> bool:
+        """Whether no judge is lacking that was asked for by name or, where nothing is computed,
+        that is bounded.
+        """
+        panel = self.evaluator.panel
+        if panel is None:
+            return True
+        asked = panel.wishes.required if self.compute else panel.wishes.bounded
+        return not set(asked) & set(self._lacking(score))
+
+    def _lacking(self, score: Score) -> tuple[str, ...]:
+        """Judges that would look at the pictures of a score and did not."""
+        panel = self.evaluator.panel
+        if panel is None:
+            return ()
+        return panel.lacking(score, self.evaluator.prompts("held_out")[0])
 
     def announce(self, trials: Sequence[ScoredTrial]) -> str:
         """How many scores are known and how many pictures the others take, in words.
@@ -60,15 +81,30 @@ class HeldOutScores:
         Progress counts these pictures from now on.
         """
         prompts = len(self.evaluator.prompts("held_out")[0])
-        missing = sum(self.find(t) is None for t in trials)
+        found = [self.find(t) for t in trials]
+        missing = sum(score is None for score in found)
         self.expected = missing * prompts
         text = (
             f"verifying {len(trials)} skip-lists on {prompts} held-out prompts:"
             f" {len(trials) - missing} scores are known"
         )
-        if self.compute:
-            return f"{text}, {missing} to compute ({self.expected} pictures)"
-        return f"{text}, {missing} are passed over (`verify` is off)"
+        text += (
+            f", {missing} to compute ({self.expected} pictures)"
+            if self.compute
+            else f", {missing} are passed over (`verify` is off)"
+        )
+        return text + self._unseen([score for score in found if score is not None])
+
+    def _unseen(self, scores: Sequence[Score]) -> str:
+        """Which judges did not look at known scores, in words."""
+        lacking = [row for score in scores if (row := self._lacking(score))]
+        if not lacking:
+            return ""
+        names = ", ".join(dict.fromkeys(name for row in lacking for name in row))
+        return (
+            f"; {len(lacking)} of the known are older than the judges {names}: they are drawn again"
+            " only if `judges` names these"
+        )
 
     def __call__(self, trial: ScoredTrial) -> Score | None:
         """The score, computed if need be; None where it is not known and `compute` is off, or where
@@ -87,6 +123,7 @@ class HeldOutScores:
                 "held_out",
                 lambda done: self.progress(before + done, total),
                 noted=lambda text: self.noted(f"verifying {trial.name}: {text}"),
+                is_enough=self._is_enough,
             )
         except RunError as error:
             self.failures[trial.index] = str(error)

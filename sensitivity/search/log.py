@@ -30,12 +30,15 @@ from pydantic import BaseModel, ConfigDict, Json, TypeAdapter, ValidationError
 from sensitivity.core.words import first_line, printable
 from sensitivity.errors import DamageError, FormatError, SensitivityError, StoreError
 from sensitivity.fidelity.score import Score
+from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.search.calibration.jobs import Errors, broken_options
 from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.estimate import estimate_all
-from sensitivity.search.optuna_storage import SealedStorage, open_storage
-from sensitivity.search.proposers import KnapsackProposer
+from sensitivity.search.optuna_storage import open_storage
+from sensitivity.search.proposers import KnapsackProposer, Observation
+from sensitivity.search.remembered_trials import RememberedTrials
 from sensitivity.search.seals import (
+    CONTINUES,
     OURS,
     PRICES,
     StudyEntry,
@@ -46,7 +49,7 @@ from sensitivity.search.seals import (
 )
 from sensitivity.search.stopping import Stop
 from sensitivity.search.store import Store
-from sensitivity.search.trials import ScoredTrial, StoppedTrial, Tried
+from sensitivity.search.trials import ScoredTrial, StoppedTrial, Tried, proposals
 
 SAME_FAILURES = 3
 """Failures in a row with one reason that end a search."""
@@ -96,6 +99,10 @@ class StudyLog:
             if "index" in t.user_attrs
         ]
         trials.sort(key=lambda t: t.index)
+        trials = [
+            trial if trial.label else replace(trial, number=len(proposals(trials[:place])) + 1)
+            for place, trial in enumerate(trials)
+        ]
         for place, trial in enumerate(trials):
             if trial.index != place:
                 raise DamageError(
@@ -208,6 +215,10 @@ class StudyLog:
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
 
+    def keep_continued(self, earlier: str) -> None:
+        """Keep the name of the earlier version's study that this one continues."""
+        self.study.set_user_attr(CONTINUES, earlier)
+
     def keep_errors(self, errors: Errors | None) -> None:
         """Keep the layer sensitivities, so that `estimated` needs no model later."""
         rows = None if errors is None else [[g, o, error] for (g, o), error in errors.items()]
@@ -223,18 +234,20 @@ class StudyLog:
         return {(g, o): error for g, o, error in _ERRORS.validate_python(rows)}
 
     def estimated(self, trials: Sequence[ScoredTrial]) -> tuple[ScoredTrial, ...]:
-        """The trials with the estimate that all of them together give for each."""
+        """The trials with the typical and mean damage that all of them say each has."""
         if not trials:
             return ()
         errors = self.errors()
         proposer = KnapsackProposer(
             self.candidates.without(broken_options(errors or {})), seed=0, errors=errors
         )
-        estimates = estimate_all(
-            proposer, [t.choice for t in trials], [t.score.damages for t in trials]
-        )
+        own = [
+            Observation(choice=t.choice, typical=t.score.typical, latent=t.latent) for t in trials
+        ]
+        estimates = estimate_all(proposer, own, [t.score.logs for t in trials])
+        curve = SummaryRules.of([t.score for t in trials], another_seed=None).damage_curve
         return tuple(
-            replace(trial, estimate=float(value))
+            replace(trial, estimate=float(value), expected_mean=curve.mean(float(value)))
             for trial, value in zip(trials, estimates, strict=True)
         )
 
@@ -274,7 +287,7 @@ def open_log(
         study.set_user_attr(OURS, 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(["latency_s", "lpips"])
+            study.set_metric_names(["latency_s", "typical_lpips"])
     log = StudyLog(study, candidates)
     log.fail_running()
     study.set_user_attr("settings", dict(settings))
@@ -316,7 +329,7 @@ def _own_studies(store: Store, name: str) -> dict[str, StudyEntry]:
 
 
 def _check(
-    store: Store, storage: SealedStorage, study: StudyEntry, candidates: Candidates
+    store: Store, storage: RememberedTrials, study: StudyEntry, candidates: Candidates
 ) -> StudyLog:
     """The log of a study that is what was written, all of which can be read.
 
@@ -344,11 +357,15 @@ def _check(
 
 
 def _check_values(values: Sequence[float] | None, latency_s: float, score: Score) -> None:
-    """Raise ValueError where the values that Optuna has are not those of choice and score."""
+    """Raise ValueError where the values that Optuna has are not those of choice and score. Earlier
+    versions kept the mean damage.
+    """
     if not all(math.isfinite(number) for number in (score.mean, *score.per_prompt)):
         raise ValueError("its score is NaN or inf")
-    expected = [latency_s, score.cost]
-    if values is None or len(values) != 2 or not all(map(_alike, values, expected)):
+    expected, earlier = [latency_s, score.cost], [latency_s, score.damage * score.penalty]
+    if values is None or not any(
+        len(values) == 2 and all(map(_alike, values, known)) for known in (expected, earlier)
+    ):
         raise ValueError(f"its values are {values}, those of its choice and score {expected}")
 
 

@@ -1,11 +1,11 @@
-"""How does a search go? An Optuna study of (seconds, LPIPS) over skip-lists, brought to a budget.
+"""How does a search go? An Optuna study of (seconds, typical LPIPS) over skip-lists.
 
 Each trial is one choice of formats for the groups. It is priced, its pictures are generated and
-compared with bf16's, and the result is kept (`search.trial_runner`). The first trials are the
+compared with bf16's, and the result is kept (`search.trial_runner`). First come the baselines, the
 bounds and what people do today: nothing quantized, everything quantized in each format, the rule of
-thumb, published lists. Then the proposer proposes. No choice is scored twice. A run that fails is
-tried once more, and then kept with its reason (`search.attempts`); three failures alike in a row
-end the search.
+thumb, published lists. Then the proposer proposes, until the budget is reached. No choice is scored
+twice. A run that fails is tried once more, and then kept with its reason (`search.attempts`); three
+failures alike in a row end the search.
 
     settings = SearchSettings(formats=(FormatName.NVFP4,), budget=50, target="b200")
     result = run_search(evaluator, candidates, store, settings)
@@ -14,7 +14,8 @@ Continuing. The name of a study holds a fingerprint of all that decides its resu
 (`search.settings`), so the same command continues its own study. Proposals depend on (seed, index,
 earlier trials) only: a search that was interrupted and continued gives the same trials as one that
 was not. A trial that was running when its process died is run again, and given up if that happens
-at the same trial again and again.
+at the same trial again and again. A study of the version before, which ranked by the mean, is
+continued in a new study: its scored proposals are the first trials, and no score is computed again.
 
 Stopping. Where the study sets `search.chunk`, a proposal that a finished trial dominates is stopped
 after some of its prompts (`search.stopping`). It counts as a trial and is never proposed again, and
@@ -26,15 +27,15 @@ distance of the sound (`fidelity.score`). A trial whose sound is farther from bf
 allows (`fidelity.max_audio_distance`) is finished and kept, but it is on no front and stops no
 other trial. Proposers and Optuna get a larger value for it, which grows with the excess.
 
-Conventions. The budget counts trials whose pictures were generated, or whose score was in the
-store.
+Conventions. The budget counts proposals, scored or stopped; the baselines come on top. A proposal
+whose score is in the store counts, and generates no picture.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sensitivity.core.words import and_more
-from sensitivity.errors import CalibrationError, FormatError
+from sensitivity.errors import CalibrationError, DamageError, FormatError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.search.attempts import (
     RunError,
@@ -45,14 +46,14 @@ from sensitivity.search.attempts import (
 )
 from sensitivity.search.calibration.jobs import Errors, broken_options
 from sensitivity.search.calibration.stored import calibrate, calibration_cost
-from sensitivity.search.candidates import Candidates
+from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.log import StudyLog, open_log, read_log, study_names
 from sensitivity.search.proposers import SamplerName, make_proposer
-from sensitivity.search.settings import SearchSettings, interim_tests, study_name
+from sensitivity.search.settings import EARLIER, SearchSettings, interim_tests, study_name
 from sensitivity.search.stopping import ALPHA, StoppingRule
 from sensitivity.search.store import Store
 from sensitivity.search.trial_runner import TrialRunner
-from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
+from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried, proposals
 from sensitivity.spec.study_spec import check_budget
 
 
@@ -62,7 +63,7 @@ class SearchResult:
 
     Attributes:
         study: its name.
-        trials: finished trials, in order, with estimates.
+        trials: finished trials, in order, with estimates; the baselines among them have labels.
         failures: the reason of each trial that failed.
         interrupted: whether the search was interrupted before its budget.
         stopped: trials that were stopped early, in order.
@@ -81,8 +82,8 @@ class SearchResult:
 
     @property
     def tried(self) -> int:
-        """Trials that count towards the budget: finished and stopped ones."""
-        return len(self.trials) + len(self.stopped)
+        """Trials that count towards the budget: proposals, scored and stopped."""
+        return len(proposals([*self.trials, *self.stopped]))
 
     @property
     def pictures_saved(self) -> int:
@@ -97,7 +98,7 @@ def run_search(
     settings: SearchSettings,
     events: SearchEvents | None = None,
 ) -> SearchResult:
-    """Bring the study of these settings up to `settings.budget` trials.
+    """Bring the study of these settings up to `settings.budget` proposals.
 
     An interruption (Ctrl-C) ends the search; the result then says so.
 
@@ -116,13 +117,14 @@ def run_search(
     if history:
         events.continued(name, tuple(history))
     else:
-        names = study_names(store)
-        events.started(name, tuple(n for n in names if n != name and n.startswith(f"{model}-")))
+        own = (name, study_name(evaluator, candidates, settings, proposals=EARLIER))
+        names = [n for n in study_names(store) if n not in own and n.startswith(f"{model}-")]
+        events.started(name, tuple(names))
     interrupted = False
     try:
-        if len(history) < settings.budget:
+        if len(proposals(history)) < settings.budget:
             runner = _prepare(evaluator, store, log, settings, events)
-            while len(history) < settings.budget:
+            while len(proposals(history)) < settings.budget:
                 tried = runner.run_next(history)
                 if tried is not None:
                     history.append(tried)
@@ -170,8 +172,32 @@ def _prepare(
         candidates=candidates,
         proposer=make_proposer(settings.sampler, candidates, seed=settings.seed, errors=errors),
         rule=rule,
+        known=_known_before(log, evaluator, store, settings, events),
         events=events,
     )
+
+
+def _known_before(
+    log: StudyLog,
+    evaluator: Evaluator,
+    store: Store,
+    settings: SearchSettings,
+    events: SearchEvents,
+) -> list[Choice]:
+    """The scored proposals, in order, of the study that the version before made of this search."""
+    candidates = log.candidates
+    name = study_name(evaluator, candidates, settings, proposals=EARLIER)
+    if name not in study_names(store):
+        return []
+    try:
+        earlier = read_log(store, name, candidates).history()
+    except DamageError as error:
+        events.noted(str(error).partition("; expected")[0])
+        return []
+    found = [t.choice for t in proposals(earlier) if isinstance(t, ScoredTrial)]
+    log.keep_continued(name)
+    events.noted(f"{name} of an earlier version is continued here: {len(found)} scored trials")
+    return found
 
 
 def _calibrated(

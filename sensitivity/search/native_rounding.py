@@ -10,7 +10,8 @@ changes (`change`). Two skip-lists whose LPIPS differs by a smaller share are no
 
 The share is the floor for comparisons, since both lists run on the same kernels: their pictures
 move by `lpips`, mostly in directions that bring them neither nearer to bf16 nor farther from it.
-Typical is the geometric mean over prompts, which a single picture that flips does not rule.
+Typical is the geometric mean over prompts (`fidelity.typical`), which a single picture that flips
+does not rule.
 
 Method. The list is the rule of thumb's, which every search scores: it is what is served today, and
 its damage is of the size of what is chosen. (Where everything is quantized, pictures flip into
@@ -36,6 +37,7 @@ from sensitivity.core.words import first_line
 from sensitivity.errors import FormatError, MeasurementError, PatternError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score, score_of
+from sensitivity.fidelity.typical import log_damages
 from sensitivity.models.generating import digest_of
 from sensitivity.models.media import Media
 from sensitivity.search.attempts import attempt, counting_deaths
@@ -47,8 +49,6 @@ PICTURES = 8
 SKIP_LIST = "rule of thumb"
 PAIRS = ("between", "other from bf16", "own from bf16")
 """What is compared: both arithmetics, and each with bf16."""
-TINY = 1e-9
-"""The least LPIPS whose logarithm is taken."""
 log = logging.getLogger(__name__)
 
 
@@ -119,22 +119,21 @@ def native_rounding(
     between, *from_bf16 = scores
     return NativeRounding(
         lpips=between.mean,
-        change=relative_change(*from_bf16, at_least=evaluator.noise_floor or 0.0),
+        change=relative_change(*from_bf16, floor=evaluator.noise_floor),
         arithmetic=other,
         prompts=len(between.per_prompt),
     )
 
 
-def relative_change(first: Score, second: Score, *, at_least: float = 0.0) -> float:
-    """The share by which two geometric means over the same prompts differ: 0.25 for 4 and 5.
+def relative_change(first: Score, second: Score, *, floor: float | None) -> float:
+    """The share by which two typical LPIPS over the same prompts differ: 0.25 for 4 and 5.
 
     Args:
         first, second: scores of the same prompts.
-        at_least: values below it count as it, such as those under the noise floor.
+        floor: the noise floor; None: not measured.
     """
-    values = np.maximum([first.per_prompt, second.per_prompt], max(at_least, TINY))  # (2, N)
-    ratio = float(np.exp(np.log(values).mean(axis=1) @ (1, -1)))
-    return max(ratio, 1 / ratio) - 1
+    logs = [log_damages(score.per_prompt, floor).mean() for score in (first, second)]
+    return float(np.expm1(abs(logs[0] - logs[1])))
 
 
 def _key(evaluator: Evaluator, other: Arithmetic, pair: str) -> str:

@@ -4,14 +4,14 @@
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.optimize(lambda trial: score(sampler.suggest(trial)), n_trials=50)
 
-where score(choice) returns (seconds, LPIPS). The search space is one categorical parameter for each
-group. It has the group's name, and the formats that the group takes as choices. Other parameters of
-an objective are sampled at random.
+where score(choice) returns (seconds, typical LPIPS). The search space is one categorical parameter
+for each group. It has the group's name, and the formats that the group takes as choices. Other
+parameters of an objective are sampled at random.
 
 The history is read from the study: finished trials with a value for every group. The last objective
-is taken as LPIPS. A choice that a trial already has, finished or running, is not proposed again
-while there is another. The choices in `first` are proposed before all others, as a search does with
-the baselines.
+is taken as typical LPIPS. A choice that a trial already has, finished or running, is not proposed
+again while there is another. The choices in `first` are proposed before all others, as a search
+does with the baselines.
 
 Constraints and values of pruned trials are not used.
 """
@@ -141,5 +141,5 @@ class KnapsackSampler(BaseSampler):
             choice = tuple(names[trial.params[name]] for name in self.space)
             seen.add(choice)
             if trial.state is TrialState.COMPLETE and trial.values[-1] >= 0:
-                history.append(Observation(choice=choice, lpips=trial.values[-1]))
+                history.append(Observation(choice=choice, typical=trial.values[-1]))
         return history, seen

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from sensitivity.core.words import first_line, printable
 from sensitivity.errors import SensitivityError, StoreError
 from sensitivity.search.database import Database
+from sensitivity.search.remembered_trials import RememberedTrials
 from sensitivity.search.seals import seal_study, seal_trial
 from sensitivity.search.sqlite_errors import (
     connect,
@@ -80,8 +81,8 @@ class SealedStorage(RDBStorage):
             super().set_study_system_attr(study_id, key, value)
 
 
-def open_storage(database: Database) -> SealedStorage:
-    """Optuna's side of the database.
+def open_storage(database: Database) -> RememberedTrials:
+    """Optuna's side of the database, which remembers what was read and written.
 
     Raises:
         StoreError: another version of Optuna wrote it, or its tables cannot be read.
@@ -89,7 +90,7 @@ def open_storage(database: Database) -> SealedStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return SealedStorage(database)
+        return RememberedTrials(SealedStorage(database))
     except SensitivityError:
         raise
     except RuntimeError as error:

@@ -28,8 +28,10 @@ from sensitivity.search.tables import SealRow, checksum_of
 
 OURS = "sensitivity"
 """User attribute of the Optuna studies that a search made."""
-SETTINGS, PRICES = "settings", "prices"
-"""User attributes with what a search was asked for, and with the measured times that priced it."""
+SETTINGS, PRICES, CONTINUES = "settings", "prices", "continues"
+"""User attributes with what a search was asked for, with the measured times that priced it, and
+with the name of the earlier version's study that it continues.
+"""
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 _SET_ASIDE = re.compile(r".*-damaged-\d+", re.DOTALL)
 _SEALS = SealRow.__tablename__
@@ -103,9 +105,19 @@ def count_states(connection: Connection, study_id: int) -> Counter[str]:
     return Counter(str(state) for _, state in _states(connection, study_id).values())
 
 
+def count_baselines(connection: Connection, study_id: int) -> int:
+    """How many of the trials with a score are baselines, which have a label."""
+    row = connection.exec_driver_sql(
+        "SELECT COUNT(*) FROM trial_user_attributes JOIN trials USING (trial_id)"
+        " WHERE study_id = ? AND state = 'COMPLETE' AND key = 'label' AND value_json != '\"\"'",
+        (study_id,),
+    ).one()
+    return int(row[0])
+
+
 def kept_attribute(connection: Connection, study_id: int, key: str) -> object:
-    """The text of `SETTINGS` or `PRICES` that a search kept with its study; None where it kept
-    none.
+    """The text of `SETTINGS`, `PRICES` or `CONTINUES` that a search kept with its study; None where
+    it kept none.
     """
     row = connection.exec_driver_sql(
         "SELECT value_json FROM study_user_attributes WHERE study_id = ? AND key = ?",

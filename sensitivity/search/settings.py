@@ -23,8 +23,10 @@ from sensitivity.search.proposers import SamplerName
 from sensitivity.search.stopping import ALPHA
 from sensitivity.spec.study_spec import FidelitySection
 
-PROPOSALS = 3
-"""Version of the proposals: a change of what is proposed makes other studies."""
+PROPOSALS, EARLIER = 4, 3
+"""Version of the proposals, and the one before: a change of what is proposed, or of what trials are
+ranked by, makes other studies.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +36,7 @@ class SearchSettings:
     Attributes:
         formats: searched formats, without bf16.
         target: the GPU that is priced.
-        budget: trials in all.
+        budget: proposals in all; baselines come on top.
         seed: of the proposals.
         sampler: what proposes.
         granularity: what is quantized together.
@@ -44,6 +46,7 @@ class SearchSettings:
             in studies of earlier versions, which emulated all but FP8.
         latency: whether the prices were measured on the target, or predicted for it.
         runtime: the name of the way of running that is priced.
+        objective: what was minimised instead of LPIPS, as "module:function"; None: LPIPS.
     """
 
     formats: tuple[FormatName, ...]
@@ -57,6 +60,7 @@ class SearchSettings:
     emulate: bool | None = None
     latency: Source = "predicted"
     runtime: str = DEFAULT
+    objective: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
@@ -68,8 +72,19 @@ class SearchSettings:
         return FormatName.FP8 not in self.formats if self.emulate is None else self.emulate
 
 
-def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSettings) -> str:
-    """The name of the study that these settings make, the same on every call."""
+def study_name(
+    evaluator: Evaluator,
+    candidates: Candidates,
+    settings: SearchSettings,
+    *,
+    proposals: int = PROPOSALS,
+) -> str:
+    """The name of the study that these settings make, the same on every call.
+
+    Args:
+        evaluator, candidates, settings: all that decides its result.
+        proposals: the version of the proposals.
+    """
     groups = [
         [g.name, list(g.fqns), [f"{gain:.9g}" for gain in g.gains_s]] for g in candidates.groups
     ]
@@ -82,7 +97,7 @@ def study_name(evaluator: Evaluator, candidates: Candidates, settings: SearchSet
             "seed": settings.seed,
             "sampler": settings.sampler,
             "calibrated": settings.calibrated,
-            "proposals": PROPOSALS,
+            "proposals": proposals,
         }
         | ({"alpha": ALPHA} if interim_tests(evaluator) else {})
         | _sound_terms(evaluator)

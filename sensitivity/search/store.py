@@ -48,8 +48,18 @@ def assignment_key(formats: Mapping[str, FormatName]) -> str:
 class Store(Database):
     """What a study knows, and what a machine has measured."""
 
-    def save_score(self, evaluation: str, assignment: str, score: Score, *, seconds: float) -> None:
-        """Keep a score and the seconds that it took; one that is there already stays."""
+    def save_score(
+        self,
+        evaluation: str,
+        assignment: str,
+        score: Score,
+        *,
+        seconds: float,
+        replaces: bool = False,
+    ) -> None:
+        """Keep a score and the seconds that it took; one that is there already stays, unless this
+        one `replaces` it.
+        """
         row = ScoreRow(
             evaluation=evaluation,
             assignment=assignment,
@@ -59,7 +69,7 @@ class Store(Database):
             seconds=float(seconds),
             created=_now(),
         )
-        self.add(row, (evaluation, assignment))
+        self.add(row, (evaluation, assignment), replaces=replaces)
 
     def find_score(self, evaluation: str, assignment: str) -> Score | None:
         """The score of an assignment under an evaluation; None where there is none."""

@@ -1,16 +1,18 @@
 """How does the winner of a search become a recipe? `build_recipe`.
 
-The recipe's LPIPS is that of the held-out prompts; the LPIPS of the search prompts stands beside
-it, with the same kind of interval (`fidelity.intervals`). Detail, motion and sound of the
-held-out prompts are reported as far as they were computed. The front has priced seconds and
-estimated LPIPS.
+The recipe's LPIPS is that of the held-out prompts: typical, mean and flips (`fidelity.summary`),
+and its ratio to the rule of thumb's and other baselines'. The LPIPS of the search prompts stands
+beside it, summarized alike. Detail, motion and sound of the held-out prompts are reported as far as
+they were computed. The front has priced seconds and estimated LPIPS. Every skip-list that was
+verified has the values of single prompts in the recipe, so that anybody can compute it all again.
 
     recipe = build_recipe(evaluator, candidates, estimate, settings, result, winner)
 
 Parts that follow from formats and shapes alone are made by `recipes.parts`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,9 +23,9 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.kernels import Kernels, summary
 from sensitivity.errors import ConstraintError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.fidelity.intervals import AT_ONCE
-from sensitivity.fidelity.score import METRICS, MetricValues, Score
+from sensitivity.fidelity.score import METRICS, JudgeValues, MetricValues, Score
 from sensitivity.fidelity.splits import Split
+from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.formats import mslk
 from sensitivity.formats.refused_products import refused_products
 from sensitivity.latency import LatencyEstimate
@@ -74,7 +76,8 @@ def build_recipe(
             "model": _model(evaluator),
             **layer_records(formats),
             "latency": latency_record(estimate),
-            "fidelity": _fidelity(evaluator, winner, chosen, floor, formats),
+            "fidelity": _fidelity(evaluator, winner, chosen, floor, formats)
+            | {"against": against(winner, result.trials)},
             "memory": _memory(evaluator, formats),
             "search": _search(settings, result, chosen),
             "choice": _choice(winner),
@@ -87,7 +90,7 @@ def build_recipe(
                 {
                     "name": t.name,
                     "latency": latency_record(estimate, t.latency_s),
-                    **_estimated(t),
+                    **_estimated(t, winner.rules),
                 }
                 for t in front_of(result.trials)
             ],
@@ -134,9 +137,10 @@ def _fidelity(
     spec, held_out = evaluator.spec, winner.held_out[chosen.index]
     kernels = evaluator.execution.kernels_of(set(formats.values()))
     return {
-        "lpips": _lpips(evaluator, held_out, "held_out") | _rounding(floor),
-        "lpips_search": _lpips(evaluator, chosen.score, "search"),
+        "lpips": _lpips(evaluator, held_out, "held_out", winner.rules) | _rounding(floor),
+        "lpips_search": _lpips(evaluator, chosen.score, "search", winner.rules),
         **beside_lpips(held_out, spec),
+        "objective": evaluator.distance.key.get("objective"),
         "pictures": {
             "settings": dict(spec.settings),
             "batch_size": spec.search.batch_size,
@@ -184,19 +188,53 @@ def _by_format(kernels: Mapping[FormatName, Kernels], arithmetic: Arithmetic) ->
     return found
 
 
-def _lpips(evaluator: Evaluator, score: Score, split: Split) -> dict[str, Any]:
+def _lpips(evaluator: Evaluator, score: Score, split: Split, rules: SummaryRules) -> dict[str, Any]:
     """LPIPS on one split, with its prompts and seeds."""
     texts, seeds = evaluator.prompts(split)
     return {
-        "mean": score.mean,
-        "ci95": list(score.ci95),
+        **lpips_record(score, rules),
         "net": score.net,
         "noise_floor": score.noise_floor,
         "prompts": list(texts),
         "seeds": list(seeds),
-        "per_prompt": list(score.per_prompt),
-        "simultaneous": AT_ONCE,
     }
+
+
+def lpips_record(score: Score, rules: SummaryRules) -> dict[str, Any]:
+    """What a recipe says of the LPIPS of some prompts (`recipes.fidelity_records.Lpips`)."""
+    said = rules.summarize(score)
+    return {
+        "mean": said.average,
+        "ci95": list(said.mean_ci95),
+        "typical": said.typical,
+        "typical_ci95": list(said.typical_ci95),
+        "expected_mean": said.mean,
+        "curve": asdict(rules.curve),
+        "flips": {
+            "count": len(said.flips),
+            "prompts": list(said.flips),
+            "threshold": rules.flip_rule.threshold,
+            "another_seed": rules.flip_rule.another_seed,
+        },
+        "per_prompt": list(score.per_prompt),
+    }
+
+
+def against(winner: Winner, trials: Sequence[ScoredTrial]) -> list[dict[str, Any]]:
+    """The winner beside the baselines that were verified (`fidelity_records.Against`)."""
+    rows = []
+    for trial in trials:
+        if trial.label in ("", "none") or (ratio := winner.ratio_to(trial)) is None:
+            continue
+        known = math.isfinite(ratio.value)
+        rows.append(
+            {
+                "name": trial.name,
+                "ratio": ratio.value if known else None,
+                "ci95": [ratio.low, ratio.high] if known else None,
+            }
+        )
+    return rows
 
 
 def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
@@ -206,8 +244,15 @@ def beside_lpips(score: Score, spec: StudySpec) -> dict[str, Any]:
     }
     if score.audio is not None:
         found["audio"] |= {"weight": score.audio_weight, "max_distance": score.max_audio_distance}
+    if score.judges:
+        found["judges"] = {name: _judged(values) for name, values in score.judges.items()}
     frames = {"stride": spec.fidelity.frame_stride, "lpips": [list(row) for row in score.per_frame]}
     return found | ({"frames": frames} if score.per_frame else {})
+
+
+def _judged(values: JudgeValues) -> dict[str, Any]:
+    """What a judge says (`recipes.fidelity_records.JudgeSummary`)."""
+    return {"mean": values.mean, **asdict(values)}
 
 
 def _values(metric: MetricValues) -> dict[str, Any]:
@@ -235,7 +280,7 @@ def _search(settings: SearchSettings, result: SearchResult, chosen: ScoredTrial)
         "seed": settings.seed,
         "granularity": settings.granularity,
         "calibrated": settings.calibrated,
-        "trial": chosen.number,
+        "trial": chosen.number or None,
     }
 
 
@@ -258,33 +303,44 @@ def _verified(
         "split": "held_out",
         "prompts": len(evaluator.prompts("held_out")[0]),
         "compared": [
-            _compared(t, winner.held_out[t.index], candidates)
+            _compared(t, winner.held_out[t.index], candidates, winner.rules)
             for t in result.trials
             if t.index in winner.held_out
         ],
     }
 
 
-def _compared(trial: ScoredTrial, held_out: Score, candidates: Candidates) -> dict[str, Any]:
-    """One verified trial: speedup, and scores on both splits."""
+def _compared(
+    trial: ScoredTrial, held_out: Score, candidates: Candidates, rules: SummaryRules
+) -> dict[str, Any]:
+    """One verified trial: speedup, scores on both splits, and the values of held-out prompts."""
+    said = rules.summarize(held_out)
+    judges = {name: values.mean for name, values in held_out.judges.items()}
     return {
         "name": trial.name,
         "speedup": candidates.bf16_s / trial.latency_s,
         "lpips_search": trial.score.mean,
         "lpips_held_out": held_out.mean,
-        "ci95": list(held_out.ci95),
+        "typical": said.typical,
+        "typical_ci95": list(said.typical_ci95),
+        "expected_mean": said.mean,
+        "ci95": list(said.mean_ci95),
+        "flips": list(said.flips),
+        "per_prompt": list(held_out.per_prompt),
         **{name: value.mean for name in METRICS if (value := getattr(held_out, name)) is not None},
+        **({"judges": judges} if judges else {}),
     }
 
 
-def _estimated(trial: ScoredTrial) -> dict[str, float]:
-    """A trial's estimated LPIPS.
+def _estimated(trial: ScoredTrial, rules: SummaryRules) -> dict[str, float]:
+    """A trial's estimated typical and mean LPIPS.
 
     Where there is sound, the estimate is of damage: LPIPS gets its part of it, and the distance of
     the sound is that of the search prompts.
     """
-    score = trial.score
-    if score.audio is None:
-        return {"lpips": trial.lpips}
-    part = score.mean / score.damage if score.damage else 1.0
-    return {"lpips": trial.lpips * part, "audio": score.audio.mean}
+    score, part, sound = trial.score, 1.0, dict[str, float]()
+    if score.audio is not None:
+        part = score.mean / score.damage if score.damage else 1.0
+        sound = {"audio": score.audio.mean}
+    mean = rules.damage_curve.mean(trial.typical)
+    return {"lpips": mean * part, "typical": trial.typical * part} | sound

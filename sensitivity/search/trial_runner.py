@@ -1,12 +1,13 @@
 """How does one trial go? `TrialRunner`: choose, score or stop, and record.
 
-The baselines that are missing come first (`search.candidates.baselines`), then what the proposer
-proposes. The choice is scored on the search prompts, or read from the store where an earlier study
-scored it. A proposal that a finished trial dominates is stopped after some of its prompts
-(`search.stopping`); a baseline is always scored in full. A run that fails for good
-(`search.attempts`) makes a failed trial with a reason, and the search goes on. Three failures alike
-in a row, or `MOST_FAILURES` of any kind, raise MeasurementError. Whatever else ends the search
-(Ctrl-C, a full disk) leaves the trial to be taken again.
+The baselines that are missing come first (`search.candidates.baselines`), then what an earlier
+version's study of the same search has scored, then what the proposer proposes. The choice is scored
+on the search prompts, or read from the store where an earlier study scored it. A proposal that a
+finished trial dominates is stopped after some of its prompts (`search.stopping`); a baseline is
+always scored in full. A run that fails for good (`search.attempts`) makes a failed trial with a
+reason, and the search goes on. Three failures alike in a row, or `MOST_FAILURES` of any kind, raise
+MeasurementError. Whatever else ends the search (Ctrl-C, a full disk) leaves the trial to be taken
+again.
 
     runner = TrialRunner(evaluator=evaluator, store=store, log=log, ...)
     tried = runner.run_next(history)
@@ -29,7 +30,14 @@ from sensitivity.search.log import INTERRUPTED, SAME_FAILURES, StudyLog, all_ali
 from sensitivity.search.proposers import Observation, Proposer
 from sensitivity.search.stopping import Rival, Stop, StoppingRule
 from sensitivity.search.store import Store
-from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
+from sensitivity.search.trials import (
+    ScoredTrial,
+    SearchEvents,
+    StoppedTrial,
+    Tried,
+    name_of,
+    proposals,
+)
 
 MAX_REPEATS = 100
 """Proposals in a row that may repeat a choice before the search takes it that none is left."""
@@ -48,6 +56,7 @@ class TrialRunner:
         candidates: what may be chosen.
         proposer: proposes choices.
         rule: stops trials; None never does.
+        known: choices that have a score already, of the study of an earlier version.
         events: are called as a trial goes on.
         failures: the reasons, without numbers, of the failures since the last trial that finished
             or was stopped.
@@ -59,6 +68,7 @@ class TrialRunner:
     candidates: Candidates
     proposer: Proposer
     rule: StoppingRule | None
+    known: Sequence[Choice]
     events: SearchEvents
     failures: list[str] = field(default_factory=list, init=False)
 
@@ -81,7 +91,7 @@ class TrialRunner:
             tried = self._try(trial, label, choice, history)
         if isinstance(tried, RunError):
             self.failures.append(gist(str(tried)))
-            self.events.failed(len(history), str(tried))
+            self.events.failed(name_of(label, _next_number(history)), str(tried))
             self._check_failures(str(tried))
             return None
         self.failures.clear()
@@ -105,9 +115,10 @@ class TrialRunner:
         self, trial: optuna.Trial, label: str, choice: Choice, history: Sequence[Tried]
     ) -> Tried | RunError:
         """Score the choice, and record what comes of it."""
-        index, latency_s = len(history), self.candidates.latency_s(choice)
+        number = 0 if label else _next_number(history)
+        name, latency_s = name_of(label, number), self.candidates.latency_s(choice)
         self.log.begin(trial, choice)
-        self.events.began(index, label)
+        self.events.began(number, label)
         begun, graphs, stops = time.monotonic(), compiled_graphs(), list[Stop]()
         try:
             score = known_or_scored(
@@ -116,7 +127,7 @@ class TrialRunner:
                 self.candidates.decode(choice),
                 "search",
                 self.events.pictures,
-                noted=lambda text: self.events.noted(f"trial {index + 1}: {text}"),
+                noted=lambda text: self.events.noted(f"{name}: {text}"),
                 keep_going=None if label else self._keep_going(choice, history, stops),
             )
         except RunError as failed:
@@ -127,12 +138,18 @@ class TrialRunner:
             trial.set_user_attr("compiled_graphs", compiled_graphs() - graphs)
         if isinstance(score, PartialScore):
             stopped = StoppedTrial(
-                index=index, choice=choice, latency_s=latency_s, stop=stops[-1], seconds=seconds
+                index=len(history),
+                number=number,
+                choice=choice,
+                latency_s=latency_s,
+                stop=stops[-1],
+                seconds=seconds,
             )
             self.log.stop(trial, stopped)
             return stopped
         scored = ScoredTrial(
-            index=index,
+            index=len(history),
+            number=number,
             choice=choice,
             label=label,
             latency_s=latency_s,
@@ -169,11 +186,12 @@ class TrialRunner:
         for label, choice in baselines(self.candidates):
             if choice not in seen:
                 return proposer.ask_for(study, choice), label, choice
+        for choice in self.known:
+            if choice not in seen:
+                return proposer.ask_for(study, choice), "", choice
         observed = [_observed(t) for t in history]
-        # Counted, since baselines that failed are not in the history.
-        proposed = sum(not t.label for t in history)
         for attempt in range(MAX_REPEATS):
-            index = proposed + attempt * 10_000
+            index = _next_number(history) - 1 + attempt * 10_000
             proposer.prepare(study, index)
             trial = study.ask()
             choice = self.candidates.canonical(proposer.propose(trial, observed, seen, index))
@@ -204,8 +222,13 @@ class TrialRunner:
         return keep_going
 
 
+def _next_number(history: Sequence[Tried]) -> int:
+    """The number of the next proposal."""
+    return len(proposals(history)) + 1
+
+
 def _observed(tried: Tried) -> Observation:
     """What a proposer knows of a trial."""
     if isinstance(tried, StoppedTrial):
-        return Observation(choice=tried.choice, lpips=tried.stop.estimate, share=tried.stop.share)
-    return Observation(choice=tried.choice, lpips=tried.score.cost)
+        return Observation(choice=tried.choice, typical=tried.stop.estimate, share=tried.stop.share)
+    return Observation(choice=tried.choice, typical=tried.score.cost, latent=tried.latent)

@@ -3,7 +3,8 @@
     resolve_spec("tiny-flux")                        # a study that comes with the package
     resolve_spec("./my-study.toml")                  # a study TOML
     resolve_spec("./my-flux-folder")                 # a diffusers folder: a bare study
-    resolve_spec("black-forest-labs/FLUX.1-dev")     # a Hub id: a bare study
+    resolve_spec("black-forest-labs/FLUX.1-dev")     # a Hub id: its study, here flux1-dev
+    resolve_spec("org/name")                         # a Hub id without a study: a bare study
 
 Convention: paths in a TOML are relative to the TOML. Nothing is downloaded, and no weights are
 opened; `shapes.deriving` completes a bare study.
@@ -23,7 +24,7 @@ from sensitivity.errors import PipelineError, SpecError, UnknownModelError
 from sensitivity.spec._base import wrong_keys
 from sensitivity.spec.not_a_pipeline import describe_file, describe_folder, hub_id_in
 from sensitivity.spec.prompts import PromptSection, read_prompts
-from sensitivity.spec.shipped import list_studies
+from sensitivity.spec.shipped import list_studies, study_of_hub
 from sensitivity.spec.study_spec import ModelSection, StudySpec
 
 HUB_ID = re.compile(
@@ -149,7 +150,8 @@ def resolve_spec(model: str | os.PathLike[str]) -> StudySpec:
 
     Args:
         model: a study's name, a TOML's path, a diffusers folder or a Hub id, with or without
-            `@revision`; tried in this order.
+            `@revision`; tried in this order. The Hub id of a study that comes with the package
+            means that study.
 
     Raises:
         UnknownModelError: it is none of them; the message gives the closest study names.
@@ -176,6 +178,8 @@ def resolve_spec(model: str | os.PathLike[str]) -> StudySpec:
         raise _not_a_pipeline(model, describe_file(path))
     if hub := HUB_ID.fullmatch(model):
         owner_and_name, revision = hub["id"], hub["revision"]
+        if (study := study_of_hub(owner_and_name)) is not None:
+            return _at_revision(load_spec(studies[study]), revision)
         name = owner_and_name.rpartition("/")[2]
         return bare_spec(name, ModelSection(hub=owner_and_name, revision=revision))
     if found := hub_id_in(model):
@@ -188,6 +192,17 @@ def resolve_spec(model: str | os.PathLike[str]) -> StudySpec:
         f"unknown model {model!r}; expected a study name ({', '.join(studies)}), a study TOML, a"
         f" diffusers pipeline folder, or a Hub id org/name: {hint}"
     )
+
+
+def _at_revision(spec: StudySpec, revision: str | None) -> StudySpec:
+    """The study at a revision of its model. Another one than its own makes another study, whose
+    config files are that revision's.
+    """
+    own = spec.model.revision or ""
+    if revision is None or revision == own or (len(revision) >= 7 and own.startswith(revision)):
+        return spec
+    model = spec.model.model_copy(update={"revision": revision, "config": None})
+    return spec.model_copy(update={"name": slug(f"{spec.name}-at-{revision}"), "model": model})
 
 
 def _not_a_pipeline(model: str, found: tuple[str, str]) -> PipelineError:

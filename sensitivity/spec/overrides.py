@@ -12,7 +12,7 @@ call.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from sensitivity.spec._base import MOST
 from sensitivity.spec.call_names import NAMES, argument_of
 from sensitivity.spec.prompts import PromptSection
 from sensitivity.spec.shipped import studies_folder
+from sensitivity.spec.study_keys import with_keys
 from sensitivity.spec.study_spec import SETTINGS, StudySpec, is_setting, kind_of
 
 MAX_COUNT = MOST
@@ -79,7 +80,8 @@ class RunOptions:
         prompt_tokens: text tokens of the prompt, for a pipeline that does not pad.
         guidance: the guidance scale; 1 or less means no guidance.
         steps: denoising steps.
-        settings: other arguments of the pipeline's call, as texts KEY=VALUE.
+        settings: other arguments of the pipeline's call, as texts KEY=VALUE; or keys of the study
+            with their section, as in "search.chunk=4".
     """
 
     batch_size: int | None = None
@@ -127,7 +129,8 @@ def override_settings(
     settings: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     if options.guidance is not None:
         settings |= _guidance(options.guidance, spec, call)
-    settings |= dict(_key_and_value(text) for text in options.settings)
+    named = named_values(options.settings)
+    settings |= {name: value for name, value in named.items() if "." not in name}
     for name in settings:
         if name not in call:
             raise UserError(
@@ -135,12 +138,30 @@ def override_settings(
                 f" not have; expected one of {', '.join(_nearest(name, call))}: {_instead(name)}"
             )
     update = {name: count for name, count in priced.items() if count is not None}
-    return spec.model_copy(
+    changed = spec.model_copy(
         update={
             "settings": spec.settings | settings,
             "pricing": spec.pricing.model_copy(update=update),
         }
     )
+    return with_keys(changed, study_keys(options.settings))
+
+
+def study_keys(texts: Iterable[str]) -> dict[str, Any]:
+    """{key: value} of the texts KEY=VALUE whose keys have a section, such as search.chunk.
+
+    Raises as `named_values`.
+    """
+    return {name: value for name, value in named_values(texts).items() if "." in name}
+
+
+def named_values(texts: Iterable[str]) -> dict[str, Any]:
+    """{key: value} of texts KEY=VALUE; the section `settings` is left out.
+
+    Raises:
+        UserError: a text is no KEY=VALUE, or its value is none that a study can hold.
+    """
+    return dict(_key_and_value(text) for text in texts)
 
 
 def _nearest(name: str, call: Mapping[str, Any]) -> list[str]:
@@ -186,13 +207,16 @@ def _guidance(scale: float, spec: StudySpec, call: Mapping[str, Any]) -> dict[st
 
 def _key_and_value(text: str) -> tuple[str, Any]:
     """The key and the value of KEY=VALUE: a number, true, false, null or list of JSON, or else a
-    text.
+    text. The section `settings` is left out.
     """
     key, equals, value = text.partition("=")
-    if not (equals and key.isidentifier()):
+    key = key.removeprefix("settings.")
+    section, dot, name = key.partition(".")
+    if not (equals and section.isidentifier() and (name.isidentifier() or not dot)):
         raise UserError(
             f"`settings` {text!r}; expected KEY=VALUE with an argument of the pipeline's call, such"
-            " as max_sequence_length=256: correct it"
+            " as max_sequence_length=256, or a key of the study with its section, such as"
+            " search.chunk=4: correct it"
         )
     try:
         parsed = json.loads(value)

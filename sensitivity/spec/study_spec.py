@@ -302,5 +302,10 @@ def kind_of(value: object) -> str:
 def check_budget(budget: int) -> None:
     """Raise UserError unless a search of `budget` trials makes sense."""
     if isinstance(budget, bool) or not 1 <= budget <= MAX_BUDGET:
+        if budget == 0 and not isinstance(budget, bool):
+            raise UserError(
+                "`budget` is 0, which searches nothing: only the baselines would be scored;"
+                " expected 1 or more trials: 50 is usual"
+            )
         expected = f"at most {MAX_BUDGET}" if budget > MAX_BUDGET else "1 or more"
         raise UserError(f"`budget` is {budget}; expected {expected} trials: 50 is usual")

@@ -29,16 +29,13 @@ from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.latency.pricer import latency_model
+from sensitivity.search.calibration.choosing import get_estimator
 from sensitivity.search.calibration.cost import CalibrationCost
 from sensitivity.search.calibration.jobs import EstimatorName
 from sensitivity.search.calibration.ranking import Sensitivity, rank
 from sensitivity.search.calibration.stored import (
-    DEFAULT_ESTIMATOR,
-    DEFAULT_PROMPTS,
-    DEFAULT_STATES,
     calibrate,
     calibration_cost,
-    get_estimator,
 )
 from sensitivity.search.finished import find_prices
 from sensitivity.search.store import Store, default_storage
@@ -60,9 +57,12 @@ class CalibrationRequest:
         emulate: whether formats are emulated that the device has natively.
         target: the GPU that is priced; None is the study's.
         granularity: what is quantized together.
-        estimator: how errors are measured.
-        states: denoiser calls of a bf16 run that errors are measured on.
-        prompts: search prompts, from the first, that errors are measured on.
+        estimator: how errors are measured; None is `rollout`, or `gradient` where that takes too
+            long or does not work (`calibration.choosing`).
+        states: denoiser calls of a bf16 run that errors are measured on, or steps of a run where
+            the estimator takes steps; None is the estimator's own default.
+        prompts: search prompts, from the first, that errors are measured on; None is the
+            estimator's own default.
         storage: the study's database; None is `default_storage`.
         device: where torch runs.
         cache_folder: where bf16 references are kept.
@@ -78,9 +78,9 @@ class CalibrationRequest:
     emulate: bool = False
     target: str | None = None
     granularity: Granularity = "group"
-    estimator: EstimatorName | str = DEFAULT_ESTIMATOR
-    states: int = DEFAULT_STATES
-    prompts: int = DEFAULT_PROMPTS
+    estimator: EstimatorName | str | None = None
+    states: int | None = None
+    prompts: int | None = None
     storage: Path | None = None
     device: str = "cpu"
     cache_folder: Path = field(default_factory=default_cache_folder)
@@ -91,9 +91,10 @@ class CalibrationRequest:
         if self.formats is not None:
             object.__setattr__(self, "formats", parse_formats(self.formats))
         coerce_fields(self)
-        get_estimator(self.estimator)
+        if self.estimator is not None:
+            get_estimator(self.estimator)
         for name, value in (("states", self.states), ("prompts", self.prompts)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"`{name}` is {value}; expected 1 or more: raise it")
 
 
@@ -126,6 +127,7 @@ class Calibration:
             "model": spec.name,
             "estimator": str(cost.estimator),
             "states": cost.states,
+            "inputs": cost.inputs,
             "prompts": cost.prompts,
             **kernels_to_json(self.kernels),
             "cost": {
@@ -198,6 +200,7 @@ def calibrate_study(
             calls = denoiser_calls(prepared.table)
             cost = calibration_cost(evaluator, candidates, store, calls_a_run=calls, **how)
             started(cost)
+            how["estimator"] = cost.estimator  # so no other one replaces it unsaid
             errors = calibrate(evaluator, candidates, store, progress=progress, **how)
         finally:
             evaluator.close()

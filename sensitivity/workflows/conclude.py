@@ -17,15 +17,17 @@ from dataclasses import dataclass, field, replace
 from sensitivity.core.words import and_more
 from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.fidelity.score import Score
+from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.latency import LatencyEstimate
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.search.anchor import another_seed
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.front import Constraints
 from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.loop import SearchResult
 from sensitivity.search.native_rounding import NativeRounding, native_rounding
 from sensitivity.search.settings import SearchSettings
-from sensitivity.search.shortlist import first_choice, front_of, plan_scores, trials_beside
+from sensitivity.search.shortlist import Contest, front_of
 from sensitivity.search.to_recipe import build_recipe
 from sensitivity.search.trials import ScoredTrial, Tried
 from sensitivity.search.winner import Winner, choose_winner, compare, describe_unmet
@@ -44,7 +46,8 @@ class SearchOutcome:
     Attributes:
         prepared: the model, its prices and its candidates.
         result: the trials.
-        front: the trials that no other beats on both seconds and LPIPS, fastest first.
+        front: the trials that no other beats on both seconds and typical LPIPS, fastest first.
+        rules: how scores are summarized.
         chosen: the trial that was named.
         held_out: {trial index: held-out score} of the trials that were verified.
         estimate: the price of the chosen skip-list.
@@ -59,6 +62,7 @@ class SearchOutcome:
     prepared: Prepared
     result: SearchResult
     front: tuple[ScoredTrial, ...]
+    rules: SummaryRules
     chosen: ScoredTrial | None = None
     held_out: Mapping[int, Score] = field(default_factory=dict)
     estimate: LatencyEstimate | None = None
@@ -93,7 +97,12 @@ def conclude(
             winner.
         MeasurementError: every quantized skip-list failed, as a trial or when it was verified.
     """
-    outcome = SearchOutcome(prepared=prepared, result=result, front=tuple(front_of(result.trials)))
+    outcome = SearchOutcome(
+        prepared=prepared,
+        result=result,
+        front=tuple(front_of(result.trials)),
+        rules=SummaryRules.of([t.score for t in result.trials], another_seed=None),
+    )
     if result.interrupted:
         return outcome
     _check_any_ran(result, prepared.candidates)
@@ -101,13 +110,15 @@ def conclude(
         return outcome
     bf16_s = prepared.candidates.bf16_s
     try:
-        say(scores.announce(plan_scores(result.trials, constraints, bf16_s=bf16_s)))
-        winner = _choose(result.trials, constraints, scores)
+        outcome = replace(outcome, rules=_rules(result.trials, scores, say))
+        contest = Contest.of(result.trials, constraints, bf16_s=bf16_s, rules=outcome.rules)
+        say(scores.announce(contest.planned()))
+        winner = _choose(contest, scores)
         outcome = replace(outcome, winner=winner, held_out=winner.held_out)
         chosen = winner.chosen
         if chosen is None:
             raise ConstraintError(describe_unmet(winner, bf16_s=bf16_s))
-        winner = compare(winner, trials_beside(result.trials), scores)
+        winner = compare(winner, contest.beside(), scores)
         floor = _second_floor(scores, say)
     except ConstraintError as error:
         error.outcome = outcome
@@ -115,20 +126,36 @@ def conclude(
     except KeyboardInterrupt:
         interrupted = replace(result, interrupted=True)
         return replace(outcome, winner=None, held_out={}, result=interrupted)
+    outcome = replace(outcome, winner=winner, held_out=winner.held_out, native_rounding=floor)
+    return _described(outcome, chosen, winner, settings, scores.failures)
+
+
+def _described(
+    outcome: SearchOutcome,
+    chosen: ScoredTrial,
+    winner: Winner,
+    settings: SearchSettings,
+    failures: Mapping[int, str],
+) -> SearchOutcome:
+    """The outcome with its winner's price and recipe, and with what could not be verified."""
+    prepared, result = outcome.prepared, outcome.result
     formats = prepared.candidates.decode(chosen.choice)
     estimate = prepared.latency.estimate(prepared.priced, formats)
     recipe = build_recipe(
-        prepared.evaluator, prepared.candidates, estimate, settings, result, winner, floor
+        prepared.evaluator,
+        prepared.candidates,
+        estimate,
+        settings,
+        result,
+        winner,
+        outcome.native_rounding,
     )
     return replace(
         outcome,
-        winner=winner,
         chosen=chosen,
-        held_out=winner.held_out,
         estimate=estimate,
         recipe=recipe,
-        native_rounding=floor,
-        unverified={t.name: why for t in result.trials if (why := scores.failures.get(t.index))},
+        unverified={t.name: why for t in result.trials if (why := failures.get(t.index))},
     )
 
 
@@ -150,9 +177,13 @@ def _check_any_ran(result: SearchResult, candidates: Candidates) -> None:
         )
 
 
-def _choose(
-    trials: Sequence[ScoredTrial], constraints: Constraints, scores: HeldOutScores
-) -> Winner:
+def _rules(trials: Sequence[ScoredTrial], scores: HeldOutScores, say: Say) -> SummaryRules:
+    """How scores are summarized: the curve of these trials, and another seed as an anchor."""
+    anchor = another_seed(scores.evaluator, scores.store, compute=scores.compute, say=say)
+    return SummaryRules.of([t.score for t in trials], another_seed=anchor)
+
+
+def _choose(contest: Contest, scores: HeldOutScores) -> Winner:
     """The winner. Where all that could win failed to be verified, the next best are asked, without
     those; bf16 does not stand in for them.
 
@@ -160,17 +191,17 @@ def _choose(
         ConstraintError: no trial keeps to the constraints on the search prompts.
         MeasurementError: all that keep to them failed.
     """
-    none, bf16_s = scores.candidates.none_quantized, scores.candidates.bf16_s
-    winner = choose_winner(trials, constraints=constraints, bf16_s=bf16_s, score=scores)
+    none = scores.candidates.none_quantized
+    winner = choose_winner(contest, score=scores)
     first, passed_over = winner.first, dict.fromkeys(winner.passed_over)
-    left: Sequence[ScoredTrial] = trials
     while scores.failures and (
         not winner.shortlist
         or (winner.chosen is not None and winner.chosen.choice == none != first.choice)
     ):
-        left = [t for t in left if t.index not in scores.failures and t.choice != none]
+        left = (t for t in contest.trials if t.index not in scores.failures and t.choice != none)
+        contest = replace(contest, trials=tuple(left))
         try:
-            first_choice(left, constraints, bf16_s=bf16_s)
+            contest.first_choice()
         except ConstraintError:
             raise MeasurementError(
                 f"{len(scores.failures)} skip-lists failed when they were verified"
@@ -178,7 +209,7 @@ def _choose(
                 " chosen; expected at least one that runs on the held-out prompts: mend the cause"
                 " and run the same command again, the scores are kept"
             ) from None
-        winner = choose_winner(left, constraints=constraints, bf16_s=bf16_s, score=scores)
+        winner = choose_winner(contest, score=scores)
         passed_over |= dict.fromkeys(winner.passed_over)
     return replace(winner, first=first, passed_over=tuple(passed_over))
 

@@ -28,6 +28,7 @@ from sensitivity.latency.timing.timed_lists import Conditions, TimedList
 from sensitivity.models.loading import LoadedPipeline
 from sensitivity.recipes.parts import timing_record
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.recipes.records import Latency
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.workflows.measure import (
@@ -180,7 +181,8 @@ def with_timing(recipe: Recipe, times: EndTimes, *, chosen: str) -> Recipe:
     """The recipe with what was measured end to end.
 
     If its list ran, `latency` becomes that, with the sum of shapes beside it and a note on where
-    both differ. Otherwise `latency` stays, and its note says why. `timings` has all lists.
+    both differ; where the denoisers' calls alone were timed, with that of the whole run too.
+    Otherwise `latency` stays, and its note says why. `timings` has all lists.
 
     Args:
         recipe: the winner's.
@@ -192,7 +194,8 @@ def with_timing(recipe: Recipe, times: EndTimes, *, chosen: str) -> Recipe:
     data["timings"] = [timing_record(each.timed, times.covers) for each in times.runs]
     if run.failure:
         return untimed(Recipe.from_mapping(data), run.failure)
-    data["latency"] |= _measured(run.timed, times, chosen)
+    whole_run = None if times.whole else whole_run_of(recipe.latency)
+    data["latency"] |= _measured(run.timed, times, chosen) | {"whole_run": whole_run}
     return Recipe.from_mapping(data)
 
 
@@ -221,6 +224,11 @@ def shape_sum(estimate: LatencyEstimate) -> dict[str, Any]:
         "speedup": estimate.speedup,
         "source": estimate.source,
     }
+
+
+def whole_run_of(priced: Latency) -> dict[str, Any]:
+    """A recipe's sum of shapes, before anything was timed, as `Latency.whole_run`."""
+    return priced.model_dump(include={"bf16_s", "quantized_s", "speedup", "source"})
 
 
 def untimed(recipe: Recipe, why: str) -> Recipe:

@@ -13,12 +13,15 @@ from collections.abc import Callable
 
 from sensitivity.search.finished import find_prices
 from sensitivity.search.held_out import HeldOutScores
-from sensitivity.search.loop import run_search
+from sensitivity.search.loop import SearchResult, run_search
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store, default_storage
 from sensitivity.search.trials import SearchEvents
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.comparing import say_by_what
 from sensitivity.workflows.conclude import SearchOutcome, conclude
+from sensitivity.workflows.picture_files import pictures_folder
+from sensitivity.workflows.picture_keeper import keeping_pictures
 from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.progress import Measuring, Say, silent
 from sensitivity.workflows.requests import SearchRequest
@@ -37,9 +40,10 @@ def find_recipe(
 ) -> SearchOutcome:
     """Search, choose, verify and describe as a recipe.
 
-    Nothing is written but the study's database, the cache of references, and the table of measured
-    shapes. A search that was interrupted goes on where it stopped. A search by measured latency
-    ends with end-to-end times of the winner and the lists beside it (`time_winner`).
+    Nothing is written but the study's database, pictures of verified lists beside it, the cache of
+    references, and the table of measured shapes. A search that was interrupted goes on where it
+    stopped. A search by measured latency ends with end-to-end times of the winner and the lists
+    beside it (`time_winner`).
 
     Args:
         spec: the study; it is derived where only its model is known.
@@ -64,6 +68,7 @@ def find_recipe(
             studies=lambda: find_prices(store, spec.name),
         )
         evaluator, candidates = prepared.evaluator, prepared.candidates
+        say_by_what(evaluator, say)
         settings = _settings(request, prepared)
         try:
             result = run_search(evaluator, candidates, store, settings, events)
@@ -74,7 +79,7 @@ def find_recipe(
                 progress=verifying,
                 noted=say,
             )
-            outcome = conclude(prepared, settings, request.constraints, result, scores, say)
+            outcome = _concluded(prepared, settings, request, result, scores, say)
         finally:
             evaluator.close()
         if is_timed(outcome):
@@ -82,6 +87,24 @@ def find_recipe(
             outcome = time_winner(outcome, say=say)
             keep_times(outcome, store)
         return outcome
+
+
+def _concluded(
+    prepared: Prepared,
+    settings: SearchSettings,
+    request: SearchRequest,
+    result: SearchResult,
+    scores: HeldOutScores,
+    say: Say,
+) -> SearchOutcome:
+    """The end of a search, with the pictures of what is verified kept beside the database."""
+    evaluator = prepared.evaluator
+    folder = pictures_folder(request.storage or default_storage(evaluator.spec), result.study)
+    with keeping_pictures(evaluator, folder, most=request.keep_pictures) as keeper:
+        outcome = conclude(prepared, settings, request.constraints, result, scores, say)
+        keeper.finish_with(outcome.chosen, result, prepared.candidates)
+        keeper.keep_floor(evaluator)
+    return outcome
 
 
 def _settings(request: SearchRequest, prepared: Prepared) -> SearchSettings:
@@ -98,4 +121,5 @@ def _settings(request: SearchRequest, prepared: Prepared) -> SearchSettings:
         emulate=request.emulate,
         latency=prepared.latency.source,
         runtime=prepared.latency.runtime.name,
+        objective=request.objective,
     )

@@ -27,14 +27,17 @@ import torch
 
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
+from sensitivity.errors import FormatError
+from sensitivity.fidelity.evaluator import OTHER_PROMPTS
 from sensitivity.latency.devices import find_device
 from sensitivity.latency.predicted import PredictedLatency
-from sensitivity.latency.pricer import at_priced_scale
+from sensitivity.latency.pricer import at_priced_scale, latency_model
 from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.latency.timing.tensors import materialize
 from sensitivity.models.random_weights import random_component
-from sensitivity.search.calibration.gradient import FORWARD_BACKWARD_RECOMPUTE
-from sensitivity.search.calibration.stored import DEFAULT_PROMPTS, DEFAULT_STATES
+from sensitivity.search.calibration.choosing import RunSize, choose_estimator
+from sensitivity.search.calibration.jobs import Job, jobs_of
+from sensitivity.search.grouping import make_candidates
 from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.shapes.census import ComponentCounts
 from sensitivity.shapes.run import run_shapes
@@ -145,12 +148,14 @@ def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
     trial_picture_s = picture_s * _slower(request)
     search, held_out = len(spec.prompts.search), len(spec.prompts.held_out)
     one_by_one = search if batch > 1 else 0  # for the noise floor
-    references = search + one_by_one + held_out
-    verified = NEAR + ANSWERS
+    references = search + one_by_one + held_out + min(OTHER_PROMPTS, search)
+    listed = 1 + len(request.formats) + len(spec.published)  # by hand, and the bounds but bf16
+    verified = NEAR + ANSWERS + listed
     table = {"shape table": shapes.seconds} if shapes is not None and shapes.missing else {}
     steps = table | {
         "bf16 references and noise floor": references * picture_s,
-        "layer sensitivities": _calibration_pictures(request, run) * picture_s,
+        "layer sensitivities": _calibration_pictures(spec, request, run) * picture_s,
+        f"up to {1 + listed} baselines": (1 + listed) * search * trial_picture_s,
         f"{request.budget} trials": request.budget * search * trial_picture_s,
         f"verification of up to {verified} skip-lists": verified * held_out * trial_picture_s,
     }
@@ -200,13 +205,37 @@ def _shapes(spec: StudySpec, request: SearchRequest) -> TableWork | None:
     )
 
 
-def _calibration_pictures(request: SearchRequest, run: ShapeRun) -> float:
-    """What calibrating takes, in bf16 pictures: the recorded runs, and the passes at each state."""
+def _calibration_pictures(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> float:
+    """What calibrating takes, in bf16 pictures: the recorded runs, and what each job takes."""
     if not request.calibrated:
         return 0.0
-    calls_of_run = sum(call.calls for call in run.calls) or 1
-    passes = DEFAULT_STATES * (FORWARD_BACKWARD_RECOMPUTE + len(request.formats))
-    return DEFAULT_PROMPTS * (1 + passes / calls_of_run)
+    calls = sum(call.calls for call in run.calls) or 1
+    steps = spec.settings.get("num_inference_steps")
+    steps = steps if isinstance(steps, int) and steps > 0 else calls
+    jobs, denoisers = _jobs(spec, request, run), len(spec.model.denoisers)
+    size = RunSize(steps=steps, denoisers=denoisers, prompts=len(spec.prompts.search))
+    estimator = choose_estimator(jobs, run=size)
+    if estimator.unit == "linear":
+        jobs = [linear for job in jobs for linear in job.linears]
+    own = estimator.picture_calls(jobs, states=estimator.default_states(steps))
+    if estimator.inputs == "steps":
+        own *= calls / steps / denoisers
+    return min(estimator.default_prompts, size.prompts) * (1 + own / calls)
+
+
+def _jobs(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> list[Job]:
+    """What is calibrated; nothing where no Linear takes a format."""
+    try:
+        candidates = make_candidates(
+            at_priced_scale(run.table, spec),
+            spec,
+            formats=request.formats,
+            latency=latency_model(spec, request.target),
+            granularity=request.granularity,
+        )
+    except FormatError:
+        return []
+    return list(jobs_of(candidates).values())
 
 
 def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float, str]:

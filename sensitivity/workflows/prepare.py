@@ -20,7 +20,6 @@ from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Source
 from sensitivity.errors import ConfigMismatchError, MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.fidelity.lpips import LpipsDistance, study_distance
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.pricer import at_priced_scale, latency_model
 from sensitivity.latency.runtimes import choose_runtime
@@ -33,6 +32,7 @@ from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.comparing import Compared, compare_by
 from sensitivity.workflows.latency_source import latency_source
 from sensitivity.workflows.progress import Measuring, Say, silent
 from sensitivity.workflows.requests import SearchRequest
@@ -48,13 +48,13 @@ class CheckedPipeline:
 
     Attributes:
         loaded: the pipeline.
-        distance: the study's perceptual distance.
+        compared: the distance and the judges of its pictures.
         run: its run without weights; None where the pipeline does not run without them.
         weight_cache_bytes: what quantized weights may take beside the model; None is unknown.
     """
 
     loaded: LoadedPipeline
-    distance: LpipsDistance
+    compared: Compared
     run: ShapeRun | None
     weight_cache_bytes: int | None
 
@@ -71,12 +71,13 @@ class CheckedPipeline:
         made = Evaluator(
             self.loaded,
             cache_folder=cache_folder,
-            distance=self.distance,
+            distance=self.compared.distance,
             compiled=compiled,
             arithmetic=arithmetic,
             emulate=emulate,
             formats=formats,
         )
+        made.panel = self.compared.panel
         made.switch.weight_cache_bytes = self.weight_cache_bytes
         return made
 
@@ -88,12 +89,12 @@ class CheckedStudy:
     Attributes:
         spec: the study.
         device: where torch runs.
-        distance, run, weight_cache_bytes: see `CheckedPipeline`.
+        compared, run, weight_cache_bytes: see `CheckedPipeline`.
     """
 
     spec: StudySpec
     device: str
-    distance: LpipsDistance
+    compared: Compared
     run: ShapeRun | None
     weight_cache_bytes: int | None
 
@@ -102,7 +103,7 @@ class CheckedStudy:
         say(f"loading {self.spec.name} on {self.device}")
         return CheckedPipeline(
             loaded=load_pipeline(self.spec, device=self.device),
-            distance=self.distance,
+            compared=self.compared,
             run=self.run,
             weight_cache_bytes=self.weight_cache_bytes,
         )
@@ -157,7 +158,7 @@ def prepare(
     """
     spec = derive_study(spec)
     pricing = _Pricing.of(spec, request, measuring or Measuring(), studies, prices)
-    checked = check_study(spec, device=request.device, say=say)
+    checked = check_study(spec, _compared(spec, request, say), device=request.device, say=say)
     run = checked.run
     latency = None if run is None else pricing.model(run, at_priced_scale(run.table, spec))
     evaluator = checked.load(say=say).evaluator(
@@ -187,6 +188,13 @@ def prepare(
         latency=latency,
         candidates=replace(candidates, prices=prices or prices_of(latency)),
         run=run,
+    )
+
+
+def _compared(spec: StudySpec, request: SearchRequest, say: Say) -> Compared:
+    """By what pictures are compared. Raises as `compare_by`."""
+    return compare_by(
+        spec, device=request.device, wishes=request.wishes, objective=request.objective, say=say
     )
 
 
@@ -263,24 +271,35 @@ class _Pricing:
         )
 
 
-def load_checked(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedPipeline:
+def load_checked(
+    spec: StudySpec, compared: Compared | None = None, *, device: str, say: Say = silent
+) -> CheckedPipeline:
     """Load a pipeline after everything that can be checked without its weights.
+
+    Args:
+        spec: the study.
+        compared: by what its pictures are compared; None is LPIPS, and the judges that are
+            installed.
+        device: where torch runs.
+        say: called with each step as it begins.
 
     Raises:
         MissingWeightsError: the perceptual distance needs weights that are not on this machine.
         UserError: the model does not fit on the device, or cannot be loaded.
     """
-    return check_study(spec, device=device, say=say).load(say=say)
+    return check_study(spec, compared, device=device, say=say).load(say=say)
 
 
-def check_study(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedStudy:
-    """Check everything that can be checked without weights.
+def check_study(
+    spec: StudySpec, compared: Compared | None = None, *, device: str, say: Say = silent
+) -> CheckedStudy:
+    """Check everything that can be checked without weights. Arguments as in `load_checked`.
 
     Raises:
         MissingWeightsError: the perceptual distance needs weights that are not on this machine.
         UserError: the model does not fit on the device.
     """
-    distance = study_distance(spec, device=device)
+    compared = compared or compare_by(spec, device=device, say=say)
     say("profiling one run")
     try:
         run = run_shapes(spec)
@@ -290,5 +309,5 @@ def check_study(spec: StudySpec, *, device: str, say: Say = silent) -> CheckedSt
     if run is not None:
         room = check_fits(run, batch_size=largest_batch(spec), device=device).room_bytes
     return CheckedStudy(
-        spec=spec, device=device, distance=distance, run=run, weight_cache_bytes=room
+        spec=spec, device=device, compared=compared, run=run, weight_cache_bytes=room
     )

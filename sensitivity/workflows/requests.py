@@ -11,6 +11,7 @@ become what they name: a format, a path, a sampler (`core.typed_fields`).
 Not checked here: whether the target has the formats, which depends on the study (`prepare`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sensitivity.core.devices import check_device
 from sensitivity.core.format_name import FormatName, Granularity, Source, parse_formats
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
+from sensitivity.fidelity.judges.wishes import JudgeWishes
 from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.formats.native_formats import default_arithmetic
 from sensitivity.formats.served import format_in
@@ -27,6 +29,7 @@ from sensitivity.search.finished import Wanted
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.proposers import SamplerName, stock_sampler
 from sensitivity.spec.study_spec import check_budget
+from sensitivity.workflows.picture_files import KEPT_PROMPTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,35 +37,69 @@ class _Request:
     """What both requests have.
 
     Attributes:
-        max_lpips: largest LPIPS that the winner may have.
+        max_lpips: largest mean LPIPS that the winner may have.
+        max_typical: largest typical LPIPS that the winner may have.
+        max_flips: how many of the held-out prompts, and of the search prompts, may become another
+            picture.
         min_speedup: least speedup over bf16 that the winner must have.
         max_seconds: most priced seconds of a run that the winner may take.
+        max_judge, min_judge: {judge: bound on its mean over the held-out prompts}, of judges where
+            lower, or higher, is better.
+        judges: judges that must look at the held-out pictures, beside those that are installed:
+            names of `fidelity.judges.known.KNOWN`, or "module:function"; "none" leaves out those
+            that are installed.
+        objective: "module:function" that takes the place of LPIPS; None is LPIPS.
         storage: the study's database; None is `default_storage`.
         device: where torch runs.
         compiled: whether the denoiser's blocks are compiled; None lets `Evaluator` decide.
         cache_folder: where bf16 references are kept.
+        keep_pictures: prompts of each verified list whose pictures are kept for its report.
     """
 
     max_lpips: float | None = None
+    max_typical: float | None = None
+    max_flips: int | None = None
     min_speedup: float | None = None
     max_seconds: float | None = None
+    max_judge: Mapping[str, float] = field(default_factory=dict)
+    min_judge: Mapping[str, float] = field(default_factory=dict)
+    judges: tuple[str, ...] = ()
+    objective: str | None = None
     storage: Path | None = None
     device: str = "cpu"
     compiled: bool | None = None
     cache_folder: Path = field(default_factory=default_cache_folder)
+    keep_pictures: int = KEPT_PROMPTS
 
     @property
     def constraints(self) -> Constraints:
         """The bounds on the winner."""
         return Constraints(
-            max_lpips=self.max_lpips, min_speedup=self.min_speedup, max_seconds=self.max_seconds
+            max_lpips=self.max_lpips,
+            max_typical=self.max_typical,
+            max_flips=self.max_flips,
+            min_speedup=self.min_speedup,
+            max_seconds=self.max_seconds,
+            max_judge=self.max_judge,
+            min_judge=self.min_judge,
         )
+
+    @property
+    def wishes(self) -> JudgeWishes:
+        """What is asked of judges."""
+        return JudgeWishes(asked=self.judges, max_judge=self.max_judge, min_judge=self.min_judge)
 
     def __post_init__(self) -> None:
         """Raise UserError for a bound or a device that cannot be used."""
         coerce_fields(self)
         check_constraints(self.constraints)
+        _ = self.wishes
         check_device(self.device)
+        if self.keep_pictures < 0:
+            raise UserError(
+                f"`keep_pictures` is {self.keep_pictures}; expected 0 or more: choose how many"
+                " prompts a report shows, such as 12"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,10 +24,13 @@ from sensitivity.search.finished import (
 )
 from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.loop import SearchResult, read_search
-from sensitivity.search.settings import SearchSettings, study_name
+from sensitivity.search.settings import EARLIER, PROPOSALS, SearchSettings, study_name
 from sensitivity.search.store import Store, default_storage
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.comparing import say_by_what
 from sensitivity.workflows.conclude import SearchOutcome, conclude
+from sensitivity.workflows.picture_files import pictures_folder
+from sensitivity.workflows.picture_keeper import keeping_pictures
 from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.progress import Say, silent
 from sensitivity.workflows.requests import SearchRequest, SelectRequest
@@ -64,17 +67,17 @@ def select_recipe(
             f" for {spec.name}, or name its database in `storage`"
         )
     with Store.open(path, for_reading=True, makes_again=request.verify) as store:
-        study = pick_study(
-            list_optuna_studies(store, spec.name), request.wanted, model=spec.name, database=path
-        )
+        study = _pick(store, spec, request)
         settings = study.settings or assume_settings(
             request.wanted, target=spec.pricing.target, budget=study.finished
         )
         _check_prices(study, settings, request.device)
+        _check_objective(study, settings, request.objective)
         prepared = prepare(
             spec, _as_searched(settings, request, spec), say=say, prices=study.prices
         )
         try:
+            say_by_what(prepared.evaluator, say)
             result = _read(store, study, settings, prepared)
             say(_choosing(result, settings))
             scores = HeldOutScores(
@@ -85,10 +88,22 @@ def select_recipe(
                 progress=verifying,
                 noted=say,
             )
-            outcome = conclude(prepared, settings, request.constraints, result, scores, say)
+            folder = pictures_folder(path, result.study)
+            most = request.keep_pictures if request.verify else 0
+            with keeping_pictures(prepared.evaluator, folder, most=most) as keeper:
+                outcome = conclude(prepared, settings, request.constraints, result, scores, say)
+                keeper.finish_with(outcome.chosen, result, prepared.candidates)
             return with_kept_times(outcome, store)
         finally:
             prepared.evaluator.close()
+
+
+def _pick(store: Store, spec: StudySpec, request: SelectRequest) -> KeptStudy:
+    """The study that is meant; one that minimised something else only if its name is given."""
+    studies = list_optuna_studies(store, spec.name)
+    alike = [study for study in studies if _has_objective(study, request.objective)]
+    studies = studies if request.wanted.name is not None else alike or studies
+    return pick_study(studies, request.wanted, model=spec.name, database=store.path)
 
 
 def _as_searched(
@@ -111,6 +126,10 @@ def _as_searched(
         compiled=request.compiled,
         latency="predicted",
         runtime=settings.runtime,
+        judges=request.judges,
+        max_judge=request.max_judge,
+        min_judge=request.min_judge,
+        objective=request.objective,
     )
 
 
@@ -136,11 +155,33 @@ def _check_prices(study: KeptStudy, settings: SearchSettings, device: str) -> No
         )
 
 
+def _has_objective(study: KeptStudy, objective: str | None) -> bool:
+    return study.settings is None or study.settings.objective == objective
+
+
+def _check_objective(study: KeptStudy, settings: SearchSettings, objective: str | None) -> None:
+    """Raise StoreError for a study that was searched by another objective than is named now.
+
+    Code that only a database names is never imported.
+    """
+    if settings.objective != objective:
+        expected = "none" if settings.objective is None else settings.objective
+        raise StoreError(
+            f"the study {study.name} was searched by {settings.objective or 'LPIPS'}, and"
+            f" `objective` is {objective or 'not given'}; expected {expected}: correct it, or name"
+            " another `study`"
+        )
+
+
 def _read(
     store: Store, study: KeptStudy, settings: SearchSettings, prepared: Prepared
 ) -> SearchResult:
     """The study's trials. Raises StoreError if the study was made under other conditions."""
-    if study_name(prepared.evaluator, prepared.candidates, settings) != study.name:
+    own = [
+        study_name(prepared.evaluator, prepared.candidates, settings, proposals=version)
+        for version in (PROPOSALS, EARLIER)
+    ]
+    if study.name not in own:
         raise StoreError(
             f"the study {study.name} was made with another model, prompts, prices, package"
             " versions, device or thread count than there are here; expected the same: choose where"
@@ -152,7 +193,8 @@ def _read(
 def _choosing(result: SearchResult, settings: SearchSettings) -> str:
     """What is chosen from, in words."""
     early = f", {len(result.stopped)} more stopped early" if result.stopped else ""
+    trials = sum(not trial.label for trial in result.trials)
     return (
-        f"choosing among the {len(result.trials)} trials of study {result.study}"
-        f" ({settings.budget} were asked for{early})"
+        f"choosing among the {trials} trials of study {result.study} ({settings.budget} were asked"
+        f" for{early}) and {len(result.trials) - trials} baselines"
     )

@@ -25,6 +25,7 @@ from sensitivity.workflows.end_timing import (
     conditions_of,
     time_lists,
     untimed,
+    whole_run_of,
     with_shapes,
     with_timing,
 )
@@ -32,6 +33,8 @@ from sensitivity.workflows.progress import Say, silent
 
 NOT_RUN = "choosing again runs nothing, and the search did not time this choice: verify the recipe"
 _KEPT = ("latency", "timings")
+CLOSE = 1e-9
+"""Relative difference up to which two sums of shapes are of the same part of a run."""
 log = logging.getLogger(__name__)
 
 
@@ -114,8 +117,21 @@ def with_kept_times(outcome: SearchOutcome, store: Store) -> SearchOutcome:
     if kept is None:
         return _without_times(outcome, recipe, NOT_RUN)
     data = recipe.model_dump(mode="json") | {key: kept[key] for key in _KEPT if key in kept}
+    data["latency"] = _with_whole_run(data["latency"], recipe)
     try:
         return replace(outcome, recipe=Recipe.from_mapping(data))
     except RecipeError as error:
         why = f"what the study kept cannot be read ({first_line(error)}): verify the recipe"
         return _without_times(outcome, recipe, why)
+
+
+def _with_whole_run(latency: Any, recipe: Recipe) -> Any:
+    """Kept seconds with those of a whole run beside them, which earlier versions did not keep where
+    the denoisers' calls alone were timed.
+    """
+    own, shapes = recipe.latency, latency.get("shapes") if isinstance(latency, dict) else None
+    if not isinstance(shapes, dict) or "whole_run" in latency:
+        return latency
+    if not shapes.get("bf16_s", own.bf16_s) < own.bf16_s * (1 - CLOSE):
+        return latency
+    return latency | {"whole_run": whole_run_of(own)}

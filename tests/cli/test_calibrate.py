@@ -304,7 +304,7 @@ def test_ctrl_c_keeps_what_was_measured(tiny_study: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--estimator", "best"], ["--estimator", "'best' is not one of 'gradient', 'local',"]),
+        (["--estimator", "best"], ["--estimator", "'best' is not one of 'rollout', 'gradient',"]),
         (["--states", 0], ["'--states': found 0, expected 1 to 65536"]),
         (["--prompt-count", -1], ["'--prompt-count': found -1, expected 1 to 65536"]),
         (["--granularity", "block"], ["'block' is not one of 'group', 'layer'"]),

@@ -4,6 +4,7 @@ JSON that is nothing but JSON.
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -230,6 +231,14 @@ MISTAKES: dict[str, tuple[list[object], list[str]]] = {
         ["search", "--model", "tiny-flux", "--max-lpips", -0.1],
         ["--max-lpips is -0.1", "0 or more"],
     ),
+    "typical LPIPS negative": (
+        ["select", "--model", "tiny-flux", "--max-typical", -0.1],
+        ["--max-typical is -0.1", "0 or more"],
+    ),
+    "flips negative": (
+        ["search", "--model", "tiny-flux", "--max-flips", -1],
+        ["--max-flips is -1", "0 or more"],
+    ),
     "seconds 0": (
         ["search", "--model", "tiny-flux", "--max-seconds", 0],
         ["--max-seconds is 0.0", "above 0", "such as 1.5"],
@@ -357,6 +366,9 @@ def test_a_mistake_ends_with_the_value_found_what_was_expected_and_a_next_step(
     """
     (tmp_path / "file").write_text("a text, not a database\n" * 100)
     arguments, words = MISTAKES[name]
+    if arguments[0] == "select" and "--storage" not in arguments:
+        (tmp_path / "sensitivity-runs").mkdir()  # its database is there, only the rest is wrong
+        (tmp_path / "sensitivity-runs" / "tiny-flux.db").touch()
     begun = time.monotonic()
     wrong(run(*arguments), *words)
     assert time.monotonic() - begun < 20
@@ -525,7 +537,7 @@ def test_profiling_needs_no_lpips_weights(
 ) -> None:
     """A profile compares no pictures, so that missing weights do not stop it."""
     monkeypatch.setattr(
-        "sensitivity.fidelity.evaluator.LpipsDistance",
+        "sensitivity.fidelity.lpips.LpipsDistance",
         lambda *_a, **_o: pytest.fail("LPIPS was loaded"),
     )
     assert run("profile", "--model", tiny_study).code == 0
@@ -840,10 +852,13 @@ def test_select_writes_the_searchs_recipe_and_draws_nothing(
     )
     for words in (
         "choosing among the 3 trials of study",
+        "and 3 baselines",
         "0 to compute (0 pictures)",
         "front of",
         "share a letter",
         "chosen as the knee of the front",
+        "another seed is",
+        "flipped",
     ):
         assert words in ran.err
 
@@ -1002,13 +1017,23 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
     """`verify` generates the held-out pictures again and finds the recipe's LPIPS to the bit."""
     ran = run("verify", searched["recipe"], "--model", tiny_study, "--json", "-")
     data = json.loads(ran.out)
-    assert set(data) == {
+    assert set(data) >= {
         "lpips",
         "ci95",
+        "typical",
+        "typical_ci95",
+        "expected_mean",
+        "curve",
+        "flips",
         "per_prompt",
         "recipe_lpips",
         "recipe_ci95",
+        "recipe_typical",
+        "recipe_typical_ci95",
+        "recipe_expected_mean",
+        "recipe_flips",
         "recipe_kernels",
+        "broken",
         "kernels",
         "inside",
         "detail_db",
@@ -1024,10 +1049,11 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
     )
     assert data["kernels"] == data["recipe_kernels"] == "emulated"
     assert data["lpips"] == data["recipe_lpips"] > 0
-    assert (
-        data["recipe_ci95"]
-        == json.loads(searched["recipe"].read_text())["fidelity"]["lpips"]["ci95"]
-    )
+    said = json.loads(searched["recipe"].read_text())["fidelity"]["lpips"]
+    assert data["recipe_ci95"] == said["ci95"]
+    for key in ("ci95", "typical", "typical_ci95", "expected_mean", "curve", "flips"):
+        assert data[key] == said[key]
+    assert data["broken"] == {}
     assert data["detail_db"] == json.loads(searched["recipe"].read_text())["fidelity"]["detail_db"]
     assert data["detail_db"]["mean"] > 0
     assert data["inside"] is True
@@ -1039,19 +1065,30 @@ def test_verify_json(run: Run, searched: dict[str, Any], tiny_study: Path) -> No
 def test_verify_says_when_the_value_is_outside_its_stated_interval(
     run: Run, searched: dict[str, Any], tiny_study: Path, tmp_path: Path
 ) -> None:
-    """A recipe that states another LPIPS than its pictures have is told so."""
+    """A recipe that states another LPIPS than its pictures have is told so, and bounds that are
+    broken give the exit code 1.
+    """
     data = json.loads(searched["recipe"].read_text())
     lpips = data["fidelity"]["lpips"]
-    factor = 1.01 * lpips["ci95"][1] / lpips["ci95"][0]
+    factor = 1.01 * lpips["typical_ci95"][1] / lpips["typical_ci95"][0]
+    data["fidelity"]["lpips"] |= {"flips": lpips["flips"] | {"threshold": 1e9, "prompts": []}}
+    data["fidelity"]["lpips"]["flips"]["count"] = 0
     data["fidelity"]["lpips"] |= {
         "mean": lpips["mean"] * factor,
-        "ci95": [v * factor for v in lpips["ci95"]],
+        "typical": lpips["typical"] * factor,
+        "typical_ci95": [v * factor for v in lpips["typical_ci95"]],
         "per_prompt": [v * factor for v in lpips["per_prompt"]],
     }
     (tmp_path / "wrong.json").write_text(json.dumps(data))
-    ran = run("verify", "wrong.json", "--model", tiny_study, "--json", "-")
-    assert json.loads(ran.out)["inside"] is False
+    bounds = ("--max-typical", 1e-9, "--max-flips", 0)
+    ran = run("verify", "wrong.json", "--model", tiny_study, *bounds, "--json", "-")
+    found = json.loads(ran.out)
+    assert found["inside"] is False
+    assert found["broken"] == {"max_typical": found["typical"]}
+    assert ran.code == 1
     assert "OUTSIDE the interval" in ran.err
+    assert "it breaks --max-typical: found" in ran.err
+    assert "expected at most 1e-09" in ran.err
 
 
 def test_verifying_another_model_is_refused(
@@ -1078,16 +1115,19 @@ def test_verifying_another_model_is_refused(
 
 
 @pytest.mark.parametrize("command", ["models", "doctor", "device"])
-def test_models_and_doctor_json(run: Run, command: str) -> None:
+def test_models_and_doctor_json(run: Run, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`models`, `doctor` and `device` print tables, or with `--json -` their JSON on stdout and the
     tables on stderr.
     """
+    free = os.statvfs("/")
+    monkeypatch.setattr(os, "statvfs", lambda _folder: free)  # what is free changes meanwhile
+    monkeypatch.setattr("sensitivity.workflows.machine_checks.free_bytes", lambda _device: 10**9)
     plain, data = run(command), run(command, "--json", "-")
     assert (plain.code, data.code) == (0, 0)
     assert plain.out == data.err != ""
     keys = {
         "models": {"models"},
-        "doctor": {"environment", "native", "why_not", "missing"},
+        "doctor": {"environment", "native", "why_not", "missing", "judges", "checks", "ok"},
         "device": {"targets"},
     }
     assert set(json.loads(data.out)) == keys[command]

@@ -62,10 +62,11 @@ def test_without_a_price_the_files_seconds_are_shown(first: Recipe, second: Reci
 
 
 def test_lpips_is_shown_as_far_as_it_can_be_compared(first: Recipe, second: Recipe) -> None:
-    """A difference with its interval, the reason that there is none, or the caveat."""
-    better = verified(second, {"per_prompt": [0.05, 0.25], "mean": 0.15, "ci95": [0.05, 0.25]})
-    text = shown(compare_recipes(verified(first, {}), better))
-    assert "B's LPIPS is -0.0500 [-0.0500, -0.0500] from A's" in text
+    """A ratio with its interval, the reason that there is none, or the caveat."""
+    half = verified(second, {"per_prompt": [0.05, 0.15], "mean": 0.1, "ci95": [0.05, 0.25]})
+    text = shown(compare_recipes(verified(first, {}), half))
+    assert "B: mean LPIPS 0.1000 [0.0500, 0.2500] (tiny, 2 pictures)" in text
+    assert "B's typical LPIPS is 0.50 [0.50, 0.50] of A's, prompt by prompt" in text
     other = shown(compare_recipes(verified(first, {}), verified(first, {"net": "alex"})))
     assert "these LPIPS do not compare: nets tiny and alex" in other
     unverified = shown(compare_recipes(verified(first, {}), second))

@@ -421,7 +421,7 @@ def test_verify_draws_what_an_unverified_recipe_lacks(tiny_study: Path, tmp_path
         app, ["verify", str(path), "--model", str(tiny_study), "--json", str(tmp_path / "v.json")]
     )
     assert result.exit_code == 0
-    assert f"the recipe states none (UNVERIFIED: {NOTICE})" in " ".join(result.stdout.split())
+    assert f"the recipe states no LPIPS (UNVERIFIED: {NOTICE})" in " ".join(result.stdout.split())
     data = json.loads((tmp_path / "v.json").read_text())
     assert data["lpips"] > 0
     assert (data["recipe_lpips"], data["recipe_ci95"], data["inside"]) == (None, None, None)

@@ -1,4 +1,4 @@
-"""The contract of `Estimator`, for all four, on a tiny random FluxPipeline.
+"""The contract of `Estimator`, for all five, on a tiny random FluxPipeline.
 
 Whatever an estimator computes, `calibrate` keeps it, continues it, and leaves the pipeline as it
 was. What the numbers are is shown in tests/search.
@@ -21,8 +21,9 @@ from sensitivity.latency import ShapeScale, stand_for
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.loading import load_pipeline
+from sensitivity.search.calibration.choosing import get_estimator
 from sensitivity.search.calibration.jobs import BROKEN, Errors, EstimatorName, jobs_of
-from sensitivity.search.calibration.stored import calibrate, calibration_cost, get_estimator
+from sensitivity.search.calibration.stored import calibrate, calibration_cost
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
 from sensitivity.search.store import Store

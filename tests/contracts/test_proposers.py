@@ -62,8 +62,8 @@ def history(candidates: Candidates) -> list[Observation]:
         choice = candidates.canonical([int(o) for o in rng.integers(0, 3, GROUPS)])
         if choice not in choices:
             choices.append(choice)
-    scored = [Observation(choice=c, lpips=lpips_of(c)) for c in choices]
-    return [*scored[:-1], Observation(choice=choices[-1], lpips=1.5, share=0.5)]
+    scored = [Observation(choice=c, typical=lpips_of(c)) for c in choices]
+    return [*scored[:-1], Observation(choice=choices[-1], typical=1.5, share=0.5)]
 
 
 def lpips_of(choice: Choice) -> float:
@@ -79,7 +79,7 @@ def study_of(
     for obs in history:
         trial = proposer.ask_for(study, obs.choice)
         if obs.share == 1:
-            study.tell(trial, [candidates.latency_s(obs.choice), obs.lpips])
+            study.tell(trial, [candidates.latency_s(obs.choice), obs.typical])
         else:
             study.tell(trial, state=TrialState.PRUNED)
     return study
@@ -103,7 +103,7 @@ def propose(
         choice = proposer.propose(trial, played, {obs.choice for obs in played}, index)
         canonical = candidates.canonical(choice)
         study.tell(trial, [candidates.latency_s(canonical), lpips_of(canonical)])
-        played.append(Observation(choice=canonical, lpips=lpips_of(canonical)))
+        played.append(Observation(choice=canonical, typical=lpips_of(canonical)))
         found.append(choice)
     return found
 

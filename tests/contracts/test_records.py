@@ -77,6 +77,7 @@ def full_recipe() -> Recipe:
         "covers": "the whole pipeline call",
         "speedup_interval90": [1.4, 1.6],
         "shapes": shapes,
+        "whole_run": shapes | {"bf16_s": 3.5, "quantized_s": 2.5},
         "note": "the run saves more",
     }
     timing = {
@@ -104,11 +105,27 @@ def full_recipe() -> Recipe:
         "skip_list": "rule of thumb",
         "prompts": 8,
     }
+    data["fidelity"]["objective"] = "mine:distance"
+    data["fidelity"]["judges"] = {
+        "psnr": {
+            "mean": 31.0,
+            "noise_floor": 50.0,
+            "higher_is_better": True,
+            "unit": "dB",
+            "per_prompt": [31.0],
+            "prompts": [1],
+            "made_by": "scikit-image 0.26",
+        }
+    }
     data["fidelity"]["motion"] |= {"noise_floor": 0.01}
     data["fidelity"]["audio"]["max_distance"] = 0.75
     choice = {
         "rule": "knee",
         "max_lpips": 0.2,
+        "max_typical": 0.1,
+        "max_flips": 2,
+        "max_judge": {"flip": 0.1},
+        "min_judge": {"psnr": 30.0},
         "min_speedup": 1.2,
         "max_seconds": 3.0,
         "first": "t1",

@@ -2,6 +2,7 @@
 generation may stop early.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, MeasurementError, SpecError
-from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.fidelity.evaluator import OTHER_SEED, Evaluator
+from sensitivity.fidelity.judges._base import PictureJudge
+from sensitivity.fidelity.judges.panel import Panel
+from sensitivity.fidelity.judges.wishes import JudgeWishes
+from sensitivity.fidelity.references import ReferenceCache
 from sensitivity.fidelity.score import PartialScore, Score
 from sensitivity.models.generating import MediaGenerator, digest_of
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
@@ -265,3 +273,92 @@ def test_the_kernels_are_part_of_the_key_where_they_matter(
             assert torch.equal(evaluator.generate_pictures(formats, "search"), emulated) is emulate
             assert evaluator.execution.summary_of(formats) == ("emulated" if emulate else "native")
             evaluator.close()
+
+
+def test_a_score_has_the_error_of_the_latents(
+    make: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that of what the VAE decodes, for each prompt; bf16's is 0, and its noise floor is that
+    of the study's batches. References of an earlier version have no latents. Those that a search
+    learns from get them, and keep their pictures; the others stay as they are.
+    """
+    evaluator = make(chunk=2)
+    formats = all_in(evaluator, FormatName.NVFP4)
+    score, media = evaluator.score(formats, "search"), evaluator.generate(formats, "search")
+    (found,), (clean,) = media.latents, evaluator.references("search").latents
+    ratios = (found.double() - clean.double()).flatten(1).norm(dim=1)
+    ratios /= clean.double().flatten(1).norm(dim=1)
+    assert score.latent is not None
+    assert score.latent.per_prompt == pytest.approx(ratios.tolist(), rel=1e-4)
+    assert score.latent.noise_floor is not None
+    assert 0 <= score.latent.noise_floor < score.latent.mean
+    bf16 = evaluator.score({}, "search")
+    assert bf16.latent is not None
+    assert set(bf16.latent.per_prompt) == {0.0}
+    assert Score.from_json(score.to_json()) == score
+    cache = ReferenceCache(references)
+    for split, batch in (("search", 1), ("search", 2), ("held_out", 3)):
+        evaluator.references(split, batch_size=batch)
+        path = cache.path(evaluator.key(split, batch_size=batch))
+        with safe_open(path, framework="pt") as file:
+            key, pictures = file.metadata()["key"], file.get_tensor("pictures")
+        digest = hashlib.sha256(pictures.numpy().tobytes()).hexdigest()
+        save_file({"pictures": pictures}, path, metadata={"key": key, "sha256": digest})
+    again = make(chunk=2)
+    found = again.score(formats, "search")
+    assert found.latent == replace(score.latent, noise_floor=None)
+    assert replace(found, latent=None) == replace(score, latent=None)
+    assert again.score({}, "held_out").latent is None
+    monkeypatch.setattr(MediaGenerator, "generate", lambda *_a, **_k: pytest.fail("generated"))
+    assert make(chunk=2).references("search").latents
+
+
+def test_another_seed_is_an_anchor_and_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The geometric mean of LPIPS between bf16 and bf16 with other seeds, of the first prompts; the
+    next Evaluator reads the pictures from the cache.
+    """
+    evaluator = make(chunk=2)
+    monkeypatch.setattr("sensitivity.fidelity.evaluator.OTHER_PROMPTS", 2)
+    texts, seeds = (part[:2] for part in evaluator.prompts("search"))
+    pictures = [
+        evaluator.media_generator.generate_pictures(texts, [s + by for s in seeds], batch_size=2)
+        for by in (0, OTHER_SEED)
+    ]
+    expected = evaluator.distance(pictures[1], pictures[0]).tolist()
+    assert evaluator.other_seeds == pytest.approx(expected, rel=1e-4)
+    anchor = evaluator.another_seed()
+    assert anchor == pytest.approx((expected[0] * expected[1]) ** 0.5, rel=1e-3)
+    again = make(chunk=2)
+    monkeypatch.setattr(MediaGenerator, "generate", lambda *_a, **_k: pytest.fail("generated"))
+    assert again.another_seed() == anchor
+
+
+class Redness(PictureJudge):
+    """How much redder a picture is."""
+
+    name, made_by = "redness", "a toy"
+
+    def compare(self, pictures: Tensor, references: Tensor) -> Tensor:
+        return (pictures - references)[:, 0].mean((1, 2))
+
+
+def test_judges_look_at_held_out_pictures_only_and_change_no_key(make: Make) -> None:
+    """A score of held-out prompts has a value of each judge for each prompt, and its floor from
+    bf16 one by one; a search score has none; the score and its key are the same without judges.
+    """
+    evaluator = make()
+    formats, key = all_in(evaluator, FormatName.NVFP4), evaluator.evaluation_key("held_out")
+    without = evaluator.score(formats, "held_out")
+    evaluator.panel = Panel(JudgeWishes(asked=("none",)), prompts=evaluator.prompts("held_out")[0])
+    evaluator.panel.add(Redness())
+    judged = evaluator.score(formats, "held_out")
+    assert replace(judged, judges={}) == without
+    assert evaluator.evaluation_key("held_out") == key
+    assert evaluator.score(formats, "search").judges == {}
+    pictures = evaluator.generate_pictures(formats, "held_out").clamp(-1, 1)
+    apart = (pictures - evaluator.references("held_out").pictures.clamp(-1, 1))[:, 0] / 2
+    found = judged.judges["redness"]
+    assert found.per_prompt == pytest.approx(apart.mean((1, 2)).tolist(), abs=1e-6)
+    together, alone = (evaluator.references("search", batch_size=b).pictures for b in (None, 1))
+    floor = ((alone.clamp(-1, 1) - together.clamp(-1, 1))[:, 0] / 2).mean()
+    assert found.noise_floor == pytest.approx(float(floor), abs=1e-7)

@@ -18,7 +18,7 @@ Make = Callable[..., Evaluator]
 
 def test_a_score_of_clips_has_frames_and_sound(make_clip_evaluator: Make) -> None:
     """LPIPS of a clip is the mean over its frames; damage adds the weighed sound; held-out clips
-    have detail and motion as well.
+    have detail and motion as well, and every clip an error of the latents of both.
     """
     evaluator = make_clip_evaluator()
     score = evaluator.score(all_linears(evaluator), "held_out")
@@ -27,7 +27,8 @@ def test_a_score_of_clips_has_frames_and_sound(make_clip_evaluator: Make) -> Non
     assert score.audio is not None
     assert score.motion is not None
     assert score.detail_db is not None
-    for metric in (score.audio, score.motion, score.detail_db):
+    assert score.latent is not None
+    for metric in (score.audio, score.motion, score.detail_db, score.latent):
         assert len(metric.per_prompt) == 2
         assert min(metric.per_prompt) > 0
         assert metric.noise_floor is not None
@@ -43,12 +44,11 @@ def test_a_score_of_clips_has_frames_and_sound(make_clip_evaluator: Make) -> Non
 
 
 def test_bf16_is_at_zero_of_everything(make_clip_evaluator: Make) -> None:
-    """Nothing quantized is bf16: LPIPS, sound, motion and detail are 0."""
+    """Nothing quantized is bf16: LPIPS, sound, motion, detail and latents are 0."""
     score = make_clip_evaluator().score({}, "held_out")
     assert score.damages == (0.0, 0.0)
-    assert [m.mean for m in (score.audio, score.motion, score.detail_db) if m is not None] == [
-        0.0
-    ] * 3
+    beside = (score.audio, score.motion, score.detail_db, score.latent)
+    assert [metric.mean for metric in beside if metric is not None] == [0.0] * 4
 
 
 def test_a_stride_has_scores_of_its_own(make_clip_evaluator: Make) -> None:

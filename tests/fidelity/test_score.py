@@ -1,4 +1,4 @@
-"""Scores are means with honest intervals, and sound counts as much as a study says."""
+"""Scores keep what each prompt says, and sound counts as much as a study says."""
 
 from dataclasses import replace
 
@@ -6,18 +6,22 @@ import pytest
 import torch
 
 from sensitivity.errors import MeasurementError, StoreError
-from sensitivity.fidelity.intervals import mean_interval
 from sensitivity.fidelity.score import PartialScore, Score, score_of
+from sensitivity.fidelity.typical import log_damages, typical, typical_interval
 
 from support.media import score_with_sound
 
 
-def test_score_is_the_mean_with_its_values() -> None:
-    """A score keeps one distance a prompt in order, and their mean; the interval holds the mean."""
+def test_score_keeps_its_values_and_their_mean() -> None:
+    """A score keeps one distance a prompt in order, and their mean; the typical damage and its
+    interval follow from the values and the noise floor.
+    """
     score = score_of(torch.tensor([0.1, 0.4, 0.1]), net="tiny", noise_floor=0.01)
     assert score.per_prompt == pytest.approx((0.1, 0.4, 0.1))
     assert score.mean == pytest.approx(0.2)
-    assert score.ci95 == mean_interval(score.per_prompt)
+    assert score.logs == tuple(log_damages(score.per_prompt, 0.01))
+    assert score.typical == typical(score.per_prompt, 0.01)
+    assert score.typical_ci95 == typical_interval(score.per_prompt, 0.01)
     assert (score.net, score.noise_floor) == ("tiny", 0.01)
 
 
@@ -31,18 +35,20 @@ def test_a_picture_without_distance_is_an_error(broken: float) -> None:
 
 
 def test_sound_beyond_its_bound_is_not_allowed_and_costs_more() -> None:
-    """Damage is LPIPS + weight x sound; beyond the bound a score is not allowed, and what a
-    proposer learns grows with the excess.
+    """Damage is LPIPS + weight x sound on each prompt; beyond the bound a score is not allowed, and
+    what a proposer learns grows with the excess.
     """
     assert score_with_sound().damage == pytest.approx(0.3)
+    assert score_with_sound().typical == pytest.approx(0.3)
     assert score_with_sound(bound=0.4).is_allowed
     assert not score_with_sound(bound=0.399).is_allowed
-    assert score_with_sound(bound=0.4).cost == score_with_sound().cost == score_with_sound().damage
+    assert score_with_sound(bound=0.4).cost == score_with_sound().cost == score_with_sound().typical
     assert score_with_sound(bound=0.1).cost == pytest.approx(4 * 0.3)
     silent = replace(score_with_sound(bound=0.1), audio=None)
     assert silent.is_allowed
     assert silent.damages == silent.per_prompt
-    assert silent.damage == silent.cost == silent.mean
+    assert silent.damage == silent.mean
+    assert silent.cost == silent.typical
 
 
 def test_a_partial_score_knows_its_share() -> None:

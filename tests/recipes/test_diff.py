@@ -95,25 +95,26 @@ def test_other_models_are_refused(first: Recipe) -> None:
 def test_lpips_that_cannot_be_compared(
     first: Recipe, lpips: dict[str, Any], fields: dict[str, Any], reason: str
 ) -> None:
-    """Another net, other prompts, seeds, settings or weights: the reason is given and no difference
-    is.
-    """
+    """Another net, other prompts, seeds, settings or weights: the reason is given, and no ratio."""
     fields = dict(fields)
     if "model" in fields:
         fields["model"] = first.model.model_dump() | fields["model"]
     found = compare_recipes(verified(first, {}), verified(first, lpips, **fields))
     assert [why[: len(reason)] for why in found.incomparable] == [reason]
-    assert found.lpips_difference is None
+    assert found.lpips_ratio is None
 
 
 def test_lpips_are_compared_prompt_by_prompt(first: Recipe, second: Recipe) -> None:
-    """The mean of the differences and its interval; one that is better on every prompt by the same
-    amount is better for sure.
+    """The ratio of the typical LPIPS and its interval; one that is half on every prompt is half for
+    sure, and to bf16's own pictures there is none.
     """
-    better = verified(second, {"per_prompt": [0.05, 0.25], "mean": 0.15, "ci95": [0.05, 0.25]})
-    found = compare_recipes(verified(first, {}), better)
+    half = verified(second, {"per_prompt": [0.05, 0.15], "mean": 0.1, "ci95": [0.05, 0.25]})
+    found = compare_recipes(verified(first, {}), half)
     assert found.incomparable == ()
-    assert found.lpips_difference == pytest.approx((-0.05, -0.05, -0.05))
+    assert found.lpips_ratio == pytest.approx((0.5, 0.5, 0.5), rel=1e-4)
+    assert found.to_json()["lpips_ratio"]["ratio"] == found.lpips_ratio[0]
+    bf16 = verified(second, {"per_prompt": [0.0, 0.0], "mean": 0.0, "ci95": [0.0, 0.0]})
+    assert compare_recipes(bf16, half).lpips_ratio is None
 
 
 def test_unverified_recipes_have_no_lpips_to_compare(first: Recipe, second: Recipe) -> None:

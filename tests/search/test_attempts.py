@@ -159,5 +159,5 @@ def test_layer_sensitivities_that_end_their_process_are_given_up(
     undisturbed = run("plain")
     assert run("disturbed", deaths=DEATHS - 1) == undisturbed
     without = run("without", deaths=DEATHS)
-    assert len(without[0]) == fake_search.BUDGET
+    assert len(without[0]) == fake_search.BASELINES + fake_search.BUDGET
     assert [t[5] for t in without[0]] != [t[5] for t in undisturbed[0]]  # other estimates

@@ -99,9 +99,9 @@ def test_a_search_by_layers_proposes_nothing_that_torch_would_not_compile() -> N
     """20 blocks, limit 4: every proposal keeps to it, and none is repeated."""
     candidates = layers(20, 3, seed=5)
     proposer = KnapsackProposer(candidates, seed=0, errors=None, limit=4)
-    history: list[Observation] = [Observation(choice=candidates.all_quantized(), lpips=0.1)]
+    history: list[Observation] = [Observation(choice=candidates.all_quantized(), typical=0.1)]
     for index in range(12):
         choice = proposer.next_choice(history, {obs.choice for obs in history}, index)
         assert proposer.patterns.fits(choice)
         assert choice not in {obs.choice for obs in history}
-        history.append(Observation(choice=choice, lpips=0.01 * sum(choice) ** 0.5))
+        history.append(Observation(choice=choice, typical=0.01 * sum(choice) ** 0.5))

@@ -335,7 +335,8 @@ def test_an_unknown_estimator_is_refused(
     evaluator: Evaluator, candidates: Candidates, store: Store
 ) -> None:
     """The message names the estimators."""
-    with pytest.raises(UserError, match="'best'; expected one of output, preview, gradient, local"):
+    names = "rollout, output, preview, gradient, local"
+    with pytest.raises(UserError, match=f"'best'; expected one of {names}"):
         calibrate(evaluator, candidates, store, estimator="best")
 
 

@@ -129,7 +129,7 @@ def test_studies_without_settings_may_be_any() -> None:
 
 def test_a_database_lists_its_studies_of_one_model(tmp_path: Path) -> None:
     """Studies of other models are left out, even with a longer name; finished trials are counted,
-    and settings come back as they were.
+    baselines apart, and settings come back as they were.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with Store.open(tmp_path / "s.db") as store:
@@ -154,11 +154,16 @@ def test_a_database_lists_its_studies_of_one_model(tmp_path: Path) -> None:
             made.set_user_attr("sensitivity", 1)
             if kept is not None:
                 made.set_user_attr("settings", kept)
-                made.tell(made.ask(), 1.0)
+                for label in ("none", ""):
+                    trial = made.ask()
+                    trial.set_user_attr("label", label)
+                    made.tell(trial, 1.0)
                 made.ask()
         found = list_optuna_studies(store, "tiny")
     assert [s.name for s in found] == ["tiny-nvfp4-b200-0123abcd", "tiny-mxfp8+nvfp4-b200-00000000"]
-    assert [s.finished for s in found] == [0, 1]
+    assert [s.finished for s in found] == [0, 2]
+    assert [s.baselines for s in found] == [0, 1]
+    assert "1 of 5 trials" in found[1].describe()
     assert found[0].settings is None
     assert found[1].settings == SearchSettings(
         formats=(FormatName.MXFP8, FormatName.NVFP4),

@@ -3,12 +3,14 @@
 import itertools
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
 from sensitivity.errors import ConstraintError, UserError
 from sensitivity.search.front import (
     Constraints,
+    Offer,
     Point,
     check_constraints,
     choose,
@@ -21,6 +23,11 @@ from sensitivity.search.front import (
 def random_points(seed: int, count: int, side: int = 6) -> list[Point]:
     rng = random.Random(seed)
     return [(float(rng.randint(1, side)), float(rng.randint(1, side))) for _ in range(count)]
+
+
+def offers(points: list[Point]) -> list[Offer]:
+    """Skip-lists at these points; the mean LPIPS is twice the typical one."""
+    return [Offer(seconds=x, typical=y, mean=2 * y) for x, y in points]
 
 
 def dominates(a: Point, b: Point) -> bool:
@@ -81,44 +88,58 @@ def test_knee_without_a_bend_is_in_the_faster_half(front: list[Point], index: in
 
 @pytest.mark.parametrize("seed", range(30))
 def test_choice_by_constraint_is_brute_force(seed: int) -> None:
-    """A bound on LPIPS takes the fastest, bounds on time alone the best LPIPS, of all points that
-    meet every bound, not only of the front.
+    """A bound on damage takes the fastest, bounds on time alone the least typical LPIPS, of all
+    skip-lists that meet every bound, not only of the front.
     """
+    rng = random.Random(seed)
     points, bf16_s = random_points(seed, 10), 6.0
-    for lpips, speedup, seconds in itertools.product(
-        (None, 2.0, 4.0), (None, 1.5, 3.0), (None, 2.0, 5.0)
+    rows = [replace(offer, flips=rng.randint(0, 3)) for offer in offers(points)]
+    for typical, mean, flips, speedup, seconds in itertools.product(
+        (None, 3.0), (None, 4.0, 8.0), (None, 1), (None, 1.5), (None, 2.0, 5.0)
     ):
-        asked = Constraints(max_lpips=lpips, min_speedup=speedup, max_seconds=seconds)
+        asked = Constraints(
+            max_typical=typical,
+            max_lpips=mean,
+            max_flips=flips,
+            min_speedup=speedup,
+            max_seconds=seconds,
+        )
         if asked == Constraints():
             continue
         allowed = [
-            p
-            for p in points
-            if (lpips is None or p[1] <= lpips)
-            and (speedup is None or bf16_s / p[0] >= speedup)
-            and (seconds is None or p[0] <= seconds)
+            row
+            for row in rows
+            if (typical is None or row.typical <= typical)
+            and (mean is None or row.mean <= mean)
+            and (flips is None or row.flips <= flips)
+            and (speedup is None or bf16_s / row.seconds >= speedup)
+            and (seconds is None or row.seconds <= seconds)
         ]
         if not allowed:
             with pytest.raises(ConstraintError, match="no scored skip-list has"):
-                choose(points, bf16_s=bf16_s, constraints=asked)
+                choose(rows, bf16_s=bf16_s, constraints=asked)
             continue
-        by_time, by_lpips = min(allowed), min((lpips, seconds) for seconds, lpips in allowed)
-        assert points[choose(points, bf16_s=bf16_s, constraints=asked)] == (
-            by_time if lpips is not None else by_lpips[::-1]
-        )
+        by_time = min(row.point for row in allowed)
+        by_damage = min(row.point[::-1] for row in allowed)[::-1]
+        is_bounded = not typical is mean is flips is None
+        found = rows[choose(rows, bf16_s=bf16_s, constraints=asked)]
+        assert found.point == (by_time if is_bounded else by_damage)
+        assert found in allowed
 
 
 def test_choice_without_constraint_is_the_knee_of_the_front() -> None:
     """The index is into the points that were given, dominated ones included."""
     points = [(9.0, 9.0), (10.0, 0.0), (0.0, 10.0), (1.0, 2.0), (9.5, 9.5)]
-    assert choose(points, bf16_s=10.0, constraints=Constraints()) == 3
+    assert choose(offers(points), bf16_s=10.0, constraints=Constraints()) == 3
 
 
 @pytest.mark.parametrize(
     ("asked", "rule", "words"),
     [
         (Constraints(), "knee", ()),
-        (Constraints(max_lpips=0.1), "fastest", ("LPIPS <= 0.1",)),
+        (Constraints(max_lpips=0.1), "fastest", ("mean LPIPS <= 0.1",)),
+        (Constraints(max_typical=0.05), "fastest", ("typical LPIPS <= 0.05",)),
+        (Constraints(max_flips=0), "fastest", ("flips <= 0",)),
         (Constraints(min_speedup=1.2), "least LPIPS", ("speedup >= 1.2",)),
         (Constraints(max_seconds=0.5), "least LPIPS", ("seconds a run <= 0.5 s",)),
         (
@@ -129,7 +150,7 @@ def test_choice_without_constraint_is_the_knee_of_the_front() -> None:
         (
             Constraints(max_lpips=0.1, max_seconds=0.5),
             "fastest",
-            ("LPIPS <= 0.1", "seconds a run <= 0.5 s"),
+            ("mean LPIPS <= 0.1", "seconds a run <= 0.5 s"),
         ),
     ],
 )
@@ -144,15 +165,16 @@ def test_an_unmet_constraint_says_how_near_the_front_comes() -> None:
     """The message has what was asked, both ends of the front in speedup, seconds and LPIPS, and the
     next step.
     """
-    points = [(1.0, 0.4), (2.0, 0.1)]
+    points = [(1.0, 0.4), (2.0, 8e-5)]
     with pytest.raises(
         ConstraintError,
         match=(
-            r"LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x \(1 s a run\) at LPIPS"
-            r" 0\.4000 to 1\.000x \(2 s a run\) at LPIPS 0\.1000: relax"
+            r"mean LPIPS <= 0\.01 and speedup >= 3; the front runs from 2\.000x \(1 s a run\) at"
+            r" typical LPIPS 0\.4000, mean 0\.8000 to 1\.000x \(2 s a run\) at typical LPIPS 8e-05,"
+            r" mean 0\.00016: relax"
         ),
     ):
-        choose(points, bf16_s=2.0, constraints=Constraints(max_lpips=0.01, min_speedup=3.0))
+        choose(offers(points), bf16_s=2.0, constraints=Constraints(max_lpips=0.01, min_speedup=3.0))
 
 
 def test_two_bounds_that_are_only_met_apart_are_said_with_what_the_time_allows() -> None:
@@ -160,28 +182,30 @@ def test_two_bounds_that_are_only_met_apart_are_said_with_what_the_time_allows()
     with pytest.raises(
         ConstraintError,
         match=(
-            r"seconds a run <= 1\.5 s; .* fast enough comes down to 2\.000x \(1 s a run\) at LPIPS"
-            r" 0\.4000: relax"
+            r"flips <= 0 and seconds a run <= 1\.5 s; .* fast enough comes down to 2\.000x"
+            r" \(1 s a run\) at typical LPIPS 0\.4000, flips 2: relax"
         ),
     ):
         choose(
-            [(1.0, 0.4), (2.0, 0.1)],
+            [replace(offer, flips=2) for offer in offers([(1.0, 0.4), (2.0, 0.1)])],
             bf16_s=2.0,
-            constraints=Constraints(max_lpips=0.2, max_seconds=1.5),
+            constraints=Constraints(max_flips=0, max_seconds=1.5),
         )
 
 
 def test_a_bound_that_is_met_exactly_is_met() -> None:
     """Both "at most" and "at least" include equality."""
-    points = [(1.0, 0.4), (2.0, 0.1)]
-    assert choose(points, bf16_s=2.0, constraints=Constraints(max_lpips=0.1, min_speedup=1.0)) == 1
-    assert choose(points, bf16_s=2.0, constraints=Constraints(max_seconds=1.0)) == 0
+    rows = offers([(1.0, 0.4), (2.0, 0.1)])
+    assert choose(rows, bf16_s=2.0, constraints=Constraints(max_lpips=0.2, min_speedup=1.0)) == 1
+    assert choose(rows, bf16_s=2.0, constraints=Constraints(max_seconds=1.0)) == 0
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Constraints(max_lpips=float("nan")), "`max_lpips` is nan; expected 0 or more"),
+        (Constraints(max_lpips=float("nan")), "`max_lpips` is nan; expected a mean LPIPS of 0"),
+        (Constraints(max_typical=-1.0), "`max_typical` is -1.0; expected a typical LPIPS of 0"),
+        (Constraints(max_flips=-1), "`max_flips` is -1; expected a number of prompts, 0 or more"),
         (Constraints(min_speedup=0.0), "`min_speedup` is 0.0; expected a factor above 0"),
         (Constraints(max_seconds=-1.0), "`max_seconds` is -1.0; expected a time above 0"),
         (Constraints(max_seconds=float("inf")), "`max_seconds` is inf; expected a time above 0"),

@@ -19,7 +19,7 @@ from sensitivity.search.proposers import KnapsackProposer, Observation
 from sensitivity.search.proposers.knapsack_proposer import promised_area
 
 Damage = dict[tuple[int, int], float]
-POWER = 1.5  # of LPIPS, that adds up in these worlds
+POWER = 1.5  # of errors, that adds up in these worlds
 
 
 def world(
@@ -59,12 +59,12 @@ def world(
 
 
 def lpips_of(choice: Choice, damage: Damage) -> float:
-    """The true score: damages add up to its power."""
-    return float(sum(damage[g, o] for g, o in enumerate(choice) if o) ** (1 / POWER))
+    """The true score: damages add up."""
+    return float(sum(damage[g, o] for g, o in enumerate(choice) if o))
 
 
 def errors_of(damage: Damage) -> Damage:
-    """A perfect calibration: each group's own LPIPS."""
+    """A calibration that ranks perfectly."""
     return {item: value ** (1 / POWER) for item, value in damage.items()}
 
 
@@ -89,11 +89,11 @@ def play(
     history.
     """
     played = list(history) or [
-        Observation(choice=c, lpips=lpips_of(c, damage)) for c in bounds_of(proposer.candidates)
+        Observation(choice=c, typical=lpips_of(c, damage)) for c in bounds_of(proposer.candidates)
     ]
     for _ in range(trials):
         choice = proposer.next_choice(played, {obs.choice for obs in played}, len(played))
-        played.append(Observation(choice=choice, lpips=lpips_of(choice, damage)))
+        played.append(Observation(choice=choice, typical=lpips_of(choice, damage)))
     return played
 
 
@@ -259,7 +259,7 @@ def test_units_do_not_matter(unit: float) -> None:
     )
     other = dataclasses.replace(candidates, groups=groups, bf16_s=unit * candidates.bf16_s)
     history = play(KnapsackProposer(candidates, seed=0, errors=errors_of(damage)), damage, 10)
-    scaled = {item: value * unit**POWER for item, value in damage.items()}
+    scaled = {item: value * unit for item, value in damage.items()}
     again = play(KnapsackProposer(other, seed=0, errors=errors_of(damage)), scaled, 10)
     assert [obs.choice for obs in again] == [obs.choice for obs in history]
 
@@ -302,13 +302,13 @@ def test_trials_of_few_prompts_are_believed_less() -> None:
     def believed(share: float) -> float:
         seen = [
             (
-                dataclasses.replace(obs, lpips=2 * obs.lpips, share=share)
+                dataclasses.replace(obs, typical=2 * obs.typical, share=share)
                 if obs.choice == thumb
                 else obs
             )
             for obs in history
         ]
-        return float(proposer.believe(seen).lpips(proposer.features([thumb]))[0])
+        return float(proposer.believe(seen).typical(proposer.features([thumb]))[0])
 
     assert believed(0.05) < believed(0.3) < believed(1.0)
 
@@ -379,7 +379,7 @@ def test_baselines_savings_are_weighed(options: int, calibrated: bool) -> None:
     for history in ([], play(proposer, damage, 5)):
         belief = proposer.believe(history)
         savings = proposer.weighed_savings(
-            belief, proposer.damage_table(belief.mean), history, np.random.default_rng(0)
+            belief, proposer.damage_table(belief.damages), history, np.random.default_rng(0)
         )
         for choice in (
             candidates.rule_of_thumb,
@@ -485,5 +485,5 @@ def test_a_world_without_gain_proposes_what_is_left() -> None:
     proposer = KnapsackProposer(losing, seed=0, errors=errors_of(damage))
     assert proposer.next_choice([], set(), 0) == (0, 0, 0)
     assert proposer.next_choice(
-        [Observation(choice=(1, 1, 1), lpips=0.2)], {(0, 0, 0), (1, 1, 1)}, 1
+        [Observation(choice=(1, 1, 1), typical=0.2)], {(0, 0, 0), (1, 1, 1)}, 1
     ) == (0, 0, 0)

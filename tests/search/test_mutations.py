@@ -185,7 +185,7 @@ def test_a_stopped_trial_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     """Trials that were stopped early have no score to be kept, so they are scored again, to the
     same end.
     """
-    path, asked = tmp_path / "study.db", settings(budget=7)
+    path, asked = tmp_path / "study.db", settings("random", budget=7)
     whole = search(path, FakeEvaluator(chunk=CHUNK), asked, monkeypatch)
     assert whole[1], "no trial was stopped"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

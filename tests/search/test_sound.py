@@ -13,7 +13,7 @@ from sensitivity.latency.pricer import latency_model
 from sensitivity.search.calibration.stored import calibrate
 from sensitivity.search.front import Constraints
 from sensitivity.search.grouping import make_candidates
-from sensitivity.search.shortlist import front_of
+from sensitivity.search.shortlist import Contest, front_of
 from sensitivity.search.store import Store
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import choose_winner, describe_unmet
@@ -97,7 +97,7 @@ def test_what_breaks_the_bound_on_sound_is_not_chosen(constraints: Constraints) 
     ]
     trials = [trial for trial, _ in rows]
     winner = choose_winner(
-        trials, constraints=constraints, bf16_s=5.0, score=lambda trial: rows[trial.index][1]
+        Contest.of(trials, constraints, bf16_s=5.0), score=lambda trial: rows[trial.index][1]
     )
     assert [t.index for t in front_of(trials)] == [1, 2, 3, 4]
     assert winner.chosen == trials[4]
@@ -114,16 +114,12 @@ def test_where_every_sound_breaks_the_bound_the_message_says_how_near_they_come(
         ),
     ):
         choose_winner(
-            [trial for trial, _ in rows],
-            constraints=Constraints(),
-            bf16_s=5.0,
+            Contest.of([trial for trial, _ in rows], Constraints(), bf16_s=5.0),
             score=lambda trial: rows[trial.index][1],
         )
     rows = [heard(0, 0.1, 0.9), heard(1, 0.1, 0.7)]
     winner = choose_winner(
-        [trial for trial, _ in rows],
-        constraints=Constraints(),
-        bf16_s=5.0,
+        Contest.of([trial for trial, _ in rows], Constraints(), bf16_s=5.0),
         score=lambda trial: rows[trial.index][1],
     )
     assert winner.chosen is None

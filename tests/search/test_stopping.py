@@ -1,156 +1,90 @@
-"""Trials stop where a finished one is certainly or very likely better, and hardly ever where they
-would be on the front.
+"""Trials stop where a finished one is very likely better, and hardly ever where they would be on
+the front.
 """
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from sensitivity.errors import UserError
-from sensitivity.search.stopping import (
-    CARRY,
-    Rival,
-    StoppingRule,
-    dominated_p_value,
-    estimate_mean,
-    order_prompts,
-)
-
-CERTAIN = StoppingRule(alpha=0.0)
-VALUES = st.lists(st.floats(0, 1), min_size=5, max_size=5)
+from sensitivity.fidelity.typical import typical
+from sensitivity.search.stopping import Rival, StoppingRule, dominated_p_value
 
 
 def rival(*per_prompt: float, latency_s: float = 1.0) -> Rival:
     return Rival(latency_s=latency_s, per_prompt=per_prompt)
 
 
-def test_p_value_is_students_t_of_the_predicted_difference() -> None:
-    """Ratios 1, 2, 0 above sizes 1, 2, 4, and 3, 1 unseen: the sums differ by 5 seen and 4
-    predicted, with error sqrt(10 + 16 / 3); a floor of 0.2 takes 1 of 5.
+def test_p_value_is_students_t_of_a_finite_sample() -> None:
+    """Of 12 log ratios 4 are seen: the t test of their mean, its error smaller by sqrt(1 - 4 / 12);
+    a margin is taken off the mean.
     """
-    sizes, seen = [1.0, 2.0, 4.0, 3.0, 1.0], [2.0, 6.0, 4.0]
-    assert dominated_p_value(seen, sizes) == pytest.approx(stats.t.sf(9 / np.sqrt(10 + 16 / 3), 2))
-    assert dominated_p_value(seen, sizes, noise_floor=0.2) == pytest.approx(
-        stats.t.sf(8 / np.sqrt(10 + 16 / 3), 2)
+    seen = np.array([0.5, -0.1, 1.5, 0.7])
+    error = seen.std(ddof=1) / 2 * np.sqrt(1 - 4 / 12)
+    assert dominated_p_value(seen, 12) == pytest.approx(stats.t.sf(seen.mean() / error, 3))
+    assert dominated_p_value(seen, 12, margin=0.2) == pytest.approx(
+        stats.t.sf((seen.mean() - 0.2) / error, 3)
     )
-
-
-def test_p_value_of_equal_sizes_is_the_finite_populations_t() -> None:
-    """With a rival that has 1 on each of 12 prompts it is the t test of 4 differences, its error
-    smaller by sqrt(1 - 4 / 12).
-    """
-    seen = np.array([1.5, 0.9, 2.5, 1.7])
-    t = (seen - 1).mean() / (seen.std(ddof=1) / 2 * np.sqrt(1 - 4 / 12))
-    assert dominated_p_value(seen, np.ones(12)) == pytest.approx(stats.t.sf(t, 3))
 
 
 def test_nothing_is_said_of_too_little() -> None:
-    """Two prompts, sizes of 0, and differences without spread have p-value 1."""
-    assert dominated_p_value([5.0, 6.0], [1.0] * 10) == 1
-    assert dominated_p_value([5.0, 6.0, 7.0], [0.0] + [1.0] * 9) == 1
-    assert dominated_p_value([2.0, 2.0, 2.0], [1.0] * 10) == 1
-    assert dominated_p_value([5.0, 6.0, 7.0], [1.0, 1.0, 1.0, 0.0, 0.0]) == 1
-
-
-def test_a_trial_above_its_rivals_whole_sum_stops() -> None:
-    """One prompt of 2.5 against a sum of 2.4 is certain, with p-value 0; against 2.5, or with a
-    noise floor of 0.1 over four prompts, it is not.
-    """
-    stop = CERTAIN.decide([2.5], 1.0, [rival(0.6, 0.6, 0.6, 0.6)])
-    assert stop is not None
-    assert (stop.prompts, stop.share, stop.rival, stop.p_value, stop.partial_mean) == (
-        1,
-        0.25,
-        0,
-        0.0,
-        2.5,
-    )
-    assert CERTAIN.decide([2.5], 1.0, [rival(0.625, 0.625, 0.625, 0.625)]) is None
-    assert (
-        StoppingRule(alpha=0.0, noise_floor=0.1).decide([2.5], 1.0, [rival(0.6, 0.6, 0.6, 0.6)])
-        is None
-    )
-    assert (
-        StoppingRule(alpha=0.0, noise_floor=0.02).decide([2.5], 1.0, [rival(0.6, 0.6, 0.6, 0.6)])
-        is not None
-    )
-
-
-@given(
-    trial=VALUES,
-    others=st.lists(st.tuples(VALUES, st.integers(1, 3)), min_size=1, max_size=4),
-    seen=st.integers(1, 4),
-)
-def test_what_is_certain_is_never_false(
-    trial: list[float], others: list[tuple[list[float], int]], seen: int
-) -> None:
-    """Whatever the values, a trial that stops without a test has a mean above that of a finished
-    one that is at least as fast.
-    """
-    finished = [rival(*values, latency_s=float(latency)) for values, latency in others]
-    stop = CERTAIN.decide(trial[:seen], 2.0, finished)
-    if stop is not None:
-        assert finished[stop.rival].latency_s <= 2
-        assert np.mean(trial) > np.mean(finished[stop.rival].per_prompt) - 1e-12
+    """Two prompts have p-value 1. Ratios without spread are above the margin, or not."""
+    assert dominated_p_value(np.array([5.0, 6.0]), 10) == 1
+    assert dominated_p_value(np.full(3, 0.7), 10) == 0
+    assert dominated_p_value(np.full(3, 0.7), 10, margin=0.8) == 1
 
 
 def test_the_rival_is_the_best_of_those_at_least_as_fast() -> None:
-    """A slower trial is no rival however good it is; of the others the one of least mean is,
-    whether faster or equally fast.
+    """A slower trial is no rival however good it is; of the others the one of least typical damage
+    is, whether faster or equally fast, also where a flip makes its mean the largest.
     """
-    good, fair, poor = ([level * x for x in (0.5, 1.0, 1.5, 0.8)] for level in (0.01, 0.1, 0.3))
-    slower, equal, faster = (
-        rival(*good, latency_s=1.01),
-        rival(*fair, latency_s=1.0),
-        rival(*poor, latency_s=0.5),
-    )
-    stop = CERTAIN.decide([0.2, 0.5], 1.0, [slower, faster, equal])
+    shape = np.array([0.5, 1.0, 1.5, 0.8])
+    slower = rival(*(0.01 * shape), latency_s=1.01)
+    equal = rival(0.05, 0.1, 0.15, 2.0, latency_s=1.0)
+    faster = rival(*(0.3 * shape), latency_s=0.5)
+    seen = [0.5, 1.1, 1.4]
+    stop = StoppingRule().decide(seen, 1.0, [slower, faster, equal])
     assert stop is not None
     assert stop.rival == 2
-    assert CERTAIN.decide([0.2, 0.5], 0.9, [slower, faster, equal]) is None
-    assert CERTAIN.decide([0.2, 0.5], 0.4, [slower, faster, equal]) is None
-    assert CERTAIN.decide([0.2, 0.5], 1.0, []) is None
+    assert StoppingRule().decide(seen, 0.4, [slower, faster, equal]) is None
+    assert StoppingRule().decide(seen, 1.0, []) is None
+    assert StoppingRule(alpha=0.0).decide(seen, 1.0, [slower, faster, equal]) is None
 
 
 def test_nothing_stops_before_the_first_prompt_or_after_the_last() -> None:
     """Without a prompt there is no evidence, and after the last there is nothing to save."""
-    assert CERTAIN.decide([], 1.0, [rival(0.1, 0.1, 0.1)]) is None
-    assert CERTAIN.decide([9.0, 9.0, 9.0], 1.0, [rival(0.1, 0.1, 0.1)]) is None
-    assert CERTAIN.decide([9.0, 9.0], 1.0, [rival(0.1, 0.1, 0.1)]) is not None
+    other = rival(0.1, 0.1, 0.1, 0.1)
+    assert StoppingRule().decide([], 1.0, [other]) is None
+    assert StoppingRule().decide([9.0, 9.1, 9.0, 9.1], 1.0, [other]) is None
+    assert StoppingRule().decide([9.0, 9.1, 9.0], 1.0, [other]) is not None
 
 
 def test_bf16_stops_what_is_slower_than_it() -> None:
-    """A rival of LPIPS 0 everywhere stops a trial after its first prompts, and the estimate is
-    their mean.
+    """A rival of damage 0 everywhere stops a trial after three prompts, with an estimate of a
+    finite size.
     """
-    stop = StoppingRule().decide([0.1, 0.3], 1.2, [rival(0.0, 0.0, 0.0, 0.0, 0.0)])
+    stop = StoppingRule(noise_floor=1e-4).decide([0.1, 0.3, 0.2], 1.2, [rival(*[0.0] * 5)])
     assert stop is not None
-    assert stop.estimate == stop.partial_mean == pytest.approx(0.2)
+    assert 0 < stop.estimate < 0.3
 
 
 def test_a_trial_that_is_worse_on_every_prompt_stops_by_the_test() -> None:
-    """About twice its rival on 5 of 30 prompts: not certain, but the p-value is below 0.05. The
-    stop has the rival's index and the share that was seen, and its JSON has every field.
+    """About twice its rival on 5 of 30 prompts: the stop has the rival's index, the share that was
+    seen, and an estimate between the rival's and what was seen; its JSON has every field.
     """
     other = rival(*np.linspace(0.5, 1.5, 30))
-    seen = np.asarray(other.per_prompt[:5]) * (1.8, 2.2, 2.0, 1.9, 2.1)
-    assert CERTAIN.decide(list(seen), 1.0, [other]) is None
+    factors = np.array([1.8, 2.2, 2.0, 1.9, 2.1])
     stop = StoppingRule(alpha=0.05, interim_tests=5).decide(
-        list(seen), 1.0, [rival(*[9.0] * 30), other]
+        list(np.asarray(other.per_prompt[:5]) * factors), 1.0, [rival(*[9.0] * 30), other]
     )
     assert stop is not None
     assert 0 < stop.p_value < 0.01
     assert (stop.prompts, stop.rival, stop.share) == (5, 1, pytest.approx(1 / 6))
-    assert set(stop.to_json()) == {
-        "prompts",
-        "share",
-        "rival",
-        "p_value",
-        "partial_mean",
-        "estimate",
-    }
+    ratios = np.log(factors)
+    shrunk = 1 - ratios.var(ddof=1) / 5 / ratios.mean() ** 2
+    carried = np.exp(ratios.mean() * (5 + shrunk * 25) / 30)
+    assert stop.estimate == pytest.approx(typical(other.per_prompt, 0.0) * carried, rel=1e-4)
+    assert set(stop.to_json()) == {"prompts", "share", "rival", "p_value", "estimate"}
 
 
 def test_interim_tests_share_the_error() -> None:
@@ -159,7 +93,8 @@ def test_interim_tests_share_the_error() -> None:
     """
     other = rival(*np.linspace(0.5, 1.5, 30))
     seen = list(np.asarray(other.per_prompt[:5]) * (1.2, 1.7, 1.3, 0.9, 1.5))
-    assert 0.01 < dominated_p_value(seen, other.per_prompt) < 0.05
+    ratios = np.log(seen) - np.log(other.per_prompt[:5])
+    assert 0.01 < dominated_p_value(ratios, 30) < 0.05
     assert StoppingRule(alpha=0.05, interim_tests=1).decide(seen, 1.0, [other]) is not None
     assert StoppingRule(alpha=0.05, interim_tests=5).decide(seen, 1.0, [other]) is None
 
@@ -186,17 +121,19 @@ def stopped_in(
 ) -> float:
     """Share of simulated trials that are stopped.
 
-    Prompts differ in size by lognormal factors of sd 0.8, each trial swings around them by sd 0.5.
-    All rivals are scaled to `worse` below the trial's mean, the first exactly: with `worse` a hair
-    below 1 each trial would just be on the front.
+    Prompts differ in size by lognormal factors of sd 0.8, each trial swings around them by sd 0.5,
+    and one picture in 20 flips. All rivals are scaled to `worse` below the trial's typical damage,
+    the first exactly: with `worse` a hair below 1 each trial would just be on the front.
     """
     rng = np.random.default_rng(seed)
     count = 0
     for _ in range(draws):
         sizes = rng.lognormal(0, 0.8, prompts)
-        trial, *others = sizes * rng.lognormal(0, 0.5, (1 + rivals, prompts))
+        flips = np.where(rng.random((1 + rivals, prompts)) < 0.05, 6.0, 1.0)
+        trial, *others = sizes * rng.lognormal(0, 0.5, (1 + rivals, prompts)) * flips
+        level = typical(trial, 0.0) / worse
         finished = [
-            rival(*(row * trial.mean() / row.mean() / worse * (1 + 0.02 * i)))
+            rival(*(row * level / typical(row, 0.0) * (1 + 0.02 * i)))
             for i, row in enumerate(others)
         ]
         count += any(rule.decide(list(trial[:k]), 1.0, finished) is not None for k in after)
@@ -207,48 +144,21 @@ def stopped_in(
     ("prompts", "after"), [(10, (5,)), (10, (3, 6, 9)), (24, (4, 8, 12, 16, 20))]
 )
 def test_trials_of_the_front_are_rarely_stopped(prompts: int, after: tuple[int, ...]) -> None:
-    """Trials that are better than each of six rivals by a hair, the hardest case, are stopped in at
-    most 5 of 100 cases over all interim tests, and in some.
+    """Trials that are better than each of six rivals by a hair, the hardest case, are stopped in
+    about 5 of 100 cases at most over all interim tests, and in some.
     """
     rule = StoppingRule(alpha=0.05, interim_tests=len(after))
-    assert 0 < stopped_in(800, rule, after, prompts=prompts, worse=0.9999, rivals=6, seed=1) <= 0.05
+    found = stopped_in(400, rule, after, prompts=prompts, worse=0.9999, rivals=6, seed=1)
+    assert 0 < found <= 0.075  # 2.3 standard errors above 0.05
 
 
 def test_hopeless_trials_mostly_stop() -> None:
-    """Trials of twice their rivals' LPIPS stop in 9 of 10 cases before 9 of 10 prompts; of 24
-    prompts the test stops more trials than certainty does.
+    """Trials of twice their rival's damage stop in more than half the cases after 5 of 10 prompts,
+    and nearly always before the last of 24.
     """
-    assert stopped_in(200, CERTAIN, (5, 8), prompts=10, worse=2.0, rivals=2, seed=2) > 0.9
-    certain = stopped_in(200, CERTAIN, (8,), prompts=24, worse=2.0, rivals=1, seed=2)
-    assert (
-        stopped_in(200, StoppingRule(alpha=0.05), (8,), prompts=24, worse=2.0, rivals=1, seed=2)
-        > certain + 0.1
-    )
-
-
-def test_an_estimate_adds_what_finished_trials_have_on_the_unseen_prompts() -> None:
-    """Two finished trials of any size have 1/4 and 3/4 of their sums unseen: half on average.
-
-    A trial of 8 seen, 4 times its rival's level, expects 4 ** CARRY.
-    """
-    finished = [[1.0, 2.0, 1.0], [1.0, 0.0, 3.0]]
-    level = 4.0 * (16 / 4) ** CARRY
-    assert estimate_mean([6.0, 2.0], finished, finished[0]) == pytest.approx((8 + level / 2) / 3)
-    assert estimate_mean(
-        [6.0, 2.0], [[100.0, 200.0, 100.0], [1.0, 0.0, 3.0]], finished[0]
-    ) == pytest.approx((8 + level / 2) / 3)
-    assert estimate_mean([6.0, 2.0], [*finished, [0.0] * 3], [0.0] * 3) == pytest.approx(16 / 3)
-    assert estimate_mean([6.0, 2.0], [[0.0] * 3], [0.0] * 3) == pytest.approx(4)
-
-
-def test_prompts_are_ordered_by_their_share_of_scores() -> None:
-    """A trial of large scores counts no more than one of small ones, zeros count nothing, and equal
-    prompts stay as they were.
-    """
-    assert order_prompts([[1.0, 3.0, 6.0]]) == (2, 1, 0)
-    assert order_prompts([[600.0, 300.0, 100.0], [0.0, 0.4, 0.6], [0.0, 0.4, 0.6]]) == (2, 1, 0)
-    assert order_prompts([[0.2, 0.3, 0.2, 0.3], [0.0] * 4]) == (1, 3, 0, 2)
-    assert order_prompts([[0.0] * 4]) == ()
+    rule = StoppingRule(alpha=0.05)
+    assert stopped_in(200, rule, (5,), prompts=10, worse=2.0, rivals=1, seed=2) > 0.5
+    assert stopped_in(100, rule, (20,), prompts=24, worse=2.0, rivals=1, seed=2) > 0.95
 
 
 @pytest.mark.parametrize(

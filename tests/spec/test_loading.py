@@ -85,12 +85,29 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 def test_a_hub_id_gives_a_study() -> None:
     """org/name that is no path here is a Hub id; nothing is downloaded to say so."""
-    spec = resolve_spec("black-forest-labs/FLUX.1-dev")
+    spec = resolve_spec("some-org/Model.1-dev")
     assert (spec.name, spec.model.hub, spec.model.path) == (
-        "FLUX.1-dev",
-        "black-forest-labs/FLUX.1-dev",
+        "Model.1-dev",
+        "some-org/Model.1-dev",
         None,
     )
+    assert spec.bare
+
+
+@pytest.mark.parametrize("name", [n for n in list_studies() if n != "tiny-flux"])
+def test_the_hub_id_of_a_study_is_its_name(name: str) -> None:
+    """In any case, and at the study's own revision, long or short; another revision is another
+    study with the same prompts and skip-lists, and without the shipped config files.
+    """
+    spec = resolve_spec(name)
+    own = spec.model.revision
+    for hub in (spec.model.hub, spec.model.hub.upper(), f"{spec.model.hub}@{own}"):
+        assert resolve_spec(hub) == spec
+    assert resolve_spec(f"{spec.model.hub}@{own[:7]}") == spec
+    other = resolve_spec(f"{spec.model.hub}@main")
+    assert (other.name, other.model.revision) == (f"{name}-at-main", "main")
+    assert (other.model.config, other.prompts) == (None, spec.prompts)
+    assert not other.bare
 
 
 @pytest.mark.parametrize(

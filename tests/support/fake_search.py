@@ -21,6 +21,7 @@ from sensitivity.search.front import Constraints
 from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.proposers import SamplerName
 from sensitivity.search.settings import SearchSettings, study_name
+from sensitivity.search.shortlist import Contest
 from sensitivity.search.store import Store
 from sensitivity.search.winner import choose_winner
 from sensitivity.spec.study_spec import FidelitySection
@@ -29,7 +30,7 @@ MODEL = "fake"
 PROMPTS = 6
 CHUNK = 4
 GROUPS = 4
-BUDGET = 6
+BASELINES, BUDGET = 3, 3
 CANDIDATES = Candidates(
     formats=(FormatName.BF16, FormatName.NVFP4),
     groups=tuple(
@@ -76,6 +77,7 @@ class FakeEvaluator:
         self.switch = SimpleNamespace(set=lambda _formats: None)
         self.compiled, self.damage_floor = False, 0.0
         self.noise_floors: dict[str, float] = {}
+        self.panel = None
 
     def evaluation_key(self, split: str) -> str:
         return hashlib.sha256(f"evaluation {split}".encode()).hexdigest()
@@ -164,9 +166,8 @@ def _outcome(result: Any, evaluator: FakeEvaluator, store: Store, *, compute: bo
         candidates=CANDIDATES,
         compute=compute,
     )
-    winner = choose_winner(
-        result.trials, constraints=CONSTRAINTS, bf16_s=CANDIDATES.bf16_s, score=scores
-    )
+    contest = Contest.of(result.trials, CONSTRAINTS, bf16_s=CANDIDATES.bf16_s)
+    winner = choose_winner(contest, score=scores)
     tried = [(t.index, t.choice, t.label, t.latency_s, t.score, t.estimate) for t in result.trials]
     stopped = [(t.index, t.choice, t.stop) for t in result.stopped]
     chosen = None if winner.chosen is None else winner.chosen.index

@@ -24,10 +24,14 @@ from optuna.storages._rdb import storage
 from sqlalchemy import Engine, event
 
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.fidelity.judges.panel import Panel
+from sensitivity.fidelity.judges.wishes import JudgeWishes
 from sensitivity.latency.timing import run_timing
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
+from sensitivity.search.calibration import choosing
+from sensitivity.search.calibration.jobs import EstimatorName
 from sensitivity.spec.loading import load_spec
-from sensitivity.workflows import conclude
+from sensitivity.workflows import comparing, conclude
 
 from support.clip_pipelines import save_ltx2
 from support.media import changed
@@ -58,10 +62,44 @@ def without_native_rounding() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_pass_for_all_groups() -> Iterator[None]:
+    """Let searches calibrate by gradients, which take two passes: a rollout takes one a group. The
+    tests of it put it back.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "DEFAULT", EstimatorName.GRADIENT)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_call_a_burst() -> Iterator[None]:
     """Let a timed repetition be one call: what it takes on a CPU says nothing anyway."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_timing, "BURST_S", 0.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def judges_look_where_asked() -> Iterator[None]:
+    """Let judges look at what a search draws only where a test asks for one, since they read models
+    of their own. `tests/fidelity/judges` tests which look by default.
+    """
+    plain = comparing.Panel
+
+    def panel(wishes: JudgeWishes, **more: Any) -> Panel:
+        asked = wishes.asked if wishes.required else ("none",)
+        return plain(replace(wishes, asked=asked), **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "Panel", panel)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_without_fsync() -> Iterator[None]:
+    """Let files not wait for the disk either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
         yield
 
 

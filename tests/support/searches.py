@@ -10,7 +10,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.fidelity.score import Score
 from sensitivity.search.trials import ScoredTrial
 
-BUDGET = 6
+BASELINES, BUDGET = 3, 3
 NVFP4 = (FormatName.NVFP4,)
 
 

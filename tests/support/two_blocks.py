@@ -50,10 +50,11 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "covers": "",
         "speedup_interval90": None,
         "shapes": None,
+        "whole_run": None,
         "note": "",
     }
     data: dict[str, Any] = {
-        "schema_version": "1.2",
+        "schema_version": "1.3",
         "name": "toy-mxfp8-b200",
         "model": {
             "id": "toy",
@@ -72,6 +73,11 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
             "lpips": {
                 "mean": 0.15,
                 "ci95": [0.1, 0.2],
+                "typical": 0.14,
+                "typical_ci95": [0.1, 0.2],
+                "expected_mean": 0.15,
+                "curve": {"at": 0.1, "log_ratio": 0.1, "slope": -0.1, "error": 0.2},
+                "flips": {"count": 1, "prompts": [1], "threshold": 0.2, "another_seed": 0.4},
                 "net": "tiny",
                 "noise_floor": 0.01,
                 "native_rounding": None,
@@ -91,6 +97,9 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
                 "max_distance": None,
             },
             "kernels": "emulated",
+            "judges": {},
+            "objective": None,
+            "against": [{"name": "all mxfp8", "ratio": 0.5, "ci95": [0.4, 0.6]}],
         },
         "notice": None,
         "memory": {"bf16_bytes": 1000, "quantized_bytes": 600, "source": "predicted"},
@@ -107,7 +116,9 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "choice": None,
         "verified": None,
         "environment": {"torch": "2.15", "gpu": None},
-        "front": [{"name": "t7", "latency": dict(latency), "lpips": 0.15, "audio": 0.4}],
+        "front": [
+            {"name": "t7", "latency": dict(latency), "lpips": 0.15, "typical": 0.1, "audio": 0.4}
+        ],
         "timings": [],
         "refused": {},
     }

@@ -12,7 +12,8 @@ from sensitivity.fidelity.score import Score
 from sensitivity.search.attempts import ATTEMPTS, DEATHS
 from sensitivity.search.front import Constraints
 from sensitivity.search.held_out import HeldOutScores
-from sensitivity.search.loop import run_search
+from sensitivity.search.log import study_names
+from sensitivity.search.loop import read_search, run_search
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 from sensitivity.workflows.conclude import SearchOutcome, conclude
@@ -64,16 +65,26 @@ def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., SearchOutcome]:
-    """Runs a search of seven trials with a `Judge`, and its end."""
+    """Runs a search of four trials beside the baselines with a `Judge`, and its end; with `reads`
+    the end alone.
+    """
 
     def run(
-        judge: Judge, *, said: list[str] | None = None, budget: int = 7, **bounds: float
+        judge: Judge,
+        *,
+        said: list[str] | None = None,
+        budget: int = 4,
+        reads: bool = False,
+        **bounds: float,
     ) -> SearchOutcome:
         monkeypatch.setattr(prepared.evaluator, "score", judge)
         settings = SearchSettings(formats=NVFP4, target="b200", budget=budget, calibrated=False)
         say = [].append if said is None else said.append
         with Store.open(tmp_path / "ended.db") as store:
-            result = run_search(prepared.evaluator, prepared.candidates, store, settings)
+            if reads:
+                result = read_search(store, *study_names(store), prepared.candidates)
+            else:
+                result = run_search(prepared.evaluator, prepared.candidates, store, settings)
             scores = HeldOutScores(
                 evaluator=prepared.evaluator,
                 store=store,
@@ -169,7 +180,7 @@ def test_where_every_quantized_trial_fails_that_is_said(prepared: Prepared, ende
     with pytest.raises(MeasurementError, match="10 trials in a row failed"):
         ended(Judge(prepared, fails))
     with pytest.raises(MeasurementError, match=r"all \d+ quantized trials failed \(.*run the same"):
-        ended(Judge(prepared, fails), budget=1)
+        ended(Judge(prepared, fails), reads=True)
 
 
 def test_a_verification_that_ends_its_process_is_given_up(

@@ -1,6 +1,7 @@
 """A search finds a recipe, and the recipe is the winning trial."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import ConstraintError, FormatError, OutputError, RecipeMismatchError
-from sensitivity.fidelity.intervals import AT_ONCE, mean_interval
+from sensitivity.fidelity.mean_curve import MeanCurve
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
+from sensitivity.recipes.fidelity_records import Lpips
 from sensitivity.recipes.recipe import load_recipe
-from sensitivity.recipes.records import Lpips
 from sensitivity.search.calibration.stored import calibration_cost
 from sensitivity.search.candidates import baselines
 from sensitivity.search.finished import Wanted, list_optuna_studies
@@ -24,17 +25,19 @@ from sensitivity.workflows import conclude
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.prepare import Prepared
+from sensitivity.workflows.report import collect_report, find_subject
 from sensitivity.workflows.requests import SearchRequest
 
 from support.searches import BUDGET, essence
 
 
 def test_a_search_scores_exactly_its_budget(whole: SearchOutcome) -> None:
-    """A search of budget N has N scored trials with N different choices, and a recipe for one of
-    them.
+    """A search of budget N has N scored proposals beside the baselines, all of them different, and
+    a recipe for one of them.
     """
-    assert len(whole.result.trials) == BUDGET
-    assert len({t.choice for t in whole.result.trials}) == BUDGET
+    trials = whole.result.trials
+    assert sum(not t.label for t in trials) == BUDGET
+    assert len({t.choice for t in trials}) == len(trials) == BUDGET + 3
     assert not whole.result.interrupted
     assert whole.recipe is not None
     assert whole.recipe.search.trials == BUDGET
@@ -44,9 +47,8 @@ def test_bounds_and_rule_of_thumb_come_first(whole: SearchOutcome) -> None:
     """The first trials are nothing quantized, everything quantized and the rule of thumb; nothing
     quantized has distance zero.
     """
-    assert [t.label for t in whole.result.trials] == ["none", "all nvfp4", "rule of thumb"] + [
-        ""
-    ] * (BUDGET - 3)
+    labels = [t.label for t in whole.result.trials]
+    assert labels == ["none", "all nvfp4", "rule of thumb"] + [""] * BUDGET
     assert whole.result.trials[0].score.mean == 0.0
     assert all(t.score.mean > 1e-6 for t in whole.result.trials[1:])
 
@@ -79,9 +81,12 @@ def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
     assert len(choice.shortlist) == len(whole.winner.shortlist) > 1
     fidelity = whole.recipe.fidelity
     for lpips in (fidelity.lpips, Lpips.model_validate(fidelity.model_extra["lpips_search"])):
-        assert lpips.ci95 == mean_interval(lpips.per_prompt)
-        assert lpips.simultaneous == AT_ONCE
-    assert whole.recipe.search.trial == whole.chosen.number
+        assert lpips.curve is not None
+        said = MeanCurve(**lpips.curve.model_dump()).mean_interval(
+            lpips.per_prompt, lpips.noise_floor
+        )
+        assert (lpips.expected_mean, *lpips.ci95) == said
+    assert whole.recipe.search.trial == (whole.chosen.number or None)
 
 
 def test_several_formats_give_each_group_a_choice(
@@ -90,7 +95,7 @@ def test_several_formats_give_each_group_a_choice(
     """With two formats each has its own bound, and some trial mixes them."""
     request = SearchRequest(
         formats=(FormatName.MXFP8, FormatName.NVFP4),
-        budget=6,
+        budget=2,
         storage=tmp_path / "two.db",
         cache_folder=runs / "references",
     )
@@ -112,7 +117,7 @@ def test_granularity_layer_searches_single_blocks(
     request = SearchRequest(
         granularity="layer",
         calibrated=False,
-        budget=4,
+        budget=1,
         storage=tmp_path / "layer.db",
         cache_folder=runs / "references",
     )
@@ -123,6 +128,7 @@ def test_granularity_layer_searches_single_blocks(
         len({fqn.split(".")[1] for fqn in group.fqns if "blocks." in fqn}) <= 1 for group in groups
     )
     assert len(outcome.result.trials) == 4
+    assert outcome.result.tried == 1
 
 
 def test_a_recipe_gives_the_winning_trials_pictures(
@@ -171,13 +177,14 @@ def test_an_unwritable_reference_cache_costs_time_only(
     """Where references cannot be kept, they are generated, and the scores are the same."""
     (tmp_path / "file").write_text("")
     request = SearchRequest(
-        budget=2,
+        budget=1,
         calibrated=False,
         storage=tmp_path / "s.db",
         cache_folder=tmp_path / "file" / "references",
     )
     outcome = find_recipe(load_spec(tiny_study), request)
-    assert [t.score for t in outcome.result.trials] == [t.score for t in whole.result.trials[:2]]
+    baselines = whole.result.trials[:3]
+    assert [t.score for t in outcome.result.trials[:3]] == [t.score for t in baselines]
 
 
 def test_an_unwritable_database_is_an_output_error(tmp_path: Path, tiny_study: Path) -> None:
@@ -291,3 +298,18 @@ def test_sensitivities_of_arithmetics_are_kept_apart(
         assert cost.known == cost.jobs > 0
         monkeypatch.setattr(evaluator, "arithmetic", Arithmetic.MSLK)
         assert calibration_cost(evaluator, candidates, store).known == 0
+
+
+def test_a_search_keeps_pictures_for_its_report(
+    whole: SearchOutcome, tiny_study: Path, runs: Path
+) -> None:
+    """The report of a search has its trials, and pictures of the winner and of the baselines."""
+    subject = find_subject(tiny_study, storage=runs / "whole.db")
+    report = collect_report(replace(subject, recipe=whole.recipe))
+    assert [trial.name for trial in report.trials] == [trial.name for trial in whole.result.trials]
+    assert whole.chosen is not None
+    assert report.gallery.chosen == whole.chosen.name
+    assert len(report.gallery.scenes) == 3
+    assert {"bf16", "rule of thumb", whole.chosen.name} <= set(report.gallery.scenes[0].pictures)
+    assert report.gallery.floor is not None
+    assert report.gaps == {}

@@ -1,10 +1,10 @@
 """A search that was interrupted in any way goes on to the same end."""
 
 import itertools
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +23,7 @@ from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.requests import SearchRequest
 
-from support import killed_search
-from support.searches import BUDGET, essence, states_of
+from support.searches import BASELINES, BUDGET, essence, states_of
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +68,15 @@ def continue_in_process(tiny_study: Path, runs: Path, database: Path, **more: An
 def test_the_same_command_continues_to_a_larger_budget(
     whole: SearchOutcome, tiny_study: Path, runs: Path, tmp_path: Path
 ) -> None:
-    """A budget of 2, then of 6, gives the trials of an uninterrupted search, and says that it
+    """A budget of 1, then of 3, gives the trials of an uninterrupted search, and says that it
     continues.
     """
-    request = SearchRequest(budget=2, storage=tmp_path / "two.db", cache_folder=runs / "references")
+    request = SearchRequest(budget=1, storage=tmp_path / "two.db", cache_folder=runs / "references")
     find_recipe(load_spec(tiny_study), request)
     continued: list[int] = []
     events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))
     outcome = continue_in_process(tiny_study, runs, tmp_path / "two.db", events=events)
-    assert continued == [2]
+    assert continued == [BASELINES + 1]
     assert essence(outcome.result.trials) == essence(whole.result.trials)
     assert outcome.recipe == whole.recipe
 
@@ -109,25 +108,30 @@ def test_a_full_disk_is_said_and_the_database_stays_valid(
             continue_in_process(tiny_study, runs, database)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert 1 <= states_of(database).count("COMPLETE") < BUDGET
+    assert 1 <= states_of(database).count("COMPLETE") < BASELINES + BUDGET
     outcome = continue_in_process(tiny_study, runs, database)
     assert essence(outcome.result.trials) == essence(whole.result.trials)
 
 
 def test_kill_minus_9_loses_only_the_running_trial(
-    whole: SearchOutcome, tiny_study: Path, runs: Path
+    whole: SearchOutcome,
+    tiny_study: Path,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process killed in its fifth trial leaves four, and the continued search equals the
     uninterrupted one.
     """
-    database = runs / "killed.db"
-    arguments = (tiny_study, database, runs / "references", BUDGET, 5)
-    killed = subprocess.run(
-        [sys.executable, killed_search.__file__, *map(str, arguments)],
-        capture_output=True,
-        timeout=120,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    database = tmp_path / "killed.db"
+    with monkeypatch.context() as patched:
+        at_trial(5, lambda: os.kill(os.getpid(), signal.SIGKILL), patched)
+        process = multiprocessing.get_context("fork").Process(
+            target=continue_in_process, args=(tiny_study, runs, database)
+        )
+        process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
     assert states_of(database) == ["COMPLETE"] * 4 + ["RUNNING"]
     continued: list[int] = []
     events = SearchEvents(continued=lambda _name, trials: continued.append(len(trials)))

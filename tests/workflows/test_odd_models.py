@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import CalibrationError, FormatError, PipelineError, UserError
-from sensitivity.fidelity import evaluator as scoring
+from sensitivity.fidelity import compiled_blocks
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.lpips import SMALLEST, LpipsDistance
 from sensitivity.models.compiled_regions import CompiledRegions
@@ -202,7 +202,9 @@ def test_blocks_that_torch_cannot_compile_run_eagerly(
     def refuse(_graph: Any, _inputs: Any) -> Any:
         raise NotImplementedError("no such thing")
 
-    monkeypatch.setattr(scoring, "CompiledRegions", partial(CompiledRegions, backend=refuse))
+    monkeypatch.setattr(
+        compiled_blocks, "CompiledRegions", partial(CompiledRegions, backend=refuse)
+    )
     torch._dynamo.reset()
     compiled = Evaluator(
         load_pipeline(load_spec(tiny_study), device="cpu"),

@@ -5,6 +5,7 @@ search that only says what it would take.
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,19 @@ from sensitivity.cli.app import app
 from sensitivity.cli.render.plan import plan_tables
 from sensitivity.consumers.exporters import to_diffusers, to_torchao
 from sensitivity.core.environment import describe_environment
+from sensitivity.core.format_name import FormatName
 from sensitivity.errors import RecipeError, UserError
+from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.latency import ShapeScale, stand_for
+from sensitivity.latency.devices import get_device
+from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.models.loading import load_pipeline
 from sensitivity.recipes.recipe import load_recipe
+from sensitivity.search.calibration import choosing
+from sensitivity.search.calibration.jobs import EstimatorName
+from sensitivity.search.calibration.stored import calibration_cost
+from sensitivity.search.grouping import make_candidates
+from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
 from sensitivity.spec.overrides import with_net, with_prompts, with_random_weights
 from sensitivity.spec.prompts import read_prompts
@@ -230,8 +241,8 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
     assert data["total_s"] == pytest.approx(sum(data["steps_s"].values()))
     assert data["steps_s"]["7 trials"] == pytest.approx(7 * data["trial_s"])
     assert (
-        data["references_bytes"] == (3 + 3 + 3) * 3 * 64 * 64 * 4
-    )  # search prompts together and one by one, held-out ones; fp32
+        data["references_bytes"] == (3 + 3 + 3 + 3) * 3 * 64 * 64 * 4
+    )  # search prompts together, one by one and with other seeds, held-out ones; fp32
     assert data["memory"]["peak_bytes"] == sum(data["memory"]["stages"][0]["parts"].values())
 
 
@@ -298,3 +309,30 @@ def test_a_plan_guesses_from_a_gemm_elsewhere(
         for part in run.components
     )
     assert plan.picture_s == pytest.approx(flops / 1e9 / 3)
+
+
+@pytest.mark.parametrize("default", ["gradient", "rollout"])
+def test_calibrating_is_planned_as_it_is_counted(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: str
+) -> None:
+    """What a plan says that layer sensitivities take is what `calibration_cost` says then, in bf16
+    pictures; without calibration it is nothing.
+    """
+    monkeypatch.setattr(choosing, "DEFAULT", EstimatorName(default))
+    request = SearchRequest(formats=(FormatName.NVFP4,))
+    plan = plan_search(evaluator.spec, request)
+    candidates = make_candidates(
+        stand_for(evaluator.profile(), ShapeScale(factor=evaluator.spec.pricing.stands_for)),
+        evaluator.spec,
+        formats=request.formats,
+        latency=PredictedLatency(get_device("b200")),
+    )
+    with Store.open(tmp_path / "study.db") as store:
+        cost = calibration_cost(evaluator, candidates, store)
+    calls = 2  # one for each step of a run
+    assert cost.estimator == default
+    assert plan.steps_s["layer sensitivities"] == pytest.approx(
+        plan.picture_s * cost.picture_calls / calls
+    )
+    plain = plan_search(evaluator.spec, replace(request, calibrated=False))
+    assert plain.steps_s["layer sensitivities"] == 0

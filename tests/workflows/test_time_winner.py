@@ -103,6 +103,31 @@ def test_the_recipe_states_the_run(outcome: SearchOutcome, fake: Fake) -> None:
     assert [*found.times.shapes] == ["none", *asked]
 
 
+def test_a_part_of_a_run_has_the_whole_run_beside_it(
+    outcome: SearchOutcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the denoiser's calls alone were timed, the recipe has the sum of shapes of both, and
+    the front ranks it by that of the whole run; times that an earlier version kept get it again.
+    """
+
+    def time_lists(_loaded: Any, _run: Any, lists: Any, _how: Any) -> EndTimes:
+        return replace(end_times(lists, {}), whole=False, covers="8 denoiser calls")
+
+    monkeypatch.setattr(time_winner, "time_lists", time_lists)
+    found = time_winner.time_winner(outcome)
+    assert found.recipe is not None
+    assert outcome.recipe is not None
+    latency, priced = found.recipe.latency, outcome.recipe.latency
+    assert latency.whole_run is not None
+    assert latency.shapes is not None
+    assert latency.whole_run.speedup == priced.speedup
+    assert latency.ranked_s == priced.quantized_s
+    assert latency.shapes.bf16_s <= priced.bf16_s
+    with Store.open(tmp_path / "study.db") as store:
+        keep_times(found, store)
+        assert with_kept_times(outcome, store).recipe == found.recipe
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -189,8 +214,15 @@ def test_the_recipe_is_there_before_it_is_timed(
     again, so that whoever writes it has it even if the process ends.
     """
     closed: list[bool] = []
+    whole = outcome.prepared.evaluator
     evaluator = SimpleNamespace(
-        close=lambda: closed.append(True), loaded=outcome.prepared.evaluator.loaded
+        close=lambda: closed.append(True),
+        loaded=whole.loaded,
+        distance=whole.distance,
+        panel=None,
+        prompts=whole.prompts,
+        references=whole.references,
+        batch_size=whole.batch_size,
     )
     prepared = replace(outcome.prepared, evaluator=evaluator)  # type: ignore[arg-type]
     monkeypatch.setattr(find, "prepare", lambda *_, **__: prepared)
@@ -253,9 +285,10 @@ def test_the_command_writes_before_and_after(
     run()
     assert load_recipe(path).latency.shapes is not None
     text = " ".join(out.getvalue().split())
-    assert "measured end to end on NVIDIA H200, torchao-graphs: the whole pipeline call" in text
+    assert "of the whole pipeline call; measured end to end on NVIDIA H200, torchao-graphs" in text
     assert "rule of thumb failed: a kernel refused it" in text
     assert (
-        "chosen: all nvfp4, 1.500x [1.500, 1.500], 2 s a run (measured end to end on b200" in text
+        "chosen: all nvfp4, 1.500x [1.500, 1.500] of a whole run, 2 s (measured end to end on b200"
+        in text
     )
     assert "more than the repetitions explain" in text

@@ -24,6 +24,7 @@ from sensitivity.models.denoisers import Denoisers, joined, parts_of
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
 from sensitivity.models.random_weights import random_component
+from sensitivity.models.step_latents import run_steps
 from sensitivity.search.block_patterns import BlockPatterns
 from sensitivity.search.calibration.jobs import EstimatorName
 from sensitivity.search.calibration.states import call_again, record_states
@@ -420,6 +421,11 @@ def test_every_estimator_measures_both(
     assert all(0 < error < 10 for error in errors.values())
     if estimator == "output":
         assert len(calls) == cost.picture_calls == 8 + 2 * cost.jobs
+    elif estimator == "rollout":
+        # half of each one's two steps, with guidance; the first one's answers come from memory
+        assert cost.picture_calls == 8 + 2 * cost.jobs
+        assert calls.count("transformer_2") == 4 + cost.jobs
+        assert len(calls) == 8 + cost.jobs * (2 + 4 + 2) / 2
     elif estimator == "preview":
         # bf16 and each job, twice; the pipeline calls as ever, most answers come from memory
         assert cost.decodes == cost.picture_calls - 8 == 2 * (cost.jobs + 2)
@@ -429,3 +435,30 @@ def test_every_estimator_measures_both(
     assert not any(
         vars(part).get("forward") for part in parts_of(evaluator.loaded.denoiser).values()
     )
+
+
+def test_a_rollout_of_the_second_denoiser_begins_where_it_does(
+    evaluator: Evaluator, spec: StudySpec, table: ShapeTable, tmp_path: Path
+) -> None:
+    """The error of a group of `transformer_2` is that of a whole run with it quantized, after the
+    first of its two steps, though the steps before are not computed again.
+    """
+    found = candidates_of(table, spec, (NVFP4,))
+    g = next(g for g, x in enumerate(found.groups) if x.name.startswith("transformer_2.blocks.ffn"))
+    with Store.open(tmp_path / "c.db") as store:
+        errors = calibrate(evaluator, found, store, estimator="rollout", states=2, prompts=1)
+    latents: list[torch.Tensor] = []
+    texts, seeds = evaluator.prompts("search")
+    for formats in ({}, dict.fromkeys(found.groups[g].members[1], NVFP4)):
+        evaluator.switch.set(formats)
+        with torch.no_grad():
+            run_steps(
+                evaluator.media_generator,
+                texts[:1],
+                seeds[:1],
+                steps=3,
+                after_step=lambda step, x: latents.append(x[0].float()) if step == 2 else None,
+            )
+    evaluator.switch.set({})
+    clean, other = latents
+    assert errors[g, 1] == pytest.approx(float((other - clean).norm() / clean.norm()), rel=1e-5)

@@ -95,17 +95,14 @@ def _seconds(diff: RecipeDiff) -> str:
 def _quality(diff: RecipeDiff) -> list[str]:
     if diff.a.recipe.is_unverified and diff.b.recipe.is_unverified:
         return []
-    lines = [
-        "LPIPS: "
-        + ", ".join(f"{letter} {_lpips(side)}" for letter, side in (("A", diff.a), ("B", diff.b)))
-    ]
+    lines = [f"{letter}: {_lpips(side)}" for letter, side in (("A", diff.a), ("B", diff.b))]
     if diff.incomparable:
         return [*lines, f"these LPIPS do not compare: {'; '.join(diff.incomparable)}"]
-    if diff.lpips_difference is not None:
-        mean, low, high = diff.lpips_difference
+    if diff.lpips_ratio is not None:
+        value, low, high = diff.lpips_ratio
         lines.append(
-            f"B's LPIPS is {mean:+.4f} [{low:+.4f}, {high:+.4f}] from A's, prompt by prompt (95 %"
-            " interval over prompts)"
+            f"B's typical LPIPS is {value:.2f} [{low:.2f}, {high:.2f}] of A's, prompt by prompt"
+            " (95 % interval over prompts)"
         )
     return lines
 
@@ -114,10 +111,7 @@ def _lpips(side: Side) -> str:
     if side.recipe.fidelity is None:
         return "UNVERIFIED"
     said = side.recipe.fidelity.lpips
-    return (
-        f"{said.mean:.4f} [{said.ci95[0]:.4f}, {said.ci95[1]:.4f}] ({said.net},"
-        f" {len(said.per_prompt)} pictures)"
-    )
+    return f"{said.words} ({said.net}, {len(said.per_prompt)} pictures)"
 
 
 def _places(diff: RecipeDiff) -> list[str]:

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from rich.console import Group as Lines
 from rich.text import Text
 
+from sensitivity.cli.render.judges import distance_words
 from sensitivity.cli.render.tables import at_scale, make_table
 from sensitivity.core.format_name import quantized
-from sensitivity.fidelity.intervals import AT_ONCE, letters_of_alike
+from sensitivity.fidelity.alike import letters_of_alike
+from sensitivity.fidelity.flips import FlipRule
 from sensitivity.fidelity.score import MetricValues, Score
+from sensitivity.fidelity.words import interval_words, lpips_words
 from sensitivity.search.native_rounding import NativeRounding
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.workflows.conclude import SearchOutcome
@@ -38,13 +41,14 @@ def front_table(outcome: SearchOutcome) -> Lines:
         ("quantized", "right"),
         ("ms a run", "right"),
         ("speedup", "right"),
-        ("estimate", "right"),
-        ("LPIPS", "right"),
+        ("typical", "right"),
+        ("flips", "right"),
         *[("sound", "right")] * has_sound,
         ("alike", "left"),
-        ("held-out LPIPS [95 %]", "right"),
+        ("held-out typical [95 %]", "right"),
+        ("mean [95 %]", "right"),
+        ("flips", "right"),
         *[("sound", "right")] * has_sound,
-        ("detail dB", "right"),
         title=_title(outcome, net=shown[0].score.net if shown else ""),
     )
     for trial in shown:
@@ -56,11 +60,7 @@ def front_table(outcome: SearchOutcome) -> Lines:
             style="bold green" if is_chosen else ("" if trial.index in alike else "dim"),
         )
     return Lines(
-        rows,
-        *(
-            Text(line, style="dim")
-            for line in _legend(shown, len(shortlist), outcome.native_rounding)
-        ),
+        rows, *(Text(line, style="dim") for line in _legend(outcome, shown, len(shortlist)))
     )
 
 
@@ -68,7 +68,7 @@ def _shown(outcome: SearchOutcome) -> list[ScoredTrial]:
     """The front, the baselines, and whatever has a held-out score; the fastest first."""
     beside = [t for t in outcome.result.trials if t.label or t.index in outcome.held_out]
     trials = {trial.index: trial for trial in (*outcome.front, *beside)}
-    return sorted(trials.values(), key=lambda trial: (trial.latency_s, trial.lpips))
+    return sorted(trials.values(), key=lambda trial: (trial.latency_s, trial.typical))
 
 
 def _title(outcome: SearchOutcome, *, net: str) -> str:
@@ -76,9 +76,11 @@ def _title(outcome: SearchOutcome, *, net: str) -> str:
     latency, result = outcome.prepared.latency, outcome.result
     scale = at_scale(outcome.prepared.evaluator.spec.pricing.stands_for)
     early = f" and {len(result.stopped)} stopped early" if result.stopped else ""
+    baselines = sum(bool(trial.label) for trial in result.trials)
     return (
-        f"front of {len(outcome.front)} among {len(result.trials)} trials{early}; latency"
-        f" {latency.source} for {latency.target}{scale}, LPIPS {net}"
+        f"front of {len(outcome.front)} among {len(result.trials) - baselines} trials{early} and"
+        f" {baselines} baselines; seconds of a whole pipeline run as the sum of shapes,"
+        f" {latency.source} for {latency.target}{scale}; {distance_words(net)}"
         f" {outcome.prepared.evaluator.execution.words}"
     )
 
@@ -93,27 +95,35 @@ def _cells(
         f"{len(quantized(candidates.decode(trial.choice)))}/{len(candidates.fqns)}",
         f"{trial.latency_s * 1e3:.2f}",
         f"{candidates.bf16_s / trial.latency_s:.3f}x",
-        f"{trial.lpips:.4f}",
-        f"{trial.score.mean:.4f}",
+        lpips_words(trial.typical),
+        _share(outcome.rules.flips(trial.score), trial.score),
         *[_mean(trial.score.audio)] * has_sound,
         letters,
-        _with_interval(held),
+        *_held_out(outcome, held),
         *[_mean(held.audio if held else None)] * has_sound,
-        _mean(held.detail_db if held else None, digits=2),
     ]
 
 
-def _with_interval(held: Score | None) -> str:
-    """A held-out LPIPS with its interval; "" where there is none."""
+def _held_out(outcome: SearchOutcome, held: Score | None) -> tuple[str, str, str]:
+    """Typical and mean LPIPS with intervals, and flips; "" where there is no score."""
     if held is None:
-        return ""
-    low, high = held.ci95
-    return f"{held.mean:.4f} [{low:.4f}, {high:.4f}]"
+        return "", "", ""
+    said = outcome.rules.summarize(held)
+    return (
+        interval_words(said.typical, said.typical_ci95),
+        interval_words(said.mean, said.mean_ci95),
+        _share(said.flips, held),
+    )
 
 
-def _mean(metric: MetricValues | None, *, digits: int = 4) -> str:
+def _share(flips: Sequence[int], score: Score) -> str:
+    """How many of the prompts flipped: "1/24"."""
+    return f"{len(flips)}/{len(score.per_prompt)}"
+
+
+def _mean(metric: MetricValues | None) -> str:
     """The mean of a metric; "" where there is none."""
-    return "" if metric is None else f"{metric.mean:.{digits}f}"
+    return "" if metric is None else lpips_words(metric.mean)
 
 
 def _rounding_line(floor: NativeRounding | None) -> list[str]:
@@ -121,41 +131,45 @@ def _rounding_line(floor: NativeRounding | None) -> list[str]:
     if floor is None:
         return []
     return [
-        f"native rounding {floor.lpips:.4f}: LPIPS between the rule of thumb's pictures and those"
-        f" in the arithmetic {floor.arithmetic} ({floor.prompts} prompts); its typical LPIPS"
-        f" changes by {floor.change:.1%}, so skip-lists that differ by less are alike"
+        f"native rounding {lpips_words(floor.lpips)}: LPIPS between the rule of thumb's pictures"
+        f" and those in the arithmetic {floor.arithmetic} ({floor.prompts} prompts); its typical"
+        f" LPIPS changes by {floor.change:.1%}, so skip-lists that differ by less are alike"
     ]
 
 
-def _legend(
-    shown: Sequence[ScoredTrial], near: int, floor: NativeRounding | None = None
-) -> list[str]:
+def anchor_words(rule: FlipRule) -> str:
+    """What LPIPS of another seed is here, to compare with; "" where it was not measured."""
+    return "" if rule.another_seed is None else f"another seed is {rule.another_seed:.2f} here"
+
+
+def _legend(outcome: SearchOutcome, shown: Sequence[ScoredTrial], near: int) -> list[str]:
     """What the marks and columns mean, and the two floors."""
     score = shown[0].score if shown else None
     prompts = len(score.per_prompt) if score is not None else 0
     noise = "not measured (batch of one)"
     if score is not None and score.noise_floor is not None:
-        noise = f"{score.noise_floor:.2g} (bf16 generated one by one)"
+        noise = f"{lpips_words(score.noise_floor)} (bf16 generated one by one)"
+    rule = outcome.rules.flip_rule
+    anchor = anchor_words(rule)
     lines = [
-        f"* on the front   > chosen   noise floor of LPIPS {noise}",
-        *_rounding_line(floor),
-        "estimate: LPIPS as all trials together predict it; LPIPS: of this one's own pictures on"
-        f" the {prompts} search prompts, part of it luck",
-        "alike: skip-lists that share a letter cannot be told apart on the"
-        f" {prompts} search prompts (paired, 95 %)",
-        "detail: decibels between the local energies of octaves, which noise and blur change and a"
-        " drifted composition hardly does",
+        f"* on the front   > chosen{f'   + could have been chosen ({near})' if near else ''}",
+        f"LPIPS to compare with: noise floor {noise}{f', {anchor}' if anchor else ''}",
+        *_rounding_line(outcome.native_rounding),
+        f"typical: geometric mean of LPIPS over the {prompts} search prompts, as all trials"
+        " together estimate it; the search ranks by it",
+        "held-out: on prompts that proposed nothing; mean: LPIPS expected over other prompts, from"
+        " the typical one by the curve of this study; each interval holds for the list that looked"
+        " best",
+        f"flips: prompts whose picture became another one, LPIPS {rule.threshold:.2g} or more"
+        f" ({rule.rests_on if anchor else 'another seed was not measured'})",
+        "alike: skip-lists that share a letter cannot be told apart on the search prompts (ratio of"
+        " typical LPIPS, prompt by prompt, 95 %)",
     ]
     if score is not None and score.audio is not None:
         bound = score.max_audio_distance
         lines.append(
             "sound: spectral distance from bf16's (1.35: two noises of one spectrum)"
-            f"{'' if bound is None else f', at most {bound:g} is accepted'}; the estimate is LPIPS"
-            f" + {score.audio_weight:g} x sound, and so is what --max-lpips bounds"
-        )
-    if near:
-        lines.append(
-            f"+ could have been chosen ({near}); the held-out intervals hold for {AT_ONCE}"
-            " skip-lists at once"
+            f"{'' if bound is None else f', at most {bound:g} is accepted'}; the search ranks"
+            f" and bounds LPIPS + {score.audio_weight:g} x sound"
         )
     return lines

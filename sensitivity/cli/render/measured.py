@@ -31,14 +31,29 @@ def measured_table(measured: "MeasuredRuns") -> Lines:
     )
 
 
-def end_table(times: "EndTimes", *, linears: int) -> Lines:
-    """Skip-lists of the end of a search, or of a verification, with their sums of shapes."""
-    return runs_table(
+def end_table(times: "EndTimes", *, linears: int, others_s: float = 0.0) -> Lines:
+    """Skip-lists of the end of a search, or of a verification, with their sums of shapes.
+
+    Args:
+        times: the lists, timed.
+        linears: how many Linears a list has.
+        others_s: seconds of a whole run that are not in what was timed; 0 if none are, or if they
+            are not known.
+    """
+    table = runs_table(
         times.runs,
-        title=f"measured end to end on {times.device}, {times.runtime}: {times.covers}",
+        title=(
+            f"seconds and speedups of {times.covers}; measured end to end on {times.device},"
+            f" {times.runtime}"
+        ),
         linears=linears,
+        seconds="s a run" if times.whole else "s",
         shapes={name: estimate.speedup for name, estimate in times.shapes.items()},
     )
+    if times.whole or not others_s:
+        return table
+    note = f"a whole run has the pipeline's other {others_s:.2g} s too, whatever the formats"
+    return Lines(table, Text(note, style="dim"))
 
 
 def runs_table(
@@ -46,13 +61,22 @@ def runs_table(
     *,
     title: str,
     linears: int,
+    seconds: str = "s a run",
     shapes: Mapping[str, float] | None = None,
 ) -> Lines:
-    """One row for each list; `shapes` has the speedups that the sum of shapes gives, by name."""
+    """One row for each list.
+
+    Args:
+        runs: the lists.
+        title: what was timed, and where.
+        linears: how many Linears a list has.
+        seconds: the heading of the seconds.
+        shapes: the speedups that the sum of shapes gives, by name.
+    """
     rows = make_table(
         ("skip-list", "left"),
         ("quantized", "right"),
-        ("s a run", "right"),
+        (seconds, "right"),
         ("spread", "right"),
         ("speedup [90 %]", "right"),
         *([("from shapes", "right")] if shapes else []),

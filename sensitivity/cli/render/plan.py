@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sensitivity.cli.render.tables import make_table
+from sensitivity.core.words import printable
 from sensitivity.workflows.plan import SearchPlan
 
 
@@ -21,8 +22,10 @@ def plan_tables(plan: SearchPlan) -> Lines:
 
 def _prompts(plan: SearchPlan) -> list[str]:
     """How many prompts choose and verify, and what was read of their file."""
-    split = f"{plan.pictures} search prompts, {plan.held_out} held-out prompts"
-    return [split] if plan.prompts is None else [split, plan.prompts.describe()]
+    read = plan.prompts
+    spread = "" if read is None or read.kind == "TOML" else f", evenly spread over {read.file}"
+    split = f"{plan.pictures} search prompts{spread}, {plan.held_out} held-out prompts"
+    return [split] if read is None else [printable(split), read.describe()]
 
 
 def _memory(plan: SearchPlan) -> Table:

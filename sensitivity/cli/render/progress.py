@@ -21,10 +21,17 @@ from rich.progress import (
 )
 
 from sensitivity.cli.screen import print_line
+from sensitivity.fidelity.words import lpips_words
 from sensitivity.latency.shape_times import PROBING, ShapeTimes, parse_linear
 from sensitivity.search.calibration.cost import CalibrationCost
 from sensitivity.search.front import pareto_front
-from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried
+from sensitivity.search.trials import (
+    ScoredTrial,
+    SearchEvents,
+    StoppedTrial,
+    Tried,
+    proposals,
+)
 from sensitivity.workflows.progress import Measuring
 
 
@@ -120,6 +127,7 @@ class SearchProgress(Bar):
         super().__init__(console, TextColumn("{task.fields[note]}", markup=False))
         self.budget = budget
         self.points: list[tuple[float, float]] = []
+        self.names: dict[int, str] = {}
         self.bf16_s = 0.0
         self.seconds: list[float] = []
         self.events = SearchEvents(
@@ -160,52 +168,63 @@ class SearchProgress(Bar):
     def _continued(self, name: str, trials: tuple[Tried, ...]) -> None:
         for trial in trials:
             self._count(trial)
+        done = len(proposals(trials))
+        baselines = len(trials) - done
         self.print(
-            f"continuing study {name}: {len(trials)} of {self.budget} trials are done,"
-            f" {max(0, self.budget - len(trials))} to go"
+            f"continuing study {name}: {done} of {self.budget} trials are done,"
+            f" {max(0, self.budget - done)} to go"
+            f"{f'; {baselines} baselines are scored' if baselines else ''}"
         )
 
-    def _began(self, index: int, label: str) -> None:
-        left_s = self._left_s(index)
+    def _began(self, number: int, label: str) -> None:
+        left_s = self._left_s(number - 1)
         left = f", {left_s:.0f} s left" if left_s else ""
         front = len(pareto_front(self.points))
         note = f"{label or 'proposed'}   front: {front} skip-lists{left}"
-        self.show("trial", index, self.budget, note)
+        self._show(number - 1, note, is_baseline=bool(label))
 
     def _scored(self, trial: ScoredTrial) -> None:
         self._count(trial)
         if not self.moving:
             front = pareto_front(self.points)
             on_front = trial.score.is_allowed and len(self.points) - 1 in front
-            label = f" ({trial.label})" if trial.label else ""
             self.print(
-                f"{self._head(trial)}, LPIPS {trial.score.mean:.4f}{_sound(trial)}{label}"
+                f"{self._head(trial)}, typical LPIPS {lpips_words(trial.typical)}, mean"
+                f" {lpips_words(trial.mean)}{_sound(trial)}"
                 f"{', on the front' if on_front else ''}; front {len(front)},"
-                f" {self._left_s(trial.index + 1):.0f} s left"
+                f" {self._left_s(trial.number):.0f} s left"
             )
-        self.show("trial", trial.index + 1, self.budget)
+        self._show(trial.number, is_baseline=bool(trial.label))
 
     def _stopped(self, trial: StoppedTrial) -> None:
         self._count(trial)
         if not self.moving:
             stop = trial.stop
-            sure = f"p = {stop.p_value:.2g}" if stop.p_value else "certain"
+            rival = self.names.get(stop.rival, "another one")
             self.print(
-                f"{self._head(trial)}, stopped after {stop.prompts} prompts: trial"
-                f" {stop.rival + 1} is as fast with less LPIPS ({sure})"
+                f"{self._head(trial)}, stopped after {stop.prompts} prompts: {rival} is as fast"
+                f" with less LPIPS (p = {stop.p_value:.2g})"
             )
-        self.show("trial", trial.index + 1, self.budget)
+        self._show(trial.number)
 
-    def _failed(self, index: int, reason: str) -> None:
-        self.print(f"trial {index + 1} failed: {reason}")
+    def _show(self, done: int, note: str | None = None, *, is_baseline: bool = False) -> None:
+        """Move the bar: baselines are no trials of the budget."""
+        if is_baseline:
+            self.show("baselines", 0, None, note)
+        else:
+            self.show("trial", done, self.budget, note)
+
+    def _failed(self, name: str, reason: str) -> None:
+        self.print(f"{name} failed: {reason}")
 
     def _count(self, trial: Tried) -> None:
-        """Keep what later lines say: seconds a trial, the front, bf16's seconds."""
+        """Keep what later lines say: seconds a trial, the front, names, bf16's seconds."""
         self.seconds.append(trial.seconds)
+        self.names[trial.index] = trial.name
         if isinstance(trial, StoppedTrial):
             return
         if trial.score.is_allowed:
-            self.points.append((trial.latency_s, trial.score.damage))
+            self.points.append((trial.latency_s, trial.score.typical))
         if trial.label == "none":
             self.bf16_s = trial.latency_s
 
@@ -213,14 +232,17 @@ class SearchProgress(Bar):
         """Seconds that the other trials will take, as those so far did; 0 before the first."""
         if not self.seconds:
             return 0.0
-        return (self.budget - done) * sum(self.seconds) / len(self.seconds)
+        return (self.budget - max(0, done)) * sum(self.seconds) / len(self.seconds)
 
     def _head(self, trial: Tried) -> str:
-        """A trial's number and speedup; its time where bf16's is not known yet."""
+        """A trial's number, or a baseline's name, and its speedup; its time where bf16's is not
+        known yet.
+        """
         gain = f"{trial.latency_s * 1e3:.2f} ms"
         if self.bf16_s:
             gain = f"{self.bf16_s / trial.latency_s:.3f}x"
-        return f"trial {trial.index + 1}/{self.budget}: {gain}"
+        name = f"baseline {trial.label}" if trial.label else f"{trial.name}/{self.budget}"
+        return f"{name}: {gain}"
 
 
 def _sound(trial: ScoredTrial) -> str:
@@ -228,7 +250,7 @@ def _sound(trial: ScoredTrial) -> str:
     if trial.score.audio is None:
         return ""
     beyond = "" if trial.score.is_allowed else " (more than the study allows)"
-    return f", sound {trial.score.audio.mean:.4f}{beyond}"
+    return f", sound {lpips_words(trial.score.audio.mean)}{beyond}"
 
 
 class ShapeProgress(Bar):

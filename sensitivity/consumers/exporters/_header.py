@@ -10,6 +10,7 @@ from collections import Counter
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import printable
+from sensitivity.fidelity.words import lpips_words
 from sensitivity.recipes.recipe import Recipe
 
 
@@ -50,9 +51,9 @@ def _fidelity(recipe: Recipe) -> tuple[str, ...]:
     if recipe.fidelity is None:
         return (recipe.caveat,)
     lpips = recipe.fidelity.lpips
-    floor = "not measured" if lpips.noise_floor is None else f"{lpips.noise_floor:.4g}"
+    floor = "not measured" if lpips.noise_floor is None else lpips_words(lpips.noise_floor)
     distance = (
-        f"LPIPS ({lpips.net}): {lpips.mean:.4g}, 95% interval {lpips.ci95[0]:.4g} to"
-        f" {lpips.ci95[1]:.4g}, noise floor {floor}, {len(lpips.per_prompt)} pictures"
+        f"LPIPS ({lpips.net}, 95% intervals): {lpips.words}, noise floor {floor},"
+        f" {len(lpips.per_prompt)} pictures"
     )
     return (distance, recipe.caveat) if recipe.caveat else (distance,)

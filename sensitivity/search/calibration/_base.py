@@ -3,7 +3,7 @@
 An **estimator** gives each job (`jobs.Job`) a number that grows with the damage that the job does,
 from recorded bf16 states alone. There are two kinds.
 
-- `unit` "job" (`output`, `preview`): the estimator runs the denoiser once for each job and state.
+- `unit` "job" (`rollout`, `output`, `preview`): the estimator runs the denoiser for each job.
 - `unit` "linear" (`gradient`, `local`): it handles all Linears and formats in one pass for each
   state. The error of a job is then the root of the sum of squares over its Linears, each with
   weight 1, as independent errors add up. What a format changes at a Linear is emulated, whatever
@@ -16,7 +16,7 @@ at its own output. How much its part of the run weighs is left to the search's t
 import abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.search.calibration.jobs import EstimatorName, Job
@@ -32,28 +32,40 @@ class JobError:
 
 
 class Estimator(abc.ABC):
-    """Stateless; `stored.get_estimator` gives the one instance of each.
+    """Stateless; `choosing.get_estimator` gives the one instance of each.
 
     Attributes:
         name: what a user calls it.
         unit: whether it runs whole jobs or handles each Linear of a job on its own.
         quantity: what the error is, in words, with its version: part of the key under which errors
             are kept.
+        inputs: what a "state" of a run is for it: a recorded denoiser call, or a step of the run.
+        default_prompts: how many prompts it takes where nobody says.
     """
 
     name: EstimatorName
     unit: Literal["job", "linear"]
     quantity: str
+    inputs: Literal["states", "steps"] = "states"
+    default_prompts: int = 4
 
     @property
     def runs_kernels(self) -> bool:
         """Whether jobs run by the kernels that draw pictures, and not by emulation."""
         return self.unit == "job"
 
+    def default_states(self, steps: int) -> int:
+        """How many states it takes where nobody says; `steps` are those of a whole run."""
+        return 2
+
+    def refusal(self, pipe: Any) -> str | None:
+        """Why it does not work for a pipeline; None where nothing is known against it."""
+        return None
+
     @abc.abstractmethod
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
         """Denoiser calls for each picture (prompt) that these jobs of one denoiser take, without
-        those that record the states.
+        those that record the states; where `inputs` is "steps", denoising steps.
         """
 
     def decodes(self, jobs: Sequence[Job], *, states: int) -> int:
@@ -71,7 +83,7 @@ class Estimator(abc.ABC):
         Args:
             evaluator: its pipeline is run, on the first `prompts` search prompts.
             jobs: of any of the denoisers; one Linear each where `unit` is "linear".
-            states: recorded calls of each denoiser.
+            states: recorded calls of each denoiser, or steps of a run.
             prompts: how many search prompts.
 
         Raises:

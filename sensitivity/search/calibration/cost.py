@@ -6,6 +6,7 @@ operands and multiplying them in one more format counts as one more call of that
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sensitivity.search.calibration.jobs import EstimatorName
 
@@ -16,6 +17,7 @@ class CalibrationCost:
 
     Attributes:
         estimator, states, prompts: what is computed, and on how many inputs.
+        inputs: whether `states` are denoiser calls or steps of a run.
         jobs: sensitivities that are asked for; `known` of them are in the store.
         picture_calls: denoiser calls x pictures still to be made, those that record the states
             included.
@@ -33,6 +35,7 @@ class CalibrationCost:
     decodes: int
     trial_picture_calls: int
     numbers: int
+    inputs: Literal["states", "steps"] = "states"
 
     @property
     def trials(self) -> float:
@@ -42,7 +45,7 @@ class CalibrationCost:
     def describe(self) -> str:
         """The cost as one line of text."""
         what = (
-            f"{self.jobs} layer sensitivities ({self.estimator}; {self.states} states x"
+            f"{self.jobs} layer sensitivities ({self.estimator}; {self.states} {self.inputs} x"
             f" {self.prompts} prompts)"
         )
         if self.known == self.jobs:

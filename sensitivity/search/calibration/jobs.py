@@ -25,6 +25,7 @@ Errors = dict[tuple[int, int], float]
 class EstimatorName(StrEnum):
     """The estimators, the most expensive first."""
 
+    ROLLOUT = "rollout"
     OUTPUT = "output"
     PREVIEW = "preview"
     GRADIENT = "gradient"

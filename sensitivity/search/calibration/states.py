@@ -82,7 +82,7 @@ def record_states(evaluator: Evaluator, *, states: int, prompts: int) -> list[St
             )
         )
 
-    with _hooked(evaluator, keep):
+    with watching_denoisers(evaluator, keep):
         generate_first(evaluator, prompts)
     check_calls(len(seen))
     picked = []
@@ -166,7 +166,7 @@ def check_finite(outputs: list[Tensor]) -> None:
 
 
 @contextmanager
-def _hooked(evaluator: Evaluator, hook: Any) -> Iterator[None]:
+def watching_denoisers(evaluator: Evaluator, hook: Any) -> Iterator[None]:
     """Inside, all Linears are bf16 and `hook(component, *what torch gives a forward hook)` is
     called after each denoiser call.
     """

@@ -11,56 +11,35 @@ they become known, at most every `KEEP_S`, so an interrupted calibration continu
 """
 
 import inspect
+import logging
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.errors import UserError
+from sensitivity.errors import CalibrationError, UserError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.denoisers import parts_of
 from sensitivity.models.generating import digest_of
 from sensitivity.search.calibration._base import Estimator
+from sensitivity.search.calibration.choosing import (
+    FALLBACK,
+    RunSize,
+    choose_estimator,
+    get_estimator,
+)
 from sensitivity.search.calibration.cost import CalibrationCost
-from sensitivity.search.calibration.gradient import GradientEstimator
 from sensitivity.search.calibration.jobs import BROKEN, Errors, EstimatorName, Job, jobs_of
-from sensitivity.search.calibration.local import LocalEstimator
-from sensitivity.search.calibration.output import OutputEstimator
-from sensitivity.search.calibration.preview import PreviewEstimator
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import Store
 
-DEFAULT_ESTIMATOR = EstimatorName.GRADIENT
-"""It ranks skip-lists as leave-one-in does, for a twentieth of the cost (LOG.md)."""
-DEFAULT_STATES, DEFAULT_PROMPTS = 2, 4
 KEEP_S = 0.5
 """Seconds of errors that a process which is killed may lose. Many come at once, and to keep each by
 itself takes longer than to compute it.
 """
-_ESTIMATORS: dict[EstimatorName, Estimator] = {
-    estimator.name: estimator
-    for estimator in (
-        OutputEstimator(),
-        PreviewEstimator(),
-        GradientEstimator(),
-        LocalEstimator(),
-    )
-}
 Progress = Callable[[int, int], None]
-
-
-def get_estimator(name: EstimatorName | str) -> Estimator:
-    """The estimator of this name.
-
-    Raises UserError, which lists the estimators, for any other name.
-    """
-    try:
-        return _ESTIMATORS[EstimatorName(name)]
-    except ValueError:
-        raise UserError(
-            f"`estimator` is {str(name)!r}; expected one of {', '.join(_ESTIMATORS)}: choose one"
-        ) from None
+log = logging.getLogger(__name__)
 
 
 def calibrate(
@@ -68,9 +47,9 @@ def calibrate(
     candidates: Candidates,
     store: Store,
     *,
-    estimator: EstimatorName | str = DEFAULT_ESTIMATOR,
-    states: int = DEFAULT_STATES,
-    prompts: int = DEFAULT_PROMPTS,
+    estimator: EstimatorName | str | None = None,
+    states: int | None = None,
+    prompts: int | None = None,
     progress: Progress | None = None,
 ) -> Errors:
     """The error of each (group, option); option 0, bf16, is left out.
@@ -79,9 +58,12 @@ def calibrate(
         evaluator: its pipeline is run.
         candidates: whose groups and formats.
         store: errors are read from it and kept in it.
-        estimator: which one.
-        states: recorded denoiser calls; at most the steps of a run are used.
-        prompts: search prompts, from the first; at most all are used.
+        estimator: which one; None is the default. Where that finds no way through this pipeline, a
+            warning says so, and `FALLBACK` does it.
+        states: recorded denoiser calls, or steps, whichever the estimator takes; at most the steps
+            of a run are used. None is the estimator's own default.
+        prompts: search prompts, from the first; at most all are used. None is the estimator's own
+            default.
         progress: called as progress(done, total) after each number that was not known.
 
     Raises:
@@ -90,7 +72,35 @@ def calibrate(
         CalibrationError: the denoiser gives no tensor, or the estimator cannot follow it.
         MeasurementError: the bf16 denoiser gives NaN or inf.
     """
-    plan = _Plan(evaluator, candidates, store, get_estimator(estimator), states, prompts)
+    chosen = _chosen(evaluator, candidates, estimator)
+    plan = _Plan(evaluator, candidates, store, chosen, states, prompts)
+    try:
+        return _completed(plan, evaluator, progress)
+    except CalibrationError as error:
+        if estimator is not None or chosen.name is FALLBACK:
+            raise
+        log.warning("layer sensitivities by %s, not %s: %s", FALLBACK, chosen.name, error)
+    plan = _Plan(evaluator, candidates, store, get_estimator(FALLBACK), None, None)
+    return _completed(plan, evaluator, progress)
+
+
+def _chosen(
+    evaluator: Evaluator, candidates: Candidates, name: EstimatorName | str | None
+) -> Estimator:
+    """The estimator of this name; None: the one that is taken for this pipeline and candidates."""
+    if name is not None:
+        return get_estimator(name)
+    run = RunSize(
+        steps=steps_of(evaluator),
+        denoisers=len(parts_of(evaluator.loaded.denoiser)),
+        prompts=len(evaluator.spec.prompts.search),
+    )
+    jobs = [*jobs_of(candidates).values()]
+    return choose_estimator(jobs, run=run, pipe=evaluator.loaded.pipe)
+
+
+def _completed(plan: "_Plan", evaluator: Evaluator, progress: Progress | None) -> Errors:
+    """The errors of a plan, after what is missing was computed and kept."""
     missing = plan.missing
     if missing:
         rows = plan.total_rows
@@ -114,9 +124,9 @@ def calibration_cost(
     candidates: Candidates,
     store: Store,
     *,
-    estimator: EstimatorName | str = DEFAULT_ESTIMATOR,
-    states: int = DEFAULT_STATES,
-    prompts: int = DEFAULT_PROMPTS,
+    estimator: EstimatorName | str | None = None,
+    states: int | None = None,
+    prompts: int | None = None,
     calls_a_run: int | None = None,
 ) -> CalibrationCost:
     """What `calibrate` with the same arguments would take now. Nothing is run.
@@ -126,18 +136,21 @@ def calibration_cost(
             assumes one for each step of the study or the pipeline; where guidance calls twice a
             step, the cost in trials is then overstated by up to 2.
     """
-    plan = _Plan(evaluator, candidates, store, get_estimator(estimator), states, prompts)
-    calls, missing = calls_a_run or _steps(evaluator), plan.missing
-    by_denoiser = [
-        [job for job in missing if job.is_of(name)] for name in parts_of(evaluator.loaded.denoiser)
-    ]
-    picture_calls = (calls if missing else 0) + sum(
+    chosen = _chosen(evaluator, candidates, estimator)
+    plan = _Plan(evaluator, candidates, store, chosen, states, prompts)
+    calls, missing = calls_a_run or steps_of(evaluator), plan.missing
+    parts = parts_of(evaluator.loaded.denoiser)
+    by_denoiser = [[job for job in missing if job.is_of(name)] for name in parts]
+    # several denoisers share the steps of a run, each has about as many
+    each = calls / steps_of(evaluator) / len(parts) if plan.estimator.inputs == "steps" else 1
+    picture_calls = (calls if missing else 0) + each * sum(
         plan.estimator.picture_calls(jobs, states=plan.states) for jobs in by_denoiser
     )
     decodes = sum(plan.estimator.decodes(jobs, states=plan.states) for jobs in by_denoiser)
     return CalibrationCost(
         estimator=plan.estimator.name,
         states=plan.states,
+        inputs=plan.estimator.inputs,
         prompts=plan.prompts,
         jobs=len(plan.jobs),
         known=sum(plan.is_known(job) for job in plan.jobs.values()),
@@ -160,15 +173,18 @@ class _Plan:
         candidates: Candidates,
         store: Store,
         estimator: Estimator,
-        states: int,
-        prompts: int,
+        states: int | None,
+        prompts: int | None,
     ) -> None:
+        steps = steps_of(evaluator)
+        states = estimator.default_states(steps) if states is None else states
+        prompts = estimator.default_prompts if prompts is None else prompts
         if states < 1:
             raise UserError(f"`states` is {states}; expected 1 or more denoiser calls")
         if prompts < 1:
             raise UserError(f"a calibration on {prompts} prompts was asked for; expected 1 or more")
         self.store, self.estimator = store, estimator
-        self.states = min(states, _steps(evaluator))
+        self.states = min(states, steps)
         self.prompts = min(prompts, len(evaluator.spec.prompts.search))
         self.by_job = estimator.unit == "job"
         self.jobs = jobs_of(candidates)
@@ -252,7 +268,7 @@ class _Plan:
         return math.sqrt(sum(squares))
 
 
-def _steps(evaluator: Evaluator) -> int:
+def steps_of(evaluator: Evaluator) -> int:
     """Denoising steps of one run: the study's setting, or the default of the pipeline's call."""
     steps = evaluator.spec.settings.get("num_inference_steps")
     if steps is None:

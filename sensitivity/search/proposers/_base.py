@@ -21,13 +21,15 @@ class Observation:
 
     Attributes:
         choice: one option for each group.
-        lpips: its score; of a stopped trial an estimate.
+        typical: its typical damage; of a stopped trial an estimate.
         share: part of the search prompts that were scored; 1 for a finished trial.
+        latent: the typical error of its latents; None where it is not known.
     """
 
     choice: Choice
-    lpips: float
+    typical: float
     share: float = 1.0
+    latent: float | None = None
 
 
 class Proposer(abc.ABC):

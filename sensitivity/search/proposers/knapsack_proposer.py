@@ -1,6 +1,6 @@
 """Which skip-list would add most to the front? The default proposer.
 
-LPIPS to a power is close to additive over the groups that are quantized, and seconds are exactly
+Typical LPIPS is close to additive over the groups that are quantized, and seconds are exactly
 additive. So a proposal answers two questions.
 
 1. Which saving is worth a trial? The one where the estimated front would add most hypervolume to
@@ -134,11 +134,12 @@ class KnapsackProposer(Proposer):
         """The posterior over damages after these trials."""
         return believe(
             self.features([obs.choice for obs in history]),
-            np.array([obs.lpips for obs in history]),
+            np.array([obs.typical for obs in history]),
             self.errors,
             self.sizes,
             self.kin,
             shares=np.array([obs.share for obs in history]),
+            latents=np.array([obs.latent or np.nan for obs in history]),
             memory=self._memory,
         )
 
@@ -161,7 +162,7 @@ class KnapsackProposer(Proposer):
         rng = np.random.default_rng([self.seed, index])
         choice = self.candidates.none_quantized
         for attempt in range(MAX_TRIES):
-            damage = self.damage_table(belief.sample(rng) if attempt else belief.mean)
+            damage = self.damage_table(belief.sample(rng) if attempt else belief.damages)
             savings = self.weighed_savings(belief, damage, history, rng)
             for wanted in savings[: 1 if attempt else 4]:
                 choice = self._solve(damage, wanted * (1 - 1e-9))
@@ -193,7 +194,6 @@ class KnapsackProposer(Proposer):
             history: the trials so far.
             rng: jitters the grid.
         """
-        power = belief.hypothesis.power
         curve = self.knapsack.curve(damage, points=CURVE_PRICES)
         most = self.knapsack.most_gain
         grid = most * (np.arange(SAVINGS) + rng.random()) / SAVINGS
@@ -204,10 +204,10 @@ class KnapsackProposer(Proposer):
         )
         promised = promised_area(
             savings,
-            np.interp(savings, curve.gains, curve.damages) ** (1 / power),
+            belief.link(np.interp(savings, curve.gains, curve.damages)),
             self.gains[np.arange(len(self.gains)), choices].sum(1),
-            belief.lpips(self.features([obs.choice for obs in history])),
-            worst=float(curve.damages[-1] ** (1 / power)),
+            belief.typical(self.features([obs.choice for obs in history])),
+            worst=float(belief.link(curve.damages[-1:])[0]),
         )
         return np.asarray(savings[np.argsort(-promised, kind="stable")])
 

@@ -24,8 +24,8 @@ def test_skip_list_text() -> None:
         in header
     )
     assert (
-        "LPIPS (alex): 0.15, 95% interval 0.1 to 0.2, noise floor not measured, 1 pictures"
-        in header
+        "LPIPS (alex, 95% intervals): mean LPIPS 0.1500 [0.1000, 0.2000], noise floor not measured,"
+        " 1 pictures" in header
     )
 
 

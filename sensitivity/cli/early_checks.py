@@ -1,0 +1,91 @@
+"""Which mistakes of a command line can be found before anything heavy is loaded?
+
+A target that no device has, a sampler that is not there, a database that is missing, a recipe of
+another model: each is said in a fraction of a second, by small files alone. What cannot be told so
+cheaply passes, and the library says it later.
+
+    check_target("b20")                             # UserError: did you mean 'b200'?
+"""
+
+import difflib
+import json
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sensitivity.core.file_names import is_target_file, slug
+from sensitivity.errors import RecipeMismatchError, StoreError, UserError
+from sensitivity.spec.study_spec import StudySpec
+
+if TYPE_CHECKING:
+    from sensitivity.recipes.recipe import Recipe
+
+SAMPLERS = ("knapsack", "tpe", "nsga2", "nsga3", "gp", "random")
+"""What proposes skip-lists; a test compares it with the library's own list."""
+_OTHER_NAMES = ("5090", "rtx-5090", "rtx_5090", "geforce-rtx-5090")
+_GENERIC_CLASS = "Transformer2DModel"  # older diffusers wrote it for transformers of any class
+
+
+@cache
+def device_names() -> tuple[str, ...]:
+    """The devices that come with the package."""
+    path = Path(__file__).parents[1] / "latency" / "devices.toml"
+    return tuple(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def check_target(name: str) -> None:
+    """Raise UserError unless a device has this name, or it is the path of a device's file."""
+    text = name.strip().lower()
+    if is_target_file(text) or text in device_names() or text in _OTHER_NAMES:
+        return
+    closest = difflib.get_close_matches(text, device_names(), n=1, cutoff=0.4)
+    hint = f"Did you mean {closest[0]!r}?" if closest else "Choose one of these."
+    raise UserError(
+        f"No device is called {name!r} (`target`); expected one of {', '.join(device_names())}, or"
+        f" a path to a device TOML or to the JSON of `sensitivity device measure`. {hint}"
+    )
+
+
+def check_sampler(name: str) -> None:
+    """Raise UserError unless the name is that of a sampler, or has the form module:Class."""
+    if name not in SAMPLERS and ":" not in name:
+        raise UserError(
+            f"`sampler` is {name!r}; expected one of {', '.join(SAMPLERS)}, or an Optuna sampler as"
+            " module:Class, such as my_package.samplers:MySampler"
+        )
+
+
+def check_database(storage: Path | None, spec: StudySpec) -> None:
+    """Raise StoreError where the database of a search is missing.
+
+    By default it is where `search` puts it.
+    """
+    path = storage or Path("sensitivity-runs") / f"{slug(spec.name, most=200)}.db"
+    if not path.exists():
+        raise StoreError(
+            f"{path} is not there; expected the database of a search: run `sensitivity search` for"
+            f" {spec.name}, or name its database in `storage`"
+        )
+
+
+def check_fits(recipe: "Recipe", spec: StudySpec) -> None:
+    """Raise RecipeMismatchError where the model's config files name another denoiser than the
+    recipe is for. A model whose config files are not on this machine passes.
+    """
+    folder = spec.model.config or spec.model.path
+    try:
+        text = (folder / "model_index.json").read_text(encoding="utf-8") if folder else "{}"
+        index = json.loads(text)
+        entry = index.get(recipe.model.component)
+    except (OSError, ValueError, AttributeError):
+        return
+    if not index or (isinstance(entry, list) and _GENERIC_CLASS in entry):
+        return
+    kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else "none"
+    if kind != recipe.model.component_class:
+        raise RecipeMismatchError(
+            f"the recipe is for {recipe.model.id}, whose {recipe.model.component} is a"
+            f" {recipe.model.component_class}, and that of {spec.name} is {kind}; expected the"
+            " recipe's own model: name it in `model`"
+        )

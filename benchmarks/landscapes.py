@@ -28,7 +28,7 @@ import numpy as np
 from ceiling import COUNTS as POINTS
 from ceiling import SPEEDUPS, Front, fit_damages, front_by, items_of, kept_front
 from landscape_kinds import KINDS, Landscape, fitted, make
-from measures import Corner, best_subset, damage_at, hypervolume_of, student_interval
+from measures import LEAST, Corner, best_subset, damage_at, hypervolume_of, student_interval
 from playing import fronts_at, marks_of, play
 from scored_rows import rows_in
 from search_arms import ARMS, SEEDLESS, can_play
@@ -112,7 +112,7 @@ class Judge:
             best = self.ceiling_points[:, [0, 1 + measure]]
             for speedup in SPEEDUPS:
                 least = damage_at(best, speedup, self.bf16_s)
-                if np.isfinite(least) and least > 0:
+                if np.isfinite(least) and least > LEAST:
                     excess = damage_at(both, speedup, self.bf16_s) / least - 1
                     row[f"{name} at {speedup}"] = 100 * excess
         return row

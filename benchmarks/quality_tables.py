@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measures import Array, damage_at, hypervolume_of, student_interval, typical_of
+from measures import LEAST, Array, damage_at, hypervolume_of, student_interval, typical_of
 from scored_model import SETTINGS
 from scored_rows import rows_in
 
@@ -177,7 +177,7 @@ def _above(fronts: list[Any], ceiling: Row, judged: Judged, measure: str) -> Row
             if front
         ]
         values = [100 * (value / least - 1) for value in found if np.isfinite(value)]
-        if values and least > 0:
+        if values and least > LEAST:
             answer[speedup] = {
                 "mean": float(np.mean(values)),
                 "ci95": student_interval(values),

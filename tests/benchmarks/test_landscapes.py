@@ -1,5 +1,6 @@
 """Landscapes whose truth is known, and how arms play on them."""
 
+import math
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from table_files import Table
 
 from sensitivity.search.calibration.choosing import DEFAULT, FALLBACK
 from sensitivity.search.candidates import Choice, baselines
+from sensitivity.search.damage import LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +163,12 @@ def test_ours_begins_with_the_estimator_that_a_search_chooses(plain: Landscape) 
     assert can_play("ours", world)
     assert not can_play("ours, output calibration", replace(world, errors={}))
     assert can_play("tpe", replace(world, errors={}))
+
+
+def test_the_ablation_without_a_link_believes_in_none(plain: Landscape) -> None:
+    """Whatever the trials say, damages add up without end."""
+    way = ARMS["ours, no link"]
+    heard = [(choice, plain.hear(choice)) for choice in _some(plain, 12)]
+    proposer = way.proposer(plain.world, 0)
+    assert proposer.believe([way.observed(*one) for one in heard]).hypothesis.limit == math.inf
+    assert len(LIMITS) > 1

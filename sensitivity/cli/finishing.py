@@ -112,9 +112,13 @@ def _about_trials(outcome: SearchOutcome, budget: int) -> list[str]:
             f" {result.pictures_saved} pictures were not generated"
         )
     if result.tried < budget:
-        lines.append(
-            f"{result.tried} of {budget} trials: every skip-list that could be found had been tried"
+        gains = (gain for g in outcome.prepared.candidates.groups for gain in g.gains_s)
+        why = (
+            "every skip-list that could be found had been tried"
+            if max(gains, default=0.0) > 0
+            else "no group of Linears is faster quantized, so there is nothing to search"
         )
+        lines.append(f"{result.tried} of {budget} trials: {why}")
     if result.failed:
         lines.append(f"{result.failed} trials failed{_why(result.failures)}")
     lines += [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.fidelity.score import METRICS, MetricValues, Score
+from sensitivity.fidelity.score import METRICS, JudgeValues, MetricValues, Score
 from sensitivity.latency.constants import BLACKWELL, FITTED
 from sensitivity.latency.devices import DEVICES, Device, load_device
 from sensitivity.latency.posterior import Fit, load_fit
@@ -35,8 +35,19 @@ SCORE = Score(
     motion=METRIC,
     detail_db=dataclasses.replace(METRIC, noise_floor=0.02),
     audio=dataclasses.replace(METRIC, per_prompt=(0.0, 2.0)),
+    latent=dataclasses.replace(METRIC, per_prompt=(0.3, 0.7)),
     audio_weight=0.5,
     max_audio_distance=0.75,
+    judges={
+        "text": JudgeValues(
+            per_prompt=(1 / 7,),
+            noise_floor=0.03,
+            higher_is_better=True,
+            unit="dB",
+            prompts=(1,),
+            made_by="a reader 1.0",
+        )
+    },
 )
 NOT_STATED = ("calibrated", "samples", "measured")
 """Fields of a device that come from measurements of its own."""

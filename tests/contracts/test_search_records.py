@@ -8,7 +8,7 @@ import pytest
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import StoreError
-from sensitivity.fidelity.score import MetricValues, Score
+from sensitivity.fidelity.score import JudgeValues, MetricValues, Score
 from sensitivity.latency.shape_times import ShapeTime
 from sensitivity.search.candidates import Candidates, Group
 from sensitivity.search.finished import KeptStudy, list_optuna_studies
@@ -31,10 +31,21 @@ SCORE = Score(
     motion=TIMES,
     detail_db=TIMES,
     audio=TIMES,
+    latent=TIMES,
     audio_weight=0.25,
     max_audio_distance=0.75,
+    judges={
+        "text": JudgeValues(
+            per_prompt=(1 / 3,),
+            noise_floor=0.5,
+            higher_is_better=True,
+            unit="dB",
+            prompts=(1,),
+            made_by="a reader 1.0",
+        )
+    },
 )
-STOP = Stop(prompts=3, share=3 / 8, rival=1, p_value=1e-300, partial_mean=0.1 + 0.2, estimate=2 / 3)
+STOP = Stop(prompts=3, share=3 / 8, rival=1, p_value=1e-300, estimate=2 / 3)
 SETTINGS = SearchSettings(
     formats=(FormatName.MXFP8, FormatName.NVFP4),
     target="b200",
@@ -47,6 +58,7 @@ SETTINGS = SearchSettings(
     emulate=True,
     latency="measured",
     runtime="torchao-step-graph",
+    objective="mine:distance",
 )
 ERRORS = {(0, 1): 0.1 + 0.2, (0, 2): 1e-300, (1, 1): 10.0}
 CANDIDATES = Candidates(
@@ -62,6 +74,8 @@ CANDIDATES = Candidates(
     bf16_s=2.0,
 )
 NAME = "tiny-mxfp8+nvfp4-b200-0123abcd"
+COMPUTED = {f"ScoredTrial.{field}" for field in ("estimate", "expected_mean", "index", "number")}
+"""What follows from a trial's place and from all trials, and is not kept."""
 
 
 def opened(store: Store) -> StudyLog:
@@ -106,9 +120,14 @@ def test_trials_in_the_study(tmp_path: Path) -> None:
         index=0, choice=(1, 0), label="rule of thumb", latency_s=1.7, score=SCORE, seconds=0.1 + 0.2
     )
     stopped = StoppedTrial(
-        index=1, choice=(0, 1), latency_s=CANDIDATES.latency_s((0, 1)), stop=STOP, seconds=2 / 3
+        index=1,
+        number=1,
+        choice=(0, 1),
+        latency_s=CANDIDATES.latency_s((0, 1)),
+        stop=STOP,
+        seconds=2 / 3,
     )
-    assert_all_fields_set(scored, only_value={"ScoredTrial.estimate", "ScoredTrial.index"})
+    assert_all_fields_set(scored, only_value=COMPUTED)
     assert_all_fields_set(stopped)
     with Store.open(tmp_path / "s.db") as store:
         log = opened(store)

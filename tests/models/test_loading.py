@@ -351,7 +351,7 @@ def test_a_kill_while_text_is_encoded_leaves_nothing_broken(
     process.join(timeout=100)
     assert process.exitcode == -signal.SIGKILL
     assert not cache.exists() or not list(cache.iterdir())
-    assert len(search().result.trials) == 1
+    assert search().result.tried == 1
     assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
 
 

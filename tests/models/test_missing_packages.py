@@ -53,7 +53,7 @@ def test_a_cause_is_looked_at() -> None:
 
 def test_the_message_says_what_to_install() -> None:
     """With the package's name as it is installed where that differs."""
-    error = lacks_package("WanPipeline", ModuleNotFoundError("no skimage", name="skimage"))
+    error = lacks_package("WanPipeline", ModuleNotFoundError("no bs4", name="bs4"))
     assert isinstance(error, MissingPackageError)
-    assert "WanPipeline needs the package scikit-image, which is not installed" in str(error)
-    assert "`pip install scikit-image`" in str(error)
+    assert "WanPipeline needs the package beautifulsoup4, which is not installed" in str(error)
+    assert "`pip install beautifulsoup4`" in str(error)

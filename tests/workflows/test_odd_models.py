@@ -94,7 +94,7 @@ def test_what_gives_nan_stays_out_of_the_search(
     from the database sees the same trials.
     """
     break_role(monkeypatch, "192-768")  # the MLPs' first Linears
-    outcome = search(5)
+    outcome = search(2)
     groups = outcome.prepared.candidates.groups
     broken = [
         g
@@ -107,7 +107,7 @@ def test_what_gives_nan_stays_out_of_the_search(
     assert [text.partition(":")[0] for text in said] == ["left out of the search"]
     assert all(f"{groups[g].name} in nvfp4" in said[0] for g in broken[:5])
     trials = outcome.result.trials
-    assert len(trials) == 5
+    assert outcome.result.tried == 2
     assert all(trial.choice[g] == 0 for trial in trials for g in broken)
     assert next(trial for trial in trials if trial.label == "all nvfp4").choice == tuple(
         int(g not in broken) for g in range(len(groups))
@@ -170,12 +170,12 @@ def test_a_search_goes_on_without_layer_sensitivities(
         raise error
 
     monkeypatch.setattr(torch.autograd, "backward", backward)
-    outcome = search(4)
+    outcome = search(1)
     assert said == [
         "the search goes on without layer sensitivities: no gradient of the FluxTransformer2DModel"
         f" could be computed ({type(error).__name__}: {error})"
     ]
-    assert len(outcome.result.trials) == 4
+    assert outcome.result.tried == 1
     assert outcome.recipe is not None
 
 

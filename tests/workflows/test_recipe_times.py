@@ -114,6 +114,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Verification
 
     def run(timing: Callable[[], EndTimes], **changes: Any) -> list[Verification]:
         pipeline = SimpleNamespace(loaded=None, run=None)
+        monkeypatch.setattr(verify, "compare_by", lambda *_, **__: None)
         monkeypatch.setattr(verify, "_scored", lambda *_: (SCORE, pipeline))
         monkeypatch.setattr(verify, "why_not_timed", lambda *_, **__: None)
         monkeypatch.setattr(verify, "time_recipe", lambda *_, **__: timing())

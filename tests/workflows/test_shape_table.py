@@ -332,7 +332,7 @@ def test_a_wrong_wish_is_refused_before_anything_is_loaded(
     def load(*_study: Any, **_how: Any) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(preparing, "study_distance", load)
+    monkeypatch.setattr(preparing, "compare_by", load)
     other = spec.model_copy(update={"pricing": spec.pricing.model_copy(update=changes)})
     target = "b200" if "nvfp4" in formats else None
     if target is not None:

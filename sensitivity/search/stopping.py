@@ -16,7 +16,7 @@ valid for dependent tests).
 
 Error. Of trials that would be on the front, at most `alpha` are stopped. Simulated with lognormal
 damages, of which one in 20 or none is six times as large, trials as good as the best of six rivals
-are stopped in 3.5 to 5.5 of 100 cases at alpha 0.05, over one to five interim tests of 10 or 24
+are stopped in 2.8 to 5.7 of 100 cases at alpha 0.05, over one to five interim tests of 10 or 24
 prompts; trials of twice the best rival's damage in 64 to 78 after 5 of 10 prompts.
 
 A stopped trial has no score. Its `estimate` is for proposers, with the weight of its `share` of the

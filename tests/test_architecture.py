@@ -37,7 +37,7 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 78, "audit": 158, "nearest": 94}
+CLOSURES = {"price": 78, "audit": 159, "nearest": 94}
 """{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100

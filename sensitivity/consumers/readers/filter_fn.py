@@ -26,8 +26,8 @@ read, and run in the tests.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +38,7 @@ from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.torchao_keys import containers
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.user_modules import import_user_module
 from sensitivity.errors import PatternError
 
 
@@ -150,7 +151,7 @@ def _import(place: str) -> ModuleType:
     """The module of a file or a dotted name."""
     try:
         with redirect_stdout(sys.stderr):
-            return _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+            return _load_file(Path(place)) if place.endswith(".py") else import_user_module(place)
     except (Exception, SystemExit) as error:
         raise PatternError(
             f"found {place!r}, which cannot be imported ({type(error).__name__}: {error}); expected"
@@ -174,19 +175,3 @@ def _load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _load_module(name: str) -> ModuleType:
-    """A module by its dotted name; installed modules come first, then the working directory."""
-    with _working_directory_last():
-        return importlib.import_module(name)
-
-
-@contextmanager
-def _working_directory_last() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

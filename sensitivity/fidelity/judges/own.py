@@ -25,11 +25,8 @@ edition are not taken for its own.
 """
 
 import hashlib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sensitivity.core.user_modules import import_user_module
 from sensitivity.core.words import first_line, printable
 from sensitivity.errors import UserError
 from sensitivity.fidelity.judges._base import Judge
@@ -141,8 +139,7 @@ def _load(name: str, asked_by: str) -> Callable[..., Any]:
             " my_metrics:darkest: correct it"
         )
     try:
-        with _from_here():
-            found: Any = importlib.import_module(module)
+        found: Any = import_user_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
         found = found() if inspect.isclass(found) else found
@@ -159,17 +156,6 @@ def _load(name: str, asked_by: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] = found
     return function
-
-
-@contextmanager
-def _from_here() -> Iterator[None]:
-    """Modules of the current folder can be imported too, after all others."""
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:

@@ -5,7 +5,6 @@ any other Optuna sampler. `OptunaProposer` seeds the sampler anew for each trial
 so that its proposals do not depend on when the process started.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from pydantic_core import CoreSchema, core_schema
 
+from sensitivity.core.user_modules import import_user_module
 from sensitivity.core.words import first_line
 from sensitivity.errors import UserError
 from sensitivity.search.candidates import Candidates, Choice
@@ -73,7 +73,7 @@ def stock_sampler(name: SamplerName, *, seed: int) -> BaseSampler:
         return STOCK[name](seed)
     module, _, attribute = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), attribute)(seed=seed)
+        made = getattr(import_user_module(module), attribute)(seed=seed)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"`sampler` {name} cannot be made ({type(error).__name__}: {first_line(error)});"

@@ -36,12 +36,6 @@ calibrate = partial(calibrate_by, estimator="output")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "study.db") as opened:
-        yield opened
-
-
-@pytest.fixture
 def candidates(evaluator: Evaluator) -> Candidates:
     """Four groups of the tiny pipeline, in two formats."""
     table = stand_for(evaluator.profile(), ShapeScale(factor=16))

@@ -3,7 +3,7 @@ linear toys, previews by diffusers' own formulas.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,6 @@ from sensitivity.spec.loading import load_spec
 
 MXFP8, NVFP4 = FormatName.MXFP8, FormatName.NVFP4
 Made = Callable[..., Candidates]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "study.db") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ can be seen.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,6 @@ from sensitivity.search.store import Store
 from sensitivity.spec.loading import load_spec
 
 NVFP4 = FormatName.NVFP4
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "study.db") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="flux1-dev", help="a folder of studies/")
     parser.add_argument("--config", type=Path, help="another folder of config files")
-    parser.add_argument("--recipe", type=Path, help="JSON with `skip`; without one, nothing")
+    parser.add_argument("--recipe", type=Path, help="JSON with `layers`; without one, nothing")
     parser.add_argument("--skip", type=Path, help="or a text file with one exact name a line")
     parser.add_argument("--compile-mode", choices=["default", "reduce-overhead"], default="default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     recipe = json.loads(asked.recipe.read_text(encoding="utf-8")) if asked.recipe else {}
-    skipped = set(recipe.get("skip", []))
+    skipped = {name for name, own in recipe.get("layers", {}).items() if own == "bf16"}
     if asked.skip:
         lines = asked.skip.read_text(encoding="utf-8").splitlines()
         skipped |= {line.partition("#")[0].strip() for line in lines}

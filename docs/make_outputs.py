@@ -16,10 +16,12 @@ line with X, `until "Y"` stops before the next line with Y, `first N` and `last 
 and mark what is left out with `...`, `wrapped at N` breaks longer lines at words.
 
 Commands run in a scratch folder with a copy of `recipes/`, searches first, then what writes a
-recipe, then the rest. Standard output and standard error are shown together, as in a terminal.
+recipe, then the rest. Standard output and standard error are shown together, as in a terminal of
+`WIDTH` columns; commands that are printed begin with `uv run`, as those of the documents do.
 """
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -33,6 +35,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+WIDTH = 98
 BLOCK = re.compile(
     r"<!-- output of: (?P<command>[^;\n]+?)(?:; (?P<clauses>[^\n]*?))? -->\n"
     r"```text\n(?P<text>.*?)```\n",
@@ -111,6 +114,7 @@ def run(command: str, folder: Path) -> str:
     done = subprocess.run(
         [executable, *arguments],
         cwd=folder,
+        env=os.environ | {"COLUMNS": str(WIDTH), "UV_RUN_RECURSION_DEPTH": "1"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

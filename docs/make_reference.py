@@ -148,12 +148,13 @@ def recipe_page() -> str:
         "A recipe is data. Loading one runs nothing. Files over 8 MiB, deep or ambiguous JSON, NaN"
         " and slow patterns are refused within a second.\n",
         "Keys carry their units: `_s` is seconds of one whole pipeline call, `_bytes` is bytes."
-        " `source` says whether a number was predicted or measured. `layers` names every Linear,"
-        " `skip` repeats those in bf16, and `patterns` says the same as globs with reasons. Where"
-        " the pipeline has several denoisers, names begin with the component's.\n",
-        "A reader of version 1.x reads every 1.y. Later minor versions only add optional fields,"
-        " and unknown fields are kept through load and save. New words in a list, changed meanings"
-        " and new required fields take a new major version, which is refused.\n",
+        " `source` says whether a number was predicted or measured. `patterns` says in globs"
+        " which Linears stay in bf16, and why; `layers` names every Linear once. Where the pipeline"
+        " has several denoisers, names begin with the component's.\n",
+        "A reader of version 2.x reads every 2.y, and every 1.x. Later minor versions only add"
+        " optional fields, and unknown fields are kept through load and save. New words in a list,"
+        " changed meanings, and required fields more or less take a new major version, which is"
+        " refused. Files of 1.x name the Linears in bf16 a second time, as `skip`.\n",
         "The JSON Schema is `sensitivity/recipes/recipe.schema.json`.\n",
         "## Recipe\n",
         _fields(schema),

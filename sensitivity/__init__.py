@@ -2,9 +2,10 @@
 
     import sensitivity
 
-    spec = sensitivity.resolve_spec("tiny-flux")
-    outcome = sensitivity.find_recipe(spec, sensitivity.SearchRequest(budget=50))
+    request = sensitivity.SearchRequest(budget=50)
+    outcome = sensitivity.find_recipe("tiny-flux", request, progress=True)
     outcome.recipe.save("recipe.json")
+    sensitivity.plot_front(outcome)
 
     recipe = sensitivity.load_recipe("recipe.json")
     report = recipe.apply(pipeline)              # emulate=True where the hardware lacks the format
@@ -20,7 +21,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sensitivity.cli.render.page.library import report
+    from sensitivity.cli.render.following import find_recipe
+    from sensitivity.cli.render.page.library import (
+        plot_front,
+        plot_layers,
+        plot_pictures,
+        report,
+    )
     from sensitivity.consumers.exporters import get_exporter
     from sensitivity.core.format_name import FormatName
     from sensitivity.errors import SensitivityError, UserError
@@ -33,9 +40,10 @@ if TYPE_CHECKING:
     from sensitivity.spec.study_spec import StudySpec
     from sensitivity.workflows.audit import AuditRequest, audit_list, read_source
     from sensitivity.workflows.conclude import SearchOutcome
-    from sensitivity.workflows.find import find_recipe
     from sensitivity.workflows.nearest import nearest_recipe
-    from sensitivity.workflows.requests import SearchRequest
+    from sensitivity.workflows.own_study import make_study, profile_model
+    from sensitivity.workflows.requests import SearchRequest, SelectRequest
+    from sensitivity.workflows.select import select_recipe
 
 _HOMES = {
     "ApplyReport": "recipes.applying",
@@ -44,20 +52,27 @@ _HOMES = {
     "Recipe": "recipes.recipe",
     "SearchOutcome": "workflows.conclude",
     "SearchRequest": "workflows.requests",
+    "SelectRequest": "workflows.requests",
     "SensitivityError": "errors",
     "ShapeTable": "shapes.table",
     "StudySpec": "spec.study_spec",
     "UserError": "errors",
     "audit_list": "workflows.audit",
     "compare_recipes": "recipes.diff",
-    "find_recipe": "workflows.find",
+    "find_recipe": "cli.render.following",
     "get_exporter": "consumers.exporters",
     "load_recipe": "recipes.recipe",
+    "make_study": "workflows.own_study",
     "nearest_recipe": "workflows.nearest",
+    "plot_front": "cli.render.page.library",
+    "plot_layers": "cli.render.page.library",
+    "plot_pictures": "cli.render.page.library",
+    "profile_model": "workflows.own_study",
     "profile_module": "shapes.recorder",
     "read_source": "workflows.audit",
     "report": "cli.render.page.library",
     "resolve_spec": "spec.loading",
+    "select_recipe": "workflows.select",
 }
 
 __all__ = [
@@ -67,6 +82,7 @@ __all__ = [
     "Recipe",
     "SearchOutcome",
     "SearchRequest",
+    "SelectRequest",
     "SensitivityError",
     "ShapeTable",
     "StudySpec",
@@ -76,11 +92,17 @@ __all__ = [
     "find_recipe",
     "get_exporter",
     "load_recipe",
+    "make_study",
     "nearest_recipe",
+    "plot_front",
+    "plot_layers",
+    "plot_pictures",
+    "profile_model",
     "profile_module",
     "read_source",
     "report",
     "resolve_spec",
+    "select_recipe",
 ]
 
 # torch 2.15 logs a notice about how torchao 0.18 registers its enums, whenever torchao is imported

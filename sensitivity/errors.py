@@ -13,6 +13,7 @@
     │   ├── RecipeError              a recipe file is malformed
     │   │   └── RecipeMismatchError  a recipe does not describe this model
     │   ├── StoreError               a database is of another study or schema, or in use
+    │   │   ├── InUseError           another process has a database to write it
     │   │   └── DamageError          what a database holds is not what was written
     │   ├── OutputError              a result cannot be written to its path
     │   ├── ConstraintError          no skip-list satisfies the constraints
@@ -77,6 +78,10 @@ class RecipeMismatchError(RecipeError):
 
 class StoreError(UserError):
     """A database belongs to another study, has another schema, or is in use."""
+
+
+class InUseError(StoreError):
+    """Another process has a database to write it."""
 
 
 class DamageError(StoreError):

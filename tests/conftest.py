@@ -16,7 +16,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin("support.fixtures")
 
 
-LONG_FIRST = ("workflows", "search", "cli", "shapes", "fidelity", "models", "contracts", "tests")
+LONG_FIRST = (
+    "docs",
+    "workflows",
+    "search",
+    "cli",
+    "shapes",
+    "fidelity",
+    "models",
+    "contracts",
+    "tests",
+)
 """Folders whose files take longest. Short files at the end keep both processes busy until then."""
 
 
@@ -27,6 +37,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported out of garbage collection, which would walk it again and again."""
+    """Collect garbage seldom, and only among what is new: a process that has imported torch and
+    diffusers has millions of objects, and walking them takes half a second.
+    """
+    gc.set_threshold(100_000, 50, 100)
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After each file, keep what it imported and left to later files out of garbage collection."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()

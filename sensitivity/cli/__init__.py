@@ -19,12 +19,14 @@ from sensitivity.cli import (  # noqa: F401
     latency,
     calibrate,
     search,
+    status,
     verify,
     select,
     export,
     diff,
     audit,
     report,
+    dashboard,
 )
 
 # isort: on

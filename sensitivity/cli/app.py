@@ -6,7 +6,6 @@ it begins (`file_checks`); every command has `--force`, which is read there.
 
 import copy
 import functools
-import importlib.metadata
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, get_args
@@ -14,11 +13,12 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.models import OptionInfo, ParameterInfo
 
-from sensitivity.cli.early_checks import check_sampler, check_target
+from sensitivity.cli.early_checks import check_consumer, check_sampler, check_target
 from sensitivity.cli.file_checks import checking_files
 from sensitivity.cli.flags import FlagNamingCommand, flags_of, name_flags, naming_flags
-from sensitivity.cli.help_panels import EXAMPLES, completer_of, panel_of
+from sensitivity.cli.help_panels import EXAMPLES, EXPORT_FORMS, completer_of, panel_of
 from sensitivity.cli.options import Force
+from sensitivity.cli.typed_options import remembering
 from sensitivity.errors import UserError
 
 app = typer.Typer(
@@ -42,16 +42,20 @@ class Command(FlagNamingCommand):
             except UserError as error:
                 raise UserError(name_flags(str(error))) from None
         force = bool(ctx.params["force"])
-        with checking_files(ctx.params, flags_of(self.params), force=force):
+        with remembering(ctx), checking_files(ctx.params, flags_of(self.params), force=force):
             return super().invoke(ctx)
 
     def _check_names(self, options: dict[str, Any]) -> None:
-        """Raise UserError for a target or a sampler that is not there."""
+        """Raise UserError for a target, a sampler or a consumer that is not there."""
         if (sampler := options.get("sampler")) is not None:
             check_sampler(sampler)
+        for name in options.get("consumers") or ():
+            check_consumer(name, EXPORT_FORMS)
         # the target of a finished search may be a device that somebody described
         if isinstance(target := options.get("target"), str) and self.name != "select":
             check_target(target)
+        if (machine := options.get("on")) is not None:
+            check_target(machine, "on")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -93,6 +97,8 @@ def _in_its_panel(parameter: inspect.Parameter) -> inspect.Parameter:
 
 def _print_version(asked: bool) -> None:
     if asked:
+        import importlib.metadata
+
         typer.echo(f"sensitivity {importlib.metadata.version('sensitivity')}")
         raise typer.Exit
 

@@ -31,18 +31,16 @@ from sensitivity.cli.outputs import save_recipe, write_file, write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, find_study, tell_of_other_denoisers
 from sensitivity.core.format_name import Source
-from sensitivity.spec.overrides import MAX_COUNT
-from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
+    from sensitivity.spec.study_spec import StudySpec
     from sensitivity.workflows.audit import Audit, AuditRequest
-
-WIDTH = 100
-"""Columns of the report in a pipe."""
 
 
 def _a_width(value: int | None) -> int | None:
     """Callback of `--min-width`."""
+    from sensitivity.spec.overrides import MAX_COUNT
+
     if value is not None and not 0 <= value <= MAX_COUNT:
         raise typer.BadParameter(f"found {value}, expected 0 to {MAX_COUNT}")
     return value
@@ -166,7 +164,6 @@ def audit(
         batch_size, height, width, frames, prompt_tokens, guidance, steps, settings
     )
     console = make_console(json_path)
-    console.width = console.width if console.is_terminal else WIDTH
     with step(console, "loading libraries"):
         from sensitivity.search.store import default_storage
         from sensitivity.workflows.audit import AuditRequest, read_source
@@ -194,7 +191,7 @@ def audit(
 
 def _audit(
     console: Console,
-    spec: StudySpec,
+    spec: "StudySpec",
     request: "AuditRequest",
     source: Source,
     device: str | None,

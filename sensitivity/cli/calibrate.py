@@ -141,8 +141,9 @@ def calibrate(
 
 def _show(console: Console, done: "Calibration", rows: int) -> None:
     """Table, heatmap of the format that damages most, and the long tail of each format."""
+    from sensitivity.cli.render.candidates import dead_pattern_lines
+    from sensitivity.cli.render.priced import at_scale
     from sensitivity.cli.render.sensitivities import heatmap, sensitivity_table, tail_sentence
-    from sensitivity.cli.render.tables import at_scale, dead_pattern_lines
 
     candidates, latency, cost = done.prepared.candidates, done.prepared.latency, done.cost
     scale = done.prepared.evaluator.spec.pricing.stands_for

@@ -10,16 +10,17 @@ cheaply passes, and the library says it later.
 import difflib
 import json
 import tomllib
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensitivity.core.file_names import is_target_file, slug
 from sensitivity.errors import RecipeMismatchError, StoreError, UserError
-from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from sensitivity.recipes.recipe import Recipe
+    from sensitivity.spec.study_spec import StudySpec
 
 SAMPLERS = ("knapsack", "tpe", "nsga2", "nsga3", "gp", "random")
 """What proposes skip-lists; a test compares it with the library's own list."""
@@ -34,15 +35,20 @@ def device_names() -> tuple[str, ...]:
     return tuple(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
-def check_target(name: str) -> None:
-    """Raise UserError unless a device has this name, or it is the path of a device's file."""
+def check_target(name: str, field: str = "target") -> None:
+    """Raise UserError unless a device has this name, or it is the path of a device's file.
+
+    Args:
+        name: of the device.
+        field: that it was given in.
+    """
     text = name.strip().lower()
     if is_target_file(text) or text in device_names() or text in _OTHER_NAMES:
         return
     closest = difflib.get_close_matches(text, device_names(), n=1, cutoff=0.4)
     hint = f"Did you mean {closest[0]!r}?" if closest else "Choose one of these."
     raise UserError(
-        f"No device is called {name!r} (`target`); expected one of {', '.join(device_names())}, or"
+        f"No device is called {name!r} (`{field}`); expected one of {', '.join(device_names())}, or"
         f" a path to a device TOML or to the JSON of `sensitivity device measure`. {hint}"
     )
 
@@ -56,12 +62,20 @@ def check_sampler(name: str) -> None:
         )
 
 
-def check_database(storage: Path | None, spec: StudySpec) -> None:
+def check_consumer(name: str, known: Collection[str]) -> None:
+    """Raise UserError unless the name is that of an exporter."""
+    if name not in known:
+        closest = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.4)
+        hint = f"did you mean {closest[0]!r}?" if closest else "choose one of these"
+        raise UserError(f"`consumers` is {name!r}; expected one of {', '.join(known)}: {hint}")
+
+
+def check_database(storage: Path | None, spec: "StudySpec") -> None:
     """Raise StoreError where the database of a search is missing.
 
     By default it is where `search` puts it.
     """
-    path = storage or Path("sensitivity-runs") / f"{slug(spec.name, most=200)}.db"
+    path = database_of(storage, spec)
     if not path.exists():
         raise StoreError(
             f"{path} is not there; expected the database of a search: run `sensitivity search` for"
@@ -69,7 +83,12 @@ def check_database(storage: Path | None, spec: StudySpec) -> None:
         )
 
 
-def check_fits(recipe: "Recipe", spec: StudySpec) -> None:
+def database_of(storage: Path | None, spec: "StudySpec") -> Path:
+    """The database of a study: what was named, else where `search` puts it."""
+    return storage or Path("sensitivity-runs") / f"{slug(spec.name, most=200)}.db"
+
+
+def check_fits(recipe: "Recipe", spec: "StudySpec") -> None:
     """Raise RecipeMismatchError where the model's config files name another denoiser than the
     recipe is for. A model whose config files are not on this machine passes.
     """

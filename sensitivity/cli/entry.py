@@ -11,13 +11,15 @@ import logging
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
 from sensitivity.cli.app import app
 from sensitivity.cli.flags import name_flags
-from sensitivity.cli.screen import print_error, printable_lines
+from sensitivity.cli.same_command import same_command
+from sensitivity.cli.screen import print_ended, print_error, printable_lines
+from sensitivity.cli.signals import Ended
 from sensitivity.core.words import first_line
 from sensitivity.errors import SensitivityError, UserError
 
@@ -32,6 +34,7 @@ WRONG_MSLK = (
     " set MSLK_PYTHON_ONLY=1 in the environment (NVFP4's quantizer needs no library of it), or"
     " uninstall mslk and mslk-cuda; `sensitivity doctor` then names the release that fits"
 )
+_GOES_ON = "finished work is kept, the same command goes on"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -94,8 +97,15 @@ def _run() -> Any:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print_error("interrupted; finished work is kept, the same command goes on")
+        print_ended(f"interrupted; {_GOES_ON}: {same_command()}")
         code = 1
+    except Ended as ended:
+        try:
+            print_ended(f"ended by {ended.name}; {_GOES_ON}: {same_command()}")
+        except OSError:  # a terminal that is closed takes nothing any more
+            _discard_output()
+            _discard_output(sys.stderr)
+        code = ended.code
     except BrokenPipeError:
         _discard_output()
         code = 1
@@ -127,9 +137,21 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or torchs or "can't allocate memory" in str(error)
 
 
-def _discard_output() -> None:
-    """Point stdout at nothing: it cannot be written, and Python would try again when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard_output(stream: TextIO | None = None) -> None:
+    """Point a stream, stdout if none is named, at nothing: it cannot be written, and Python would
+    try again when it exits.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what stderr is when a line comes: while something moves on a terminal, rich puts
+    lines above it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _FlagNaming(logging.Formatter):
@@ -150,6 +172,6 @@ def _quiet_libraries() -> None:
         logger = logging.getLogger(name)
         if logger.level != logging.ERROR:  # to set a level costs a walk over all loggers
             logger.setLevel(logging.ERROR)
-    handler = logging.StreamHandler()
+    handler = _ToStderr()
     handler.setFormatter(_FlagNaming("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

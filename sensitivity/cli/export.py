@@ -17,11 +17,11 @@ from sensitivity.cli.screen import error_console, make_console, print_line, step
 from sensitivity.cli.study import complete_study, find_study
 from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
-from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from sensitivity.consumers.exporters import Exporter
     from sensitivity.recipes.recipe import Recipe
+    from sensitivity.spec.study_spec import StudySpec
 
 FORMS = "; ".join(
     f"{name}: {', '.join(forms)}" for name, forms in EXPORT_FORMS.items() if len(forms) > 1
@@ -30,7 +30,10 @@ FORMS = "; ".join(
 To = Annotated[str, typer.Option("--to", help=f"Who reads it: {', '.join(EXPORT_FORMS)}.")]
 Form = Annotated[
     str,
-    typer.Option("--form", help=f"Which of the reader's forms; the first is the default. {FORMS}."),
+    typer.Option(
+        "--form",
+        help=f"Which of the reader's forms. Default: the first that can take the recipe. {FORMS}.",
+    ),
 ]
 TextFile = Annotated[
     Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")
@@ -84,10 +87,12 @@ def export(
     The text is proven to name exactly the recipe's layers.
     """
     from sensitivity.consumers.exporters import get_exporter
+    from sensitivity.consumers.named_consumers import exporter_for
     from sensitivity.recipes.recipe import load_recipe
 
     exporter = type(get_exporter(to))(form=form)
     loaded = load_recipe(recipe)
+    exporter = exporter if form else exporter_for(to, loaded)
     if nearest is not None and out is not None:
         raise UserError(
             "--nearest and --out are both given; --nearest writes a recipe and no text: take out"
@@ -103,7 +108,7 @@ def export(
     _hand_out(exporter, loaded, text, out, proved, json_path)
 
 
-def recipe_study(console: Console, recipe: "Recipe", model: str | None) -> StudySpec:
+def recipe_study(console: Console, recipe: "Recipe", model: str | None) -> "StudySpec":
     """The study of `--model`, or the one that the recipe names."""
     from sensitivity.recipes.unverified import study_of
 
@@ -170,7 +175,7 @@ def _write_nearest(
     console: Console,
     exporter: "Exporter",
     recipe: "Recipe",
-    spec: StudySpec,
+    spec: "StudySpec",
     path: Path,
     json_path: str | None,
 ) -> None:

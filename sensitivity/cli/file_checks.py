@@ -36,7 +36,7 @@ PATHS_AS_TEXT = ("json_path", "model", "target", "listed", "subject")
 """Parameters that are text, since they may be something other than a path."""
 
 JSON_KEYS: tuple[frozenset[str], ...] = (
-    frozenset({"schema_version", "layers", "skip"}),  # a recipe
+    frozenset({"schema_version", "layers", "block_patterns"}),  # a recipe
     frozenset({"name", "title", "keys"}),  # models show
     frozenset({"environment", "native", "why_not"}),  # doctor
     frozenset({"schema", "gemms", "quantizers", "compile_mode"}),  # device measure
@@ -44,11 +44,13 @@ JSON_KEYS: tuple[frozenset[str], ...] = (
     frozenset({"target", "source", "bf16_s", "quantized_s"}),  # latency
     frozenset({"estimator", "sensitivities"}),  # calibrate
     frozenset({"model", "memory", "pictures_a_trial"}),  # search --dry-run
+    frozenset({"databases", "read"}),  # status
     frozenset({"lpips", "per_prompt", "recipe_lpips"}),  # verify
     frozenset({"to", "form", "path"}),  # export
     frozenset({"identical", "a", "b", "changes"}),  # diff
     frozenset({"findings", "form_guessed"}),  # audit
     frozenset({"verdict", "trials", "layers", "gaps"}),  # report
+    frozenset({"url", "study", "database"}),  # dashboard
 )
 """Keys at the top of each JSON that this program writes; a file that has them all is ours."""
 

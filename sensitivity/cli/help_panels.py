@@ -15,20 +15,21 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sensitivity.cli.early_checks import SAMPLERS, device_names
-from sensitivity.spec.shipped import hub_ids, list_studies
 
 _PANELS = {
     "What is studied": "model component prompts weights net save_study",
     "Formats and what changes together": "fmt granularity arithmetic emulate min_width",
-    "Where it will run": "target latency runtime compile_mode compare bf16_seconds",
+    "Where it will run": "consumers target latency runtime compile_mode compare bf16_seconds",
     "The run": "batch_size height width frames prompt_tokens guidance steps settings",
     "How it is searched": (
-        "budget dry_run sampler calibrate seed estimator states prompt_count rows"
+        "budget dry_run on sampler calibrate seed estimator states prompt_count rows"
     ),
     "What is chosen": (
         "max_lpips max_typical max_flips min_speedup max_seconds judges max_judge min_judge"
         " objective"
     ),
+    "The screen": "show_all watch",
+    "The server": "host port",
     "This machine": "device compiled measure repetitions recompile_limit quick minutes time",
     "Files": "out storage study keep_pictures md png fix nearest json_path force",
 }
@@ -43,12 +44,14 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "latency": "sensitivity latency --model flux1-dev --format nvfp4 --target b200",
         "calibrate": "sensitivity calibrate --model tiny-flux --format nvfp4",
         "search": "sensitivity search --model tiny-flux --budget 50",
+        "status": "sensitivity status tiny-flux --watch",
         "verify": "sensitivity verify recipe.json --model flux1-dev",
         "select": "sensitivity select --model tiny-flux --max-lpips 0.05",
         "export": "sensitivity export recipe.json --to torchao",
         "diff": "sensitivity diff old.json new.json",
         "audit": "sensitivity audit skip.txt --model flux1-dev",
         "report": "sensitivity report recipe.json",
+        "dashboard": "sensitivity dashboard tiny-flux",
     }
 )
 """{command: a command line that can be typed as it is, once its files are there}."""
@@ -60,7 +63,7 @@ EXPORT_FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "diffusers": ("python", "json", "modules-to-not-convert"),
         "modelopt": ("quant-cfg", "hf-quant-config"),
         "compressed-tensors": ("config", "recipe"),
-        "vllm-omni": ("json",),
+        "vllm-omni": ("json", "checkpoint"),
         "sglang": ("checkpoint", "arguments"),
         "comfyui": ("json",),
     }
@@ -92,6 +95,8 @@ def completer_of(parameter: str) -> Callable[[str], list[str]] | None:
 
 def _models() -> list[str]:
     """Studies, and the Hub ids of theirs; TOMLs and folders that are here."""
+    from sensitivity.spec.shipped import hub_ids, list_studies
+
     here = sorted(
         str(path)
         for path in Path().iterdir()
@@ -135,8 +140,10 @@ def _studies_of_databases() -> list[str]:
 _KNOWN: dict[str, Callable[[], list[str]]] = {
     "model": _models,
     "target": _targets,
+    "on": _targets,
     "sampler": _samplers,
     "to": _consumers,
+    "consumers": _consumers,
     "storage": _databases,
     "study": _studies_of_databases,
 }

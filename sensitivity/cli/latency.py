@@ -42,10 +42,10 @@ from sensitivity.cli.study import (
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import and_more
 from sensitivity.errors import UserError
-from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from sensitivity.latency.pricer import PricedList
+    from sensitivity.spec.study_spec import StudySpec
     from sensitivity.workflows.price import PriceRequest, Prices
 
 Skip = Annotated[
@@ -172,7 +172,7 @@ class _Timing:
 
 def _price(
     console: Console,
-    spec: StudySpec,
+    spec: "StudySpec",
     request: "PriceRequest",
     timing: _Timing | None,
     json_path: str | None,
@@ -206,11 +206,12 @@ def _price(
 
 def _show(console: Console, prices: "Prices", request: "PriceRequest") -> None:
     """The tables, and what of the lists was not understood or not taken."""
-    from sensitivity.cli.render.tables import compare_table, latency_table
+    from sensitivity.cli.render.priced import compare_table, latency_table
 
     main = prices.main
     console.print(latency_table(main.estimate))
     if prices.compared:
+        console.print()
         console.print(compare_table(prices.compared))
     for row in {id(row): row for row in (main, *prices.compared)}.values():
         for pattern in row.dead:
@@ -238,7 +239,7 @@ def _tell_refused(console: Console, main: "PricedList", name: FormatName) -> Non
 
 def _measure_runs(
     console: Console,
-    spec: StudySpec,
+    spec: "StudySpec",
     request: "PriceRequest",
     timing: _Timing,
     weights: WeightsChoice,

@@ -1,7 +1,6 @@
 """`sensitivity models`: what ships, what of it is on this machine, and what a study says."""
 
-import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,16 +8,10 @@ from sensitivity.cli.app import command
 from sensitivity.cli.options import Json, Settings, run_options
 from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line
-from sensitivity.core.words import printable
 from sensitivity.errors import UserError
-from sensitivity.spec.loading import load_spec
-from sensitivity.spec.overrides import named_values
-from sensitivity.spec.shipped import list_studies
-from sensitivity.spec.study_keys import effective_keys
-from sensitivity.spec.study_spec import StudySpec
 
-MOST_CHARACTERS = 100
-"""Of a value on the screen; JSON has all of it."""
+if TYPE_CHECKING:
+    from sensitivity.spec.study_spec import StudySpec
 
 Action = Annotated[
     Literal["list", "show"],
@@ -50,6 +43,8 @@ def models(
     """
     if action == "show":
         if model is None:
+            from sensitivity.spec.shipped import list_studies
+
             raise UserError(
                 f"`models show` without a study; expected one of {', '.join(list_studies())}, a"
                 " study TOML, a folder, or a Hub id: name it"
@@ -62,23 +57,15 @@ def models(
 
 
 def _list(json_path: str | None) -> None:
-    from rich.table import Table
-
+    from sensitivity.cli.render.studies import studies_table
     from sensitivity.models.local_copies import local_copies
+    from sensitivity.spec.loading import load_spec
+    from sensitivity.spec.shipped import list_studies
 
     console = make_console(json_path)
     specs = {name: load_spec(path) for name, path in list_studies().items()}
     here = {name: local_copies(spec) for name, spec in specs.items()}
-    table = Table("study", "model", "denoiser", "on this machine", "about", box=None)
-    for name, spec in specs.items():
-        table.add_row(
-            name,
-            spec.model.hub or "-",
-            "\n".join(spec.model.denoisers),
-            here[name].value,
-            spec.title,
-        )
-    console.print(table)
+    console.print(studies_table(specs, here))
     write_json(
         {"models": [_entry(spec) | {"local": here[name].value} for name, spec in specs.items()]},
         json_path,
@@ -87,10 +74,10 @@ def _list(json_path: str | None) -> None:
 
 def _show(model: str, settings: list[str] | None, json_path: str | None) -> None:
     """Every key of a study, with its value and its origin."""
-    from rich.table import Table
-    from rich.text import Text
-
+    from sensitivity.cli.render.studies import keys_table
     from sensitivity.cli.study import complete_study, find_study, with_run
+    from sensitivity.spec.overrides import named_values
+    from sensitivity.spec.study_keys import effective_keys
 
     console = make_console(json_path)
     named = find_study(model)
@@ -101,10 +88,7 @@ def _show(model: str, settings: list[str] | None, json_path: str | None) -> None
     changed = {key if "." in key else f"settings.{key}" for key in named_values(settings or ())}
     keys = effective_keys(spec, derived=named.bare, set_keys=changed)
     print_line(console, f"{spec.name}: {spec.title}" if spec.title else spec.name)
-    table = Table("key", "value", "origin", box=None)
-    for entry in keys:
-        table.add_row(entry.key, Text(printable(_words(entry.value))), entry.origin)
-    console.print(table)
+    console.print(keys_table(keys))
     print_line(
         console,
         "Arguments of the call that are not listed have the pipeline's own defaults.",
@@ -120,16 +104,7 @@ def _show(model: str, settings: list[str] | None, json_path: str | None) -> None
     )
 
 
-def _words(value: object) -> str:
-    """A value as JSON in one line, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False)
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    of = f" ({len(value)} in all)" if isinstance(value, list) else ""
-    return f"{text[:MOST_CHARACTERS]}...{of}"
-
-
-def _entry(spec: StudySpec) -> dict[str, object]:
+def _entry(spec: "StudySpec") -> dict[str, object]:
     """One study of `models --json`."""
     model = spec.model
     return {

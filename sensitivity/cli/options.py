@@ -6,7 +6,7 @@ times: typer checks and completes both.
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,9 @@ from sensitivity.core.format_name import (
     parse_formats,
 )
 from sensitivity.errors import UserError
-from sensitivity.spec.overrides import MAX_COUNT, RunOptions
+
+if TYPE_CHECKING:
+    from sensitivity.spec.overrides import RunOptions
 
 Net = Literal["tiny", "alex", "vgg", "squeeze"]
 WeightsChoice = Literal["pretrained", "random"]
@@ -35,6 +37,8 @@ class QuantizedFormat(StrEnum):
 
 def at_least_one(value: int | None) -> int | None:
     """Callback of an option that counts something."""
+    from sensitivity.spec.overrides import MAX_COUNT
+
     if value is not None and not 1 <= value <= MAX_COUNT:
         raise typer.BadParameter(f"found {value}, expected 1 to {MAX_COUNT}")
     return value
@@ -137,6 +141,16 @@ GroupsOrLayers = Annotated[
     Granularity,
     typer.Option(
         "--granularity", help="What changes format together: group (role x depth band) or layer."
+    ),
+]
+Consumers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for",
+        help=(
+            "A tool that will serve the model, such as sglang; may be given several times. Only"
+            " what each of them can express is proposed, so that the recipe exports as it is."
+        ),
     ),
 ]
 Target = Annotated[
@@ -312,6 +326,16 @@ Storage = Annotated[
         "--storage", help="SQLite database of the study. Default: sensitivity-runs/<study>.db."
     ),
 ]
+ShowAll = Annotated[
+    bool,
+    typer.Option(
+        "--all",
+        help=(
+            "Below the verdict, print what it rests on: the front, what judges say, lists that"
+            " were timed, and Linears that were not searched."
+        ),
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(
@@ -341,8 +365,10 @@ def run_options(
     guidance: float | None = None,
     steps: int | None = None,
     settings: list[str] | None = None,
-) -> RunOptions:
+) -> "RunOptions":
     """The record of a run's options, as the library takes it."""
+    from sensitivity.spec.overrides import RunOptions
+
     return RunOptions(
         batch_size=batch_size,
         height=height,

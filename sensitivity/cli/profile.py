@@ -57,7 +57,7 @@ def profile(
     )
     console = make_console(json_path)
     with step(console, "loading libraries"):
-        from sensitivity.cli.render.tables import profile_table
+        from sensitivity.cli.render.shapes import profile_table
         from sensitivity.shapes.run import run_shapes
 
     is_derived = spec.bare  # a derived study's notes have said it

@@ -9,6 +9,8 @@ tables and progress bars too.
     print_line(console, "list [/v2]: 3 entries")      # printed as it is
 """
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,8 +22,8 @@ from rich.text import Text
 from sensitivity.cli.flags import name_flags
 from sensitivity.core.words import printable
 
-PIPE_WIDTH = 140
-"""Columns of a table that goes to a pipe or a file."""
+PIPE_WIDTH = 200
+"""Columns of a table that goes to a pipe or a file, unless `COLUMNS` says another number."""
 
 
 class TextConsole(Console):
@@ -29,9 +31,14 @@ class TextConsole(Console):
 
     Characters that are not printable become spaces when they are rendered; rich's own control
     sequences (colours, the cursor of a progress bar) are not text and pass.
+
+    Args:
+        names_flags: whether fields that messages name become options of the command line.
+        options: rich's own.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, names_flags: bool = True, **options: Any) -> None:
+        self.names_flags = names_flags
         super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -51,8 +58,11 @@ class TextConsole(Console):
 
 def make_console(json_path: str | None) -> Console:
     """The console of a command: stderr where stdout holds the JSON ("-"), else stdout."""
-    console = TextConsole(stderr=json_path == "-")
-    if not console.is_terminal:
+    stream = sys.stderr if json_path == "-" else sys.stdout
+    # colours may be forced in a pipe (FORCE_COLOR); what moves may not
+    moves = None if stream.isatty() else False
+    console = TextConsole(stderr=json_path == "-", force_interactive=moves)
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = PIPE_WIDTH
     return console
 
@@ -62,11 +72,13 @@ def error_console() -> Console:
     return TextConsole(stderr=True)
 
 
-def print_line(console: Console, text: str, *, style: str = "") -> None:
-    """Print text as it is: no markup, no highlighting, no wrapping. Fields become options."""
-    console.print(
-        name_flags(text), style=style or None, highlight=False, markup=False, soft_wrap=True
-    )
+def print_line(console: Console, text: str, *, style: str = "", wraps: bool = False) -> None:
+    """Print text as it is: no markup, no highlighting, and no wrapping unless `wraps` asks for it.
+    Fields become options.
+    """
+    if getattr(console, "names_flags", True):
+        text = name_flags(text)
+    console.print(text, style=style or None, highlight=False, markup=False, soft_wrap=not wraps)
 
 
 def print_notice(text: str) -> None:
@@ -79,15 +91,25 @@ def print_warning(console: Console, text: str) -> None:
     print_line(console, f"warning: {text}", style="yellow")
 
 
+def print_ended(text: str) -> None:
+    """Print to stderr that the command was ended from outside."""
+    print_line(error_console(), text, style="yellow")
+
+
 def print_error(text: str) -> None:
     """Print the error that ends the command to stderr."""
     print_line(error_console(), f"error: {text}", style="red")
 
 
+def may_move(console: Console) -> bool:
+    """Whether something may move on a console: it is a terminal that can move its cursor."""
+    return console.is_terminal and console.is_interactive
+
+
 @contextmanager
 def step(console: Console, text: str) -> Iterator[None]:
     """Show what is being done while it is done, on a terminal."""
-    with console.status(Text(text)) if console.is_terminal else nullcontext():
+    with console.status(Text(text)) if may_move(console) else nullcontext():
         yield
 
 

@@ -17,6 +17,7 @@ from sensitivity.cli.judge_options import (
 from sensitivity.cli.options import (
     ArithmeticName,
     Compile,
+    Consumers,
     DeviceName,
     Emulate,
     Formats,
@@ -37,6 +38,7 @@ from sensitivity.cli.options import (
     RuntimeName,
     SaveStudy,
     Settings,
+    ShowAll,
     Steps,
     Storage,
     Target,
@@ -46,11 +48,13 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import check_recipe, default_recipe, write_json
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import complete_study, named_study, with_run
+from sensitivity.cli.typed_options import typed_command
 from sensitivity.core.arithmetic import served_otherwise
 from sensitivity.core.format_name import parse_formats
-from sensitivity.spec.study_spec import StudySpec, check_budget
+from sensitivity.errors import UserError
 
 if TYPE_CHECKING:
+    from sensitivity.spec.study_spec import StudySpec
     from sensitivity.workflows.conclude import SearchOutcome
     from sensitivity.workflows.requests import SearchRequest
 
@@ -77,6 +81,17 @@ DryRun = Annotated[
         "--dry-run", help="Show what it would take (memory, time, disk); load and write nothing."
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="GPU",
+        help=(
+            "With --dry-run: plan for this GPU, which need not be here: b200, h100, or a path as"
+            " --target takes it."
+        ),
+    ),
+]
 
 
 @command
@@ -84,6 +99,7 @@ def search(
     model: Model,
     budget: Budget = 50,
     fmt: Formats = None,
+    consumers: Consumers = None,
     target: Target = None,
     latency: LatencySource = None,
     runtime: RuntimeName = None,
@@ -106,6 +122,7 @@ def search(
     calibrate: Calibrate = True,
     seed: Seed = 0,
     dry_run: DryRun = False,
+    on: On = None,
     prompts: Prompts = None,
     weights: Weights = "pretrained",
     net: LpipsNet = None,
@@ -114,6 +131,7 @@ def search(
     settings: Settings = None,
     device: DeviceName = None,
     compiled: Compile = None,
+    show_all: ShowAll = False,
     json_path: Json = None,
 ) -> None:
     """Search skip-lists by latency and LPIPS against bf16, and write the winner's recipe.
@@ -122,7 +140,14 @@ def search(
     The winner is verified on held-out prompts. Without a constraint it is the knee of the front.
     For a folder or a Hub id a study is derived and shown first.
     """
+    if on is not None and not dry_run:
+        raise UserError(
+            f"--on is {on}, and a search runs where it is started; expected --dry-run beside it,"
+            " which plans for another machine: add it, or leave --on out"
+        )
     spec = named_study(model, prompts, save_study, weights=weights, net=net, tell=not dry_run)
+    from sensitivity.spec.study_spec import check_budget
+
     check_budget(budget)
     console = make_console(json_path)
     with step(console, "loading libraries"):
@@ -135,6 +160,7 @@ def search(
         emulate=emulate,
         budget=budget,
         target=target,
+        consumers=tuple(consumers or ()),
         seed=seed,
         sampler=SamplerName(sampler),
         granularity=granularity,
@@ -154,17 +180,19 @@ def search(
         device=choose_device(device),
         compiled=compiled,
         keep_pictures=keep_pictures,
+        command=typed_command("search"),
     )
     recipe_path = _recipe_path(spec, request, out, writes=not dry_run)
     spec = with_run(complete_study(console, spec, save_study, show=True), steps, settings)
     if dry_run:
-        _show_plan(console, spec, request, json_path)
+        _show_plan(console, spec, request, on, json_path)
     else:
-        _run(console, spec, request, recipe_path, json_path, named=out is not None)
+        named = out is not None
+        _run(console, spec, request, recipe_path, json_path, named=named, show_all=show_all)
 
 
 def _recipe_path(
-    spec: StudySpec, request: "SearchRequest", out: Path | None, *, writes: bool
+    spec: "StudySpec", request: "SearchRequest", out: Path | None, *, writes: bool
 ) -> Path:
     """Where the recipe goes.
 
@@ -172,11 +200,17 @@ def _recipe_path(
         OutputError: `writes` is on, and nothing can be written there.
     """
     from sensitivity.latency.devices import get_device
+    from sensitivity.search.settings import for_words
     from sensitivity.search.store import default_storage
 
     database = request.storage or default_storage(spec)
     names = (spec.name, *request.formats, get_device(request.target or spec.pricing.target).name)
-    path = out or default_recipe(database, *names, *served_otherwise(request.own_arithmetic))
+    path = out or default_recipe(
+        database,
+        *names,
+        *served_otherwise(request.own_arithmetic),
+        *for_words(request.consumers),
+    )
     if writes:
         check_recipe(path, database)
     return path
@@ -184,24 +218,26 @@ def _recipe_path(
 
 def _run(
     console: Console,
-    spec: StudySpec,
+    spec: "StudySpec",
     request: "SearchRequest",
     recipe_path: Path,
     json_path: str | None,
     *,
     named: bool,
+    show_all: bool = False,
 ) -> None:
     """Search with progress, then print what was found and write the recipe."""
-    from sensitivity.cli.finishing import finish, showing_the_front, write_recipe
-    from sensitivity.cli.render.progress import SearchProgress
+    from sensitivity.cli.finishing import end_interrupted, finish, showing_the_front, write_recipe
+    from sensitivity.cli.render.live_search import SearchProgress
     from sensitivity.cli.signals import ending_in_order
     from sensitivity.workflows.find import find_recipe
 
-    progress = SearchProgress(console, budget=request.budget)
+    progress = SearchProgress(console, budget=request.budget, constraints=request.constraints)
 
     def keep(outcome: "SearchOutcome") -> None:
         """Write the recipe before its run is timed, which may end the process."""
         if outcome.recipe is not None:
+            progress.timing()
             path = write_recipe(outcome.recipe, recipe_path, named=named)
             progress.say(f"recipe: {path}, whose seconds are the sum of shapes until now")
 
@@ -213,19 +249,36 @@ def _run(
             say=progress.say,
             verifying=progress.verifying,
             measuring=progress.measuring,
+            expected=progress.expected,
             found=keep,
         )
-    finish(console, outcome, recipe_path, json_path, budget=request.budget, named=named)
+    if outcome.result.interrupted:
+        end_interrupted(console, outcome, progress.kept())
+    finish(
+        console,
+        outcome,
+        recipe_path,
+        json_path,
+        budget=request.budget,
+        named=named,
+        show_all=show_all,
+    )
 
 
 def _show_plan(
-    console: Console, spec: StudySpec, request: "SearchRequest", json_path: str | None
+    console: Console,
+    spec: "StudySpec",
+    request: "SearchRequest",
+    on: str | None,
+    json_path: str | None,
 ) -> None:
-    """What the search would take, as a table and JSON."""
+    """What the search would take, as a table and JSON. Exits with 1 where it does not fit."""
     with step(console, "running without weights"):
         from sensitivity.cli.render.plan import plan_tables
         from sensitivity.workflows.plan import plan_search
 
-        plan = plan_search(spec, request)
+        plan = plan_search(spec, request, on=on)
     console.print(plan_tables(plan))
     write_json(plan.to_json(), json_path)
+    if not plan.sizes.fits:
+        raise typer.Exit(1)

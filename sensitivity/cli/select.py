@@ -1,4 +1,4 @@
-"""`sensitivity select`: another skip-list of the same study, by other constraints, no trial."""
+"""`sensitivity select`: another skip-list of the same study, by other constraints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.early_checks import check_database
+from sensitivity.cli.help_panels import EXPORT_FORMS
 from sensitivity.cli.judge_options import (
     JudgeNames,
     MaxJudge,
@@ -31,6 +32,7 @@ from sensitivity.cli.options import (
     Prompts,
     QuantizedFormat,
     Settings,
+    ShowAll,
     Steps,
     Storage,
     Weights,
@@ -39,11 +41,12 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import check_recipe, default_recipe
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.study import complete_study, named_study, with_run
+from sensitivity.cli.typed_options import typed_command
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import Granularity, Source, parse_formats
-from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
+    from sensitivity.spec.study_spec import StudySpec
     from sensitivity.workflows.requests import SelectRequest
 
 Study = Annotated[
@@ -86,6 +89,12 @@ OfRuntime = Annotated[
     str | None,
     typer.Option("--runtime", help="The study whose prices are of this way of running."),
 ]
+OfConsumers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for", help="The study that was made for these tools; may be given several times."
+    ),
+]
 OfSeed = Annotated[int | None, typer.Option(help="The study of this seed.")]
 Verify = Annotated[
     bool,
@@ -122,6 +131,7 @@ def select(
     arithmetic: OfArithmetic = None,
     latency: OfLatency = None,
     runtime: OfRuntime = None,
+    consumers: OfConsumers = None,
     emulate: OfEmulation = None,
     seed: OfSeed = None,
     verify: Verify = True,
@@ -132,12 +142,14 @@ def select(
     settings: Settings = None,
     device: DeviceName = None,
     compiled: Compile = None,
+    show_all: ShowAll = False,
     json_path: Json = None,
 ) -> None:
     """Choose again from a finished search, by other constraints, and write that recipe.
 
-    No trial is run. Without a constraint the knee of the front is chosen. The recipe's file is
-    named after the choice. If the database holds several studies, name one, or its settings.
+    No trial is run. Held-out pictures that are missing are drawn; how many, and how long it takes,
+    is said first. Without a constraint the knee of the front is chosen. The recipe's file is named
+    after the choice. If the database holds several studies, name one, or its settings.
     """
     spec = named_study(model, prompts, weights=weights, net=net)
     check_database(storage, spec)
@@ -162,6 +174,7 @@ def select(
             arithmetic=arithmetic,
             latency=latency,
             runtime=runtime,
+            consumers=tuple(n for n in EXPORT_FORMS if n in consumers) if consumers else None,
             emulate=emulate,
         ),
         max_lpips=max_lpips,
@@ -178,29 +191,42 @@ def select(
         device=choose_device(device),
         compiled=compiled,
         keep_pictures=keep_pictures,
+        command=typed_command("select"),
     )
-    _run(console, with_run(complete_study(console, spec), steps, settings), request, out, json_path)
+    spec = with_run(complete_study(console, spec), steps, settings)
+    _run(console, spec, request, out, json_path, show_all=show_all)
 
 
 def _run(
     console: Console,
-    spec: StudySpec,
+    spec: "StudySpec",
     request: "SelectRequest",
     out: Path | None,
     json_path: str | None,
+    *,
+    show_all: bool = False,
 ) -> None:
     """Choose with progress, then print what was found and write the recipe."""
-    from sensitivity.cli.finishing import finish, showing_the_front
+    from sensitivity.cli.finishing import end_interrupted, finish, showing_the_front
     from sensitivity.cli.recipe_paths import choice_words
-    from sensitivity.cli.render.progress import SearchProgress
+    from sensitivity.cli.render.live_search import SearchProgress
     from sensitivity.cli.signals import ending_in_order
     from sensitivity.search.store import default_storage
     from sensitivity.workflows.select import select_recipe
 
-    progress = SearchProgress(console, budget=0)
+    progress = SearchProgress(console, budget=0, held_out=len(spec.prompts.held_out))
     with ending_in_order(), showing_the_front(console), progress:
-        outcome = select_recipe(spec, request, say=progress.say, verifying=progress.verifying)
+        outcome = select_recipe(
+            spec,
+            request,
+            say=progress.say,
+            verifying=progress.verifying,
+            announced=progress.print,
+        )
+    if outcome.result.interrupted:
+        end_interrupted(console, outcome, progress.kept())
     recipe = outcome.recipe
     names = (spec.name,) if recipe is None else (recipe.name, *choice_words(recipe))
     path = out or default_recipe(request.storage or default_storage(spec), *names)
-    finish(console, outcome, path, json_path, budget=0, named=out is not None)
+    named = out is not None
+    finish(console, outcome, path, json_path, budget=0, named=named, show_all=show_all)

@@ -3,7 +3,10 @@
 SIGTERM (a scheduler, a container that is stopped) and SIGHUP (a terminal that is closed) end a
 process at once, as a crash does. Inside this context they end it as Ctrl-C does: what is finished
 is kept, and the running trial is marked to be taken again and not counted as one that ended its
-process. The exit code is the shell's, 128 + the signal's number.
+process. The exit code is the shell's, 128 + the signal's number (`Ended`).
+
+with ending_in_order():
+    find_recipe(spec, request)
 """
 
 import signal
@@ -15,9 +18,17 @@ from types import FrameType
 ENDING = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
+class Ended(SystemExit):
+    """A signal ended the command. `name` is the signal's, `code` the shell's exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SystemExit. What is ignored (nohup) stays so."""
+    """Let SIGTERM and SIGHUP raise `Ended`. What is ignored (nohup) stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -34,4 +45,4 @@ def ending_in_order() -> Iterator[None]:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise Ended(number)

@@ -16,31 +16,22 @@ from sensitivity.cli.file_checks import check_writable, keep_apart
 from sensitivity.cli.options import run_options
 from sensitivity.cli.screen import error_console, print_line, print_notice, print_warning, step
 from sensitivity.errors import OutputError
-from sensitivity.spec.call_names import FRAMES
-from sensitivity.spec.loading import resolve_spec
-from sensitivity.spec.overrides import (
-    RunOptions,
-    random_notice,
-    study_keys,
-    with_net,
-    with_prompts,
-    with_random_weights,
-)
-from sensitivity.spec.prompts import read_prompts
-from sensitivity.spec.shipped import study_of_hub
-from sensitivity.spec.study_keys import with_keys
-from sensitivity.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from sensitivity.shapes.shape_run import ShapeRun
+    from sensitivity.spec.overrides import RunOptions
+    from sensitivity.spec.study_spec import StudySpec
 
 
-def find_study(model: str) -> StudySpec:
+def find_study(model: str) -> "StudySpec":
     """The study that `--model` names. No output of the command may be a file that it reads.
 
     Raises:
         UserError: there is no such study, or an output is one of its files.
     """
+    from sensitivity.spec.loading import resolve_spec
+    from sensitivity.spec.shipped import study_of_hub
+
     spec = resolve_spec(model)
     if (study := study_of_hub(model.partition("@")[0])) is not None and spec.model.hub is not None:
         named = study if spec.name == study else f"{study}, at another revision than its own"
@@ -66,7 +57,7 @@ def named_study(
     weights: str = "pretrained",
     net: str | None = None,
     tell: bool = True,
-) -> StudySpec:
+) -> "StudySpec":
     """The study that `--model` names, with the prompts of a file. Nothing heavy is loaded.
 
     What was read of a user's file of prompts is printed, unless `tell` is False.
@@ -74,6 +65,14 @@ def named_study(
     Raises:
         UserError: the model, the prompts or a path cannot be used.
     """
+    from sensitivity.spec.overrides import (
+        random_notice,
+        with_net,
+        with_prompts,
+        with_random_weights,
+    )
+    from sensitivity.spec.prompts import read_prompts
+
     spec = find_study(model)
     spec = with_random_weights(spec) if weights == "random" else spec
     spec = with_net(spec, net) if net is not None else spec
@@ -98,12 +97,12 @@ def named_study(
 
 def complete_study(
     console: Console,
-    spec: StudySpec,
+    spec: "StudySpec",
     save: Path | None = None,
     *,
-    options: RunOptions | None = None,
+    options: "RunOptions | None" = None,
     show: bool = False,
-) -> StudySpec:
+) -> "StudySpec":
     """The study with a command's options, derived from the model's config files where it is bare.
 
     Args:
@@ -116,7 +115,9 @@ def complete_study(
     """
     from sensitivity.shapes.deriving import derive
     from sensitivity.shapes.run import with_options
+    from sensitivity.spec.overrides import RunOptions, study_keys
     from sensitivity.spec.saving import save_study, study_toml
+    from sensitivity.spec.study_keys import with_keys
 
     spec = spec if options in (None, RunOptions()) else with_options(spec, options)
     with step(console, f"reading the configs of {spec.name}") if spec.bare else nullcontext():
@@ -136,12 +137,15 @@ def complete_study(
     return derived.spec
 
 
-def with_run(spec: StudySpec, steps: int | None, settings: list[str] | None) -> StudySpec:
+def with_run(spec: "StudySpec", steps: int | None, settings: list[str] | None) -> "StudySpec":
     """The study with `--steps` and `--set`.
 
     Raises:
         UserError: the pipeline does not take a value or an argument.
     """
+    from sensitivity.spec.overrides import study_keys
+    from sensitivity.spec.study_keys import with_keys
+
     keys = study_keys(settings or ())
     if steps is None and len(keys) == len(settings or ()):
         return with_keys(spec, keys)
@@ -150,10 +154,12 @@ def with_run(spec: StudySpec, steps: int | None, settings: list[str] | None) -> 
     return with_options(spec, run_options(settings=settings, steps=steps))
 
 
-def warn_of_rounding(console: Console, spec: StudySpec, effective: Mapping[str, object]) -> None:
+def warn_of_rounding(console: Console, spec: "StudySpec", effective: Mapping[str, object]) -> None:
     """Warn where the pipeline rounds a size that was asked for, or has a longer template than the
     prompt that was, and say how tokens were spread among experts.
     """
+    from sensitivity.spec.call_names import FRAMES
+
     for key in ("height", "width", *FRAMES):
         asked, used = spec.settings.get(key), effective.get(key)
         if asked is not None and used is not None and asked != used:
@@ -184,7 +190,7 @@ def tell_of_other_weights(run: "ShapeRun") -> None:
         print_notice(words)
 
 
-def tell_of_other_denoisers(spec: StudySpec, run: "ShapeRun") -> None:
+def tell_of_other_denoisers(spec: "StudySpec", run: "ShapeRun") -> None:
     """Say which denoisers of the pipeline have Linears that are not in the run's table."""
     if not run.other_denoisers:
         return

@@ -1,6 +1,6 @@
 """`sensitivity verify`: the held-out prompts of a recipe, generated again."""
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,12 +30,10 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, named_study
-from sensitivity.core.kernels import Kernels, in_words, to_json
+from sensitivity.core.kernels import to_json
 
 if TYPE_CHECKING:
-    from sensitivity.recipes.fidelity_records import Lpips
     from sensitivity.recipes.recipe import Recipe
-    from sensitivity.search.front import Constraints
     from sensitivity.workflows.verify import Verification
 
 Time = Annotated[
@@ -107,6 +105,7 @@ def verify(
     check_fits(loaded, spec)
     console = make_console(json_path)
     with step(console, "loading libraries"):
+        from sensitivity.cli.render.verified import verified_screen
         from sensitivity.search.front import Constraints, check_constraints
         from sensitivity.search.to_recipe import beside_lpips
         from sensitivity.workflows.picture_files import pictures_beside
@@ -124,7 +123,7 @@ def verify(
 
     def show(found: "Verification") -> None:
         """Print the score before anything is timed."""
-        print_line(console, "\n".join(_in_words(loaded, found, bounds)))
+        console.print(verified_screen(loaded, found, bounds))
 
     with step(console, f"verifying {recipe}"):
         found = verify_and_time(
@@ -144,6 +143,7 @@ def verify(
             scored=show,
         )
     _show_times(console, loaded, found)
+    _show_next(console, loaded, recipe)
     data = _compared(loaded, found) | to_json(found.execution.kernels)
     write_json(data | beside_lpips(found.score, spec) | _times_json(found), json_path)
     if found.broken or found.displeased:
@@ -162,6 +162,14 @@ def _show_times(console: Console, recipe: "Recipe", found: "Verification") -> No
         print_line(console, f"time is not measured here: {found.untimed}", style="dim")
 
 
+def _show_next(console: Console, loaded: "Recipe", path: Path) -> None:
+    """What one types next."""
+    from sensitivity.cli.next_commands import after_verifying, print_commands
+    from sensitivity.workflows.report.snippets import takers_of
+
+    print_commands(console, after_verifying(loaded, path, takers_of(loaded)))
+
+
 def _times_json(found: "Verification") -> dict[str, Any]:
     """The runs, or why there are none."""
     if found.times is None:
@@ -169,58 +177,9 @@ def _times_json(found: "Verification") -> dict[str, Any]:
     return {"latency": found.times.to_json(), "untimed": found.untimed or None}
 
 
-def _in_words(recipe: "Recipe", found: "Verification", bounds: "Constraints") -> Iterator[str]:
-    """The score now beside the recipe's own, as lines."""
-    from sensitivity.cli.render.judges import judge_lines
-    from sensitivity.cli.render.winner import beside_lpips_words, flip_lines
-
-    by_kernels = in_words(found.execution.kernels)
-    said = None if recipe.fidelity is None else recipe.fidelity.lpips
-    where = ""
-    if said is not None:
-        inside = "inside" if _is_inside(said, found) else "OUTSIDE"
-        where = f", {inside} the interval that the recipe states"
-    beside = beside_lpips_words(found.score)
-    yield f"held-out {found.said.words} {by_kernels} now{where}{beside}"
-    yield from flip_lines(found.said, () if said is None else said.prompts)
-    yield from judge_lines(found.score)
-    yield from _broken(found, bounds)
-    if recipe.fidelity is None or said is None:
-        yield f"the recipe states no LPIPS ({recipe.caveat})"
-        return
-    own = _its_kernels(recipe.fidelity.kernels, by_kernels)
-    same = tuple(said.per_prompt) == found.score.per_prompt
-    yield f"the recipe says {said.words}{own}{' (the same)' if same else ''}"
-
-
-def _broken(found: "Verification", bounds: "Constraints") -> Iterator[str]:
-    """A line for each bound that the score breaks."""
-    from sensitivity.fidelity.words import lpips_words
-
-    for field, value in found.broken.items():
-        shown = f"{value:g}" if field == "max_flips" else lpips_words(value)
-        yield f"it breaks `{field}`: found {shown}, expected at most {getattr(bounds, field):g}"
-    for words in found.displeased:
-        yield f"it breaks the bound of the judge {words}"
-
-
-def _is_inside(said: "Lpips", found: "Verification") -> bool:
-    """Whether the score lies in the recipe's interval: of the typical LPIPS, in older recipes of
-    the mean.
-    """
-    if said.typical_ci95 is None:
-        return said.ci95[0] <= found.score.mean <= said.ci95[1]
-    return said.typical_ci95[0] <= found.said.typical <= said.typical_ci95[1]
-
-
-def _its_kernels(kernels: str, by_kernels: str) -> str:
-    """What drew the recipe's own pictures, where it is not what draws them now."""
-    own = in_words(Kernels(kernels))
-    return "" if own == by_kernels else f", {own}"
-
-
 def _compared(recipe: "Recipe", found: "Verification") -> dict[str, Any]:
     """The same as JSON; what the recipe does not state is null."""
+    from sensitivity.cli.render.verified import is_inside
     from sensitivity.search.to_recipe import lpips_record
 
     said = None if recipe.fidelity is None else recipe.fidelity.lpips
@@ -235,7 +194,7 @@ def _compared(recipe: "Recipe", found: "Verification") -> dict[str, Any]:
         "recipe_expected_mean": said and said.expected_mean,
         "recipe_flips": said and said.flips and said.flips.model_dump(mode="json"),
         "recipe_kernels": recipe.fidelity and recipe.fidelity.kernels,
-        "inside": said and _is_inside(said, found),
+        "inside": said and is_inside(said, found),
         "broken": dict(found.broken),
         "displeased": list(found.displeased),
     }

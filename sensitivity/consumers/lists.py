@@ -29,6 +29,7 @@ from sensitivity.consumers.rules import hits
 from sensitivity.consumers.seen_names import Names
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import is_in, within
+from sensitivity.core.short_reprs import ShortRepr
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +85,8 @@ class Entry:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConsumerList:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ConsumerList(ShortRepr):
     """A list as its consumer understands it.
 
     Attributes:

@@ -214,6 +214,16 @@ def hit_as_parts(entries: Collection[str], names: Iterable[str]) -> frozenset[st
     return frozenset(name for name in names if not wanted.isdisjoint(runs(name)))
 
 
+def others_hit_as_parts(names: Collection[str]) -> dict[str, frozenset[str]]:
+    """{name: the others that it hits under the rule "path"}, for the names that hit others."""
+    hit: dict[str, set[str]] = {}
+    for name in names:
+        for run in runs(name):
+            if run != name and run in names:
+                hit.setdefault(run, set()).add(name)
+    return {name: frozenset(others) for name, others in hit.items()}
+
+
 def _prefix(entry: str) -> NameTest:
     return lambda name: name == entry or name.startswith(f"{entry}.")
 

@@ -5,6 +5,7 @@
     counted(["a", "b", "c", "d"], most=2)        # "4 (a, b and 2 more)"
     format_indices([0, 1, 2, 7])                 # "0-2, 7"
     did_you_mean("nvpf4", ["nvfp4", "fp8"])      # "did you mean 'nvfp4'?"
+    duration(160)                                # "2 min 40 s"
 
 Every function returns plain text; nothing is printed here.
 """
@@ -93,3 +94,28 @@ def consecutive(ordered: Iterable[int]) -> Iterator[tuple[int, int]]:
         last = value
     if first is not None and last is not None:
         yield first, last
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "0.4 s", "8 s", "2 min 40 s", "3 h 5 min", "12 days".
+
+    From 10 minutes on, seconds are left out, from two days on hours too.
+    """
+    if seconds < 0.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole, minutes = round(seconds), round(seconds / 60)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        return _two(whole, 60, "min", "s")
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return _two(minutes, 60, "h", "min")
+    return f"{seconds / 86_400:,.0f} days"
+
+
+def _two(number: int, of: int, large: str, small: str) -> str:
+    """A number of small units as large and small ones; no "0 s" at the end."""
+    whole, rest = divmod(number, of)
+    return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"

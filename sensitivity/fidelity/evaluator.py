@@ -193,6 +193,13 @@ class Evaluator:
             execution=self.execution,
         )
 
+    def undrawn(self, split: Split) -> int:
+        """bf16 pictures that a split's references still take, with those of the noise floor."""
+        pictures, size = len(self.prompts(split)[0]), self.batch_size(split)
+        sizes = {size, 1} if split == "search" and min(size, pictures) > 1 else {size}
+        known = (self._cache.path(self.key(split, batch_size=n)).exists() for n in sizes)
+        return pictures * (len(sizes) - sum(known))
+
     def references(self, split: Split, *, batch_size: int | None = None) -> Media:
         """bf16's pictures or clips of a split: from memory, from the disk, or generated now.
 

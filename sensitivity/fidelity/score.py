@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.errors import MeasurementError, StoreError
 from sensitivity.fidelity.typical import Interval, log_damages, typical, typical_interval
 
@@ -30,8 +31,8 @@ METRICS = ("motion", "detail_db", "audio")
 """Metrics other than LPIPS that a score may hold, by field."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MetricValues:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class MetricValues(ShortRepr):
     """The values of a metric other than LPIPS.
 
     Attributes:
@@ -50,7 +51,7 @@ class MetricValues:
         return float(np.mean(self.per_prompt))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class JudgeValues(MetricValues):
     """What a judge (`fidelity.judges`) says about the pictures of a skip-list.
 
@@ -69,8 +70,8 @@ class JudgeValues(MetricValues):
     made_by: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Score(ShortRepr):
     """Distances of one skip-list from bf16.
 
     Attributes:

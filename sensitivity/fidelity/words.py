@@ -17,8 +17,12 @@ def lpips_words(value: float) -> str:
 
 def interval_words(value: float, interval: Interval) -> str:
     """An LPIPS with its interval."""
-    low, high = interval
-    return f"{lpips_words(value)} [{lpips_words(low)}, {lpips_words(high)}]"
+    return f"{lpips_words(value)} {bounds_words(interval)}"
+
+
+def bounds_words(interval: Interval | None) -> str:
+    """An interval of an LPIPS: "[0.0101, 0.0262]"; "" where there is none."""
+    return "" if interval is None else f"[{lpips_words(interval[0])}, {lpips_words(interval[1])}]"
 
 
 def summary_words(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.core.format_name import CompileMode, FormatName, Source
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.latency.memory import MemoryEstimate
 from sensitivity.latency.scale import ShapeScale
 
@@ -52,9 +53,11 @@ class LinearCost:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A row of "linears" in the JSON of `sensitivity latency`."""
-        row = {key: value for key, value in dataclasses.asdict(self).items() if key != "why"}
-        return row | {"format": self.format.value}
+        """A row of "linears" in the JSON of `sensitivity latency`; "why" only where it is known."""
+        row = dataclasses.asdict(self) | {"format": self.format.value}
+        if not self.why:
+            del row["why"]
+        return row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +119,8 @@ def _milliseconds(ms: float) -> str:
     return f"{ms:.0f} ms" if ms >= 1 else f"{ms:.2g} ms"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatencyEstimate:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class LatencyEstimate(ShortRepr):
     """What a run takes in bf16 and in the given formats.
 
     Attributes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.formats.registry import get_format
 from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.devices import get_device
@@ -28,8 +29,8 @@ MakeLatency = Callable[[ShapeRun, ShapeTable, tuple[FormatName, ...], LatencyMod
 """(run, its table as priced, formats, the predicted model) -> the model that prices."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PricedList:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class PricedList(ShortRepr):
     """The price of one skip-list or recipe.
 
     Attributes:
@@ -55,8 +56,8 @@ class PricedList:
         return sum(cost.format.is_quantized for cost in self.estimate.linears)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pricer:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Pricer(ShortRepr):
     """Prices lists on one run.
 
     Attributes:

@@ -18,7 +18,8 @@ What it does not do: sound without pictures.
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,10 @@ class MediaGenerator:
 
     Each text is encoded once and kept on the CPU.
 
+    Attributes:
+        drawn: called with the number of pictures of each pipeline call that has ended; see
+            `counting`.
+
     Raises:
         SpecError: the study's settings have what the pipeline's call does not take.
     """
@@ -50,6 +55,7 @@ class MediaGenerator:
     def __init__(self, loaded: LoadedPipeline) -> None:
         self.loaded = loaded
         self.settings = dict(loaded.spec.settings)
+        self.drawn: Callable[[int], None] = lambda _pictures: None
         check_settings(loaded.spec, loaded.pipe)
         if argument_of("frames", inspect.signature(type(loaded.pipe).__call__).parameters):
             enable_vae_slicing(getattr(loaded.pipe, "vae", None))
@@ -99,9 +105,26 @@ class MediaGenerator:
         for start in range(0, len(prompts), batch_size):
             chunk = slice(start, start + batch_size)
             parts.append(self._call(list(prompts[chunk]), seeds[chunk], self.settings | settings))
+            self.drawn(len(prompts[chunk]))
             if after_batch is not None:
                 after_batch(min(start + batch_size, len(prompts)))
         return Media.joined(parts)
+
+    @contextmanager
+    def counting(self, told: Callable[[int], None]) -> Iterator[None]:
+        """Inside, `told` is called with the number of all pictures so far, whatever draws them."""
+        before, total = self.drawn, 0
+
+        def drawn(pictures: int) -> None:
+            nonlocal total
+            total += pictures
+            told(total)
+
+        self.drawn = drawn
+        try:
+            yield
+        finally:
+            self.drawn = before
 
     def _call(self, prompts: list[str], seeds: Sequence[int], settings: dict[str, Any]) -> Media:
         """One pipeline call."""

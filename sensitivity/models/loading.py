@@ -34,7 +34,7 @@ from torch import nn
 
 from sensitivity.core.words import first_line
 from sensitivity.errors import PipelineError, SpecError
-from sensitivity.models.denoisers import joined
+from sensitivity.models.denoisers import joined, parts_of
 from sensitivity.models.hub import quiet
 from sensitivity.models.model_index import unknown_component
 from sensitivity.models.pipeline_source import PipelineSource, pipeline_source
@@ -71,6 +71,14 @@ class LoadedPipeline:
     denoisers: Mapping[str, nn.Module] = field(default_factory=dict)
     text: TextMemory | None = None
     on_demand: dict[str, OnDemandModule] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """{component: class} of the denoisers that are studied."""
+        return {
+            name or self.spec.model.component: type(part).__name__
+            for name, part in parts_of(self.denoiser).items()
+        }
 
     def remember(self, prompts: Sequence[str]) -> None:
         """Encode each prompt that is not known yet, one at a time, at the study's settings.

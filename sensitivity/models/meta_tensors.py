@@ -4,10 +4,10 @@ A meta tensor has a shape, strides and a dtype, and neither values nor memory.
 
     x = to_meta(torch.zeros(2, 3))
     is_meta(x), x.shape                                 # True, (2, 3)
-    list(tensors_in([{"a": x}, (x, 1)]))                # [x, x]
+    tensors_in([{"a": x}, (x, 1)])                      # [x, x]
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ REAL_ELEMENTS = 2**20
 """Results with more elements than this have no values in a run without weights."""
 TRANSIENT_ELEMENTS = 2**24
 """What would take more elements than this on the way to a result is not computed at all."""
+_SEQUENCES = (list, tuple)
 
 
 def is_meta(x: object) -> bool:
@@ -31,12 +32,14 @@ def to_meta(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=dtype or x.dtype, device=META)
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """The tensors among the values and in their lists, tuples and dicts."""
+    found = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
+            found.append(value)
+        elif isinstance(value, _SEQUENCES):
+            found += tensors_in(value)
         elif isinstance(value, dict):
-            yield from tensors_in(value.values())
+            found += tensors_in(value.values())
+    return found

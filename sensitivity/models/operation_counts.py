@@ -109,7 +109,7 @@ class OperationCounter:
         """
         if self.component is None or func.is_view or func in _FREE:
             return
-        outputs = list(tensors_in([out]))
+        outputs = tensors_in([out])
         for x in outputs:
             self._track(x)
         tally = self.tally[self.component]

@@ -75,7 +75,7 @@ class ShapeMode(OperationCounter, TorchDispatchMode):
     ) -> Any:
         """Run one operation where its tensors are, and count it."""
         kwargs = dict(kwargs or {})
-        inputs = list(tensors_in(args)) + list(tensors_in(kwargs.values()))
+        inputs = tensors_in(args) + tensors_in(kwargs.values())
         if any(map(is_meta, inputs)):
             out = run_on_meta(func, args, kwargs)
             if func is torch.ops.aten.topk.default:
@@ -107,6 +107,8 @@ def _flex_attention_of_meta(
 class _Functions(TorchFunctionMode):
     """Answers the functions that torch would decompose on meta into what no GPU runs."""
 
+    makers = (torch.tensor, torch.as_tensor)
+
     def __init__(self, counter: OperationCounter) -> None:
         super().__init__()
         self.counter = counter
@@ -127,14 +129,13 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         answer = self.answers.get(func)
-        if (
-            func in (torch.tensor, torch.as_tensor)
-            and kwargs.get("device") is not None
-            and not any(map(is_meta, args))
+        if answer is not None:
+            if any(is_meta(x) for x in (*args, *kwargs.values())):
+                return answer(*args, **kwargs)
+        elif (
+            func in self.makers and kwargs.get("device") is not None and not any(map(is_meta, args))
         ):
             kwargs = {**kwargs, "device": CPU}
-        if answer is not None and any(is_meta(x) for x in (*args, *kwargs.values())):
-            return answer(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _new(self, shape: Iterable[int], dtype: torch.dtype) -> Tensor:

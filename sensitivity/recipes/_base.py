@@ -1,10 +1,12 @@
 """What do all records of a recipe have in common? Their base, their numbers, and three rules."""
 
 import math
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from sensitivity.core.short_reprs import short_args
 
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
@@ -14,6 +16,10 @@ class Record(BaseModel):
     """A frozen record whose unknown fields survive a round trip."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The fields of the repr, each with a short value."""
+        return short_args(super().__repr_args__())
 
 
 def check_ratio(speedup: float, bf16_s: float, quantized_s: float) -> None:

@@ -48,6 +48,10 @@ class ApplyReport:
     proof: "Proof"
     caveat: str = ""
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return f"ApplyReport({self.mode}: {counts}; {self.proof})"
+
 
 def apply_layers(
     layers: Mapping[str, FormatName],

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.record_tables import RecordTable
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.recipes.recipe import Recipe
 
 
@@ -54,8 +56,8 @@ class PricedPair:
     batch_size: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Side(ShortRepr):
     """One of the two recipes.
 
     `place` is (rank, members): its rank by seconds on the front of its search, and how many members
@@ -136,6 +138,48 @@ class RecipeDiff:
     incomparable: tuple[str, ...]
     lpips_ratio: tuple[float, float, float] | None
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"RecipeDiff({self._words})"
+
+    @property
+    def _words(self) -> str:
+        count = sum(len(change.fqns) for change in self.changes)
+        words = [f"{count} Linear{'' if count == 1 else 's'} differ{'s' if count == 1 else ''}"]
+        if self.priced is not None:
+            words.append(f"b saves {(self.priced.a_s - self.priced.b_s) * 1e3:.3g} ms a run")
+        if self.lpips_ratio is not None:
+            ratio, low, high = self.lpips_ratio
+            words.append(f"LPIPS b / a {ratio:.2f} [{low:.2f}, {high:.2f}]")
+        return f"a {self.a.name}, b {self.b.name}: {', '.join(words)}"
+
+    def _repr_html_(self) -> str:
+        return self._table.to_html()
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each change: role, blocks, how many Linears, their
+        format in A and in B, and the milliseconds of a run that B saves.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return self._table.to_pandas()
+
+    @property
+    def _table(self) -> RecordTable:
+        rows = [
+            (
+                own.role,
+                own.blocks,
+                len(own.fqns),
+                own.a.value,
+                own.b.value,
+                None if own.saved_s is None else own.saved_s * 1e3,
+            )
+            for own in self.changes
+        ]
+        columns = ("role", "blocks", "Linears", "a", "b", "saved_ms")
+        return RecordTable(title=self._words, columns=columns, rows=tuple(rows))
 
     def to_json(self) -> dict[str, Any]:
         """The JSON that `sensitivity diff` writes."""

@@ -6,13 +6,14 @@ Functions return mappings as they stand in a recipe's JSON; `Recipe.from_mapping
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.core.format_name import FormatName, skipped
+from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import block_of, list_of
-from sensitivity.core.pattern_cover import compress
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyEstimate
+from sensitivity.recipes.reasons import Worth, patterns_with_reasons
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,17 +21,26 @@ if TYPE_CHECKING:
     from sensitivity.latency.timing.timed_lists import TimedList
 
 
-def layer_records(formats: Mapping[str, FormatName]) -> dict[str, Any]:
-    """The fields `layers`, `skip`, `patterns` and `block_patterns`.
+NEVER_CALLED = "never called in the profiled run"
+"""Why a Linear that no run calls stays bf16."""
+
+
+def layer_records(
+    formats: Mapping[str, FormatName],
+    *,
+    fixed: Mapping[str, str] | None = None,
+    worth: Mapping[str, Worth] | None = None,
+) -> dict[str, Any]:
+    """The fields `patterns`, `layers` and `block_patterns`.
 
     Args:
         formats: {FQN: format} of every Linear.
+        fixed, worth: why Linears stay bf16, see `recipes.reasons`.
     """
-    skip = skipped(formats)
+    patterns = patterns_with_reasons(formats, fixed=fixed, worth=worth)
     return {
+        "patterns": [pattern.model_dump() for pattern in patterns],
         "layers": dict(formats),
-        "skip": skip,
-        "patterns": [pattern.model_dump() for pattern in compress(skip, formats)],
         "block_patterns": count_stack_patterns(formats),
     }
 
@@ -68,6 +78,11 @@ def weight_bytes(denoiser: "nn.Module", formats: Mapping[str, FormatName]) -> tu
 
 FRONT = "the sum of shapes, by which the search ranks"
 """What the seconds of a front's members cover."""
+
+
+def made_record(command: str | None) -> dict[str, Any]:
+    """The field `made`: today, by this command line."""
+    return {"date": datetime.now(UTC).date().isoformat(), "command": command}
 
 
 def latency_record(estimate: LatencyEstimate, quantized_s: float | None = None) -> dict[str, Any]:

@@ -11,33 +11,41 @@ Method. A recipe may come from anybody, so only strict JSON is read (`core.json_
 more than `MAX_BYTES` or `MAX_VALUES` is refused, and nothing in a file is run. A file is written as
 a whole or not at all.
 
-Compatibility. `schema_version` is "major.minor", and a reader of 1.x reads every 1.y. A later minor
+Compatibility. `schema_version` is "major.minor", and a reader of 2.x reads every 2.y. A later minor
 only adds fields, which have defaults, so that older files are read. Fields that a reader does not
 know are kept at every level, through loading and saving. What a reader would misunderstand takes a
-new major version, and another major version is refused: a changed meaning, a new required field, a
-new word in a closed list (a format, a source).
+new major version, and a later major version is refused: a changed meaning, a required field more or
+less, a new word in a closed list (a format, a source). Files of 1.x are read too. They say the bf16
+Linears twice, in `layers` and in `skip`, and are written back so.
 
 Conventions. Keys carry their units (`_s`: seconds of one whole pipeline call; `_bytes`), and
-`source` beside a number is "predicted" or "measured"; LPIPS has no unit. `layers` has every Linear,
-those in bf16 included, and `skip` repeats the latter. If the pipeline has several denoisers
-(`model.components`), names begin with the component's and a dot. A recipe whose pictures were never
-compared is unverified: `fidelity` and `verified` are null, and `notice` is shown wherever the
-recipe is (`Recipe.caveat`).
+`source` beside a number is "predicted" or "measured"; LPIPS has no unit. `patterns` cover the bf16
+Linears and say why; `layers` has every Linear once, those in bf16 included. If the pipeline has
+several denoisers (`model.components`), names begin with the component's and a dot. A recipe whose
+pictures were never compared is unverified: `fidelity` and `verified` are null, and `notice` is
+shown wherever the recipe is (`Recipe.caveat`).
 
 What this module does not do: measure or choose, or import torch before `Recipe.apply` is called.
 Other tools' forms of a recipe are written by the room `consumers`.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.format_name import FormatName, skipped
 from sensitivity.core.fqns import by_component
 from sensitivity.core.json_files import check_value, write_whole
 from sensitivity.core.outside_files import RECIPE, read_json
@@ -47,10 +55,12 @@ from sensitivity.errors import RecipeError
 from sensitivity.recipes._base import Count, Record
 from sensitivity.recipes.applying import ApplyReport, apply_layers
 from sensitivity.recipes.fidelity_records import Fidelity
+from sensitivity.recipes.layout import laid_out
 from sensitivity.recipes.records import (
     ChoiceInfo,
     FrontMember,
     Latency,
+    Made,
     Memory,
     ModelInfo,
     SearchInfo,
@@ -65,15 +75,20 @@ from sensitivity.recipes.rules import (
     check_skip,
     wrong_fields,
 )
+from sensitivity.recipes.shown import facts_table, layers_table, patterns_table, short_words
 
-SCHEMA_VERSION = "1.3"
-"""1.3 declares what `fidelity.lpips` says of typical LPIPS, of the expected mean and of flips,
+SCHEMA_VERSION = "2.0"
+"""2.0 has each Linear once: `skip`, which 1.x requires, is gone. `patterns` come first, and `made`
+and `search.consumers` are new.
+
+1.3 declares what `fidelity.lpips` says of typical LPIPS, of the expected mean and of flips,
 `fidelity.against`, `front.typical`, `choice.max_typical` and `max_flips`, and `latency.whole_run`.
 1.2 declares `latency.runtime`, `covers`, `speedup_interval90` and `shapes`, `timings`, `refused`
 and `fidelity.kernels`. 1.1 declares `search.trial` and counts it from 1; files of 1.0 may have it,
 counted from 0.
 """
-_MAJOR = SCHEMA_VERSION.partition(".")[0]
+_MAJORS = ("1", "2")
+"""Major versions that are read."""
 MAX_BYTES = RECIPE.max_bytes
 """Of a recipe file. One of 1,400 Linears has 0.3 MB."""
 MAX_VALUES = RECIPE.max_values
@@ -102,10 +117,10 @@ class Recipe(Record):
         SCHEMA_VERSION
     )
     name: Name
+    made: Made | None = None
     model: ModelInfo
-    layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000, json_schema_extra=LAYERS)]
-    skip: tuple[str, ...]
     patterns: Annotated[tuple[Pattern, ...], Field(max_length=1_000)] = ()
+    layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000, json_schema_extra=LAYERS)]
     latency: Latency
     fidelity: Fidelity | None
     notice: Annotated[str, Field(min_length=1, max_length=2_000)] | None = None
@@ -122,7 +137,7 @@ class Recipe(Record):
     @field_validator("schema_version")
     @classmethod
     def _check_version(cls, value: str) -> str:
-        if value.partition(".")[0] != _MAJOR:
+        if value.partition(".")[0] not in _MAJORS:
             raise ValueError(_version_message(value))
         return value
 
@@ -135,7 +150,8 @@ class Recipe(Record):
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
         check_components(self.layers, self.model.components)
-        check_skip(self.skip, self.layers)
+        if (skip := (self.model_extra or {}).pop("skip", None)) is not None:
+            check_skip(skip, self.layers)
         check_refused(self.refused, self.layers)
         check_value(self.model_dump())
         check_patterns(self.patterns, self.layers)
@@ -145,6 +161,17 @@ class Recipe(Record):
             notice=self.notice,
         )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_its_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; for a file of 1.x with `skip`, which its readers require."""
+        data: dict[str, Any] = handler(self)
+        return data | ({"skip": list(self.skip)} if self.schema_version.startswith("1.") else {})
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """The bf16 Linears."""
+        return tuple(skipped(self.layers))
 
     @property
     def is_unverified(self) -> bool:
@@ -160,6 +187,27 @@ class Recipe(Record):
         if self.notice is None:
             return ""
         return f"{'UNVERIFIED' if self.is_unverified else 'notice'}: {printable(self.notice)}"
+
+    def __repr__(self) -> str:
+        return f"Recipe({self.name}: {short_words(self.layers, self.latency, self.fidelity)})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        title = ": ".join(text for text in (self.name, self.caveat) if text)
+        facts = facts_table(
+            title, self.model, self.layers, self.latency, self.fidelity, self.memory
+        )
+        return f"{facts.to_html()}\n{patterns_table(self.patterns).to_html()}"
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each Linear: name, block, role, format, and why a
+        format refuses it.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return layers_table(self.layers, self.refused).to_pandas()
 
     @property
     def layers_by_component(self) -> dict[str, dict[str, FormatName]]:
@@ -177,7 +225,7 @@ class Recipe(Record):
                 lists the fields.
         """
         version = data.get("schema_version")
-        if isinstance(version, str) and version.partition(".")[0] != _MAJOR:
+        if isinstance(version, str) and version.partition(".")[0] not in _MAJORS:
             raise RecipeError(_version_message(version))
         try:
             return cls.model_validate(dict(data))
@@ -185,9 +233,8 @@ class Recipe(Record):
             raise RecipeError(wrong_fields(error) + _newer_version(version)) from None
 
     def to_json(self) -> str:
-        """The recipe as strict JSON text, indented, with a final newline."""
-        data = self.model_dump(mode="json")
-        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        """The recipe as strict JSON text, laid out for people and for short diffs."""
+        return laid_out(self.model_dump(mode="json"))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the recipe to `path`, as a whole or not at all; returns the real path.
@@ -204,6 +251,12 @@ class Recipe(Record):
                 " or per_prompt"
             )
         return write_whole(path, data)
+
+    def made_by(self, command: str | None) -> Self:
+        """The recipe with the command line that made it; the same recipe where there is none."""
+        if command is None or self.made is None:
+            return self
+        return self.model_copy(update={"made": self.made.model_copy(update={"command": command})})
 
     def apply(
         self,
@@ -280,18 +333,18 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 def _version_message(found: str) -> str:
     return (
-        f"found schema_version {found[:40]!r}; expected {_MAJOR}.x: update `sensitivity`, or export"
-        " the recipe again"
+        f"found schema_version {found[:40]!r}; expected {' or '.join(f'{m}.x' for m in _MAJORS)}:"
+        " update `sensitivity`, or export the recipe again"
     )
 
 
 def _newer_version(version: object) -> str:
     """The hint to update, for a file of a later minor version; "" for any other."""
     is_version = isinstance(version, str) and re.fullmatch(r"\d{1,9}\.\d{1,9}", version)
-    if not is_version or _minor(str(version)) <= _minor(SCHEMA_VERSION):
+    if not is_version or _numbers(str(version)) <= _numbers(SCHEMA_VERSION):
         return ""
     return f"; its schema_version is {version}, this reads {SCHEMA_VERSION}: update `sensitivity`"
 
 
-def _minor(version: str) -> int:
-    return int(version.partition(".")[2])
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

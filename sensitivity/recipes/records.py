@@ -159,6 +159,17 @@ class Memory(Record):
     source: Source
 
 
+class Made(Record):
+    """When the recipe was made, and by which command line.
+
+    `date` is a day in UTC, as YYYY-MM-DD. `command` is null where no command line made it. It has
+    the options that decide what is found, and none that name files of the machine.
+    """
+
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    command: Annotated[str, Field(max_length=10_000)] | None = None
+
+
 class SearchInfo(Record):
     """The search that found this recipe.
 
@@ -168,7 +179,8 @@ class SearchInfo(Record):
     each is no faster than another and had more LPIPS on its first prompts, so it has no score and
     is not on the front. `trial` is the number of the trial that this recipe is, as in the names
     "trial 44" of `choice`, `verified` and `front` (null: a baseline, or not said). Files of schema
-    1.0 count it from 0.
+    1.0 count it from 0. `consumers` are the tools that the search kept to: each of them can express
+    the recipe.
     """
 
     study: str
@@ -178,6 +190,7 @@ class SearchInfo(Record):
     trial: Count | None = None
     sampler: str
     seed: Count | None
+    consumers: Annotated[tuple[str, ...], Field(max_length=64)] = ()
 
 
 class ChoiceInfo(Record):

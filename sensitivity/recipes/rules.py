@@ -57,8 +57,13 @@ def check_components(layers: Mapping[str, FormatName], components: Collection[st
         )
 
 
-def check_skip(skip: Sequence[str], layers: Mapping[str, FormatName]) -> None:
+def check_skip(skip: object, layers: Mapping[str, FormatName]) -> None:
     """Raise ValueError unless `skip` has each bf16 layer once, and nothing else."""
+    if not isinstance(skip, list | tuple) or not all(isinstance(fqn, str) for fqn in skip):
+        raise ValueError(
+            f"found the skip list {repr(skip)[:80]}; expected a list of layers: export the recipe"
+            " again"
+        )
     bf16 = set(skipped(layers))
     if set(skip) != bf16 or len(skip) != len(bf16):
         wrong = sorted(bf16.symmetric_difference(skip) or (Counter(skip) - Counter(bf16)))

@@ -25,7 +25,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, UnknownModelError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency.pricer import PricedList
-from sensitivity.recipes.parts import latency_record, layer_records
+from sensitivity.recipes.parts import NEVER_CALLED, latency_record, layer_records, made_record
 from sensitivity.recipes.recipe import UNSAFE, Recipe
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
@@ -56,6 +56,7 @@ def priced_recipe(
     """
     formats = complete_formats(priced.formats, run.table)
     environment = describe_environment("cpu")
+    uncalled = dict.fromkeys(run.table.uncalled, NEVER_CALLED)
     return Recipe.from_mapping(
         {
             "name": safe_name(name),
@@ -63,7 +64,8 @@ def priced_recipe(
             "fidelity": None,
             "verified": None,
             "model": _model_record(spec, run),
-            **layer_records(formats),
+            "made": made_record(None),
+            **layer_records(formats, fixed={**priced.refused, **uncalled}),
             "latency": latency_record(priced.estimate),
             "memory": _memory_record(formats, run),
             "refused": dict(priced.refused),

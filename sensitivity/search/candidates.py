@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.errors import FormatError
 from sensitivity.search.kept_prices import KeptPrices
 
@@ -65,8 +66,8 @@ class HostLimit:
     host_s: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidates:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Candidates(ShortRepr):
     """Everything that a search may choose from.
 
     Attributes:

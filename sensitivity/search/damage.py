@@ -45,7 +45,7 @@ REFITS = (0, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Trial counts at which the hypothesis is chosen again. By the last it is well known."""
 OWN, ROLE, FORMAT = 0.4, 0.4, 0.2
 """Parts of a log damage's variance that are its own, and shared with its role and its format."""
-FEWEST_LATENTS = 5
+FEWEST_LATENTS = 10
 """Trials with a latent error that the line from it to the damage needs."""
 STEPS = 12
 """Gauss-Newton steps, at most."""

@@ -1,12 +1,15 @@
 """Who may open a database, and what is in it? `Database`: our tables beside Optuna's.
 
-A database is one SQLite file. One process has it at a time (`search.held_file`). A file that
-belongs to another program or to another schema is refused and left unchanged. What SQLite reports
-becomes an error that says what to do (`search.sqlite_errors`). A row that is not what was written
-is named and left out; who asked for it makes it again.
+A database is one SQLite file. One process may write it at a time (`search.held_file`); others may
+read it meanwhile (`search.read_file`). A file that belongs to another program or to another schema
+is refused and left unchanged. What SQLite reports becomes an error that says what to do
+(`search.sqlite_errors`). A row that is not what was written is named and left out; who asked for it
+makes it again.
 
     with Database.open(Path("study.db")) as database:
         database.find(ScoreRow, ScoreRow.evaluation == evaluation)
+    with Database.read(Path("study.db")) as database:         # beside a search that runs
+        database.writer()                                     # "process 4711, python", None
 
 `search.tables` has the tables, `search.store` says what the rows mean. Optuna's tables are those of
 `search.optuna_storage`.
@@ -27,6 +30,8 @@ from sqlalchemy.orm import Session, defer
 from sensitivity.core.words import printable
 from sensitivity.errors import DamageError, OutputError, StoreError
 from sensitivity.search.held_file import HeldFile
+from sensitivity.search.open_file import OpenFile
+from sensitivity.search.read_file import ReadFile, read_one_state
 from sensitivity.search.seals import OPTUNAS_KEYS, seal_all
 from sensitivity.search.sqlite_errors import (
     connect,
@@ -63,21 +68,41 @@ log = logging.getLogger(__name__)
 
 
 class Database:
-    """One open database. Make it with `open`; close it with `close` or as a context manager.
+    """One open database. Make it with `open` or `read`; close it with `close` or as a context
+    manager.
 
     Attributes:
         engine: SQLAlchemy's.
         engines: all that have connections to the file, Optuna's too; closed with the database.
         path: of the file.
+        lacking: tables of ours that are not there, in a database that is only read.
         has_checksums: False for a database of an older version that may only be read.
         makes_again: whether a row that was changed is left out, since who asks for it makes it
             again; otherwise such a row is an error.
     """
 
-    def __init__(self, engine: Engine, held: HeldFile, *, makes_again: bool = True) -> None:
-        self.engine, self.held, self.path = engine, held, held.path
-        self.engines = [engine]
+    def __init__(self, file: OpenFile, *, makes_again: bool = True) -> None:
+        self.file, self.path = file, file.path
+        # The URL is built, not written as text: ? and % in a file name mean themselves.
+        url = URL.create("sqlite", database=str(self.path.absolute()))
+        self.engine = create_engine(url, creator=lambda: connect(file))
+        self.engines: list[Engine] = []
+        self.use(self.engine)
+        self.lacking: set[str] = set()
         self.has_checksums, self.makes_again = True, makes_again
+
+    def use(self, engine: Engine, *, writes_notes: bool = False) -> None:
+        """Let an engine's errors be ours, its transactions those of the file, and close it with the
+        database.
+
+        Args:
+            engine: whose connections are to the file.
+            writes_notes: whether its connections write beside the writer, what nobody else writes.
+        """
+        self.engines.append(engine)
+        translate_errors(engine, self.file)
+        if isinstance(self.file, ReadFile) and not writes_notes:
+            read_one_state(engine)
 
     @property
     def url(self) -> str:
@@ -88,39 +113,66 @@ class Database:
     def open(
         cls, path: Path, *, wait_s: float = 0, for_reading: bool = False, makes_again: bool = True
     ) -> Self:
-        """Open or create the SQLite database at `path`, and its folder.
+        """Open or create the SQLite database at `path`, and its folder, and have it alone.
 
         Args:
             path: of the file.
             wait_s: how long to wait for another process that holds it.
-            for_reading: whether a file that may only be read will do.
+            for_reading: whether a file that may only be read will do. Who writes nothing at all
+                uses `read`.
             makes_again: see the class.
 
         Raises:
             OutputError: the folder or file cannot be written.
-            StoreError: another process holds it, it is no SQLite database, another program made it,
-                or its schema is that of another version.
+            InUseError: another process holds it.
+            StoreError: it is no SQLite database, another program made it, or its schema is that of
+                another version.
             DamageError: its tables cannot be read.
         """
         held = HeldFile.take(path, wait_s=wait_s)
-        # The URL is built, not written as text: ? and % in a file name mean themselves.
-        url = URL.create("sqlite", database=str(path.absolute()))
-        engine = create_engine(url, creator=lambda: connect(held))
-        translate_errors(engine, held)
-        database = cls(engine, held, makes_again=makes_again)
-        try:
-            if not for_reading:
-                _check_may_write(held)
-            database._begin()
-            if not makes_again:
-                database._refuse_changes()
-        except SQLAlchemyError as error:
-            database.close()
-            refuse_unreadable(path, error)
-        except BaseException:
-            database.close()
-            raise
+        database = cls(held, makes_again=makes_again)
+        database._prepare(must_write=not for_reading)
         return database
+
+    @classmethod
+    def read(cls, path: Path, *, makes_again: bool = True) -> Self:
+        """Open the database at `path` to read it, whether or not a process writes it meanwhile.
+
+        Arguments as in `open`. Nothing is made, brought up to date or written.
+
+        Raises:
+            StoreError: it is not there; else as in `open`.
+            OutputError, DamageError: as in `open`.
+        """
+        database = cls(ReadFile.open(path), makes_again=makes_again)
+        database._prepare(must_write=False)
+        return database
+
+    def _prepare(self, *, must_write: bool) -> None:
+        """Check the file and its tables; it is closed where they will not do."""
+        try:
+            if must_write:
+                _check_may_write(self.file)
+            self._begin()
+            if not self.makes_again:
+                self._refuse_changes()
+        except SQLAlchemyError as error:
+            self.close()
+            refuse_unreadable(self.path, error)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def may_write(self) -> bool:
+        """Whether anything may be written through this object."""
+        return isinstance(self.file, HeldFile) and self.file.is_writable
+
+    def writer(self) -> str | None:
+        """Which process has the database to write it, in words; None where none does. Another
+        system than Linux does not tell.
+        """
+        return self.file.holder() if isinstance(self.file, ReadFile) else "this process"
 
     def _begin(self) -> None:
         """Check whose file it is; make the tables, or bring those of an older schema up to date.
@@ -141,14 +193,14 @@ class Database:
                 if kind.__tablename__ in found
                 and "checksum" not in _columns(connection, kind.__tablename__)
             ]
-            if not self.held.is_writable:
+            self.lacking = set(Table.metadata.tables) - found
+            if schema == SCHEMA and self.lacking:
+                self._lacks(sorted(self.lacking)[0])
+            if not self.may_write:
                 self.has_checksums = not without
                 return
-            expected = set(Table.metadata.tables)
-            if not without and schema == SCHEMA and expected <= found:
+            if not without and schema == SCHEMA and not self.lacking:
                 return
-            if schema == SCHEMA and not expected <= found:
-                self._lacks(sorted(expected - found)[0])
             _begin_at_once(connection)
             Table.metadata.create_all(connection)
             _add_checksums(connection, without)
@@ -158,6 +210,12 @@ class Database:
                 f"INSERT OR REPLACE INTO {MetaRow.__tablename__} (key, value) VALUES (?, ?)",
                 ("schema", SCHEMA),
             )
+        self.lacking.clear()
+
+    def has_studies(self) -> bool:
+        """Whether Optuna's tables are there: a search makes them when its model is loaded."""
+        with self.reading() as session:
+            return _tables(session.connection()) >= OPTUNAS
 
     def _lacks(self, table: str) -> None:
         """Say that a table is gone. Raises DamageError where nobody makes its rows again."""
@@ -196,6 +254,8 @@ class Database:
 
     def find(self, kind: type[Row], *conditions: ColumnElement[bool]) -> list[Row]:
         """The rows that fulfil the conditions and are what was written; others are reported."""
+        if kind.__tablename__ in self.lacking:
+            return []
         query = select(kind).where(*conditions)
         if not self.has_checksums:
             query = query.options(defer(kind.checksum))
@@ -242,7 +302,7 @@ class Database:
         """Let others use the database."""
         for engine in self.engines:
             engine.dispose()
-        self.held.release()
+        self.file.release()
 
     def __enter__(self) -> Self:
         return self
@@ -256,13 +316,13 @@ class Database:
         self.close()
 
 
-def _check_may_write(held: HeldFile) -> None:
+def _check_may_write(file: OpenFile) -> None:
     """Refuse now what could not be written after hours."""
-    folder = held.path.absolute().parent
-    what = "the file" if not held.is_writable else f"its folder {folder}"
-    if not held.is_writable or not os.access(folder, os.W_OK | os.X_OK):
+    folder = file.path.absolute().parent
+    what = "the file" if not file.is_writable else f"its folder {folder}"
+    if not file.is_writable or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{held.path} cannot be written: {what} is read-only; expected the right to write:"
+            f"{file.path} cannot be written: {what} is read-only; expected the right to write:"
             " give it, or name a `storage` in a folder that can be written"
         )
 
@@ -273,7 +333,7 @@ def _check_owner(connection: Connection, path: Path) -> set[str]:
     Optuna's tables pass: `search.log` refuses Optuna studies that are not ours.
     """
     rows = connection.exec_driver_sql("SELECT type, name FROM sqlite_master").all()
-    tables = [str(n) for kind, n in rows if kind == "table" and not str(n).startswith("sqlite_")]
+    tables = _tables(connection)
     foreign = [(kind, name) for kind, name in rows if kind not in ("table", "index")]
     if not OPTUNAS.issubset(tables) and not any(name.startswith(PREFIX) for name in tables):
         foreign += [("table", name) for name in tables]
@@ -283,7 +343,13 @@ def _check_owner(connection: Connection, path: Path) -> set[str]:
             f"{path} holds the {kind} {printable(str(name))!r}, which sensitivity did not make;"
             " expected a database of its own: name another `storage`"
         )
-    return set(tables)
+    return tables
+
+
+def _tables(connection: Connection) -> set[str]:
+    """The names of all tables but SQLite's own."""
+    rows = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {str(name) for (name,) in rows if not str(name).startswith("sqlite_")}
 
 
 def _schema(connection: Connection, tables: set[str], path: Path) -> str | None:

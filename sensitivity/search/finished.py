@@ -61,13 +61,15 @@ _DISTINGUISHING = (
     "emulate",
     "latency",
     "runtime",
+    "consumers",
 )
 """Settings that distinguish studies of one model, in the order in which they are shown."""
-_UNSAID = {
+_UNSAID: Mapping[str, tuple[Any, ...]] = {
     "arithmetic": (Arithmetic.EAGER,),
     "emulate": (False, None),
     "latency": ("predicted",),
     "runtime": (DEFAULT,),
+    "consumers": ((), []),
 }
 """Values that are not shown."""
 
@@ -87,6 +89,7 @@ class Wanted:
     emulate: bool | None = None
     latency: Source | None = None
     runtime: str | None = None
+    consumers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
@@ -158,8 +161,9 @@ def _describe(key: str, value: Any) -> str:
     if key in ("emulate", "calibrated"):
         name = "`calibrate`" if key == "calibrated" else "`emulate`"
         return name if value else f"without {name}"
-    if key == "formats":
-        return " ".join(f"`format` {name}" for name in value)
+    if key in ("formats", "consumers"):
+        field = "`format`" if key == "formats" else "`consumers`"
+        return " ".join(f"{field} {name}" for name in value)
     return f"`{key}` {value}"
 
 
@@ -170,6 +174,8 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
         DamageError: the settings of a study are not what was written.
         StoreError: they cannot be read.
     """
+    if not store.may_write and not store.has_studies():
+        return []
     open_storage(store)  # checks the version of Optuna's tables
     formats = "|".join(map(re.escape, QUANTIZED_FORMATS))
     name_of_model = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")

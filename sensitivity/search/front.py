@@ -260,8 +260,8 @@ def _unmet(offers: Sequence[Offer], bf16_s: float, constraints: Constraints) -> 
         nearest = f", and what is fast enough comes down to {least}"
     return (
         f"no scored skip-list has {' and '.join(constraints.words)}; the front runs from {fastest}"
-        f" to {best}{nearest}: relax the constraint (`sensitivity select` chooses again without a"
-        " trial) or raise `budget` (the study is kept)"
+        f" to {best}{nearest}: relax the constraint (`sensitivity select` chooses again from these"
+        " trials) or raise `budget` (the study is kept)"
     )
 
 

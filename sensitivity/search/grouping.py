@@ -24,21 +24,21 @@ from types import MappingProxyType
 
 import torch
 
+from sensitivity.consumers.limits import Limits
 from sensitivity.core.format_name import FormatName, Granularity
 from sensitivity.core.fqns import indices_of, stack_of
 from sensitivity.core.patterns import expand
 from sensitivity.errors import FormatError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
+from sensitivity.recipes.parts import NEVER_CALLED
+from sensitivity.search.bound_groups import Reasons, bind, with_limits
 from sensitivity.search.candidates import Candidates, Choice, Group, HostLimit
 from sensitivity.shapes.by_hand import published_list, rule_of_thumb
 from sensitivity.shapes.families import fused_families, role_of_family
 from sensitivity.shapes.table import LinearProfile, ShapeTable
 from sensitivity.spec.hand_lists import PublishedList
 from sensitivity.spec.study_spec import StudySpec
-
-Reasons = dict[str, list[str | None]]
-"""{FQN: for each searched format why it refuses the Linear, or None}"""
 
 
 def make_candidates(
@@ -49,6 +49,7 @@ def make_candidates(
     latency: LatencyModel,
     granularity: Granularity = "group",
     unfit: Mapping[str, str] = MappingProxyType({}),
+    limits: Sequence[Limits] = (),
 ) -> Candidates:
     """Group the Linears of a profiled model and price each group in each format.
 
@@ -61,29 +62,28 @@ def make_candidates(
         latency: prices a Linear.
         granularity: "group" or "layer".
         unfit: {FQN: reason} of Linears whose weights no format can hold (`Switch.unfit`).
+        limits: what the consumers ask that every choice is for (`search.bound_groups`).
 
     Raises:
         FormatError: no Linear takes any of the formats, or the target does not have a format.
     """
-    fqns = table.fqns
-    always, dead = _always_skipped(table, spec, fqns)
+    always, dead = _always_skipped(table, spec, table.fqns)
     own = _own_refusals(table, spec, formats, latency)
     reasons = _family_refusals(table, spec, own)
-    refused = {
-        fqn: "; ".join(reason for reason in why if reason)
-        for fqn, why in reasons.items()
-        if any(why)
-    }
-    fixed = dict.fromkeys(table.uncalled, "never called in the profiled run")
-    fixed |= {fqn: unfit[fqn] for fqn in fqns if fqn in unfit} | always
+    refused = _joined(reasons)
+    fixed = dict.fromkeys(table.uncalled, NEVER_CALLED)
+    fixed |= {fqn: unfit[fqn] for fqn in table.fqns if fqn in unfit} | always
     fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
+    reasons = with_limits(reasons, fixed, limits)
+    fixed = {fqn: str(why[0]) for fqn, why in reasons.items() if all(why)} | fixed
     never = {fqn for fqn, why in own.items() if why[-1]} | unfit.keys()
     free = [linear for linear in table.linears if linear.fqn not in fixed]
     if not free:
         raise FormatError(_nothing_free(table, formats, fixed))
+    grouped, bound = bind(_grouped(free, spec, granularity), limits)
     groups = tuple(
         _priced(name, members, reasons, formats, latency, table.readers)
-        for name, members in _grouped(free, spec, granularity).items()
+        for name, members in grouped.items()
     )
     bf16_s, host, groups = _with_host(groups, table, latency)
     return Candidates(
@@ -91,16 +91,21 @@ def make_candidates(
         groups=groups,
         fixed=fixed,
         refused=refused,
-        fqns=fqns,
+        fqns=table.fqns,
         bf16_s=bf16_s,
-        rule_of_thumb=_choice(groups, rule_of_thumb(table, spec)),
+        rule_of_thumb=_choice(groups, rule_of_thumb(table, spec), bound),
         published=tuple(
-            _published(listed, published_list(table, listed) - never, groups)
-            for listed in spec.published
+            _published(own, published_list(table, own) - never, groups, bound)
+            for own in spec.published
         ),
         dead=dead,
         host=host,
     )
+
+
+def _joined(reasons: Reasons) -> dict[str, str]:
+    """{FQN: its reasons in one line} of the Linears that have any."""
+    return {fqn: "; ".join(filter(None, why)) for fqn, why in reasons.items() if any(why)}
 
 
 def _with_host(
@@ -127,7 +132,10 @@ def _with_host(
 
 
 def _published(
-    listed: PublishedList, quantized: AbstractSet[str], groups: Sequence[Group]
+    listed: PublishedList,
+    quantized: AbstractSet[str],
+    groups: Sequence[Group],
+    bound: AbstractSet[str],
 ) -> tuple[str, Choice]:
     """The label and the choice of a published list.
 
@@ -138,8 +146,9 @@ def _published(
         listed: the list.
         quantized: FQNs that it quantizes and the last format takes.
         groups: what is chosen.
+        bound: the names of groups that consumers made of several.
     """
-    choice = _choice(groups, quantized)
+    choice = _choice(groups, quantized, bound)
     scored = {fqn for group, o in zip(groups, choice, strict=True) for fqn in group.members[o]}
     if scored == quantized:
         return listed.name, choice
@@ -288,8 +297,17 @@ def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel, read
     return linear.calls * (bf16_us - latency.mean_us(linear, fmt, readers)) / 1e6
 
 
-def _choice(groups: Sequence[Group], quantized: AbstractSet[str]) -> Choice:
-    """The last format for each group of which any Linear is quantized."""
-    return tuple(
-        len(group.members) - 1 if set(group.members[-1]) & quantized else 0 for group in groups
-    )
+def _choice(
+    groups: Sequence[Group], quantized: AbstractSet[str], bound: AbstractSet[str]
+) -> Choice:
+    """The last format for each group of which any Linear is quantized.
+
+    A group that consumers made of several (`bound`) has it if the list quantizes all of it: what
+    they run as one stays bf16 if part of it does.
+    """
+
+    def is_quantized(group: Group) -> bool:
+        own = set(group.members[-1])
+        return bool(own) and own <= quantized if group.name in bound else bool(own & quantized)
+
+    return tuple(len(group.members) - 1 if is_quantized(group) else 0 for group in groups)

@@ -12,6 +12,7 @@ none, and the others go on. `search.shortlist` says which trials need one,
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from sensitivity.core.words import duration
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score
 from sensitivity.search.attempts import RunError, known_or_scored
@@ -31,6 +32,8 @@ class HeldOutScores:
         compute: whether missing scores are computed; else there is none.
         progress: called as progress(pictures done, pictures in all).
         noted: called with a text where a run fails or is tried again.
+        announced: called with what is known and what will be drawn; None: as `noted`.
+        picture_s: seconds of a picture, as far as is known; 0 is not known.
         failures: {trial index: why it could not be scored}; it is not tried again.
         generated: pictures so far.
         expected: pictures in all, as far as is known.
@@ -42,6 +45,8 @@ class HeldOutScores:
     compute: bool = True
     progress: Callable[[int, int], None] = lambda _done, _total: None
     noted: Callable[[str], None] = lambda _text: None
+    announced: Callable[[str], None] | None = None
+    picture_s: float = 0.0
     failures: dict[int, str] = field(default_factory=dict, init=False)
     generated: int = field(default=0, init=False)
     expected: int = field(default=0, init=False)
@@ -84,16 +89,25 @@ class HeldOutScores:
         found = [self.find(t) for t in trials]
         missing = sum(score is None for score in found)
         self.expected = missing * prompts
+        if self.compute:
+            self.progress(0, self.expected)
         text = (
             f"verifying {len(trials)} skip-lists on {prompts} held-out prompts:"
             f" {len(trials) - missing} scores are known"
         )
         text += (
-            f", {missing} to compute ({self.expected} pictures)"
+            self._cost(missing)
             if self.compute
             else f", {missing} are passed over (`verify` is off)"
         )
         return text + self._unseen([score for score in found if score is not None])
+
+    def _cost(self, missing: int) -> str:
+        """What the missing scores take, in words."""
+        if not missing:
+            return ", nothing is drawn"
+        about = f", about {duration(self.expected * self.picture_s)}" if self.picture_s else ""
+        return f", {missing} to draw ({self.expected} pictures{about})"
 
     def _unseen(self, scores: Sequence[Score]) -> str:
         """Which judges did not look at known scores, in words."""

@@ -75,16 +75,18 @@ class Knapsack:
         """Seconds saved by the fastest choice."""
         return self.most * self.unit
 
-    def at_price(self, damage: Array, price: float) -> Options:
-        """(groups,) the options of least damage - price * gain; of equal ones the faster."""
+    def at_price(self, damage: Array, price: float | Array) -> Options:
+        """(groups,) the options of least damage - price * gain; of equal ones the faster. Of P
+        prices, an array (P, 1, 1), it is (P, groups).
+        """
         worth = np.where(self.useful, damage - price * self.gains, np.inf)
         return self._last_min(worth)
 
     def _last_min(self, worth: Array) -> Options:
-        """Column of each row's minimum; ties go to the option that saves more."""
-        least = worth.min(1, keepdims=True)
+        """Place of the minimum along the last axis; ties go to the option that saves more."""
+        least = worth.min(-1, keepdims=True)
         tied = worth <= least + 1e-12 * np.maximum(np.abs(least), 1e-300)
-        return np.asarray(np.where(tied, self.gains, -np.inf).argmax(1), dtype=np.int64)
+        return np.asarray(np.where(tied, self.gains, -np.inf).argmax(-1), dtype=np.int64)
 
     def totals(self, damage: Array, choice: Options) -> tuple[float, float]:
         """(gain in units, damage) of a choice."""
@@ -243,9 +245,7 @@ class Knapsack:
             return Curve(np.zeros(1), np.zeros(1), np.zeros((1, len(damage)), dtype=np.int64))
         prices = np.quantile(known, np.linspace(0, 1, points)) * (1 + 1e-9)
         steps = np.concatenate([[0.0], prices, [prices[-1] * 1e9]])
-        choices = np.unique(
-            np.stack([self.at_price(damage, float(price)) for price in steps]), axis=0
-        )
+        choices = np.unique(self.at_price(damage, steps[:, None, None]), axis=0)
         gains = self.gains[self._rows, choices].sum(1)
         order = np.argsort(gains, kind="stable")
         damages = damage[self._rows, choices].sum(1)

@@ -33,7 +33,7 @@ from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.search.calibration.jobs import Errors, broken_options
 from sensitivity.search.candidates import Candidates, Choice
-from sensitivity.search.estimate import estimate_all
+from sensitivity.search.estimate import FEWEST, estimate_all
 from sensitivity.search.optuna_storage import open_storage
 from sensitivity.search.proposers import KnapsackProposer, Observation
 from sensitivity.search.remembered_trials import RememberedTrials
@@ -237,19 +237,26 @@ class StudyLog:
         """The trials with the typical and mean damage that all of them say each has."""
         if not trials:
             return ()
-        errors = self.errors()
-        proposer = KnapsackProposer(
-            self.candidates.without(broken_options(errors or {})), seed=0, errors=errors
-        )
-        own = [
-            Observation(choice=t.choice, typical=t.score.typical, latent=t.latent) for t in trials
-        ]
-        estimates = estimate_all(proposer, own, [t.score.logs for t in trials])
+        proposer = self._proposer(self.errors())
+        estimates = estimate_all(proposer, _observed(trials), [t.score.logs for t in trials])
         curve = SummaryRules.of([t.score for t in trials], another_seed=None).damage_curve
         return tuple(
             replace(trial, estimate=float(value), expected_mean=curve.mean(float(value)))
             for trial, value in zip(trials, estimates, strict=True)
         )
+
+    def damages(self, trials: Sequence[ScoredTrial]) -> dict[tuple[int, int], float]:
+        """{(group, option): the damage that it is believed to do}; {} if too little is known."""
+        errors = self.errors()
+        if errors is None and len(trials) < FEWEST:
+            return {}
+        proposer = self._proposer(errors)
+        found = proposer.believe(_observed(trials)).damages
+        return dict(zip(proposer.items, map(float, found), strict=True))
+
+    def _proposer(self, errors: Errors | None) -> KnapsackProposer:
+        left = self.candidates.without(broken_options(errors or {}))
+        return KnapsackProposer(left, seed=0, errors=errors)
 
 
 def open_log(
@@ -387,3 +394,7 @@ def gist(reason: str) -> str:
 def all_alike(gists: list[str]) -> bool:
     """Whether the last `SAME_FAILURES` failures have one reason."""
     return len(gists) >= SAME_FAILURES and len(set(gists[-SAME_FAILURES:])) == 1
+
+
+def _observed(trials: Sequence[ScoredTrial]) -> list[Observation]:
+    return [Observation(choice=t.choice, typical=t.score.typical, latent=t.latent) for t in trials]

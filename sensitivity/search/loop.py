@@ -31,9 +31,10 @@ Conventions. The budget counts proposals, scored or stopped; the baselines come 
 whose score is in the store counts, and generates no picture.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.words import and_more
 from sensitivity.errors import CalibrationError, DamageError, FormatError
 from sensitivity.fidelity.evaluator import Evaluator
@@ -46,19 +47,21 @@ from sensitivity.search.attempts import (
 )
 from sensitivity.search.calibration.jobs import Errors, broken_options
 from sensitivity.search.calibration.stored import calibrate, calibration_cost
-from sensitivity.search.candidates import Candidates, Choice
+from sensitivity.search.candidates import Candidates, Choice, baselines
 from sensitivity.search.log import StudyLog, open_log, read_log, study_names
 from sensitivity.search.proposers import SamplerName, make_proposer
 from sensitivity.search.settings import EARLIER, SearchSettings, interim_tests, study_name
+from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.search.stopping import ALPHA, StoppingRule
-from sensitivity.search.store import Store
+from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trial_runner import TrialRunner
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried, proposals
+from sensitivity.search.work import SearchWork
 from sensitivity.spec.study_spec import check_budget
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchResult:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class SearchResult(ShortRepr):
     """What a study holds.
 
     Attributes:
@@ -67,6 +70,8 @@ class SearchResult:
         failures: the reason of each trial that failed.
         interrupted: whether the search was interrupted before its budget.
         stopped: trials that were stopped early, in order.
+        damages: {(group, option): the damage that its format is believed to do}, relative to each
+            other; empty where too little is known.
     """
 
     study: str
@@ -74,6 +79,7 @@ class SearchResult:
     failures: tuple[str, ...]
     interrupted: bool
     stopped: tuple[StoppedTrial, ...] = ()
+    damages: Mapping[tuple[int, int], float] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -122,8 +128,10 @@ def run_search(
         events.started(name, tuple(names))
     interrupted = False
     try:
-        if len(proposals(history)) < settings.budget:
-            runner = _prepare(evaluator, store, log, settings, events)
+        work = _work(evaluator, candidates, store, settings, history)
+        events.planned(work)
+        if work.trials_left:
+            runner = _prepare(evaluator, store, log, settings, work, events)
             while len(proposals(history)) < settings.budget:
                 tried = runner.run_next(history)
                 if tried is not None:
@@ -151,18 +159,25 @@ def _prepare(
     store: Store,
     log: StudyLog,
     settings: SearchSettings,
+    work: SearchWork,
     events: SearchEvents,
 ) -> TrialRunner:
     """Generate references, calibrate, and make what runs the trials."""
-    make_references(evaluator, "search", noted=events.noted)  # so no trial's seconds contain it
+    if work.references:
+        events.referenced(0, work.references)
+    with evaluator.media_generator.counting(
+        of_the_caller(lambda done: events.referenced(done, max(done, work.references)))
+    ):
+        make_references(evaluator, "search", noted=events.noted)  # so no trial's seconds contain it
     tests = interim_tests(evaluator)
     rule = (
         StoppingRule(alpha=ALPHA, interim_tests=tests, noise_floor=evaluator.damage_floor)
         if tests
         else None
     )
-    uses_errors = settings.calibrated and settings.sampler == SamplerName.KNAPSACK
-    errors = _calibrated(evaluator, log.candidates, store, events) if uses_errors else None
+    errors = (
+        _calibrated(evaluator, log.candidates, store, events) if _uses_errors(settings) else None
+    )
     log.keep_errors(errors)
     candidates = _without_broken(log.candidates, errors or {}, events)
     return TrialRunner(
@@ -174,6 +189,44 @@ def _prepare(
         rule=rule,
         known=_known_before(log, evaluator, store, settings, events),
         events=events,
+    )
+
+
+def _uses_errors(settings: SearchSettings) -> bool:
+    """Whether layer sensitivities guide the proposals."""
+    return settings.calibrated and settings.sampler == SamplerName.KNAPSACK
+
+
+def _work(
+    evaluator: Evaluator,
+    candidates: Candidates,
+    store: Store,
+    settings: SearchSettings,
+    history: Sequence[Tried],
+) -> SearchWork:
+    """What there is to do before the search is at its end. Nothing is run."""
+    by_hand, tried = baselines(candidates), {trial.choice for trial in history}
+    done, prompts = len(proposals(history)), len(evaluator.prompts("search")[0])
+    calibrates = done < settings.budget and _uses_errors(settings)
+    cost = calibration_cost(evaluator, candidates, store) if calibrates else None
+    held_out = evaluator.evaluation_key("held_out")
+    unverified = [
+        label
+        for label, choice in by_hand
+        if choice != candidates.none_quantized
+        and store.find_score(held_out, assignment_key(candidates.decode(choice))) is None
+    ]
+    return SearchWork(
+        references=evaluator.undrawn("search"),
+        sensitivities=0.0 if cost is None else cost.trials * prompts,
+        baselines=len(by_hand),
+        baselines_done=sum(choice in tried for _, choice in by_hand),
+        trials=settings.budget,
+        trials_done=done,
+        prompts=prompts,
+        lists=min(NEAR + ANSWERS, settings.budget) + len(unverified),
+        held_out=len(evaluator.prompts("held_out")[0]),
+        held_out_references=evaluator.undrawn("held_out"),
     )
 
 
@@ -252,9 +305,11 @@ def _without_broken(candidates: Candidates, errors: Errors, events: SearchEvents
 
 
 def _result(log: StudyLog, history: Sequence[Tried], *, interrupted: bool) -> SearchResult:
+    scored = [t for t in history if isinstance(t, ScoredTrial)]
     return SearchResult(
         study=log.study.study_name,
-        trials=log.estimated([t for t in history if isinstance(t, ScoredTrial)]),
+        trials=log.estimated(scored),
+        damages=log.damages(scored),
         failures=tuple(reason for _, reason in log.failures()),
         interrupted=interrupted,
         stopped=tuple(t for t in history if isinstance(t, StoppedTrial)),

@@ -30,7 +30,6 @@ from sensitivity.search.sqlite_errors import (
     connect,
     refuse_unreadable,
     sqlite_error,
-    translate_errors,
 )
 
 Seal = Callable[[Connection], None]
@@ -41,9 +40,8 @@ class SealedStorage(RDBStorage):
 
     def __init__(self, database: Database) -> None:
         self._now = threading.local()
-        super().__init__(database.url, engine_kwargs={"creator": lambda: connect(database.held)})
-        database.engines.append(self.engine)
-        translate_errors(self.engine, database.held)
+        super().__init__(database.url, engine_kwargs={"creator": lambda: connect(database.file)})
+        database.use(self.engine)
         event.listen(self.scoped_session.session_factory, "before_commit", self._before_commit)
 
     @contextmanager
@@ -85,10 +83,16 @@ def open_storage(database: Database) -> RememberedTrials:
     """Optuna's side of the database, which remembers what was read and written.
 
     Raises:
-        StoreError: another version of Optuna wrote it, or its tables cannot be read.
+        StoreError: another version of Optuna wrote it, or its tables cannot be read; or they are
+            not there, and the database is only read.
         OutputError: they cannot be made.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not database.may_write and not database.has_studies():
+        raise StoreError(
+            f"{database.path} holds no study yet; expected one: wait until its search has loaded"
+            " the model, or run `sensitivity search`"
+        )
     try:
         return RememberedTrials(SealedStorage(database))
     except SensitivityError:
@@ -102,7 +106,7 @@ def open_storage(database: Database) -> RememberedTrials:
     except Exception as error:  # whatever Optuna and alembic make of what is in their tables
         cause = _of_sqlite(error)
         if cause is not None:
-            raise sqlite_error(database.held, cause) from None
+            raise sqlite_error(database.file, cause) from None
         refuse_unreadable(database.path, error)
 
 

@@ -12,7 +12,7 @@ Nothing is deleted. A damaged study gets another name, and the search that made 
 the scores that are kept: it proposes the same skip-lists, and known ones generate no picture.
 
 Functions take a connection with a transaction; who calls commits. Notes that Optuna's dashboard
-writes are not sealed.
+writes, and what it keeps of artifacts, are not sealed.
 """
 
 import json
@@ -35,7 +35,7 @@ with the name of the earlier version's study that it continues.
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 _SET_ASIDE = re.compile(r".*-damaged-\d+", re.DOTALL)
 _SEALS = SealRow.__tablename__
-_NOTES = "key NOT LIKE 'dashboard:%'"
+_NOTES = "key NOT LIKE 'dashboard:%' AND key NOT LIKE 'artifacts:%'"
 _OF_TRIALS = {
     "trials": "SELECT trial_id, number, study_id, state, datetime_start, datetime_complete"
     " FROM trials WHERE {which}",

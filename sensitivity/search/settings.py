@@ -1,14 +1,15 @@
 """What is a search asked for, and which study does that make? `SearchSettings`, `study_name`.
 
 The name of a study ends with a fingerprint of all that decides its result: evaluation, groups and
-their prices, formats, target, seed, sampler, and early stopping. Prices that were measured are part
-of it by the values of their rows, so two searches by one table are one study. So the same command
-finds its own study again, and another command never adds trials to it. The budget is left out: a
-study may be continued with a larger one.
+their prices, formats, target, seed, sampler, consumers, and early stopping. Prices that were
+measured are part of it by the values of their rows, so two searches by one table are one study. So
+the same command finds its own study again, and another command never adds trials to it. The budget
+is left out: a study may be continued with a larger one.
 
     study_name(evaluator, candidates, settings)      # "tiny-flux-nvfp4-b200-1a2b3c4d"
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,7 @@ class SearchSettings:
         latency: whether the prices were measured on the target, or predicted for it.
         runtime: the name of the way of running that is priced.
         objective: what was minimised instead of LPIPS, as "module:function"; None: LPIPS.
+        consumers: the tools that can express every choice, by the names of their exporters.
     """
 
     formats: tuple[FormatName, ...]
@@ -61,6 +63,7 @@ class SearchSettings:
     latency: Source = "predicted"
     runtime: str = DEFAULT
     objective: str | None = None
+    consumers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
@@ -103,6 +106,7 @@ def study_name(
         | _sound_terms(evaluator)
         | _measured_terms(candidates)
         | _runtime_terms(candidates, settings)
+        | ({"consumers": list(settings.consumers)} if settings.consumers else {})
     )
     return f"{evaluator.spec.name}-{'+'.join(settings.formats)}-{settings.target}-{fingerprint[:8]}"
 
@@ -126,6 +130,13 @@ def _runtime_terms(candidates: Candidates, settings: SearchSettings) -> dict[str
         added = [list(group.host_s) for group in candidates.groups]
         terms["host"] = [[f"{seconds:.9g}" for seconds in row] for row in (bf16, *added)]
     return terms
+
+
+def for_words(consumers: Sequence[str]) -> tuple[str, ...]:
+    """The part of a recipe's name that says for whom it is: "for-sglang"; none where that is
+    nobody.
+    """
+    return ("for-" + "+".join(consumers),) if consumers else ()
 
 
 def interim_tests(evaluator: Evaluator) -> int:

@@ -2,7 +2,8 @@
 
 Times of a shape hold for a device, its driver, package versions and a compile mode, and for nothing
 that a study says. So they lie in the user's cache folder and not with a study. `SharedShapeTimes`
-opens the database for each access only: several processes may measure at the same time.
+opens the database for each access only: several processes may measure at the same time, and reading
+waits for none of them.
 
     times = SharedShapeTimes(default_shape_times_path())
     times.save_shape_time(machine, "default", key, row)
@@ -42,7 +43,7 @@ _in_memory: dict[Path, dict[str, dict[str, dict[str, Any]]]] = {}
 class SharedShapeTimes:
     """Measured times of shapes at `path`, a `latency.shape_times.ShapeTimeCache`.
 
-    Other processes may use it meanwhile; an access waits up to `SHARED_WAIT_S` for them.
+    Other processes may use it meanwhile; a writer waits up to `SHARED_WAIT_S` for them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,14 +76,17 @@ class SharedShapeTimes:
         """What `work` finds; `nothing` where there is no database, or none that works."""
         if self.path in _in_memory or not self.path.exists():
             return nothing
-        return self._use(work, nothing, for_reading=True)
+        return self._use(work, nothing, lambda: Store.read(self.path))
 
     def _use(
-        self, work: Callable[[Store], _Found], nothing: _Found, *, for_reading: bool = False
+        self,
+        work: Callable[[Store], _Found],
+        nothing: _Found,
+        opened: Callable[[], Store] | None = None,
     ) -> _Found:
         """What `work` gives; `nothing`, and a warning, where the database does not work."""
         try:
-            with Store.open(self.path, wait_s=SHARED_WAIT_S, for_reading=for_reading) as store:
+            with opened() if opened else Store.open(self.path, wait_s=SHARED_WAIT_S) as store:
                 return work(store)
         except (OutputError, StoreError) as error:
             _in_memory[self.path] = {}

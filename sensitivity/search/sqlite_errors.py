@@ -18,7 +18,7 @@ from sqlalchemy.engine import ExceptionContext
 
 from sensitivity.core.words import first_line, printable
 from sensitivity.errors import DamageError, OutputError, StoreError, UserError
-from sensitivity.search.held_file import BUSY_WAIT_S, HeldFile, moved, too_many_files
+from sensitivity.search.open_file import BUSY_WAIT_S, OpenFile, moved, too_many_files
 
 GOES_ON = "run the same command, it goes on"
 _WRITES = (
@@ -45,15 +45,15 @@ _PATH_BYTES = 512 - len("-journal")
 """The longest path that SQLite opens."""
 
 
-def connect(held: HeldFile) -> sqlite3.Connection:
-    """A connection to a held file. Raises UserErrors for what SQLite reports."""
+def connect(held: OpenFile) -> sqlite3.Connection:
+    """A connection to an open file. Raises UserErrors for what SQLite reports."""
     try:
         return held.connect()
     except (sqlite3.Error, MemoryError) as error:
         raise sqlite_error(held, error) from None
 
 
-def translate_errors(engine: Engine, held: HeldFile) -> None:
+def translate_errors(engine: Engine, held: OpenFile) -> None:
     """Have an engine raise UserErrors for what SQLite reports.
 
     IntegrityError is left as it is: Optuna handles it where two processes add the same row.
@@ -68,7 +68,7 @@ def translate_errors(engine: Engine, held: HeldFile) -> None:
             raise sqlite_error(held, error)
 
 
-def sqlite_error(held: HeldFile, error: sqlite3.Error | MemoryError) -> UserError:
+def sqlite_error(held: OpenFile, error: sqlite3.Error | MemoryError) -> UserError:
     """The error of a database in words: what was found, what was expected, the next step."""
     path, reason = held.path, printable(first_line(error))
     code = getattr(error, "sqlite_errorcode", None)
@@ -121,7 +121,7 @@ def damaged(path: Path, reason: str) -> DamageError:
     )
 
 
-def _busy(held: HeldFile) -> StoreError:
+def _busy(held: OpenFile) -> StoreError:
     who = held.other_user()
     return StoreError(
         f"{held.path} is busy: another program has locked it for more than {BUSY_WAIT_S:g} s"

@@ -89,6 +89,10 @@ class Store(Database):
             return None
         return score
 
+    def find_seconds(self, evaluation: str) -> list[float]:
+        """What the scores of an evaluation took; [] where there is none."""
+        return [row.seconds for row in self.find(ScoreRow, ScoreRow.evaluation == evaluation)]
+
     def find_deaths(self, evaluation: str, assignment: str) -> int:
         """How many runs of this score have ended their process (`search.attempts`)."""
         found = self.find(

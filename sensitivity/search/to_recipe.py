@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
 from sensitivity.core.arithmetic import Arithmetic, served_otherwise
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.kernels import Kernels, summary
@@ -29,13 +27,13 @@ from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.formats import mslk
 from sensitivity.formats.refused_products import refused_products
 from sensitivity.latency import LatencyEstimate
-from sensitivity.models.denoisers import parts_of
-from sensitivity.recipes.parts import latency_record, layer_records, weight_bytes
+from sensitivity.recipes.parts import latency_record, layer_records, made_record, weight_bytes
+from sensitivity.recipes.reasons import Worth
 from sensitivity.recipes.recipe import Recipe
-from sensitivity.search.candidates import Candidates
+from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.loop import SearchResult
 from sensitivity.search.native_rounding import SKIP_LIST, NativeRounding
-from sensitivity.search.settings import SearchSettings
+from sensitivity.search.settings import SearchSettings, for_words
 from sensitivity.search.shortlist import front_of
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import Winner, describe_unmet
@@ -73,8 +71,13 @@ def build_recipe(
     return Recipe.from_mapping(
         {
             "name": _name(spec, settings),
+            "made": made_record(None),
             "model": _model(evaluator),
-            **layer_records(formats),
+            **layer_records(
+                formats,
+                fixed=candidates.fixed,
+                worth=worth_of(candidates, chosen.choice, result.damages),
+            ),
             "latency": latency_record(estimate),
             "fidelity": _fidelity(evaluator, winner, chosen, floor, formats)
             | {"against": against(winner, result.trials)},
@@ -98,10 +101,34 @@ def build_recipe(
     )
 
 
+def worth_of(
+    candidates: Candidates, choice: Choice, damages: Mapping[tuple[int, int], float]
+) -> dict[str, Worth]:
+    """{FQN: what quantizing it would do} of the Linears that the choice leaves in bf16.
+
+    Their group is taken in the last format that it has, and its damage and its seconds are divided
+    equally among its Linears. Shares are of the damage of everything in that format.
+    """
+    last = [max(option for option, own in enumerate(g.members) if own) for g in candidates.groups]
+    total = sum(damages.get(item, 0.0) for item in enumerate(last))
+    found = {}
+    for place, (group, option) in enumerate(zip(candidates.groups, last, strict=True)):
+        if candidates.canonical(choice)[place]:
+            continue
+        share = damages.get((place, option), 0.0) / total if total else None
+        count = len(group.members[option])
+        for fqn in group.members[option]:
+            part = None if share is None else share / count
+            found[fqn] = Worth(share=part, saved_s=group.gains_s[option] / count)
+    return found
+
+
 def _name(spec: StudySpec, settings: SearchSettings) -> str:
-    """Study, formats and target, and the arithmetic where it is not eager torchao's."""
+    """Study, formats and target, the arithmetic where it is not eager torchao's, and for whom."""
     parts = (spec.name, "+".join(settings.formats), settings.target)
-    return "-".join((*parts, *served_otherwise(settings.arithmetic)))
+    return "-".join(
+        (*parts, *served_otherwise(settings.arithmetic), *for_words(settings.consumers))
+    )
 
 
 def _model(evaluator: Evaluator) -> dict[str, Any]:
@@ -111,19 +138,15 @@ def _model(evaluator: Evaluator) -> dict[str, Any]:
         "id": spec.model.hub or spec.name,
         "revision": spec.model.revision or f"sha256:{loaded.weights_hash}",
         "pipeline_class": type(loaded.pipe).__name__,
-        **_components(spec, loaded.denoiser),
+        **_components(spec, loaded.classes),
         "weights": spec.model.weights,
     }
 
 
-def _components(spec: StudySpec, denoiser: nn.Module) -> dict[str, Any]:
+def _components(spec: StudySpec, kinds: Mapping[str, str]) -> dict[str, Any]:
     """The denoisers and their classes."""
-    kinds = {
-        name or spec.model.component: type(part).__name__
-        for name, part in parts_of(denoiser).items()
-    }
     main = {"component": spec.model.component, "component_class": kinds[spec.model.component]}
-    return main | ({"components": kinds} if len(kinds) > 1 else {})
+    return main | ({"components": dict(kinds)} if len(kinds) > 1 else {})
 
 
 def _fidelity(
@@ -280,6 +303,7 @@ def _search(settings: SearchSettings, result: SearchResult, chosen: ScoredTrial)
         "seed": settings.seed,
         "granularity": settings.granularity,
         "calibrated": settings.calibrated,
+        "consumers": list(settings.consumers),
         "trial": chosen.number or None,
     }
 

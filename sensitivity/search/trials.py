@@ -12,14 +12,16 @@ verified, and no trial is compared with it. A proposer gets its estimate.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.typical import typical
 from sensitivity.search.candidates import Choice
 from sensitivity.search.stopping import Stop
+from sensitivity.search.work import SearchWork
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredTrial:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class ScoredTrial(ShortRepr):
     """One finished trial, or a baseline with its score.
 
     Attributes:
@@ -72,8 +74,8 @@ class ScoredTrial:
         return self.score.damage if self.expected_mean is None else self.expected_mean
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoppedTrial:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class StoppedTrial(ShortRepr):
     """One trial that ended before its last prompt. Only proposals are stopped.
 
     Attributes:
@@ -119,6 +121,8 @@ class SearchEvents:
     Attributes:
         started: (study name, other studies of this model in the database) of a new study.
         continued: (study name, trials so far) of a study that is continued.
+        planned: (what there is to do) once, before the first picture.
+        referenced: (done, total) bf16 pictures that are drawn before the first trial.
         calibrating: (cost, as one line) before a calibration.
         calibrated: (done, total) numbers of it.
         noted: (text) where the search goes on, but not as planned.
@@ -131,6 +135,8 @@ class SearchEvents:
 
     started: Callable[[str, tuple[str, ...]], None] = lambda _name, _others: None
     continued: Callable[[str, tuple[Tried, ...]], None] = lambda _name, _trials: None
+    planned: Callable[[SearchWork], None] = lambda _work: None
+    referenced: Callable[[int, int], None] = lambda _done, _total: None
     calibrating: Callable[[str], None] = lambda _cost: None
     calibrated: Callable[[int, int], None] = lambda _done, _total: None
     noted: Callable[[str], None] = lambda _text: None

@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.summary import ScoreSummary, SummaryRules
 from sensitivity.fidelity.typical import Ratio, ratio, typical, typical_interval
@@ -50,8 +51,8 @@ HeldOut = Callable[[ScoredTrial], Score | None]
 """Gives a trial's held-out score; None where it is not known and may not be computed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Winner:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Winner(ShortRepr):
     """How one skip-list was chosen.
 
     Attributes:
@@ -265,7 +266,7 @@ def describe_unmet(winner: Winner, *, bf16_s: float) -> str:
         f"no skip-list near the choice has {' and '.join(damage)} on the held-out prompts too; of"
         f" the {len(winner.shortlist)} that were scored{unknown} {nearest.name} comes nearest,"
         f" {bf16_s / nearest.latency_s:.3f}x at held-out {winner.said(nearest).words}{sound}: relax"
-        f" {relaxed} (`sensitivity select` chooses again without a trial), or raise"
+        f" {relaxed} (`sensitivity select` chooses again from these trials), or raise"
         " `budget` (the study is kept)"
     )
 

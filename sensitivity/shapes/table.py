@@ -23,6 +23,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, with_config
 
 from sensitivity.core.fqns import block_of, role_of
+from sensitivity.core.record_tables import RecordTable
 from sensitivity.shapes.census import RunCounts
 from sensitivity.shapes.json_form import Amount, Count, Flag, read_record
 
@@ -245,6 +246,36 @@ class ShapeTable:
             )
             groups.append(group)
         return tuple(sorted(groups, key=lambda group: (-group.flops, group.m, group.k, group.n)))
+
+    def __repr__(self) -> str:
+        return f"ShapeTable({self._words})"
+
+    @property
+    def _words(self) -> str:
+        uncalled = f", {len(self.uncalled)} never called" if self.uncalled else ""
+        return (
+            f"{self.model}: {len(self.linears)} Linears of {len(self.by_shape())} shapes{uncalled},"
+            f" batch {self.batch_size}"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (own.m, own.k, own.n, own.linears, own.calls, f"{own.share:.1%}", ", ".join(own.roles))
+            for own in self.by_shape()
+        ]
+        columns = ("M", "K", "N", "Linears", "calls", "FLOPs", "roles")
+        return RecordTable(title=self._words, columns=columns, rows=tuple(rows)).to_html()
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each Linear that was called: its shape, calls and
+        FLOPs of the whole run, block and role.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        columns = ("fqn", "m", "k", "n", "calls", "flops", "dtype", "bias", "block", "role")
+        rows = (tuple(getattr(own, name) for name in columns) for own in self.linears)
+        return RecordTable(columns=columns, rows=tuple(rows)).to_pandas()
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that `sensitivity profile` writes.

@@ -1,11 +1,13 @@
 """What do all sections of a study TOML share? The base class, kinds of numbers, and the words for
 a wrong key."""
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sensitivity.core.file_names import MAX_SLUG
+from sensitivity.core.short_reprs import short_args
 
 MOST = 2**16
 """The largest number of things of one kind."""
@@ -33,6 +35,10 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The fields of the repr, each with a short value."""
+        return short_args(super().__repr_args__())
 
 
 def wrong_keys(error: ValidationError, whole: str) -> str:

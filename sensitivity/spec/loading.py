@@ -10,7 +10,7 @@ Convention: paths in a TOML are relative to the TOML. Nothing is downloaded, and
 opened; `shapes.deriving` completes a bare study.
 """
 
-import os.path
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,11 @@ def resolve_spec(model: str | os.PathLike[str]) -> StudySpec:
         f"unknown model {model!r}; expected a study name ({', '.join(studies)}), a study TOML, a"
         f" diffusers pipeline folder, or a Hub id org/name: {hint}"
     )
+
+
+def spec_of(model: StudySpec | str | os.PathLike[str]) -> StudySpec:
+    """The study itself, or the one that a name means. Raises as `resolve_spec`."""
+    return model if isinstance(model, StudySpec) else resolve_spec(model)
 
 
 def _at_revision(spec: StudySpec, revision: str | None) -> StudySpec:

@@ -208,6 +208,33 @@ def read_prompts(path: Path) -> PromptSection:
     return split_prompts(read.texts).read_from(source)
 
 
+def list_prompts(texts: Sequence[str]) -> PromptSection:
+    """Prompts that are given one by one, split as those of a file.
+
+    Raises:
+        SpecError: there are too few, one is there twice, or one is no prompt.
+    """
+    if not all(isinstance(text, str) for text in texts):
+        raise SpecError(
+            "`prompts` holds something other than texts; expected one text a prompt: correct it"
+        )
+    twice = [text for text, count in Counter(texts).items() if count > 1]
+    if twice:
+        raise SpecError(
+            f"`prompts` has {printable(twice[0][:80])!r} twice; expected each prompt once: take the"
+            " repeat out"
+        )
+    if len(texts) < 2 * FEWEST:
+        raise SpecError(
+            f"`prompts` has {len(texts)} prompts; expected {2 * FEWEST} or more, {FEWEST} to search"
+            f" with and {FEWEST} held out: add some"
+        )
+    try:
+        return split_prompts(texts)
+    except ValidationError as error:
+        raise SpecError(f"`prompts`: {wrong_keys(error, 'prompts')}: correct it") from None
+
+
 def split_prompts(texts: Sequence[str]) -> PromptSection:
     """Split prompts into search prompts and held-out prompts.
 

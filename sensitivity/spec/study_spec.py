@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from sensitivity.core.record_tables import RecordTable
 from sensitivity.errors import UserError
 from sensitivity.spec._base import Count, Flag, Name, Number, Section, Seed
 from sensitivity.spec.hand_lists import PublishedList, Reasoned, RuleOfThumb
@@ -229,6 +230,43 @@ class StudySpec(Section):
     rule_of_thumb: RuleOfThumb = RuleOfThumb()
     published: tuple[PublishedList, ...] = ()
     _bare: bool = PrivateAttr(default=False)
+
+    def __repr__(self) -> str:
+        return f"StudySpec({self.name}: {self._model_words}; {self._prompt_words})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        larger = self.pricing.stands_for
+        rows = [
+            ("model", self._model_words),
+            ("settings", settings or "the pipeline's"),
+            ("prompts", self._prompt_words),
+            ("pictures are compared by", f"LPIPS, net {self.fidelity.net}"),
+            (
+                "seconds are those of",
+                f"{self.pricing.target}, batch {self.pricing.batch_size}"
+                + (f", at {larger} x the model's dimensions" if larger > 1 else ""),
+            ),
+            ("compared with", ", ".join(["the rule of thumb", *(x.name for x in self.published)])),
+        ]
+        return RecordTable(
+            title=": ".join(text for text in (self.name, self.title) if text),
+            columns=("", ""),
+            rows=tuple(rows),
+        ).to_html()
+
+    @property
+    def _model_words(self) -> str:
+        model = self.model
+        where = str(model.hub or (model.path and model.path.name))
+        return f"{', '.join(model.denoisers)} of {where} ({model.weights} weights)"
+
+    @property
+    def _prompt_words(self) -> str:
+        prompts = self.prompts
+        return f"{len(prompts.search)} prompts choose, {len(prompts.held_out)} are held out"
 
     @property
     def bare(self) -> bool:

@@ -11,6 +11,7 @@ reads it there, with any budget, constraint or target.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from sensitivity.search.finished import find_prices
 from sensitivity.search.store import Store, default_storage
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.kept_activity import keeping_activity
 from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.progress import Measuring, Say, silent
 from sensitivity.workflows.requests import SearchRequest
@@ -187,14 +189,13 @@ def calibrate_study(
         "states": request.states,
         "prompts": request.prompts,
     }
-    with Store.open(request.storage or default_storage(spec)) as store:
-        prepared = prepare(
-            spec,
-            asked,
-            say=say,
-            measuring=measuring,
-            studies=lambda: find_prices(store, spec.name),
-        )
+    with (
+        Store.open(request.storage or default_storage(spec)) as store,
+        keeping_activity(store, "calibration", request.device) as doing,
+    ):
+        say, progress = doing.say(say), doing.calibrating(progress)
+        prices = partial(find_prices, store, spec.name)
+        prepared = prepare(spec, asked, say=say, measuring=measuring, studies=prices)
         evaluator, candidates = prepared.evaluator, prepared.candidates
         try:
             calls = denoiser_calls(prepared.table)

@@ -13,13 +13,18 @@ quantized skip-list failed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
 
+from sensitivity.core.record_tables import RecordTable
 from sensitivity.core.words import and_more
 from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.latency import LatencyEstimate
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.recipes.shown import short_words
 from sensitivity.search.anchor import another_seed
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.front import Constraints
@@ -34,6 +39,7 @@ from sensitivity.search.winner import Winner, choose_winner, compare, describe_u
 from sensitivity.workflows.end_timing import EndTimes
 from sensitivity.workflows.prepare import Prepared
 from sensitivity.workflows.progress import Say
+from sensitivity.workflows.shown import of_interest, tried_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +63,7 @@ class SearchOutcome:
         unverified: {skip-list: why its verification failed}.
         times: what the winner and the lists beside it took end to end; None if they were not timed.
         untimed: why they were not, though the search was by measured latency.
+        database: the file that the search is kept in; None where that is not known.
     """
 
     prepared: Prepared
@@ -72,6 +79,41 @@ class SearchOutcome:
     unverified: Mapping[str, str] = field(default_factory=dict)
     times: EndTimes | None = None
     untimed: str = ""
+    database: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"SearchOutcome({self._words})"
+
+    @property
+    def _words(self) -> str:
+        recipe, trials = self.recipe, len(self.result.trials)
+        front = f"front of {len(self.front)} among {trials} lists"
+        if recipe is None or self.chosen is None:
+            return f"{self.result.study}: {front}, nothing chosen"
+        words = short_words(recipe.layers, recipe.latency, recipe.fidelity)
+        return f"{self.chosen.name}: {words}; {front}"
+
+    def _repr_html_(self) -> str:
+        return replace(of_interest(self._table), title=self._words).to_html()
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each skip-list that was tried, the fastest first.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return self._table.to_pandas()
+
+    @property
+    def _table(self) -> RecordTable:
+        return tried_table(
+            self.result.trials,
+            self.prepared.candidates,
+            self.rules,
+            self.held_out,
+            front={trial.index for trial in self.front},
+            chosen=None if self.chosen is None else self.chosen.index,
+        )
 
 
 def conclude(
@@ -112,7 +154,8 @@ def conclude(
     try:
         outcome = replace(outcome, rules=_rules(result.trials, scores, say))
         contest = Contest.of(result.trials, constraints, bf16_s=bf16_s, rules=outcome.rules)
-        say(scores.announce(contest.planned()))
+        scores.picture_s = _picture_s(result.trials)
+        (scores.announced or say)(scores.announce(contest.planned()))
         winner = _choose(contest, scores)
         outcome = replace(outcome, winner=winner, held_out=winner.held_out)
         chosen = winner.chosen
@@ -164,6 +207,12 @@ def _second_floor(scores: HeldOutScores, say: Say) -> NativeRounding | None:
     return native_rounding(
         scores.evaluator, scores.store, scores.candidates, compute=scores.compute, say=say
     )
+
+
+def _picture_s(trials: Sequence[ScoredTrial]) -> float:
+    """Seconds of a picture, drawn and compared: the median over trials; 0 where none is known."""
+    known = [t.seconds / len(t.score.per_prompt) for t in trials if t.label != "none"]
+    return median(known) if known else 0.0
 
 
 def _check_any_ran(result: SearchResult, candidates: Candidates) -> None:

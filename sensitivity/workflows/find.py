@@ -1,7 +1,6 @@
 """The main job as one library call: study in, recipe out. `find_recipe`.
 
-    request = SearchRequest(formats=(FormatName.NVFP4,), budget=50)
-    outcome = find_recipe(resolve_spec("tiny-flux"), request)
+    outcome = find_recipe("tiny-flux", SearchRequest(formats="nvfp4", budget=50))
     outcome.recipe.save("recipes/tiny-flux-nvfp4-b200.json")
 
 `prepare` loads, profiles, prices and groups; `search.loop.run_search` scores trials; `conclude`
@@ -9,7 +8,11 @@ chooses, verifies and describes; `time_winner` times it end to end. `sensitivity
 nothing that this call does not.
 """
 
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 
 from sensitivity.search.finished import find_prices
 from sensitivity.search.held_out import HeldOutScores
@@ -17,25 +20,29 @@ from sensitivity.search.loop import SearchResult, run_search
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store, default_storage
 from sensitivity.search.trials import SearchEvents
+from sensitivity.spec.loading import spec_of
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.comparing import say_by_what
 from sensitivity.workflows.conclude import SearchOutcome, conclude
+from sensitivity.workflows.kept_activity import INTERRUPTED, Doing, keeping_activity
+from sensitivity.workflows.outlook import outlook_of, picture_seconds
 from sensitivity.workflows.picture_files import pictures_folder
 from sensitivity.workflows.picture_keeper import keeping_pictures
 from sensitivity.workflows.prepare import Prepared, prepare
-from sensitivity.workflows.progress import Measuring, Say, silent
+from sensitivity.workflows.progress import Measuring, Outlook, Say, silent
 from sensitivity.workflows.requests import SearchRequest
 from sensitivity.workflows.time_winner import is_timed, keep_times, time_winner
 
 
 def find_recipe(
-    spec: StudySpec,
-    request: SearchRequest,
+    model: StudySpec | str | os.PathLike[str],
+    request: SearchRequest | None = None,
     *,
     events: SearchEvents | None = None,
     say: Say = silent,
     verifying: Callable[[int, int], None] = lambda _done, _total: None,
     measuring: Measuring | None = None,
+    expected: Callable[[Outlook], None] | None = None,
     found: Callable[[SearchOutcome], None] = lambda _outcome: None,
 ) -> SearchOutcome:
     """Search, choose, verify and describe as a recipe.
@@ -46,12 +53,15 @@ def find_recipe(
     beside it (`time_winner`).
 
     Args:
-        spec: the study; it is derived where only its model is known.
-        request: what is searched, with which budget, and the bounds on the winner.
+        model: the study, or what `resolve_spec` takes; it is derived where only its model is known.
+        request: what is searched, with which budget, and the bounds on the winner; None is a
+            search with every default.
         events: called as trials begin and end.
         say: called with each step as it begins.
         verifying: called with (held-out pictures done, in all).
         measuring: how the caller follows a measurement of shapes.
+        expected: called with what is known before the model is loaded, and again before the first
+            picture; None saves a second or so.
         found: called with the outcome before its winner is timed end to end. Who writes the recipe
             then has it whatever happens to the timing.
 
@@ -59,34 +69,66 @@ def find_recipe(
         UserError: and its kinds, for anything that the caller can mend.
         MeasurementError: trials failed alike in a row, or every quantized skip-list failed.
     """
-    with Store.open(request.storage or default_storage(spec)) as store:
+    spec, request = spec_of(model), request or SearchRequest()
+    with (
+        Store.open(request.storage or default_storage(spec)) as store,
+        _keeping_activity(store, request) as doing,
+    ):
+        say, verifying = doing.say(say), doing.verifying(verifying)
+        prices = partial(find_prices, store, spec.name)
+        told = None if expected is None else doing.expected(expected)
+        grouped = None if told is None else lambda *known: told(outlook_of(*known))
         prepared = prepare(
-            spec,
-            request,
-            say=say,
-            measuring=measuring,
-            studies=lambda: find_prices(store, spec.name),
+            spec, request, say=say, measuring=measuring, studies=prices, grouped=grouped
         )
-        evaluator, candidates = prepared.evaluator, prepared.candidates
-        say_by_what(evaluator, say)
-        settings = _settings(request, prepared)
-        try:
-            result = run_search(evaluator, candidates, store, settings, events)
-            scores = HeldOutScores(
-                evaluator=evaluator,
-                store=store,
-                candidates=candidates,
-                progress=verifying,
-                noted=say,
-            )
-            outcome = _concluded(prepared, settings, request, result, scores, say)
-        finally:
-            evaluator.close()
+        say_by_what(prepared.evaluator, say)
+        if told is not None:
+            picture = picture_seconds(prepared, request, store)
+            told(outlook_of(prepared.candidates, prepared.latency, picture))
+        outcome = _searched(prepared, request, store, doing.events(events), verifying, say)
         if is_timed(outcome):
             found(outcome)
+            doing.timing()
             outcome = time_winner(outcome, say=say)
             keep_times(outcome, store)
+        if outcome.result.interrupted:
+            doing.log.end(INTERRUPTED)
         return outcome
+
+
+def _keeping_activity(store: Store, request: SearchRequest) -> AbstractContextManager[Doing]:
+    """Inside, the database says what the search is at."""
+    return keeping_activity(
+        store, "search", request.device, request.budget, command=request.command
+    )
+
+
+def _searched(
+    prepared: Prepared,
+    request: SearchRequest,
+    store: Store,
+    events: SearchEvents,
+    verifying: Callable[[int, int], None],
+    say: Say,
+) -> SearchOutcome:
+    """Run the trials, choose, and verify. The evaluator is closed whatever happens."""
+    evaluator, candidates = prepared.evaluator, prepared.candidates
+    settings = _settings(request, prepared)
+    try:
+        result = run_search(evaluator, candidates, store, settings, events)
+        scores = HeldOutScores(
+            evaluator=evaluator,
+            store=store,
+            candidates=candidates,
+            progress=verifying,
+            noted=say,
+        )
+        outcome = _concluded(prepared, settings, request, result, scores, say)
+    finally:
+        evaluator.close()
+    if outcome.recipe is not None:
+        outcome = replace(outcome, recipe=outcome.recipe.made_by(request.command))
+    return replace(outcome, database=store.path)
 
 
 def _concluded(
@@ -122,4 +164,5 @@ def _settings(request: SearchRequest, prepared: Prepared) -> SearchSettings:
         latency=prepared.latency.source,
         runtime=prepared.latency.runtime.name,
         objective=request.objective,
+        consumers=request.consumers,
     )

@@ -1,6 +1,6 @@
 """What if a consumer cannot express a recipe? `nearest_recipe`: the nearest one that it can.
 
-    found = nearest_recipe(recipe, get_exporter("vllm-omni"), study_of(recipe))
+    found = nearest_recipe(recipe, "vllm-omni")
     found.recipe.save("nearest.json")
     found.after.estimate.quantized_s     # more than before: no Linear gets a coarser format
 
@@ -9,17 +9,20 @@ database has layer sensitivities, `damage` says which part of the calibrated dam
 Linears carried. No picture is generated, so the nearest recipe is unverified.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.words import and_more
 from sensitivity.errors import RecipeError
 from sensitivity.latency.pricer import PricedList, Pricer
 from sensitivity.recipes.recipe import Recipe
-from sensitivity.recipes.unverified import priced_recipe, refusals
+from sensitivity.recipes.unverified import priced_recipe, refusals, study_of
+from sensitivity.spec.loading import spec_of
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.model_linears import check_same_linears
 from sensitivity.workflows.stored_damage import stored_damage
@@ -31,8 +34,8 @@ Changes = Mapping[str, tuple[FormatName, FormatName]]
 """{FQN: (format in the recipe, format in the nearest one)} of the Linears that differ."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Nearest:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Nearest(ShortRepr):
     """The nearest expressible recipe.
 
     Attributes:
@@ -99,21 +102,29 @@ def _with_batch_of(recipe: Recipe, spec: StudySpec) -> StudySpec:
 
 
 def nearest_recipe(
-    recipe: Recipe, exporter: "Exporter", spec: StudySpec, *, storage: Path | None = None
+    recipe: Recipe,
+    exporter: "Exporter | str",
+    spec: StudySpec | str | os.PathLike[str] | None = None,
+    *,
+    storage: Path | None = None,
 ) -> Nearest:
     """The nearest recipe that a consumer can express. It is exported once as a proof.
 
     Args:
         recipe: one that the consumer may or may not be able to express.
-        exporter: the consumer's.
-        spec: the recipe's study, see `unverified.study_of`.
+        exporter: the consumer's, or its name.
+        spec: the recipe's study, or what `resolve_spec` takes; None: see `unverified.study_of`.
         storage: the study's database, where layer sensitivities may be.
 
     Raises:
         RecipeMismatchError: the study's model has other Linears.
         RecipeError: not even the nearest can be expressed.
     """
-    spec = _with_batch_of(recipe, spec)
+    if isinstance(exporter, str):
+        from sensitivity.consumers.exporters import get_exporter
+
+        exporter = get_exporter(exporter)
+    spec = _with_batch_of(recipe, study_of(recipe) if spec is None else spec_of(spec))
     pricer = _pricer(recipe, spec)
     formats = _nearest_formats(recipe, exporter, pricer)
     changed = {

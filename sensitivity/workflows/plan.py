@@ -1,99 +1,96 @@
-"""What will a search take? `plan_search`: memory, seconds and disk, before anything is loaded.
+"""What will a search take, here or on another machine? `plan_search`, before anything is loaded.
 
     plan = plan_search(resolve_spec("flux1-dev"), SearchRequest(budget=50, device="cuda"))
     plan.sizes.peak.nbytes, plan.trial_s, plan.total_s, plan.disk_bytes
     plan.shapes                                     # what is measured first; None if predicted
+    plan_search(spec, request, on="h100").total_s   # on a GPU that is not here
 
-Memory comes from `workflows.sizing`. Seconds of bf16 come from the first of these that is there:
+Memory comes from `workflows.sizing`, seconds of bf16 from `workflows.run_seconds`, what is done
+already from `workflows.plan_done`. `source` says where the seconds come from. Where the model does
+not fit, or would take longer than `LONG_S`, `machines` says what each GPU would take on which it
+fits. Each number is an estimate of its own, and none is a promise.
 
-1. On the CPU, for up to `TIMED_BYTES` of weights and `TIMED_S` of time: denoiser calls with random
-   weights, timed here. The other components are taken to reach the same FLOP/s.
-2. The price model, if it knows this GPU.
-3. FLOPs over the rate of a plain GEMM that is timed here. This is a guess.
-
-A quantized trial takes longer than bf16 by the factors in `EMULATED`. `source` says where the
-seconds come from. Each number is an estimate of its own, and none is a promise.
-
-Left out: reading weights, compiling, LPIPS (milliseconds a picture), and what a finished search
-knows already. No weight is read and no file is written.
+Left out: reading weights, compiling, LPIPS (milliseconds a picture), and single scores that the
+database knows. No weight is read and no file is written.
 """
 
 import math
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from sensitivity.core.environment import describe_environment
-from sensitivity.core.format_name import FormatName
-from sensitivity.errors import FormatError
+from sensitivity.consumers.named_consumers import limits_of
+from sensitivity.core.format_name import Source
+from sensitivity.errors import FormatError, UserError
 from sensitivity.fidelity.evaluator import OTHER_PROMPTS
-from sensitivity.latency.devices import find_device
-from sensitivity.latency.predicted import PredictedLatency
+from sensitivity.latency.devices import DEVICES, Device, get_device
 from sensitivity.latency.pricer import at_priced_scale, latency_model
 from sensitivity.latency.runtimes import choose_runtime
-from sensitivity.latency.timing.tensors import materialize
-from sensitivity.models.random_weights import random_component
 from sensitivity.search.calibration.choosing import RunSize, choose_estimator
 from sensitivity.search.calibration.jobs import Job, jobs_of
 from sensitivity.search.grouping import make_candidates
 from sensitivity.search.shortlist import ANSWERS, NEAR
-from sensitivity.shapes.census import ComponentCounts
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.call_names import frames_in
 from sensitivity.spec.prompts import PromptSource
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.latency_source import latency_source
+from sensitivity.workflows.plan_done import Done, done_of
 from sensitivity.workflows.requests import SearchRequest
-from sensitivity.workflows.sizing import SizeEstimate, estimate_sizes, largest_batch
-from sensitivity.workflows.table_work import KnownTimes, TableWork, table_work
+from sensitivity.workflows.run_seconds import seconds_of_run, seconds_on, slower
+from sensitivity.workflows.sizing import SizeEstimate, advice, estimate_sizes, largest_batch
+from sensitivity.workflows.table_work import KnownTimes, TableWork, table_work, table_work_anew
 
-TIMED_BYTES = 2_000_000_000
-"""Most bytes of denoiser weights that are timed on the CPU."""
-TIMED_S = 10.0
-"""Most seconds that these calls may take there, at the rate of a GEMM."""
-CALLS = 3
-"""Timed calls of each distinct denoiser call; the quickest counts."""
-EMULATED = {FormatName.FP8: 1.0, FormatName.MXFP8: 1.24, FormatName.NVFP4: 1.58}
-"""Seconds of a Linear in an emulated format over bf16. Measured on an H100, compiled, with M =
-4608, K = 3072, N = 12288 (0.50 ms in bf16, 0.62, 0.79). FP8 is native there.
-"""
-EMULATED_ON_CPU = 1.8 / 1.34
-"""The same for a whole trial of tiny-flux with everything in NVFP4, on two cores."""
-GEMM = {"cpu": 1024, "cuda": 8192}
-"""M = K = N of the GEMM that is timed."""
-GEMM_S = 0.2
-"""Seconds that the GEMM is repeated for."""
 DATABASE_BYTES, TRIAL_BYTES, LINEAR_BYTES = 200_000, 4_000, 100
 """Of an empty database with its tables; of each trial; of each trial for each Linear of the model.
 """
+LONG_S = 2 * 86_400.0
+"""Seconds from which on another machine is named."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineTime:
+    """What a search would take on a GPU.
+
+    Attributes:
+        name: of the GPU.
+        total_s: seconds of the whole search, predicted.
+    """
+
+    name: str
+    total_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchPlan:
-    """What a search is expected to take. Seconds are those of `sizes.device`.
+    """What a search is expected to take. Seconds are those of `machine`.
 
     Attributes:
         model: the study's name.
+        machine: a GPU that need not be here, by its name; "" is this machine, on `sizes.device`.
         prompts: what was read of the file of prompts; None if the study states them.
         sizes: predicted memory.
         pictures: pictures (or clips) of one trial.
         held_out: pictures of one verified skip-list.
+        budget: trials.
         picture_s: seconds of a picture in bf16: a pipeline call divided by its batch.
         trial_s: seconds of a trial whose Linears are all quantized.
-        steps_s: {step: its seconds} of the whole search.
+        steps_s: {step: its seconds} of what is still to do.
         source: where `picture_s` comes from, in words.
         references_bytes, database_bytes: on disk.
         shapes: the table of shapes that prices are measured with; None where they are predicted.
+        done: what the database has already; nothing for another machine.
+        would_help: where it does not fit: what would help, each in words.
+        machines: where it does not fit, or takes long: GPUs on which it fits, the quickest first.
     """
 
     model: str
+    machine: str = ""
     prompts: PromptSource | None
     sizes: SizeEstimate
     pictures: int
     held_out: int
+    budget: int = 0
     picture_s: float
     trial_s: float
     steps_s: dict[str, float]
@@ -101,6 +98,9 @@ class SearchPlan:
     references_bytes: int
     database_bytes: int
     shapes: TableWork | None = None
+    done: Done = field(default_factory=Done)
+    would_help: tuple[str, ...] = ()
+    machines: tuple[MachineTime, ...] = ()
 
     @property
     def total_s(self) -> float:
@@ -116,10 +116,13 @@ class SearchPlan:
         """The JSON object of a dry run of `sensitivity search`."""
         return {
             "model": self.model,
+            "machine": self.machine or None,
             "memory": self.sizes.to_json(),
             "pictures_a_trial": self.pictures,
             "held_out_pictures": self.held_out,
             "prompts": None if self.prompts is None else self.prompts.to_json(),
+            "budget": self.budget,
+            "done": self.done.to_json(),
             "picture_s": self.picture_s,
             "trial_s": self.trial_s,
             "steps_s": self.steps_s,
@@ -130,58 +133,171 @@ class SearchPlan:
             "references_bytes": self.references_bytes,
             "database_bytes": self.database_bytes,
             "disk_bytes": self.disk_bytes,
+            "would_help": list(self.would_help),
+            "machines": {own.name: own.total_s for own in self.machines},
         }
 
 
-def plan_search(spec: StudySpec, request: SearchRequest) -> SearchPlan:
+def plan_search(spec: StudySpec, request: SearchRequest, *, on: str | None = None) -> SearchPlan:
     """Estimate what the search would take. A model that does not fit is no error here.
 
+    Args:
+        spec: the study.
+        request: what is searched.
+        on: a GPU that need not be here, as `get_device` takes it; None is the request's device.
+
     Raises:
-        UserError: and its kinds, for a model that cannot be run, or prices that cannot be measured.
+        UserError: and its kinds, for a model that cannot be run, prices that cannot be measured, or
+            a GPU that is not known.
         MeasurementError: the pipeline cannot be run without weights.
     """
-    shapes = _shapes(spec, request)
+    machine = None if on is None else get_device(on)
+    shapes = _shapes(spec, request, machine)
+    done = Done()
+    if machine is None:
+        done = done_of(spec, request, latency="predicted" if shapes is None else "measured")
     batch = largest_batch(spec)
     run = run_shapes(spec, batch_size=batch)
-    run_s, source = _seconds_of_run(spec, run, request.device)
-    picture_s = run_s / batch
-    trial_picture_s = picture_s * _slower(request)
-    search, held_out = len(spec.prompts.search), len(spec.prompts.held_out)
-    one_by_one = search if batch > 1 else 0  # for the noise floor
-    references = search + one_by_one + held_out + min(OTHER_PROMPTS, search)
-    listed = 1 + len(request.formats) + len(spec.published)  # by hand, and the bounds but bf16
-    verified = NEAR + ANSWERS + listed
-    table = {"shape table": shapes.seconds} if shapes is not None and shapes.missing else {}
-    steps = table | {
-        "bf16 references and noise floor": references * picture_s,
-        "layer sensitivities": _calibration_pictures(spec, request, run) * picture_s,
-        f"up to {1 + listed} baselines": (1 + listed) * search * trial_picture_s,
-        f"{request.budget} trials": request.budget * search * trial_picture_s,
-        f"verification of up to {verified} skip-lists": verified * held_out * trial_picture_s,
-    }
+    run_s, source = _seconds(spec, run, request, machine)
+    work = _Work.of(spec, request, run, done, table_s=0.0 if shapes is None else shapes.seconds)
+    sizes = _sizes(run, request, batch, machine)
+    steps = work.steps(run_s / batch, slower(request, machine))
+    is_enough = sizes.fits and sum(steps.values()) <= LONG_S
     return SearchPlan(
         model=spec.name,
+        machine="" if machine is None else machine.name,
         prompts=spec.prompts.source,
-        sizes=estimate_sizes(run, batch_size=batch, device=request.device),
-        pictures=search,
-        held_out=held_out,
-        picture_s=picture_s,
-        trial_s=search * trial_picture_s,
+        sizes=sizes,
+        pictures=work.search,
+        held_out=work.held_out,
+        budget=request.budget,
+        picture_s=run_s / batch,
+        trial_s=work.search * run_s / batch * slower(request, machine),
         steps_s=steps,
         source=source,
-        references_bytes=references * _media_bytes(run),
+        references_bytes=work.references * _media_bytes(run),
         database_bytes=DATABASE_BYTES
         + request.budget * (TRIAL_BYTES + LINEAR_BYTES * len(run.table.linears)),
         shapes=shapes,
+        done=done,
+        would_help=() if sizes.fits else tuple(advice(run, sizes)),
+        machines=() if is_enough else tuple(_machines(spec, request, run, sizes.machine)),
     )
 
 
-def _shapes(spec: StudySpec, request: SearchRequest) -> TableWork | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """What a search has to do, in pictures: the same on every machine.
+
+    Attributes:
+        search, held_out: prompts.
+        references: bf16 pictures in all, and of the held-out prompts if the others are there.
+        to_draw: those that are still to be drawn.
+        sensitivities: what measuring layer sensitivities takes, in bf16 pictures.
+        baselines, trials, lists: how many are still to be scored, or verified at most.
+        table_s: seconds of the table of shapes.
+    """
+
+    search: int
+    held_out: int
+    references: int
+    to_draw: int
+    sensitivities: float
+    baselines: int
+    trials: int
+    lists: int
+    table_s: float
+
+    @classmethod
+    def of(
+        cls, spec: StudySpec, request: SearchRequest, run: ShapeRun, done: Done, *, table_s: float
+    ) -> "_Work":
+        search, held_out = len(spec.prompts.search), len(spec.prompts.held_out)
+        one_by_one = search if run.table.batch_size > 1 else 0  # for the noise floor
+        others = min(OTHER_PROMPTS, search)
+        references = search + one_by_one + held_out + others
+        listed = 1 + len(request.formats) + len(spec.published)  # by hand, and the bounds but bf16
+        known = done.has_begun
+        return cls(
+            search=search,
+            held_out=held_out,
+            references=references,
+            to_draw=held_out + others if known else references,
+            sensitivities=0.0 if known else _calibration_pictures(spec, request, run),
+            baselines=max(0, 1 + listed - done.baselines),
+            trials=max(0, request.budget - done.trials),
+            lists=min(NEAR + ANSWERS, request.budget) + listed,
+            table_s=table_s,
+        )
+
+    def steps(self, picture_s: float, factor: float) -> dict[str, float]:
+        """{step: its seconds}.
+
+        Args:
+            picture_s: seconds of a bf16 picture.
+            factor: a quantized picture's seconds over that.
+        """
+        table = {"shape table": self.table_s} if self.table_s else {}
+        drawn = picture_s * factor
+        baselines = f"up to {self.baselines} baselines" if self.baselines else "baselines"
+        return table | {
+            "bf16 references and noise floor": self.to_draw * picture_s,
+            "layer sensitivities": self.sensitivities * picture_s,
+            baselines: self.baselines * self.search * drawn,
+            f"{self.trials} trials": self.trials * self.search * drawn,
+            f"verification of up to {self.lists} skip-lists": self.lists * self.held_out * drawn,
+        }
+
+
+def _seconds(
+    spec: StudySpec, run: ShapeRun, request: SearchRequest, machine: Device | None
+) -> tuple[float, str]:
+    """Seconds of one bf16 run, and where they come from."""
+    if machine is not None:
+        return seconds_on(run, machine)
+    return seconds_of_run(spec, run, request.device)
+
+
+def _sizes(
+    run: ShapeRun, request: SearchRequest, batch: int, machine: Device | None
+) -> SizeEstimate:
+    if machine is None:
+        return estimate_sizes(run, batch_size=batch, device=request.device)
+    return estimate_sizes(
+        run, batch_size=batch, device="cuda", free=machine.memory_bytes, machine=machine.name
+    )
+
+
+def _machines(
+    spec: StudySpec, request: SearchRequest, run: ShapeRun, but: str
+) -> list[MachineTime]:
+    """What the search would take, from its beginning, on each GPU but one where it fits."""
+    batch, found = run.table.batch_size, []
+    work = _Work.of(spec, request, run, Done(), table_s=0.0)
+    for machine in map(get_device, DEVICES):
+        if machine.name == but or not _sizes(run, request, batch, machine).fits:
+            continue
+        picture_s = seconds_on(run, machine)[0] / batch
+        steps = work.steps(picture_s, slower(request, machine))
+        found.append(MachineTime(name=machine.name, total_s=sum(steps.values())))
+    return sorted(found, key=lambda own: own.total_s)
+
+
+def _shapes(spec: StudySpec, request: SearchRequest, machine: Device | None) -> TableWork | None:
     """What of the table of shapes is missing; None where prices are predicted.
 
     Raises:
         UserError: prices cannot be measured, and were to be.
     """
+    runtime = choose_runtime(request.runtime)
+    if machine is not None:
+        if _source_on(spec, request, machine) == "predicted":
+            return None
+        run = run_shapes(spec)
+        priced, classes = at_priced_scale(run.table, spec), tuple(run.classes)
+        return table_work_anew(
+            spec.name, priced, classes, request.formats, device=machine.name, runtime=runtime
+        )
     source = latency_source(
         spec,
         request.latency,
@@ -192,17 +308,29 @@ def _shapes(spec: StudySpec, request: SearchRequest) -> TableWork | None:
     if source == "predicted":
         return None
     run = run_shapes(spec)
-    runtime = choose_runtime(request.runtime)
-    known = KnownTimes.of(device=request.device, mode=runtime.shapes_mode)
     return table_work(
         spec.name,
         at_priced_scale(run.table, spec),
         tuple(run.classes),
         request.formats,
-        known,
+        KnownTimes.of(device=request.device, mode=runtime.shapes_mode),
         device=request.device,
         runtime=runtime,
     )
+
+
+def _source_on(spec: StudySpec, request: SearchRequest, machine: Device) -> Source:
+    """Where prices come from on another machine, as `latency_source` says for this one."""
+    target = get_device(request.target or spec.pricing.target).name
+    lacking = [name for name in request.formats if name not in machine.peaks_flops_per_s]
+    can = target == machine.name and not lacking and spec.pricing.stands_for == 1
+    if request.latency == "measured" and not can:
+        raise UserError(
+            f"`latency` is measured, and on the {machine.name} it cannot be: `target` is {target},"
+            f" and {', '.join(lacking) or 'no format'} is not native there; expected the GPU that"
+            " is priced, at its own size: plan for that, or set `latency` to predicted"
+        )
+    return "measured" if can and request.latency != "predicted" else "predicted"
 
 
 def _calibration_pictures(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> float:
@@ -225,6 +353,7 @@ def _calibration_pictures(spec: StudySpec, request: SearchRequest, run: ShapeRun
 
 def _jobs(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> list[Job]:
     """What is calibrated; nothing where no Linear takes a format."""
+    limits = limits_of(request.consumers, request.formats, fqns=run.table.fqns, classes=run.classes)
     try:
         candidates = make_candidates(
             at_priced_scale(run.table, spec),
@@ -232,103 +361,11 @@ def _jobs(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> list[Job]:
             formats=request.formats,
             latency=latency_model(spec, request.target),
             granularity=request.granularity,
+            limits=limits,
         )
     except FormatError:
         return []
     return list(jobs_of(candidates).values())
-
-
-def _seconds_of_run(spec: StudySpec, run: ShapeRun, device: str) -> tuple[float, str]:
-    """Seconds of one bf16 pipeline call, and where they come from."""
-    counts = list(run.table.run.components) if run.table.run is not None else []
-    total = sum(_flops(part) for part in counts)
-    denoisers = [part for part in counts if part.component in spec.model.denoisers]
-    flops = sum(_flops(part) for part in denoisers)
-    on_cpu = torch.device(device).type == "cpu"
-    small = sum(part.weight_bytes for part in denoisers) <= TIMED_BYTES
-    if on_cpu and flops and small and _is_quick(run, flops, device):
-        spent = _seconds_of_calls(spec, run, device)
-        return (
-            spent * total / flops,
-            (
-                f"from {CALLS} denoiser calls with random weights, timed here; the rest at the same"
-                " FLOP/s"
-            ),
-        )
-    known = None if on_cpu else find_device(describe_environment(device)["device"])
-    if known is not None:
-        model = PredictedLatency(known, compile_mode="default")
-        return model.estimate(run.table, {}).bf16_s, f"predicted for {known.name}, compiled"
-    rate = _gemm_flops_per_s(device)
-    return (
-        total / rate,
-        f"a guess: FLOPs at the {rate / 1e12:.2g} TFLOP/s of a bf16 GEMM that was timed here",
-    )
-
-
-def _is_quick(run: ShapeRun, flops: float, device: str) -> bool:
-    """Whether `_seconds_of_calls` takes no more than `TIMED_S`; `flops` are those of a run."""
-    each = flops / (sum(call.calls for call in run.calls) or 1)
-    return each * CALLS * len(run.calls) <= TIMED_S * _gemm_flops_per_s(device)
-
-
-@torch.no_grad()
-def _seconds_of_calls(spec: StudySpec, run: ShapeRun, device: str) -> float:
-    """Seconds of all denoiser calls of a run: the quickest of `CALLS` of each distinct one."""
-    modules = {
-        name: random_component(spec, component=name, device=device) for name in spec.model.denoisers
-    }
-
-    def once(name: str, args: Any, kwargs: Any) -> float:
-        begun = time.perf_counter()
-        modules[name](*args, **kwargs)
-        return time.perf_counter() - begun
-
-    return sum(
-        min(
-            once(call.component, *materialize((call.args, call.kwargs), torch.device(device)))
-            for _ in range(CALLS)
-        )
-        * call.calls
-        for call in run.calls
-    )
-
-
-def _gemm_flops_per_s(device: str) -> float:
-    """FLOP/s of a bf16 GEMM, timed here for `GEMM_S` seconds."""
-    kind = torch.device(device).type
-    n = GEMM[kind]
-    x = torch.ones(n, n, dtype=torch.bfloat16, device=device)
-
-    def wait() -> None:
-        if kind == "cuda":
-            torch.cuda.synchronize(device)
-
-    x @ x
-    wait()
-    begun, done = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begun) < GEMM_S:
-        x @ x
-        wait()
-        done += 1
-    return done * 2 * n**3 / spent
-
-
-def _flops(part: ComponentCounts) -> int:
-    """FLOPs of a component in one run."""
-    return (
-        part.linear_flops
-        + part.conv_flops
-        + part.matmul_flops
-        + sum(shape.flops for shape in part.attention)
-    )
-
-
-def _slower(request: SearchRequest) -> float:
-    """Seconds of a trial with everything in the slowest of the formats, over bf16."""
-    if torch.device(request.device).type == "cpu":
-        return EMULATED_ON_CPU
-    return max(EMULATED.get(name, 1.0) for name in request.formats)
 
 
 def _media_bytes(run: ShapeRun) -> int:

@@ -12,12 +12,16 @@ from, the weights of the perceptual distance, and memory. Shapes are measured be
 loaded, while the GPU's memory is free. No picture is generated and no trial is scored here.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
+from sensitivity.consumers.limits import Limits
+from sensitivity.consumers.named_consumers import limits_of
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Source
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.errors import ConfigMismatchError, MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.latency import LatencyModel
@@ -40,6 +44,9 @@ from sensitivity.workflows.shape_table import kept_latency, measured_latency, pr
 from sensitivity.workflows.sizing import check_fits, largest_batch
 
 FindPrices = Callable[[], Iterable[KeptPrices]]
+Grouped = Callable[[Candidates, LatencyModel], None]
+"""Called with what can be searched and what prices it, before the model is loaded. Linears whose
+weights turn out to fit no format are among the candidates still."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +116,8 @@ class CheckedStudy:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Prepared(ShortRepr):
     """What is known before the first trial.
 
     Attributes:
@@ -138,48 +145,48 @@ def prepare(
     measuring: Measuring | None = None,
     studies: FindPrices = tuple,
     prices: KeptPrices | None = None,
+    grouped: Grouped | None = None,
 ) -> Prepared:
     """Profile, price, load and group.
 
     Args:
         spec: the study; it is derived where only its model is known.
-        request: formats, arithmetic, emulate, target, latency, granularity, device, compilation and
-            cache folder are used.
+        request: formats, arithmetic, emulate, target, latency, granularity, consumers, device,
+            compilation and cache folder are used.
         say: called with each step as it begins.
         measuring: how the caller follows a measurement of shapes.
         studies: gives the rows that studies of the same database were searched by, which go before
             others; called if shapes are measured.
         prices: the rows of a study that is read again: they price it, and nothing is measured.
+        grouped: called before the model is loaded, if it runs without weights.
 
     Raises:
         UserError: and its kinds: an unknown target, a target without a format, prices that cannot
-            be measured here, missing weights, a model that does not fit.
+            be measured here, missing weights, a model that does not fit, or that a consumer does
+            not know.
         MeasurementError: the model cannot be profiled.
     """
     spec = derive_study(spec)
     pricing = _Pricing.of(spec, request, measuring or Measuring(), studies, prices)
     checked = check_study(spec, _compared(spec, request, say), device=request.device, say=say)
     run = checked.run
+    limits = None if run is None else _limits(request, run.table, run.classes)
     latency = None if run is None else pricing.model(run, at_priced_scale(run.table, spec))
-    evaluator = checked.load(say=say).evaluator(
-        cache_folder=request.cache_folder,
-        compiled=request.compiled,
-        arithmetic=request.own_arithmetic,
-        emulate=request.emulate,
-        formats=request.formats,
-    )
+    if grouped is not None and run is not None and latency is not None:
+        grouped(_candidates(run.table, spec, request, latency, limits=limits or ()), latency)
+    evaluator = _evaluator(checked, request, say)
     if request.device.startswith("cuda"):
         say(evaluator.execution.describe())
     table = evaluator.profile() if run is None else run.table
     priced = at_priced_scale(table, spec)
     latency = latency or pricing.model(None, priced)
-    candidates = make_candidates(
-        priced,
+    candidates = _candidates(
+        table,
         spec,
-        formats=request.formats,
-        latency=latency,
-        granularity=request.granularity,
+        request,
+        latency,
         unfit=evaluator.switch.unfit(),
+        limits=_limits(request, table, evaluator.loaded.classes) if limits is None else limits,
     )
     return Prepared(
         evaluator=evaluator,
@@ -196,6 +203,45 @@ def _compared(spec: StudySpec, request: SearchRequest, say: Say) -> Compared:
     return compare_by(
         spec, device=request.device, wishes=request.wishes, objective=request.objective, say=say
     )
+
+
+def _candidates(
+    table: ShapeTable,
+    spec: StudySpec,
+    request: SearchRequest,
+    latency: LatencyModel,
+    *,
+    limits: tuple[Limits, ...],
+    unfit: Mapping[str, str] = MappingProxyType({}),
+) -> Candidates:
+    """What can be searched of a model with these shapes."""
+    return make_candidates(
+        at_priced_scale(table, spec),
+        spec,
+        formats=request.formats,
+        latency=latency,
+        granularity=request.granularity,
+        unfit=unfit,
+        limits=limits,
+    )
+
+
+def _evaluator(checked: CheckedStudy, request: SearchRequest, say: Say) -> Evaluator:
+    """Load the pipeline for a request."""
+    return checked.load(say=say).evaluator(
+        cache_folder=request.cache_folder,
+        compiled=request.compiled,
+        arithmetic=request.own_arithmetic,
+        emulate=request.emulate,
+        formats=request.formats,
+    )
+
+
+def _limits(
+    request: SearchRequest, table: ShapeTable, classes: Mapping[str, str]
+) -> tuple[Limits, ...]:
+    """What the consumers of the request ask of this model. Raises as `limits_of`."""
+    return limits_of(request.consumers, request.formats, fqns=table.fqns, classes=classes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

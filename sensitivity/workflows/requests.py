@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sensitivity.consumers.named_consumers import check_consumers
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import check_device
 from sensitivity.core.format_name import FormatName, Granularity, Source, parse_formats
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.judges.wishes import JudgeWishes
@@ -32,8 +34,8 @@ from sensitivity.spec.study_spec import check_budget
 from sensitivity.workflows.picture_files import KEPT_PROMPTS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Request:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class _Request(ShortRepr):
     """What both requests have.
 
     Attributes:
@@ -54,7 +56,10 @@ class _Request:
         compiled: whether the denoiser's blocks are compiled; None lets `Evaluator` decide.
         cache_folder: where bf16 references are kept.
         keep_pictures: prompts of each verified list whose pictures are kept for its report.
+        command: the command line that asks for it, which the recipe keeps.
     """
+
+    _changes_only = True
 
     max_lpips: float | None = None
     max_typical: float | None = None
@@ -70,6 +75,7 @@ class _Request:
     compiled: bool | None = None
     cache_folder: Path = field(default_factory=default_cache_folder)
     keep_pictures: int = KEPT_PROMPTS
+    command: str | None = None
 
     @property
     def constraints(self) -> Constraints:
@@ -102,7 +108,7 @@ class _Request:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SearchRequest(_Request):
     """What a search is asked for.
 
@@ -119,6 +125,8 @@ class SearchRequest(_Request):
         runtime: the way of running that is priced; None is the default.
         latency: whether prices are measured on the GPU at hand or predicted for the target; None is
             measured where that is possible (`workflows.latency_source`).
+        consumers: the tools that will serve the model, by the names of their exporters; every
+            choice is one that each of them can express. Their order says nothing.
 
     Raises:
         UserError: a value that works with no model.
@@ -135,6 +143,7 @@ class SearchRequest(_Request):
     calibrated: bool = True
     latency: Source | None = None
     runtime: str | None = None
+    consumers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that works with no model."""
@@ -145,6 +154,7 @@ class SearchRequest(_Request):
         if isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
             expected = f"at most {2**32 - 1}" if self.seed > 0 else "0 or more"
             raise UserError(f"`seed` is {self.seed}; expected {expected}: choose another")
+        object.__setattr__(self, "consumers", check_consumers(self.consumers, self.formats))
         for name in self.formats:
             format_in(name, self.arithmetic or Arithmetic.EAGER)
         if self.sampler != SamplerName.KNAPSACK:
@@ -160,7 +170,7 @@ class SearchRequest(_Request):
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SelectRequest(_Request):
     """What is chosen from a study that is in the database.
 

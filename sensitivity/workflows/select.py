@@ -1,9 +1,10 @@
 """Choose another skip-list of a finished search: `select_recipe`.
 
 The trials and their scores are read from the study's database. No trial is proposed or run.
-Held-out scores that are missing are made, unless the request says otherwise.
+Held-out scores that are missing are made, unless the request says otherwise: then nothing is
+written, and a search may go on meanwhile.
 
-    outcome = select_recipe(resolve_spec("tiny-flux"), SelectRequest(max_lpips=0.02))
+    outcome = select_recipe("tiny-flux", SelectRequest(max_lpips=0.02))
 
 The model is loaded all the same: only with it can be told whether the study was made under the
 present conditions (weights, prompts, prices, versions, device). Measured prices are those that the
@@ -11,10 +12,13 @@ study keeps: nothing is measured, whatever became of the table of shapes. So are
 which the study has of the choice that its search named.
 """
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from sensitivity.core.environment import describe_environment
-from sensitivity.errors import StoreError
+from sensitivity.errors import InUseError, StoreError
 from sensitivity.latency.devices import get_device
 from sensitivity.search.finished import (
     KeptStudy,
@@ -26,9 +30,11 @@ from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.loop import SearchResult, read_search
 from sensitivity.search.settings import EARLIER, PROPOSALS, SearchSettings, study_name
 from sensitivity.search.store import Store, default_storage
+from sensitivity.spec.loading import spec_of
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.comparing import say_by_what
 from sensitivity.workflows.conclude import SearchOutcome, conclude
+from sensitivity.workflows.kept_activity import keeping_activity
 from sensitivity.workflows.picture_files import pictures_folder
 from sensitivity.workflows.picture_keeper import keeping_pictures
 from sensitivity.workflows.prepare import Prepared, prepare
@@ -38,44 +44,42 @@ from sensitivity.workflows.time_winner import with_kept_times
 
 
 def select_recipe(
-    spec: StudySpec,
+    model: StudySpec | str | os.PathLike[str],
     request: SelectRequest,
     *,
     say: Say = silent,
     verifying: Callable[[int, int], None] = lambda _done, _total: None,
+    announced: Say | None = None,
 ) -> SearchOutcome:
     """Choose again from the trials of a study that is in the database.
 
     Args:
-        spec: the study.
+        model: the study, or what `resolve_spec` takes.
         request: which search of it, and the bounds on the winner.
         say: called with each step as it begins.
         verifying: called with (held-out pictures done, in all).
+        announced: called with what will be drawn, and how long that takes; None: as `say`.
 
     Raises:
         StoreError: there is no database, it has no such study or several, or the study was made
-            under other conditions.
+            under other conditions; or another process has the database, and scores are to be made.
         DamageError: the study is not what its search wrote; or a score is not, and is not to be
             computed.
         ConstraintError: no skip-list keeps to the constraints; it carries the outcome.
         MeasurementError: every quantized skip-list failed.
     """
+    spec = spec_of(model)
     path = request.storage or default_storage(spec)
-    if not path.is_file():
-        raise StoreError(
-            f"{path} is not there; expected the database of a search: run `sensitivity search`"
-            f" for {spec.name}, or name its database in `storage`"
-        )
-    with Store.open(path, for_reading=True, makes_again=request.verify) as store:
+    with (
+        _opened(path, spec.name, verify=request.verify) as store,
+        keeping_activity(store, "choice", request.device) as doing,
+    ):
+        say = doing.say(say)
         study = _pick(store, spec, request)
-        settings = study.settings or assume_settings(
-            request.wanted, target=spec.pricing.target, budget=study.finished
-        )
-        _check_prices(study, settings, request.device)
-        _check_objective(study, settings, request.objective)
-        prepared = prepare(
-            spec, _as_searched(settings, request, spec), say=say, prices=study.prices
-        )
+        doing.log.update(study=study.name)
+        settings = _settings_of(study, spec, request)
+        asked = _as_searched(settings, request, spec)
+        prepared = prepare(spec, asked, say=say, prices=study.prices)
         try:
             say_by_what(prepared.evaluator, say)
             result = _read(store, study, settings, prepared)
@@ -85,17 +89,37 @@ def select_recipe(
                 store=store,
                 candidates=prepared.candidates,
                 compute=request.verify,
-                progress=verifying,
+                progress=doing.verifying(verifying),
                 noted=say,
+                announced=announced,
             )
             folder = pictures_folder(path, result.study)
             most = request.keep_pictures if request.verify else 0
             with keeping_pictures(prepared.evaluator, folder, most=most) as keeper:
                 outcome = conclude(prepared, settings, request.constraints, result, scores, say)
                 keeper.finish_with(outcome.chosen, result, prepared.candidates)
-            return with_kept_times(outcome, store)
+            if outcome.recipe is not None:
+                outcome = replace(outcome, recipe=outcome.recipe.made_by(request.command))
+            return with_kept_times(replace(outcome, database=path), store)
         finally:
             prepared.evaluator.close()
+
+
+def _opened(path: Path, model: str, *, verify: bool) -> Store:
+    """The database: beside a search that runs where nothing is written, else alone."""
+    if not path.is_file():
+        raise StoreError(
+            f"{path} is not there; expected the database of a search: run `sensitivity search`"
+            f" for {model}, or name its database in `storage`"
+        )
+    if not verify:
+        return Store.read(path, makes_again=False)
+    try:
+        return Store.open(path, for_reading=True)
+    except InUseError as error:
+        raise InUseError(
+            f"{error}, or turn `verify` off, which reads what is there and waits for nobody"
+        ) from None
 
 
 def _pick(store: Store, spec: StudySpec, request: SelectRequest) -> KeptStudy:
@@ -104,6 +128,16 @@ def _pick(store: Store, spec: StudySpec, request: SelectRequest) -> KeptStudy:
     alike = [study for study in studies if _has_objective(study, request.objective)]
     studies = studies if request.wanted.name is not None else alike or studies
     return pick_study(studies, request.wanted, model=spec.name, database=store.path)
+
+
+def _settings_of(study: KeptStudy, spec: StudySpec, request: SelectRequest) -> SearchSettings:
+    """What the study was searched by. Raises StoreError where it cannot be read here."""
+    settings = study.settings or assume_settings(
+        request.wanted, target=spec.pricing.target, budget=study.finished
+    )
+    _check_prices(study, settings, request.device)
+    _check_objective(study, settings, request.objective)
+    return settings
 
 
 def _as_searched(
@@ -130,6 +164,7 @@ def _as_searched(
         max_judge=request.max_judge,
         min_judge=request.min_judge,
         objective=request.objective,
+        consumers=settings.consumers,
     )
 
 

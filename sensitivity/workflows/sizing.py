@@ -68,12 +68,19 @@ class SizeEstimate:
         batch_size: pictures that are generated together, at most.
         stages: one after another; all parts at once on the CPU.
         free_bytes: on the device now; None if it does not say.
+        machine: the name of a GPU that need not be here; "" is this machine.
     """
 
     device: str
+    machine: str = ""
     batch_size: int
     stages: tuple[Stage, ...]
     free_bytes: int | None
+
+    @property
+    def where(self) -> str:
+        """The machine, or the device of this one."""
+        return self.machine or self.device
 
     @property
     def peak(self) -> Stage:
@@ -123,6 +130,7 @@ def estimate_sizes(
     device: str,
     weight_cache_bytes: int = 0,
     free: int | None = None,
+    machine: str = "",
 ) -> SizeEstimate:
     """Bytes by stage.
 
@@ -132,6 +140,7 @@ def estimate_sizes(
         device: where torch runs.
         weight_cache_bytes: quantized weights that are kept beside the bf16 ones.
         free: bytes that may be used; by default what is free on the device.
+        machine: the name of a GPU that need not be here.
     """
     counts = {
         part.component: part
@@ -164,6 +173,7 @@ def estimate_sizes(
         batch_size=batch_size,
         stages=stages,
         free_bytes=free_bytes(device) if free is None else free,
+        machine=machine,
     )
 
 
@@ -211,11 +221,16 @@ def _does_not_fit(run: ShapeRun, sizes: SizeEstimate) -> str:
         if part.nbytes
     )
     return (
-        f"{run.table.model} does not fit on {sizes.device}: {sizes.peak.name} needs about"
+        f"{run.table.model} does not fit on {sizes.where}: {sizes.peak.name} needs about"
         f" {_gb(sizes.peak.nbytes)} with {sizes.batch_size} pictures together ({parts}; predicted,"
         f" nothing was loaded); {_gb(sizes.free_bytes or 0)} are free there:"
-        f" {'; '.join([_smaller_batch(run, sizes), *_other_devices(sizes)])}"
+        f" {'; '.join(advice(run, sizes))}"
     )
+
+
+def advice(run: ShapeRun, sizes: SizeEstimate) -> list[str]:
+    """What would help where a model does not fit, each in words."""
+    return [_smaller_batch(run, sizes), *_other_devices(sizes)]
 
 
 def _smaller_batch(run: ShapeRun, sizes: SizeEstimate) -> str:

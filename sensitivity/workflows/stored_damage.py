@@ -36,12 +36,12 @@ def stored_damage(
         storage: the study's database; it may be missing.
 
     Raises:
-        StoreError, OutputError: the database is in use, damaged, or cannot be opened.
+        StoreError, OutputError: the database is damaged, or cannot be opened.
         DamageError: an error in it is not what was written.
     """
     if not storage.is_file():
         return {}
-    with Store.open(storage, for_reading=True, makes_again=False) as store:
+    with Store.read(storage, makes_again=False) as store:
         calibrations = store.find_calibrations()
     measured = _measured(pricer, spec, name)
     shares = [

@@ -192,6 +192,27 @@ def table_work(
     )
 
 
+def table_work_anew(
+    model: str,
+    table: ShapeTable,
+    components: Collection[str],
+    formats: Sequence[FormatName],
+    *,
+    device: str,
+    runtime: Runtime | None = None,
+) -> TableWork:
+    """The same on a GPU of which nothing is known here: all is missing. `device` is its name."""
+    shapes = shapes_of(table, formats, runtime)
+    experiments = _experiments(shapes, attentions_of(table, components=components))
+    return TableWork(
+        model=model,
+        device=device,
+        shapes=len(experiments),
+        missing=len(experiments),
+        formats=len(formats),
+    )
+
+
 def _experiments(
     shapes: Iterable[LinearShape], attention: Iterable[AttentionShape]
 ) -> list[frozenset[str]]:

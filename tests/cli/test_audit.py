@@ -52,8 +52,9 @@ def test_a_right_list_exits_with_0(run: Run) -> None:
     assert "exits with 0" in out
 
 
-def test_the_report_fits_100_columns(run: Run) -> None:
+def test_the_report_fits_100_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines do not run on, names are folded."""
+    monkeypatch.setenv("COLUMNS", "100")
     Path("list.txt").write_text("zzz\nblocks.1\ntransformer_blocks.0.attn.to_q\n*\n")
     _, out, _ = run(*AUDIT, "list.txt", "--as", "substring")
     assert max(map(len, out.splitlines())) <= 100
@@ -125,7 +126,7 @@ def test_a_function_leaves_stdout_and_the_exit_code_alone(run: Run) -> None:
 
 def test_the_report_is_readable_at_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prices stand in rows, not in letters below each other."""
-    monkeypatch.setattr("sensitivity.cli.audit.WIDTH", 80)
+    monkeypatch.setenv("COLUMNS", "80")
     Path("a-rather-long-name-of-a-list.txt").write_text("zzz")
     _, out, _ = run(*AUDIT, "a-rather-long-name-of-a-list.txt", "--as", "substring")
     assert max(map(len, out.splitlines())) <= 80

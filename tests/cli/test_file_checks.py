@@ -162,7 +162,7 @@ def test_what_a_study_names_is_held_against_outputs_too() -> None:
 @pytest.mark.parametrize(
     ("text", "ours"),
     [
-        (json.dumps({"schema_version": "1.0", "layers": {}, "skip": [], "name": "x"}), True),
+        (json.dumps({"schema_version": "1.0", "layers": {}, "block_patterns": {}}), True),
         (json.dumps({"models": []}), True),
         (json.dumps({"models": [], "version": 2}), False),
         ("# Linears that stay in bf16.\n# mine: 1 bf16, 2 nvfp4 of 3 Linears\nproj\n", True),

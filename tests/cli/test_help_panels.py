@@ -11,6 +11,7 @@ import typer
 from sensitivity.cli import app
 from sensitivity.cli.early_checks import (
     SAMPLERS,
+    check_consumer,
     check_database,
     check_fits,
     check_sampler,
@@ -90,6 +91,15 @@ def test_a_wrong_sampler_is_said_as_the_library_says_it() -> None:
         SamplerName("tpee")
     assert str(early.value) == str(late.value)
     check_sampler("mine:Sampler")
+
+
+def test_a_wrong_consumer_is_said_with_the_closest_name() -> None:
+    """Every exporter's name passes, and is completed."""
+    with pytest.raises(UserError, match=r"`consumers` is 'vllm'; .*did you mean 'vllm-omni'"):
+        check_consumer("vllm", EXPORT_FORMS)
+    for name in EXPORT_FORMS:
+        check_consumer(name, EXPORT_FORMS)
+    assert completions("consumers", "s") == ["skip-list", "sglang"]
 
 
 def test_a_missing_database_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

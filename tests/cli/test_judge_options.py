@@ -35,7 +35,7 @@ def test_a_judge_is_printed_with_its_direction_and_floor() -> None:
         net="tiny", mean=0.1, per_prompt=(0.1, 0.1), noise_floor=None, judges={"psnr": values}
     )
     assert list(judge_lines(score)) == [
-        "judge psnr: 38.5 dB (bf16 again 58.6), higher is better; 2 prompts; scikit-image 0.26.0"
+        "judge psnr: 38.50 dB (bf16 again 58.60), higher is better; 2 prompts; scikit-image 0.26.0"
     ]
     assert Score.from_json(score.to_json()) == score
     assert distance_words("alex") == "LPIPS alex"

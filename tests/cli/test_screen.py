@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sensitivity.cli import entry
 from sensitivity.cli.outputs import write_json
-from sensitivity.cli.render.progress import SearchProgress
+from sensitivity.cli.render.live_search import SearchProgress
 from sensitivity.cli.screen import TextConsole, print_error, print_line, step
 from sensitivity.errors import UserError
 
@@ -67,7 +67,7 @@ def test_progress_takes_any_text(text: str) -> None:
         pass
     with SearchProgress(terminal, budget=3) as progress:
         progress.say(text)
-        progress.show(text, 1, 3, note=text)
+        progress.show(text, 1, 3)
     assert shown(text).strip() in written(terminal)
 
 

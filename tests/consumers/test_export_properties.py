@@ -156,12 +156,21 @@ def read_config(text: str, recipe: Recipe) -> Said:
             kept = any(
                 (key + "." in param) or (key == param) for key in own.modules_to_not_convert or []
             )
-            applied = None if kept else own.quant_type if keys is None else keys.get(fqn)
+            applied = None if kept else own.quant_type if keys is None else fitting(keys, fqn)
             if applied is not None:
                 found.setdefault(types[type(applied).__name__[:2]], set()).add(
                     full(recipe, component, fqn)
                 )
     return found
+
+
+def fitting(keys: Mapping[str, Any], fqn: str) -> Any:
+    """The config of the exact key, else of the one that fits after re:."""
+    if fqn in keys:
+        return keys[fqn]
+    found = [keys[key] for key in keys if key[:3] == "re:" and re.fullmatch(key[3:], fqn)]
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def full(recipe: Recipe, component: str, fqn: str) -> str:

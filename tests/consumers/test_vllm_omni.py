@@ -5,6 +5,7 @@ RULE was recorded by calling `is_layer_skipped` of vLLM 0.30.0
 entry at a time, with the empty `fused_mapping` that vLLM-Omni 0.30.0 gives it.
 """
 
+import fnmatch
 import json
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from sensitivity.consumers.exporters.vllm_omni import VllmOmniExporter
+from sensitivity.consumers.named_consumers import exporter_for
 from sensitivity.consumers.readers import get_reader, guess_reader
 from sensitivity.consumers.rules import hits
+from sensitivity.consumers.served_names import served_names
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError, RecipeError
 
@@ -205,6 +208,30 @@ def test_which_part_of_a_config_a_linear_is_under(
         .assign(tree(kind, linears_of(kind)), quantized=FormatName.NVFP4)
     )
     assert {fqn for fqn in asked if found.get(fqn) is FormatName.FP8} == quantized
+
+
+def test_a_modelopt_checkpoint_keeps_exactly_the_bf16_linears() -> None:
+    """`ignore` under vLLM's rule for it, written out here: an entry hits what it is a part of, and
+    what it matches as a shell pattern. FLUX.2's double blocks are part of the single blocks' names,
+    and are hit alone. NVFP4 needs calibration, which a note says.
+    """
+    kind, exporter = "Flux2Transformer2DModel", VllmOmniExporter(form="checkpoint")
+    served = served_names("vllm-omni", tree(kind, linears_of(kind)))
+    layers = {fqn: "nvfp4" if name and "single" in name else "bf16" for fqn, name in served.items()}
+    text = exporter.export(recipe := recipe_of(kind, layers))
+    config = json.loads(text)
+    assert (config["quant_method"], config["quant_algo"]) == ("modelopt", "NVFP4")
+    assert "[t]ransformer_blocks.0.attn.to_qkv" in config["ignore"]
+    quantized = {
+        name
+        for name in filter(None, served.values())
+        if not any(entry in name or fnmatch.fnmatch(name, entry) for entry in config["ignore"])
+    }
+    assert quantized == {name for name in filter(None, served.values()) if "single" in name}
+    assert "calibration" in exporter.notes(recipe, text)[0]
+    none = json.loads(exporter.export(recipe_of(kind, dict.fromkeys(layers, "bf16"))))
+    assert none["ignore"] == ["*"]
+    assert exporter_for("vllm-omni", recipe) == exporter
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ SETTINGS = SearchSettings(
     latency="measured",
     runtime="torchao-step-graph",
     objective="mine:distance",
+    consumers=("torchao",),
 )
 ERRORS = {(0, 1): 0.1 + 0.2, (0, 2): 1e-300, (1, 1): 10.0}
 CANDIDATES = Candidates(

@@ -6,6 +6,7 @@ from sensitivity.core.words import (
     and_more,
     counted,
     did_you_mean,
+    duration,
     first_line,
     format_indices,
     printable,
@@ -70,3 +71,24 @@ def test_a_misspelt_name_is_answered_with_the_closest() -> None:
     assert did_you_mean("nvpf4", ["nvfp4", "fp8"]) == "did you mean 'nvfp4'?"
     assert did_you_mean("x", ["nvfp4"], otherwise="choose one") == "choose one"
     assert did_you_mean("ab1", ["ab2", "ab3"], most=2, cutoff=0.5) == "did you mean 'ab3' or 'ab2'?"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1.0, "0.0 s"),
+        (0.44, "0.4 s"),
+        (0.97, "1 s"),
+        (8.4, "8 s"),
+        (59.6, "1 min"),
+        (160.0, "2 min 40 s"),
+        (599.7, "10 min"),
+        (3_580.0, "1 h"),
+        (11_100.0, "3 h 5 min"),
+        (12 * 86_400.0, "12 days"),
+        (93_657_600.0, "1,084 days"),
+    ],
+)
+def test_a_time_is_said_for_people(seconds: float, text: str) -> None:
+    """Two units at most, none of them zero, and rounding never gives 60 of one."""
+    assert duration(seconds) == text

@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 SITE = sorted(DOCS.rglob("*.md"))
 OTHERS = [
     path
-    for folder in (".", "studies", "studies/tiny-flux", "recipes", "benchmarks")
+    for folder in (".", "studies", "studies/tiny-flux", "recipes", "benchmarks", "notebooks")
     for path in sorted((ROOT / folder).glob("*.md"))
     if path.name not in ("LOG.md", "CHANGELOG.md")
 ]

@@ -69,6 +69,25 @@ def all_in(evaluator: Evaluator, name: FormatName) -> dict[str, FormatName]:
     }
 
 
+def test_what_is_not_drawn_yet_is_counted(loaded: LoadedPipeline, tmp_path: Path) -> None:
+    """References by split, twice where the noise floor has them one by one; `counting` tells every
+    picture as it comes, and nothing afterwards.
+    """
+    spec = changed(loaded.spec, search={"chunk": 2})
+    evaluator, told = Evaluator(replace(loaded, spec=spec), cache_folder=tmp_path), list[int]()
+    prompts, held_out = (len(evaluator.prompts(split)[0]) for split in ("search", "held_out"))
+    assert evaluator.undrawn("search") == 2 * prompts
+    assert evaluator.undrawn("held_out") == held_out
+    with evaluator.media_generator.counting(told.append):
+        evaluator.references("search")
+    assert told == [min(done, prompts) for done in range(2, prompts + 2, 2)]
+    assert evaluator.undrawn("search") == prompts
+    _ = evaluator.noise_floors
+    assert evaluator.undrawn("search") == 0
+    assert told[-1] == prompts
+    evaluator.close()
+
+
 def test_chunks_share_a_batch_and_interim_looks_change_nothing(make: Make) -> None:
     """nvfp4 pictures of chunk 2 are those of batches of 2 and 1; the score is the same to the last
     bit with and without an interim look, and is not that of one batch of 3.

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from sensitivity.fidelity.mean_curve import AT, ERRORS, LOG_RATIO, LOG_RATIO_SD, SLOPE, MeanCurve
+from sensitivity.fidelity.mean_curve import AT, ERRORS, HALF, RATIO, SLOPE, MeanCurve
 from sensitivity.fidelity.typical import typical, typical_interval
 
 
@@ -23,10 +23,12 @@ def lognormal(
 def test_without_trials_a_curve_is_what_is_known_before() -> None:
     """It has the usual ratio with its error; trials that are bf16 itself change nothing."""
     curve = MeanCurve.fit([], None)
-    assert (curve.at, curve.log_ratio, curve.slope) == pytest.approx((AT, LOG_RATIO, SLOPE))
-    assert curve.error == pytest.approx(LOG_RATIO_SD)
+    assert (curve.at, curve.log_ratio, curve.slope) == pytest.approx(
+        (AT, RATIO * HALF, SLOPE * HALF)
+    )
+    assert 0.5 * HALF < curve.error < HALF
     assert MeanCurve.fit([[0.0, 0.0], [0.0, 0.0]], 1e-5) == curve
-    assert curve.mean(AT) == pytest.approx(AT * math.exp(LOG_RATIO))
+    assert curve.mean(AT) == pytest.approx(AT * math.exp(RATIO * HALF))
 
 
 def test_a_curve_follows_its_trials() -> None:
@@ -41,6 +43,24 @@ def test_a_curve_follows_its_trials() -> None:
             math.exp(0.72) * typical(row, None), rel=0.15
         )
     assert 0.01 < curve.error < 0.05
+
+
+def test_what_is_unseen_is_expected_by_how_far_logarithms_scatter() -> None:
+    """Ten prompts whose damages hardly differ leave no room for a mean far above the typical
+    damage: sigma 0.15 gives a ratio within 5 % of exp(sigma^2 / 2) and a small error.
+    """
+    rows = lognormal(np.random.default_rng(4), lists=12, prompts=10, sigma=0.15)
+    curve = MeanCurve.fit(rows, None)
+    assert curve.log_ratio == pytest.approx(0.15**2 / 2, abs=0.05)
+    assert curve.error < 0.05
+    wide = MeanCurve.fit(lognormal(np.random.default_rng(4), lists=12, prompts=10, sigma=0.9), None)
+    assert wide.error > 4 * curve.error
+
+
+def test_trials_at_the_noise_floor_say_nothing_of_scatter() -> None:
+    """Damages below three noise floors leave what is known before anything is seen."""
+    rows = 2e-5 * np.ones((6, 10))
+    assert MeanCurve.fit(rows, 1e-5).error > 3 * MeanCurve.fit(rows, 1e-7).error
 
 
 def test_more_trials_of_the_same_prompts_are_no_more_certain() -> None:

@@ -12,7 +12,7 @@ from support.latency import NVFP4, TOKENS_AND_MODULATION
 
 def test_json_contract(in_a_run: PredictedLatency) -> None:
     """The JSON has the contract's keys, then the interval; note and scale are added only for a
-    table that stands for a larger model.
+    table that stands for a larger model, and why a Linear gains only where it is quantized.
     """
     formats = {"blocks.0.attn.to_q": NVFP4}
     data = json.loads(json.dumps(in_a_run.estimate(TOKENS_AND_MODULATION, formats).to_json()))
@@ -38,9 +38,11 @@ def test_json_contract(in_a_run: PredictedLatency) -> None:
         "format",
         "bf16_us",
         "quantized_us",
+        "why",
     ]
     assert [data[key] for key in keys[:4]] == ["b200", "predicted", 1, "reduce-overhead"]
     assert data["linears"][0]["format"] == "nvfp4"
+    assert "why" not in data["linears"][1]
     scaled = in_a_run.estimate(
         stand_for(TOKENS_AND_MODULATION, ShapeScale(factor=16)), formats
     ).to_json()

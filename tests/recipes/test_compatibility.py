@@ -94,9 +94,9 @@ def test_a_later_minor_is_read_and_keeps_its_fields(tmp_path: Path) -> None:
 
 def test_another_major_is_refused() -> None:
     """Whatever else is in the file."""
-    for version in ("2.0", "0.9", "11.0"):
+    for version in ("3.0", "0.9", "11.0"):
         with pytest.raises(
-            RecipeError, match=rf"found schema_version '{version}'; expected 1\.x: update"
+            RecipeError, match=rf"found schema_version '{version}'; expected 1\.x or 2\.x: update"
         ):
             Recipe.from_mapping({**first(), "schema_version": version})
 
@@ -105,9 +105,9 @@ def test_what_a_later_minor_must_not_do_says_to_update() -> None:
     """A word that this version does not know is refused, and the message says which version wrote
     it; a file of this version gets no such hint.
     """
-    later = {**first(), "schema_version": "1.9"} | {"layers": first()["layers"] | {"head": "int3"}}
+    later = {**first(), "schema_version": "2.9"} | {"layers": first()["layers"] | {"head": "int3"}}
     with pytest.raises(
-        RecipeError, match=r"layers\.head: .*its schema_version is 1\.9, this reads 1\.3: update"
+        RecipeError, match=r"layers\.head: .*its schema_version is 2\.9, this reads 2\.0: update"
     ):
         Recipe.from_mapping(later)
     with pytest.raises(RecipeError) as caught:

@@ -150,3 +150,14 @@ def test_blocks_in_words() -> None:
     assert blocks_in_words(f"blocks.{i}.ff" for i in (0, 1, 2, 10, 1)) == "0-2, 10"
     assert blocks_in_words(inner) == "1.0, 1.1"
     assert blocks_in_words(["proj_out"]) == ""
+
+
+def test_a_diff_is_shown_as_a_table(first: Recipe, second: Recipe, pricer: Pricer) -> None:
+    """Each change is a row; at a prompt the diff is one line."""
+    diff = compare_recipes(first, second, pricer=pricer)
+    frame = diff.to_pandas()
+    assert list(frame["role"]) == [change.role for change in diff.changes]
+    assert list(frame["saved_ms"]) == [change.saved_s * 1e3 for change in diff.changes]
+    assert repr(diff).startswith("RecipeDiff(a first, b second: ")
+    assert "\n" not in repr(diff)
+    assert diff.changes[0].role in diff._repr_html_()

@@ -19,7 +19,7 @@ def test_round_trip_keeps_everything(tmp_path: Path) -> None:
     """Loading what was saved gives an equal recipe, fields of a later version at every level
     included.
     """
-    data = recipe_data(schema_version="1.7", later={"a": [1, 2.5, "é", None, True]})
+    data = recipe_data(schema_version="2.7", later={"a": [1, 2.5, "é", None, True]})
     data["latency"]["std_s"] = 0.01
     data["fidelity"]["smell"] = {"ppm": 0.2}
     data["patterns"][0]["trial"] = 3
@@ -28,6 +28,18 @@ def test_round_trip_keeps_everything(tmp_path: Path) -> None:
     assert load_recipe(path) == first
     assert json.loads(path.read_text(encoding="utf-8")) == data
     assert load_recipe(path).to_json() == path.read_text(encoding="utf-8")
+
+
+def test_each_linear_stands_once_and_files_of_1_keep_their_skip(tmp_path: Path) -> None:
+    """This version writes no `skip`; a file of 1.x, which must have it, is written back with it."""
+    kept = ["blocks.0.down", "blocks.1.down"]
+    now, before = (
+        two_block_recipe(schema_version=version, skip=kept) for version in ("2.0", "1.3")
+    )
+    assert "skip" not in json.loads(now.to_json())
+    assert json.loads(before.to_json())["skip"] == kept
+    assert list(now.skip) == list(before.skip) == kept
+    assert load_recipe(before.save(tmp_path / "r.json")) == before
 
 
 def test_floats_survive_exactly(tmp_path: Path) -> None:
@@ -60,9 +72,11 @@ def test_records_are_frozen() -> None:
 
 def test_other_major_is_refused_and_other_minor_is_read() -> None:
     """The major version decides, before any other field is looked at."""
-    with pytest.raises(RecipeError, match=r"found schema_version '2\.0'; expected 1\.x: update"):
-        Recipe.from_mapping({"schema_version": "2.0"})
-    assert two_block_recipe(schema_version="1.99").schema_version == "1.99"
+    with pytest.raises(
+        RecipeError, match=r"found schema_version '3\.0'; expected 1\.x or 2\.x: up"
+    ):
+        Recipe.from_mapping({"schema_version": "3.0"})
+    assert two_block_recipe(schema_version="2.99").schema_version == "2.99"
     for bad in ("1", "1.0.0", "x", "", 1.0, None):
         with pytest.raises(RecipeError, match="schema_version"):
             two_block_recipe(schema_version=bad)
@@ -149,7 +163,7 @@ def test_missing_fields_are_counted() -> None:
     """The message for an empty object says how many fields are missing."""
     with pytest.raises(
         RecipeError,
-        match=r"found 10 wrong field\(s\), first name: Field required; model: Field required",
+        match=r"found 9 wrong field\(s\), first name: Field required; model: Field required",
     ):
         Recipe.from_mapping({})
 

@@ -72,7 +72,7 @@ def test_a_stored_score_is_completed_only_when_its_judge_is_asked_for(tmp_path: 
 
         asked = Judged("psnr", "flip", asked=("flip",))
         again = scores_of(asked, store)
-        assert "1 to compute" in again.announce([TRIAL])
+        assert "1 to draw" in again.announce([TRIAL])
         assert set((again(TRIAL) or TRIAL.score).judges) == {"own:old", "psnr", "flip"}
         assert asked.scored["held_out"] == 1
         assert set((again(TRIAL) or TRIAL.score).judges) == {"own:old", "psnr", "flip"}

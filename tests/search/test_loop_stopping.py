@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from sensitivity.cli.render.front import front_table
-from sensitivity.cli.render.progress import SearchProgress
+from sensitivity.cli.render.live_search import SearchProgress
 from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator

@@ -216,7 +216,7 @@ def test_a_database_of_the_version_before(
     path = changed(kept[0], tmp_path, OF_SCHEMA_1)
     with monkeypatch.context() as patched:
         patched.setattr(
-            "sensitivity.search.held_file._opened", lambda path: (_read_only(path), False)
+            "sensitivity.search.held_file.open_descriptor", lambda path: (_read_only(path), False)
         )
         before = path.read_bytes()
         assert select(path, FakeEvaluator(), ASKED) == kept[1]

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from sensitivity.errors import OutputError, StoreError, UserError
-from sensitivity.search import held_file
+from sensitivity.search import open_file
 from sensitivity.search.held_file import HeldFile
 from sensitivity.search.optuna_storage import open_storage
 from sensitivity.search.sqlite_errors import sqlite_error
@@ -101,7 +101,7 @@ def test_a_database_that_another_program_has_locked(
     """Opening, writing and Optuna's own storage say that it is busy and who has it; the study goes
     on afterwards.
     """
-    monkeypatch.setattr(held_file, "BUSY_WAIT_S", 0.05)
+    monkeypatch.setattr(open_file, "BUSY_WAIT_S", 0.05)
     path = tmp_path / "study.db"
     with Store.open(path) as store:
         study = optuna.create_study(storage=open_storage(store))

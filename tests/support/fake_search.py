@@ -6,6 +6,7 @@ read_outcome(database)          # as `select` does: reads, proposes nothing
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +79,7 @@ class FakeEvaluator:
         self.compiled, self.damage_floor = False, 0.0
         self.noise_floors: dict[str, float] = {}
         self.panel = None
+        self.media_generator = SimpleNamespace(counting=lambda _told: nullcontext())
 
     def evaluation_key(self, split: str) -> str:
         return hashlib.sha256(f"evaluation {split}".encode()).hexdigest()
@@ -89,6 +91,9 @@ class FakeEvaluator:
         return tuple(self.spec.prompts.search), tuple(range(PROMPTS))
 
     def references(self, _split: str) -> None: ...
+
+    def undrawn(self, _split: str) -> int:
+        return 0
 
     def recover(self) -> None: ...
 
@@ -136,7 +141,7 @@ def search(
 ) -> list[Any]:
     """Search or go on, verify, and say what was tried and chosen."""
     monkeypatch.setattr(loop, "calibrate", calibrate)
-    cost = SimpleNamespace(describe=lambda: "none", known=0, jobs=GROUPS, numbers=0)
+    cost = SimpleNamespace(describe=lambda: "none", known=0, jobs=GROUPS, numbers=0, trials=1.0)
     monkeypatch.setattr(loop, "calibration_cost", lambda *_: cost)
     with Store.open(database) as store:
         result = loop.run_search(evaluator, CANDIDATES, store, asked)  # type: ignore[arg-type]
@@ -147,7 +152,7 @@ def select(
     database: Path, evaluator: FakeEvaluator, asked: SearchSettings, *, verify: bool = False
 ) -> list[Any]:
     """Choose again as `workflows.select` does."""
-    with Store.open(database, for_reading=True, makes_again=verify) as store:
+    with Store.open(database) if verify else Store.read(database, makes_again=False) as store:
         kept = pick_study(
             list_optuna_studies(store, MODEL), Wanted(), model=MODEL, database=database
         )

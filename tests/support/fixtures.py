@@ -2,8 +2,8 @@
 and an Evaluator of that study.
 
 The pipeline has every kind of Linear that tiny-flux has, in two double and three single blocks,
-with random weights: its pictures mean nothing, but they change when a Linear is quantized. Scenes
-and networks come from `studies/tiny-flux/training`.
+with random weights: its pictures mean nothing, but they change when a Linear is quantized. Its
+autoencoder is narrow. Scenes and networks come from `studies/tiny-flux/training`.
 
 `tests/conftest.py` loads this module where tests run.
 """
@@ -30,8 +30,11 @@ from sensitivity.latency.timing import run_timing
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.search.calibration import choosing
 from sensitivity.search.calibration.jobs import EstimatorName
+from sensitivity.shapes.run import run_shapes
+from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.loading import load_spec
-from sensitivity.workflows import comparing, conclude
+from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows import comparing, conclude, plan, prepare
 
 from support.clip_pipelines import save_ltx2
 from support.media import changed
@@ -92,6 +95,28 @@ def judges_look_where_asked() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "Panel", panel)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shapes_known() -> Iterator[None]:
+    """Let a search or its plan not run a study without weights that was run so before, with the
+    same config files: most searches here are of one study. `tests/shapes` tests such runs.
+    """
+    known: dict[object, ShapeRun] = {}
+
+    def once(spec: StudySpec, **how: Any) -> ShapeRun:
+        folders = (spec.model.path, spec.model.config)
+        files = [file for folder in folders if folder for file in sorted(folder.rglob("*.json"))]
+        stamps = tuple((file, file.stat().st_mtime_ns) for file in files)
+        key = (spec.model_dump_json(), tuple(how.items()), stamps)
+        if key not in known:
+            known[key] = run_shapes(spec, **how)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, plan):
+            patch.setattr(module, "run_shapes", once)
         yield
 
 
@@ -197,6 +222,10 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         denoiser = pipe.transformer
         pipe.transformer = type(denoiser).from_config(
             {**denoiser.config, "num_layers": 2, "num_single_layers": 3}
+        )
+        # a third of the time that decoding takes with tiny-flux's own
+        pipe.vae = type(pipe.vae).from_config(
+            {**pipe.vae.config, "block_out_channels": (16, 32, 32)}
         )
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     pipe.to(dtype=torch.bfloat16).save_pretrained(folder)

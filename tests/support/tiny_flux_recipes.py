@@ -58,7 +58,6 @@ def changed(recipe: Recipe, formats: dict[str, str], **fields: Any) -> Recipe:
     """The recipe with other formats and fields."""
     data = recipe.model_dump(mode="json") | {"patterns": []} | fields
     data["layers"] |= formats
-    data["skip"] = [fqn for fqn, name in data["layers"].items() if name == "bf16"]
     return Recipe.from_mapping(data)
 
 

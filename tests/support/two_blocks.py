@@ -54,8 +54,9 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
         "note": "",
     }
     data: dict[str, Any] = {
-        "schema_version": "1.3",
+        "schema_version": "2.0",
         "name": "toy-mxfp8-b200",
+        "made": {"date": "2026-11-29", "command": "sensitivity search --model toy"},
         "model": {
             "id": "toy",
             "revision": None,
@@ -66,7 +67,6 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
             "weights": "pretrained",
         },
         "layers": dict(LAYERS),
-        "skip": ["blocks.0.down", "blocks.1.down"],
         "patterns": [{"pattern": "blocks.*.down", "reason": "costs quality"}],
         "latency": latency,
         "fidelity": {
@@ -112,6 +112,7 @@ def recipe_data(**changes: Any) -> dict[str, Any]:
             "trial": 7,
             "sampler": "sweep",
             "seed": 0,
+            "consumers": ["sglang"],
         },
         "choice": None,
         "verified": None,

@@ -9,7 +9,7 @@ import pytest
 
 from sensitivity.consumers.readers import READERS
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import PatternError, RecipeMismatchError
+from sensitivity.errors import PatternError, RecipeMismatchError, UserError
 from sensitivity.recipes.recipe import load_recipe
 from sensitivity.workflows.audit import AuditRequest, fixed_recipe, fixed_text, read_source
 from sensitivity.workflows.audit.auditing import audit_on
@@ -102,3 +102,18 @@ def test_json_has_everything(models: Any) -> None:
     assert set(data["fixed"]["skip"]) == {
         fqn for fqn, name in audit.fixed.formats.items() if name is BF16
     }
+
+
+def test_an_audit_is_shown_as_tables(models: Any) -> None:
+    """Its findings and its prices are rows; at a prompt it is one line."""
+    audit = audited(models("tiny-flux"), FAULTY["tiny-flux"])
+    found = audit.to_pandas()
+    assert list(found["message"]) == [finding.message for finding in audit.findings]
+    prices = audit.to_pandas("prices")
+    assert list(prices["speedup"]) == [row.estimate.speedup for row in audit.priced]
+    assert audit.to_text() == fixed_text(audit)
+    assert repr(audit).startswith("Audit(mine.txt on tiny-flux: ")
+    assert "\n" not in repr(audit)
+    assert "nothing.here" in audit._repr_html_()
+    with pytest.raises(UserError, match="`part` is 'price'; expected findings or prices"):
+        audit.to_pandas("price")

@@ -381,3 +381,16 @@ def test_a_function_is_run_only_when_that_is_allowed(models: Any, tmp_path: Path
     )
     assert len(audit.subject.quantized) == 495  # torchao's list and norm_out.linear
     assert of(audit, Kind.LOSS)
+
+
+def test_entries_may_be_given_in_python(tmp_path: Path) -> None:
+    """A list of texts is read as a file of them would be, and a path may be a `Path`."""
+    entries = ["*embed*", "proj_out"]
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join(entries) + "\n")
+    given, read = read_source(entries), read_source(path)
+    assert given.listed == read.listed
+    assert (given.name, given.form, given.text) == ("the list", "glob", read.text)
+    assert [
+        entry.text for entry in read_source(entries, form="substring").listed.entries
+    ] == entries

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import sensitivity
+from sensitivity.consumers.exporters import get_exporter
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import ConstraintError, FormatError, OutputError, RecipeMismatchError
+from sensitivity.errors import (
+    ConstraintError,
+    FormatError,
+    OutputError,
+    RecipeMismatchError,
+    StoreError,
+    UserError,
+)
 from sensitivity.fidelity.mean_curve import MeanCurve
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.loading import load_pipeline
@@ -26,7 +35,8 @@ from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.prepare import Prepared
 from sensitivity.workflows.report import collect_report, find_subject
-from sensitivity.workflows.requests import SearchRequest
+from sensitivity.workflows.requests import SearchRequest, SelectRequest
+from sensitivity.workflows.select import select_recipe
 
 from support.searches import BUDGET, essence
 
@@ -87,6 +97,37 @@ def test_the_recipe_says_how_it_was_named(whole: SearchOutcome) -> None:
         )
         assert (lpips.expected_mean, *lpips.ci95) == said
     assert whole.recipe.search.trial == (whole.chosen.number or None)
+
+
+def test_what_is_found_for_consumers_exports_to_them(
+    tiny_study: Path, runs: Path, tmp_path: Path
+) -> None:
+    """The recipe and every trial export to each consumer as they are; the recipe says for whom it
+    is, and why each pattern stays bf16; `select` finds the study by its consumers.
+    """
+    spec, consumers = load_spec(tiny_study), ("sglang", "comfyui")
+    paths = {"storage": tmp_path / "for.db", "cache_folder": runs / "references"}
+    request = SearchRequest(
+        budget=1, calibrated=False, consumers=("comfyui", "sglang"), command="a b", **paths
+    )
+    recipe = (outcome := find_recipe(spec, request)).recipe
+    assert recipe is not None
+    assert recipe.search.consumers == consumers
+    assert recipe.name.endswith("-for-sglang+comfyui")
+    assert recipe.made is not None
+    assert recipe.made.command == "a b"
+    reasons = {pattern.reason for pattern in recipe.patterns}
+    assert "sglang always runs it in bf16" in reasons
+    for trial in outcome.result.trials:
+        formats = outcome.prepared.candidates.decode(trial.choice)
+        for name in consumers:
+            assert get_exporter(name).export(recipe.model_copy(update={"layers": formats}))
+    wanted = Wanted(consumers=consumers)
+    again = select_recipe(spec, SelectRequest(wanted=wanted, verify=False, **paths)).recipe
+    assert again is not None
+    assert again.layers == recipe.layers
+    with pytest.raises(StoreError, match=r"expected one of\n.*`consumers` sglang `consumers` comf"):
+        select_recipe(spec, SelectRequest(wanted=Wanted(consumers=()), **paths))
 
 
 def test_several_formats_give_each_group_a_choice(
@@ -313,3 +354,44 @@ def test_a_search_keeps_pictures_for_its_report(
     assert {"bf16", "rule of thumb", whole.chosen.name} <= set(report.gallery.scenes[0].pictures)
     assert report.gallery.floor is not None
     assert report.gaps == {}
+
+
+def test_an_outcome_is_shown_by_its_trials(whole: SearchOutcome) -> None:
+    """At a prompt it is one line, in a notebook the front and what was verified, and in pandas a
+    row for each list, the fastest first, with the numbers of the trials.
+    """
+    assert whole.chosen is not None
+    assert repr(whole).startswith(f"SearchOutcome({whole.chosen.name}: ")
+    assert "\n" not in repr(whole)
+    frame = whole.to_pandas()
+    trials = {trial.name: trial for trial in whole.result.trials}
+    assert sorted(frame["skip-list"]) == sorted(trials)
+    assert frame["ms"].is_monotonic_increasing
+    for row in frame.to_dict("records"):
+        trial = trials[row["skip-list"]]
+        assert row["ms"] == trial.latency_s * 1e3
+        assert row["typical_lpips"] == trial.typical
+        assert row["on_front"] == (trial in whole.front)
+        assert (row["held_out_typical_lpips"] > 0) == (trial.index in whole.held_out)
+    assert list(frame[frame["chosen"]]["skip-list"]) == [whole.chosen.name]
+    html = whole._repr_html_()
+    assert all(f">{trial.name}</td>" in html for trial in whole.front)
+
+
+def test_what_was_found_can_be_reported_and_drawn(whole: SearchOutcome) -> None:
+    """A report of the outcome is that of its database, and its plots are pictures that a notebook
+    shows.
+    """
+    report = sensitivity.report(whole)
+    assert [trial.name for trial in report.trials] == [trial.name for trial in whole.result.trials]
+    assert sensitivity.plot_front(report)._repr_png_()[:4] == b"\x89PNG"
+    assert sensitivity.plot_layers(report)._repr_png_()[:4] == b"\x89PNG"
+    assert sensitivity.plot_pictures(report, most=1)._repr_jpeg_()[:2] == b"\xff\xd8"
+    assert list(report.to_pandas()["list"])[-1] == "none"
+    assert list(report.to_pandas("layers")["fqn"]) == [layer.fqn for layer in report.layers]
+    assert "all nvfp4" in set(report.to_pandas("against")["name"])
+    with pytest.raises(UserError, match="`part` is 'layer'; expected one of trials, layers"):
+        report.to_pandas("layer")
+    bare = report.model_copy(update={"trials": (), "recipe": {}})
+    with pytest.raises(UserError, match="nothing to draw; expected a search's trials"):
+        sensitivity.plot_front(bare)

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import resource
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -149,8 +150,8 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGINT in the fourth trial ends with exit code 1, no traceback, a front and a next step;
-    three trials stay and no recipe is written.
+    """SIGINT in the fourth trial ends with exit code 1, no traceback, a front, the count of what is
+    kept and the command that goes on; three trials stay and no recipe is written.
     """
     database, out = tmp_path / "stopped.db", tmp_path / "stopped.json"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -165,8 +166,9 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
     stdout, stderr = capsys.readouterr()
     assert ended.value.code == 1
     assert "interrupted" in stderr
-    assert "same command" in stderr
+    assert stderr.splitlines()[-1].endswith(f"the same command goes on: {shlex.join(command)}")
     assert "front of" in stdout
+    assert stdout.splitlines()[-1] == f"finished and kept: 3 of {BASELINES} baselines"
     assert not out.exists()
     assert states_of(database) == ["COMPLETE"] * 3 + ["FAIL"]
     outcome = continue_in_process(tiny_study, runs, database)

@@ -20,9 +20,10 @@ from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
 from sensitivity.search.trial_runner import MOST_FAILURES
 from sensitivity.search.trials import SearchEvents
+from sensitivity.search.work import SearchWork
 from sensitivity.workflows.prepare import Prepared
 
-from support.searches import NVFP4, Scorer, essence, states_of
+from support.searches import BASELINES, NVFP4, Scorer, essence, states_of
 
 
 @pytest.fixture(autouse=True)
@@ -293,6 +294,27 @@ def test_a_finished_study_scores_nothing(quick: Any) -> None:
     trials = quick(first, budget=5).trials
     assert quick(again, budget=5).trials == trials
     assert again.asked == []
+
+
+def test_the_work_is_counted_before_it_begins(prepared: Prepared, quick: Any) -> None:
+    """Trials and baselines that are done, pictures of a trial, and the most that is verified; a
+    search that is continued says what is left.
+    """
+    plans: list[SearchWork] = []
+    for budget in (2, 5, 5):
+        quick(Scorer(), budget=budget, events=SearchEvents(planned=plans.append))
+    splits = prepared.evaluator.spec.prompts
+    assert {work.prompts for work in plans} == {len(splits.search)}
+    assert {work.held_out for work in plans} == {len(splits.held_out)}
+    assert [(work.trials, work.trials_done, work.trials_left) for work in plans] == [
+        (2, 0, 2),
+        (5, 2, 3),
+        (5, 5, 0),
+    ]
+    assert [work.baselines_done for work in plans] == [0, BASELINES, BASELINES]
+    assert {work.baselines for work in plans} == {BASELINES}
+    assert [work.lists for work in plans] == [2 + BASELINES - 1, *[5 + BASELINES - 1] * 2]
+    assert plans[0].pictures_of_verification == plans[0].lists * len(splits.held_out)
 
 
 def test_another_seed_is_another_study_that_reads_known_scores(

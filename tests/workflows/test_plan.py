@@ -35,6 +35,7 @@ from sensitivity.spec.loading import load_spec
 from sensitivity.spec.overrides import with_net, with_prompts, with_random_weights
 from sensitivity.spec.prompts import read_prompts
 from sensitivity.workflows import plan as planning
+from sensitivity.workflows import run_seconds
 from sensitivity.workflows.find import find_recipe
 from sensitivity.workflows.plan import plan_search
 from sensitivity.workflows.requests import SearchRequest
@@ -158,7 +159,7 @@ def test_verify_draws_a_random_recipe_again(
         ],
     )
     assert result.exit_code == 0, result.output
-    assert "(the same)" in result.stdout
+    assert "every prompt has the LPIPS that the recipe" in result.stdout
     assert "RANDOM weights" in result.output
 
 
@@ -254,7 +255,7 @@ def test_a_plan_follows_the_price_model_where_it_knows_the_gpu(
     """
     spec = load_spec(bare_study)
     here = describe_environment("cpu") | {"device": "NVIDIA H100 80GB HBM3"}
-    monkeypatch.setattr(planning, "describe_environment", lambda _device: here)
+    monkeypatch.setattr(run_seconds, "describe_environment", lambda _device: here)
     monkeypatch.setattr("sensitivity.workflows.requests.check_device", lambda _device: None)
     monkeypatch.setattr("sensitivity.workflows.sizing.free_bytes", lambda _device: 80 * 10**9)
     plan = plan_search(spec, SearchRequest(budget=10, device="cuda"))
@@ -269,7 +270,7 @@ def test_a_plan_says_which_prompts_were_read(
     """The column, what was left out and the first prompts are in the plan, its JSON and its table,
     where brackets are no markup; prompts that a study states have no file.
     """
-    monkeypatch.setattr(planning, "_seconds_of_run", lambda *_: (1.0, "a test"))
+    monkeypatch.setattr(planning, "seconds_of_run", lambda *_: (1.0, "a test"))
     (tmp_path / "table.csv").write_text(
         "Prompts,Category\n" + "\n".join(f'"a fox, {i} [/b]",x' for i in range(9))
     )
@@ -295,8 +296,8 @@ def test_a_plan_guesses_from_a_gemm_elsewhere(
     """For a denoiser that is too large or too slow to be timed, FLOPs are divided by the rate of a
     GEMM, and the plan says that it is a guess.
     """
-    monkeypatch.setattr(planning, bound, 0)
-    monkeypatch.setattr(planning, "_gemm_flops_per_s", lambda _device: 1e9)
+    monkeypatch.setattr(run_seconds, bound, 0)
+    monkeypatch.setattr(run_seconds, "_gemm_flops_per_s", lambda _device: 1e9)
     plan = plan_search(load_spec(bare_study), SearchRequest(budget=10))
     assert "a guess" in plan.source
     run = planning.run_shapes(load_spec(bare_study), batch_size=3).table.run

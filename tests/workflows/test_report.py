@@ -90,16 +90,19 @@ def test_a_recipe_alone_makes_a_report(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_subject_that_is_not_there_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A missing recipe, a study that was never searched, and a database of others are named."""
+    """A missing recipe, a study that was never searched, and a database of others are named, the
+    last one while a process has it, too.
+    """
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"none\.json"):
         find_subject("none.json")
     with pytest.raises(StoreError, match="expected the database of a search"):
         find_subject("tiny-flux")
     path = recipe_of().save(tmp_path / "mine.json")
-    with Store.open(tmp_path / "other.db"):
-        pass
-    with pytest.raises(StoreError, match="holds no study"):
+    with (
+        Store.open(tmp_path / "other.db"),
+        pytest.raises(StoreError, match="holds no study"),
+    ):
         find_subject(path, storage=tmp_path / "other.db")
 
 

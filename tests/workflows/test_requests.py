@@ -1,10 +1,14 @@
-"""What a request says of arithmetic and kernels."""
+"""What a request says of arithmetic and kernels, and which texts it takes."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import FormatError
+from sensitivity.errors import FormatError, UserError
+from sensitivity.search.proposers import SamplerName
 from sensitivity.search.settings import SearchSettings
 from sensitivity.workflows.requests import SearchRequest
 
@@ -49,3 +53,41 @@ def test_a_study_is_chosen_from_as_it_was_drawn(
     """Studies of earlier versions, which did not say, emulated all but FP8."""
     kept = SearchSettings(formats=formats, target="b200", budget=8, emulate=emulate)
     assert kept.keeps_to_emulation is expected
+
+
+def test_texts_ask_for_the_same_search() -> None:
+    """Texts, lists and enums make equal requests, and so the same study."""
+    texts: dict[str, Any] = {
+        "formats": ["nvfp4"],
+        "arithmetic": "eager",
+        "sampler": "knapsack",
+        "granularity": "group",
+        "storage": "a.db",
+    }
+    typed = SearchRequest(
+        formats=(NVFP4,),
+        arithmetic=Arithmetic.EAGER,
+        sampler=SamplerName.KNAPSACK,
+        storage=Path("a.db"),
+    )
+    assert SearchRequest(**texts) == typed
+    assert SearchRequest(**texts | {"formats": "nvfp4"}) == typed
+    assert repr(typed) == "SearchRequest(storage='a.db', arithmetic='eager')"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("formats", "NVFP4 "),
+        ("formats", ["bf16"]),
+        ("arithmetic", "fast"),
+        ("sampler", "knap"),
+        ("granularity", "groups"),
+        ("latency", "guessed"),
+        ("runtime", "torch"),
+    ],
+)
+def test_an_unknown_text_is_refused(field: str, value: Any) -> None:
+    """The message names the field, or what it holds, and what is expected."""
+    with pytest.raises(UserError, match="expected"):
+        SearchRequest(**{field: value})

@@ -3,17 +3,18 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sensitivity.errors import ConstraintError, StoreError
+from sensitivity.errors import ConstraintError, InUseError, StoreError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.generating import MediaGenerator
 from sensitivity.models.media import Media
-from sensitivity.search.store import assignment_key
+from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.spec.loading import load_spec
 from sensitivity.workflows.conclude import SearchOutcome
@@ -71,7 +72,8 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     missing = {t.index for t in outcome.winner.shortlist} - set(whole.held_out)
     assert generated == ["held_out"] * len(missing)
     assert missing
-    assert any(f"{len(missing)} to compute ({3 * len(missing)} pictures)" in text for text in said)
+    cost = f"{len(missing)} to draw ({3 * len(missing)} pictures, about"
+    assert any(cost in text for text in said)
     assert outcome.result.trials == whole.result.trials
     generated.clear()
     assert select_recipe(load_spec(tiny_study), request).recipe == outcome.recipe
@@ -86,7 +88,8 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With `verify` False no picture is generated: a first choice without a held-out score is
-    passed over, and without any score nothing is named.
+    passed over, and without any score nothing is named. A process that has the database is no
+    hindrance, as it is for who would write.
     """
     monkeypatch.setattr(MediaGenerator, "generate", no_pictures)
     assert whole.winner is not None
@@ -120,7 +123,10 @@ def test_selecting_without_verification_names_only_what_has_a_held_out_score(
         [t for t in whole.winner.shortlist if t.index != whole.winner.first.index],
     )
     forget(first)
-    outcome = select_recipe(load_spec(tiny_study), request)
+    with Store.open(tmp_path / "copy.db"):
+        outcome = select_recipe(load_spec(tiny_study), request)
+        with pytest.raises(InUseError, match="or turn `verify` off, which reads what is there"):
+            select_recipe(load_spec(tiny_study), replace(request, verify=True))
     assert outcome.recipe is not None
     assert outcome.recipe.choice is not None
     assert outcome.recipe.choice.passed_over == (first.name,)

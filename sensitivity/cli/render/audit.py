@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sensitivity.cli.flags import name_flags
-from sensitivity.cli.render.tables import compare_table, make_table
+from sensitivity.cli.render.priced import compare_table
+from sensitivity.cli.render.tables import FittedTable, Names, number, words
 from sensitivity.core.format_name import Source, quantized
 from sensitivity.workflows.audit.wording import some_roles
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from sensitivity.workflows.audit.result import Audit
 
 STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
-SHOWN, SHOWN_ROLES, SHOWN_SHAPES = 8, 3, 6
+SHOWN, SHOWN_SHAPES = 8, 6
 TABLED = ("quantized-at-a-loss", "skipped-for-nothing", "sensitive-quantized")
 """Kinds whose shapes are shown."""
 
 
 def audit_report(audit: "Audit") -> Lines:
-    """The whole report, readable at 100 columns."""
+    """The whole report."""
     parts: list[RenderableType] = [_heading(audit)]
     parts += [Text(note, style="yellow") for note in audit.notes]
     if audit.findings:
-        parts.append(_findings_table(audit.findings, audit.priced[0].estimate.source))
+        parts += ["", _findings_table(audit.findings, audit.priced[0].estimate.source)]
     for finding in audit.findings:
         if finding.kind.value in TABLED and finding.rows:
-            parts.append(_shapes_table(finding, audit))
-    parts.append(compare_table(audit.priced))
+            parts += ["", _shapes_table(finding, audit)]
+    parts += ["", compare_table(audit.priced), ""]
     changes = "; ".join(audit.fixed.changes)
     parts.append(Text(f"fixed, it would be: {changes}" if changes else "nothing to fix"))
     if audit.scale is not None:
@@ -74,11 +74,11 @@ def _formats(audit: "Audit") -> str:
     return ", ".join(dict.fromkeys(name.value for name in used)) or "none"
 
 
-def _findings_table(findings: Sequence["Finding"], source: Source) -> Table:
+def _findings_table(findings: Sequence["Finding"], source: Source) -> FittedTable:
     """A row a finding; of one kind and severity the first `SHOWN`."""
-    columns = ("", "left"), ("finding", "left"), (f"what (seconds are {source})", "left")
-    table = make_table(*columns, title="")
-    table.title = None
+    table = FittedTable(
+        words(""), words("finding", least=20), words(f"what (seconds are {source})", least=24)
+    )
     totals = Counter((finding.severity, finding.kind) for finding in findings)
     seen: Counter[tuple[Severity, Kind]] = Counter()
     for finding in findings:
@@ -102,17 +102,17 @@ def _clipped(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _shapes_table(finding: "Finding", audit: "Audit") -> Table:
+def _shapes_table(finding: "Finding", audit: "Audit") -> FittedTable:
     """The finding's Linears by shape, with the roles that have it."""
     first = audit.priced[0].estimate
-    table = make_table(
-        ("M", "right"),
-        ("K", "right"),
-        ("N", "right"),
-        ("Linears", "right"),
-        ("calls", "right"),
-        ("gain ms", "right"),
-        ("roles", "left"),
+    table = FittedTable(
+        number("M"),
+        number("K"),
+        number("N"),
+        number("Linears"),
+        number("calls", drop=1),
+        number("gain ms"),
+        words("roles", drop=2, least=20),
         title=(
             f"{finding.kind.value}: gain in a run, {first.source} for {first.target}, batch"
             f" {first.batch_size}"
@@ -130,7 +130,7 @@ def _shapes_table(finding: "Finding", audit: "Audit") -> Table:
             str(sum(row.linears for row in rows)),
             str(sum(row.calls for row in rows)),
             f"{sum(row.gain_s for row in rows) * 1e3:+.2f}",
-            some_roles((row.role for row in rows), SHOWN_ROLES),
+            Names((row.role for row in rows), some_roles),
         )
     if len(ordered) > SHOWN_SHAPES:
         rest = [row for _, rows in ordered[SHOWN_SHAPES:] for row in rows]

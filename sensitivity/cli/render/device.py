@@ -4,39 +4,36 @@ import time
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from sensitivity.cli.render.progress import Bar
+from sensitivity.cli.render.tables import FittedTable, number, words
 from sensitivity.latency.targets.target_file import TargetFile
 from sensitivity.latency.targets.target_list import ListedTarget
 
+PEAKS = ("bf16", "fp8", "mxfp8", "nvfp4")
+"""The formats that a GPU may have a peak for."""
 _PLAIN_EVERY_S = 15.0
 
 
-def devices_table(targets: Sequence[ListedTarget]) -> Table:
+def devices_table(targets: Sequence[ListedTarget]) -> FittedTable:
     """One row a GPU."""
-    table = Table(
-        "target",
-        "capability",
-        "bf16 / fp8 / mxfp8 / nvfp4 (dense TFLOP/s)",
-        "TB/s",
-        "GB",
-        "SMs",
-        "kernel constants",
-        "measured shapes",
-        box=None,
+    table = FittedTable(
+        words("target"),
+        number("capability", drop=3),
+        *(number(name) for name in PEAKS),
+        number("TB/s"),
+        number("GB"),
+        number("SMs", drop=1),
+        words("kernel constants", drop=4, least=13),
+        number("measured shapes", drop=2),
+        title="GPUs that can be priced; the formats' columns are dense TFLOP/s",
     )
     for target in targets:
-        peaks = " / ".join(
-            f"{target.peaks_flops_per_s[name] / 1e12:.0f}"
-            if name in target.peaks_flops_per_s
-            else "-"
-            for name in ("bf16", "fp8", "mxfp8", "nvfp4")
-        )
+        peaks = target.peaks_flops_per_s
         table.add_row(
             target.name,
             target.capability,
-            peaks,
+            *(f"{peaks[name] / 1e12:.0f}" if name in peaks else "-" for name in PEAKS),
             f"{target.bandwidth_bytes_per_s / 1e12:.2f}",
             f"{target.memory_bytes / 1e9:.0f}",
             str(target.sm_count),

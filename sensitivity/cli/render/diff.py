@@ -8,7 +8,7 @@ from collections import Counter
 from rich.console import Group as Lines
 from rich.text import Text
 
-from sensitivity.cli.render.tables import make_table
+from sensitivity.cli.render.tables import FittedTable, number, words
 from sensitivity.core.words import printable
 from sensitivity.recipes.differences import RecipeDiff, Side
 from sensitivity.workflows.nearest import Nearest
@@ -50,13 +50,13 @@ def _changes(diff: RecipeDiff) -> Lines:
         if priced
         else "not priced"
     )
-    rows = make_table(
-        ("role", "left"),
-        ("blocks", "left"),
-        ("Linears", "right"),
-        ("A", "left"),
-        ("B", "left"),
-        ("B saves ms", "right"),
+    rows = FittedTable(
+        words("role", least=20),
+        words("blocks"),
+        number("Linears"),
+        words("A"),
+        words("B"),
+        number("B saves ms"),
         title=f"{sum(len(change.fqns) for change in diff.changes)} Linears differ; {where}",
     )
     for change in diff.changes:

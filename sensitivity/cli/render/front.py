@@ -9,12 +9,13 @@ from rich.console import Group as Lines
 from rich.text import Text
 
 from sensitivity.cli.render.judges import distance_words
-from sensitivity.cli.render.tables import at_scale, make_table
+from sensitivity.cli.render.priced import at_scale
+from sensitivity.cli.render.tables import FittedTable, number, words
 from sensitivity.core.format_name import quantized
 from sensitivity.fidelity.alike import letters_of_alike
 from sensitivity.fidelity.flips import FlipRule
 from sensitivity.fidelity.score import MetricValues, Score
-from sensitivity.fidelity.words import interval_words, lpips_words
+from sensitivity.fidelity.words import bounds_words, lpips_words
 from sensitivity.search.native_rounding import NativeRounding
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.workflows.conclude import SearchOutcome
@@ -34,34 +35,52 @@ def front_table(outcome: SearchOutcome) -> Lines:
     )
     alike = dict(zip((trial.index for trial in front), letters, strict=True))
     shortlist = {t.index for t in outcome.winner.shortlist} if outcome.winner is not None else set()
-    has_sound = any(trial.score.audio is not None for trial in shown)
-    rows = make_table(
-        ("", "left"),
-        ("skip-list", "left"),
-        ("quantized", "right"),
-        ("ms a run", "right"),
-        ("speedup", "right"),
-        ("typical", "right"),
-        ("flips", "right"),
-        *[("sound", "right")] * has_sound,
-        ("alike", "left"),
-        ("held-out typical [95 %]", "right"),
-        ("mean [95 %]", "right"),
-        ("flips", "right"),
-        *[("sound", "right")] * has_sound,
+    rows = FittedTable(
+        words("", least=3),
+        words("skip-list", least=14),
+        number("quantized", drop=3),
+        number("ms a run", drop=2),
+        number("speedup"),
+        number("typical"),
+        number("flips", drop=4, called="flips of the search prompts"),
+        number("sound", drop=6),
+        words("alike", drop=7),
+        number("held-out typical"),
+        number("[95 %]", drop=8, called="intervals of typical"),
+        number("mean", drop=5),
+        number("[95 %]", drop=1, called="intervals of mean"),
+        number("flips"),
+        number("sound", drop=6, called="held-out sound"),
         title=_title(outcome, net=shown[0].score.net if shown else ""),
+        in_json=False,
     )
     for trial in shown:
         is_chosen = outcome.chosen is not None and trial.index == outcome.chosen.index
         marks = ("*", trial.index in alike), ("+", trial.index in shortlist), (">", is_chosen)
         rows.add_row(
             "".join(mark for mark, holds in marks if holds),
-            *_cells(outcome, trial, alike.get(trial.index, ""), has_sound=has_sound),
+            *_cells(outcome, trial, alike.get(trial.index, "")),
             style="bold green" if is_chosen else ("" if trial.index in alike else "dim"),
         )
     return Lines(
         rows, *(Text(line, style="dim") for line in _legend(outcome, shown, len(shortlist)))
     )
+
+
+def front_words(outcome: SearchOutcome) -> str:
+    """How many skip-lists that quantize something are on the front, and its ends, as a line."""
+    none = outcome.prepared.candidates.none_quantized
+    members = [trial for trial in outcome.front if trial.choice != none]
+    if not members:
+        return "bf16 alone: no list that quantizes anything is faster"
+    ends = [members[-1], *([members[0]] if len(members) > 1 else [])]
+    reach = " to ".join(
+        f"{outcome.prepared.candidates.bf16_s / trial.latency_s:.3f}x at"
+        f" LPIPS {lpips_words(trial.typical)}"
+        for trial in ends
+    )
+    lists = "list" if len(members) == 1 else "lists"
+    return f"{len(members)} {lists}, {reach} on the search prompts"
 
 
 def _shown(outcome: SearchOutcome) -> list[ScoredTrial]:
@@ -85,9 +104,7 @@ def _title(outcome: SearchOutcome, *, net: str) -> str:
     )
 
 
-def _cells(
-    outcome: SearchOutcome, trial: ScoredTrial, letters: str, *, has_sound: bool
-) -> list[str]:
+def _cells(outcome: SearchOutcome, trial: ScoredTrial, letters: str) -> list[str]:
     """The row of a skip-list, but for its marks."""
     candidates, held = outcome.prepared.candidates, outcome.held_out.get(trial.index)
     return [
@@ -97,21 +114,23 @@ def _cells(
         f"{candidates.bf16_s / trial.latency_s:.3f}x",
         lpips_words(trial.typical),
         _share(outcome.rules.flips(trial.score), trial.score),
-        *[_mean(trial.score.audio)] * has_sound,
+        _mean(trial.score.audio),
         letters,
         *_held_out(outcome, held),
-        *[_mean(held.audio if held else None)] * has_sound,
+        _mean(held.audio if held else None),
     ]
 
 
-def _held_out(outcome: SearchOutcome, held: Score | None) -> tuple[str, str, str]:
+def _held_out(outcome: SearchOutcome, held: Score | None) -> tuple[str, str, str, str, str]:
     """Typical and mean LPIPS with intervals, and flips; "" where there is no score."""
     if held is None:
-        return "", "", ""
+        return "", "", "", "", ""
     said = outcome.rules.summarize(held)
     return (
-        interval_words(said.typical, said.typical_ci95),
-        interval_words(said.mean, said.mean_ci95),
+        lpips_words(said.typical),
+        bounds_words(said.typical_ci95),
+        lpips_words(said.mean),
+        bounds_words(said.mean_ci95),
         _share(said.flips, held),
     )
 

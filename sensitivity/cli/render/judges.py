@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.console import Group as Lines
 from rich.text import Text
 
-from sensitivity.cli.render.tables import make_table
+from sensitivity.cli.render.tables import FittedTable, four_digits, number, words
 from sensitivity.core.words import printable
 from sensitivity.fidelity.score import JudgeValues, Score
 from sensitivity.workflows.conclude import SearchOutcome
@@ -24,10 +24,13 @@ def judge_table(outcome: SearchOutcome) -> Lines | None:
     known = {name: values for score in scores.values() for name, values in score.judges.items()}
     if not known:
         return None
-    table = make_table(
-        ("", "left"),
-        ("skip-list", "left"),
-        *((_heading(name, values), "right") for name, values in known.items()),
+    table = FittedTable(
+        words(""),
+        words("skip-list", least=14),
+        *(
+            number(_heading(name, values), drop=len(known) - i)
+            for i, (name, values) in enumerate(known.items())
+        ),
         title="what other judges say of the held-out pictures (mean)",
     )
     for trial in sorted(trials, key=lambda t: (t.latency_s, t.typical)):
@@ -60,7 +63,7 @@ def judge_lines(score: Score) -> Iterator[str]:
 
 def _heading(name: str, values: JudgeValues) -> str:
     unit = f" {values.unit}" if values.unit else ""
-    return f"{printable(name)}{unit} {'↑' if values.higher_is_better else '↓'}"
+    return f"{printable(name)}{'↑' if values.higher_is_better else '↓'}{unit}"
 
 
 def _basis(values: JudgeValues) -> str:
@@ -75,4 +78,4 @@ def _cell(values: JudgeValues | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else four_digits(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group as Lines
 from rich.text import Text
 
-from sensitivity.cli.render.tables import make_table
+from sensitivity.cli.render.tables import FittedTable, four_digits, number, words
 from sensitivity.core.words import printable
 
 if TYPE_CHECKING:
@@ -73,30 +73,30 @@ def runs_table(
         seconds: the heading of the seconds.
         shapes: the speedups that the sum of shapes gives, by name.
     """
-    rows = make_table(
-        ("skip-list", "left"),
-        ("quantized", "right"),
-        (seconds, "right"),
-        ("spread", "right"),
-        ("speedup [90 %]", "right"),
-        *([("from shapes", "right")] if shapes else []),
-        ("held GB", "right"),
-        ("compiling s", "right"),
+    rows = FittedTable(
+        words("skip-list", least=14),
+        number("quantized"),
+        number(seconds),
+        number("spread", drop=3),
+        number("speedup [90 %]"),
+        number("from shapes", drop=4),
+        number("held GB", drop=2),
+        number("compiling s", drop=1),
         title=title,
     )
     for run in runs:
-        by_shapes = [_times((shapes or {}).get(run.name))] if shapes else []
+        by_shapes = _times((shapes or {}).get(run.name))
         quantized = f"{len(run.formats)}/{linears}"
         if run.failure:
-            rows.add_row(run.name, quantized, "failed", "", "", *by_shapes, "", "", style="yellow")
+            rows.add_row(run.name, quantized, "failed", "", "", by_shapes, "", "", style="yellow")
             continue
         rows.add_row(
             run.name,
             quantized,
-            f"{run.seconds:.4g}",
+            four_digits(run.seconds),
             f"{run.spread:.1%}",
             ratio_words(run.ratio),
-            *by_shapes,
+            by_shapes,
             f"{run.peak_bytes / 1e9:.2f}",
             f"{run.compile_s:.0f}",
         )

@@ -11,7 +11,7 @@ from rich.console import Group as Lines
 from rich.style import Style
 from rich.text import Text
 
-from sensitivity.cli.render.tables import make_table
+from sensitivity.cli.render.tables import FittedTable, number, words
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import block_of
 from sensitivity.core.words import and_more
@@ -24,13 +24,13 @@ CELL = 3  # columns of the terminal a block takes
 
 def sensitivity_table(rows: Sequence[Sensitivity], *, title: str, most: int) -> Lines:
     """The `most` most sensitive groups, the largest share of damage first."""
-    table = make_table(
-        ("group", "left"),
-        ("format", "left"),
-        ("error", "right"),
-        ("share of damage", "right"),
-        ("saved ms", "right"),
-        ("share per saved ms", "right"),
+    table = FittedTable(
+        words("group", least=24),
+        words("format"),
+        number("error", drop=1),
+        number("share of damage"),
+        number("saved ms"),
+        number("share per saved ms", drop=2),
         title=title,
     )
     for row in rows[:most]:
@@ -114,9 +114,13 @@ def _map_lines(
     lines = []
     for start in range(0, len(indices), fit):
         shown = indices[start : start + fit]
-        heading = Text(f"{_tail_of(kind or 'outside blocks', labels):<{labels}} ", style="bold")
-        heading.append("".join(f"{index:>{CELL}}" for index in shown))
-        lines.append(heading)
+        name = kind or "outside blocks"
+        if len(name) > labels:
+            lines.append(Text(name, style="bold"))
+            name = ""
+        numbers = "".join(f"{index:>{CELL}}" for index in shown)
+        if name or numbers.strip():
+            lines.append(Text(f"{name:<{labels}} {numbers}", style="bold"))
         for role, cells in roles.items():
             line = Text(f"{role:<{labels}} ")
             for index in shown:
@@ -129,10 +133,6 @@ def _map_lines(
                 )
             lines.append(line)
     return lines
-
-
-def _tail_of(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(width - 1, 0)] + "~"
 
 
 def _cell(error: float | None, exists: bool, largest: float) -> Text:

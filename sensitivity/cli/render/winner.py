@@ -1,52 +1,44 @@
-"""The winner of a search in words: what it costs and gains, and how it was chosen."""
+"""The winner of a search in words: its seconds, how it was chosen, and what to know of it.
 
-from sensitivity.cli.render.front import anchor_words
-from sensitivity.cli.render.tables import at_scale
+The verdict itself is `render.verdict`.
+"""
+
+from sensitivity.cli.render.priced import at_scale
 from sensitivity.core.words import and_more
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.summary import ScoreSummary
-from sensitivity.fidelity.typical import Ratio
 from sensitivity.recipes.records import Latency
 from sensitivity.search.front import Constraints
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import Winner
 from sensitivity.workflows.conclude import SearchOutcome
 
-THUMB = "rule of thumb"
-"""The label of the baseline that people use today."""
 MAX_PROMPTS = 3
 """Prompts that flipped which are named in a line."""
 MAX_PROMPT = 60
 """Characters of a prompt in a line."""
 
 
-def winner_lines(outcome: SearchOutcome) -> list[str]:
-    """The winner, its pictures, what it is beside others, and how it was chosen; [] where there is
-    none.
-    """
-    recipe, chosen, winner = outcome.recipe, outcome.chosen, outcome.winner
-    if recipe is None or chosen is None or winner is None:
+def note_lines(outcome: SearchOutcome) -> list[str]:
+    """What to know of the winner's seconds, and which lists could not be timed."""
+    recipe, winner = outcome.recipe, outcome.winner
+    if recipe is None or winner is None:
         return []
-    held = outcome.held_out[chosen.index]
-    said = outcome.rules.summarize(held)
-    prompts = () if recipe.fidelity is None else recipe.fidelity.lpips.prompts
+    runs = () if outcome.times is None else outcome.times.runs
     return [
-        f"chosen: {chosen.name}, {latency_words(recipe.latency)};"
-        f" {len(recipe.skip)} of {len(recipe.layers)} Linears stay bf16",
-        f"held-out {said.words} {outcome.prepared.evaluator.execution.words}"
-        f"{_anchor(outcome)}{beside_lpips_words(held)}",
-        *flip_lines(said, prompts),
-        *_against(outcome, winner),
-        _how(winner, chosen, prompts=len(held.per_prompt)),
         *_about_seconds(recipe.latency, outcome.untimed, winner.constraints),
-        *_rule_of_thumb(outcome, winner, chosen),
+        *(f"{run.name} was not timed: {run.failure}" for run in runs if run.failure),
     ]
 
 
-def _anchor(outcome: SearchOutcome) -> str:
-    """LPIPS of another seed, in brackets; "" where it is not known."""
-    words = anchor_words(outcome.rules.flip_rule)
-    return f" ({words})" if words else ""
+def how_chosen(outcome: SearchOutcome) -> str:
+    """The rule, what the search prompts chose, and what the held-out prompts changed; "" where
+    there is no winner.
+    """
+    winner, chosen = outcome.winner, outcome.chosen
+    if winner is None or chosen is None:
+        return ""
+    return _how(winner, chosen, prompts=len(outcome.held_out[chosen.index].per_prompt))
 
 
 def flip_lines(said: ScoreSummary, prompts: tuple[str, ...]) -> list[str]:
@@ -60,60 +52,6 @@ def flip_lines(said: ScoreSummary, prompts: tuple[str, ...]) -> list[str]:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_PROMPT else f"{text[: MAX_PROMPT - 3]}..."
-
-
-def ratio_words(ratio: Ratio) -> str:
-    """A ratio with its interval: "0.49 [0.39, 0.61]"."""
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
-
-
-def _against(outcome: SearchOutcome, winner: Winner) -> list[str]:
-    """The winner's typical LPIPS as a multiple of each baseline's, as a line."""
-    ratios = {
-        trial.name: ratio
-        for trial in outcome.result.trials
-        if trial.label not in ("", "none") and (ratio := winner.ratio_to(trial)) is not None
-    }
-    if not ratios:
-        return []
-    names = sorted(ratios, key=lambda name: name != THUMB)
-    words = [f"{ratio_words(ratios[name])} of {_whose(name)}" for name in names]
-    return [f"its typical LPIPS, prompt by prompt: {', '.join(words)}"]
-
-
-def _whose(name: str) -> str:
-    """The LPIPS of a baseline: "the rule of thumb's", "that of all nvfp4"."""
-    return f"the {name}'s" if name == THUMB else f"that of {name}"
-
-
-def _rule_of_thumb(outcome: SearchOutcome, winner: Winner, chosen: ScoredTrial) -> list[str]:
-    """What people do today, as a line; [] where it is the winner or has no held-out score."""
-    thumb = next((t for t in outcome.result.trials if t.label == THUMB), None)
-    if thumb is None or thumb.index == chosen.index or thumb.index not in winner.held_out:
-        return []
-    floor, ratio = outcome.native_rounding, winner.ratio_to(thumb)
-    near = (
-        floor is not None
-        and ratio is not None
-        and ratio.value > 0
-        and max(ratio.value, 1 / ratio.value) - 1 < floor.change
-    )
-    return [
-        f"rule of thumb: {_speedup_words(outcome, thumb)}, held-out {winner.said(thumb).words}"
-        + (", which differs by less than native rounding" if near else "")
-    ]
-
-
-def _speedup_words(outcome: SearchOutcome, trial: ScoredTrial) -> str:
-    """A trial's speedup: end to end if it was timed so, else by the sum of shapes; and of what."""
-    runs = () if outcome.times is None else outcome.times.runs
-    run = next((run for run in runs if run.name == trial.name and not run.failure), None)
-    whole = f"{outcome.prepared.candidates.bf16_s / trial.latency_s:.3f}x of a whole run"
-    if run is None or outcome.times is None:
-        return whole
-    if outcome.times.whole:
-        return f"{run.ratio.value:.3f}x of a whole run"
-    return f"{run.ratio.value:.3f}x of the denoiser's calls, {whole}"
 
 
 def latency_words(latency: Latency) -> str:

@@ -56,14 +56,18 @@ EXPORTERS: Mapping[str, type[Exporter]] = MappingProxyType(
 """{name: exporter class}."""
 
 
-def get_exporter(name: str) -> Exporter:
-    """The exporter called `name` in its default form; construct its class for another form.
+def get_exporter(name: str, *, form: str = "") -> Exporter:
+    """The exporter called `name`.
+
+    Args:
+        name: of the consumer, such as "torchao".
+        form: one of its forms, such as "filter-fn"; "" is its first.
 
     Raises:
-        RecipeError: there is none; the message has the closest name.
+        RecipeError: there is none, or it has no such form; the message has the closest names.
     """
     if name in EXPORTERS:
-        return EXPORTERS[name]()
+        return EXPORTERS[name](form=form)
     hint = did_you_mean(
         name.lower().replace("_", "-"), EXPORTERS, otherwise="name one of them", cutoff=0.4
     )

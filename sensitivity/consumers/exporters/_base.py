@@ -18,23 +18,18 @@ it.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sensitivity.consumers.limits import Limits
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.patterns import is_fqn
-from sensitivity.core.words import and_more, some
+from sensitivity.core.words import and_more
 from sensitivity.errors import PatternError, RecipeError
 from sensitivity.recipes.recipe import Recipe
-
-PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
-"""The formats from the coarsest to the finest.
-
-A format that a consumer lacks is replaced by one that comes after it here.
-"""
 
 CALIBRATED = (
     "it scales nvfp4's activations by one number a tensor from calibration; this tool's nvfp4"
@@ -48,7 +43,7 @@ class Exporter(ABC):
     """Writes recipes for one consumer.
 
     Subclasses give `name`, `forms`, `render` and `assign`. Where the consumer has limits they also
-    give `formats`, `max_formats` and `fused`.
+    give `formats`, `max_formats` and `limits`.
 
     Attributes:
         form: one of `forms`; "" is the first.
@@ -97,31 +92,19 @@ class Exporter(ABC):
         del recipe, text
         return ()
 
-    def fused(self, recipe: Recipe) -> Sequence[Sequence[str]]:
-        """The groups of Linears, by FQN, that the consumer runs as one, and so in one format."""
-        del recipe
-        return ()
+    def limits(self, tree: ModelTree) -> Limits:
+        """What the consumer asks of the formats of a model's Linears."""
+        return Limits(
+            consumer=self.name,
+            form=self.form,
+            formats=self.formats,
+            max_formats=self.max_formats,
+            classes=", ".join(dict.fromkeys(tree.classes.values())),
+        )
 
     def obstacles(self, recipe: Recipe) -> list[str]:
         """Why the consumer cannot express this recipe, one sentence each; none if it can."""
-        used = quantized_formats(recipe)
-        found = [
-            f"it has no {name}, which"
-            f" {some(fqn for fqn, fmt in recipe.layers.items() if fmt == name)} should get"
-            for name in used
-            if name not in self.formats
-        ]
-        if len(used) > self.max_formats:
-            found.append(
-                f"its file names {self.max_formats} quantized format(s), and the recipe has"
-                f" {len(used)} ({', '.join(used)})"
-            )
-        found += [
-            f"it gives these {len(family)} Linears one format: {_differing(recipe, family)}"
-            for family in self.fused(recipe)
-            if len({recipe.layers[fqn] for fqn in family}) > 1
-        ]
-        return found
+        return self.limits(tree_of(recipe, recipe.layers)).obstacles(recipe.layers)
 
     def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
         """{FQN: format} of the nearest recipe that the consumer can express.
@@ -129,23 +112,13 @@ class Exporter(ABC):
         No Linear gets a coarser format than the recipe gives it. A format that the consumer lacks
         is replaced by the next finer one that it has. Where the recipe has more formats than the
         consumer takes, the coarsest are replaced. Linears that the consumer runs as one take the
-        finest format among them.
+        finest format among them. What the consumer never quantizes becomes bf16.
 
         Raises:
-            RecipeError: the consumer does not know the model, so no recipe is near.
+            RecipeError: the consumer does not know the model, so no recipe is near; or it quantizes
+                Linears that should stay bf16.
         """
-        layers = {
-            fqn: next(f for f in PRECISION[PRECISION.index(fmt) :] if f in self.formats)
-            for fqn, fmt in recipe.layers.items()
-        }
-        used = [name for name in PRECISION if name.is_quantized and name in layers.values()]
-        while len(used) > self.max_formats:
-            coarsest = used.pop(0)
-            layers = {fqn: used[0] if fmt is coarsest else fmt for fqn, fmt in layers.items()}
-        for family in self.fused(recipe):
-            finest = max((layers[fqn] for fqn in family), key=PRECISION.index)
-            layers.update(dict.fromkeys(family, finest))
-        return layers
+        return self.limits(tree_of(recipe, recipe.layers)).nearest(recipe.layers)
 
     def export(self, recipe: Recipe, *, allow_random_weights: bool = False) -> str:
         """The text for the consumer, proved on the recipe's own FQNs.
@@ -232,12 +205,3 @@ def indented_json(value: Any) -> str:
 def one_or_all(recipe: Recipe, parts: Mapping[str, Any]) -> Any:
     """The one part of a recipe for one denoiser; {component: part} of a recipe for several."""
     return dict(parts) if recipe.model.components else next(iter(parts.values()))
-
-
-def _differing(recipe: Recipe, family: Sequence[str]) -> str:
-    """The Linears of a family with their formats; of a large one, the first of each format."""
-    shown = family
-    if len(family) > 8:
-        firsts = {recipe.layers[fqn]: fqn for fqn in reversed(family)}
-        shown = sorted(firsts.values(), key=list(family).index)
-    return ", ".join(f"{fqn} ({recipe.layers[fqn]})" for fqn in shown)

@@ -1,8 +1,8 @@
 """How does a diffusers pipeline load already quantized as the recipe says? With a
 `PipelineQuantizationConfig` for its denoisers: the object of `to_diffusers`, or one of three texts:
 
-- `python` (default) defines `quantization_config()`, with `TorchAoConfig(FqnToConfig(...))`, which
-  matches exact FQNs. It needs diffusers 0.42, and the code checks that: older releases do not
+- `python` (default) defines `quantization_config()`, with `TorchAoConfig(FqnToConfig(...))`, and
+  `load_pipeline()`. It needs diffusers 0.42, and the code checks that: older releases do not
   resolve its names;
 - `json` is the same as {component: `TorchAoConfig.to_dict()`}, for `TorchAoConfig.from_dict`;
 - `modules-to-not-convert` is Python for diffusers 0.37 and newer, for one quantized format:
@@ -10,20 +10,19 @@
   (`proj_out` skips 39 Linears of FLUX). The text has the shortest list that hits exactly the bf16
   Linears (`exporters.substrings`).
 
-    from flux_recipe import quantization_config
-    pipeline = FluxPipeline.from_pretrained(
-        model_id, quantization_config=quantization_config(), dtype=torch.bfloat16
-    )
+    from flux_recipe import load_pipeline
+    pipeline = load_pipeline()            # `from_pretrained` with `quantization_config()`
 
-The config quantizes the recipe's components and changes no other component. diffusers never
-quantizes Linears whose name contains a part of their class's `_keep_in_fp32_modules`: a recipe that
-quantizes one is refused, and the nearest recipe leaves them in bf16. How diffusers reads a list is
-in `readers.diffusers`. diffusers is imported inside functions only.
+A role of several blocks is one `re:` key, which spells out the blocks' numbers
+(`exporters.exact_targets`). The config quantizes the recipe's components and changes no other
+component. diffusers never quantizes Linears whose name contains a part of their class's
+`_keep_in_fp32_modules`: a recipe that quantizes one is refused, and the nearest recipe leaves them
+in bf16. How diffusers reads a list is in `readers.diffusers`. It is imported inside functions only.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sensitivity.consumers.exporters._base import (
@@ -33,19 +32,27 @@ from sensitivity.consumers.exporters._base import (
     tree_of,
 )
 from sensitivity.consumers.exporters._header import describe
-from sensitivity.consumers.exporters._python import MSLK, read_constants, write_constant
+from sensitivity.consumers.exporters._python import (
+    MSLK,
+    pattern_line,
+    read_constants,
+    write_configs,
+    write_layers,
+)
+from sensitivity.consumers.exporters.exact_targets import counted_targets
 from sensitivity.consumers.exporters.substrings import exact_substrings
 from sensitivity.consumers.exporters.torchao import (
     fqn_to_config_dicts,
     fqn_to_configs,
     native_config_dicts,
 )
+from sensitivity.consumers.limits import Limits
+from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
 from sensitivity.consumers.readers.diffusers import kept_in_fp32
 from sensitivity.consumers.rules import hits
 from sensitivity.core.format_name import FormatName, quantized, skipped
-from sensitivity.core.words import some
 from sensitivity.errors import RecipeError
 from sensitivity.recipes.recipe import Recipe
 
@@ -58,9 +65,9 @@ _HEAD = """\
 {header}
 
 import importlib.util
-import json
 
 import diffusers
+import torch
 from torchao.core.config import config_from_dict
 {imports}
 """
@@ -68,32 +75,40 @@ from torchao.core.config import config_from_dict
 _CODE = '''
 
 def quantization_config():
-    """For {pipeline}.from_pretrained(..., quantization_config=quantization_config(), \
-{dtype}=torch.bfloat16)."""
+    """What DiffusionPipeline.from_pretrained(..., quantization_config=...) takes."""
     if tuple(int(part) for part in diffusers.__version__.split(".")[:2]) < {minimum}:
         raise RuntimeError(
-            f"found diffusers {{diffusers.__version__}}; expected {dotted} or newer, since older \
-ones misread it; pip install -U diffusers"
+            f"found diffusers {{diffusers.__version__}}; expected {dotted} or newer, since older"
+            " ones misread it; pip install -U diffusers"
         )
     if "nvfp4" in CONFIGS and not _has_mslk():
         CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
     configs = {{name: config_from_dict(config) for name, config in CONFIGS.items()}}
     mapping = {{}}
 {mapping}
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping) if mapping else None
+
+
+def load_pipeline({model}, **options):
+    """The {pipeline}, quantized while it is loaded."""
+    return diffusers.DiffusionPipeline.from_pretrained(
+        model,{revision}
+        quantization_config=quantization_config(),
+        {dtype}=torch.bfloat16,
+        **options,
+    )
 '''
 
 _EXACT = """\
     for component, layers in LAYERS.items():
-        keys = {fqn: configs.get(name) for name, fqns in layers.items() for fqn in fqns}  \
-# bf16 has no config: None
-        mapping[component] = diffusers.TorchAoConfig(FqnToConfig(keys))
-    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)"""
+        keys = {key: configs[name] for key, name in layers.items()}
+        mapping[component] = diffusers.TorchAoConfig(FqnToConfig(keys))"""
 
 _PARTS = """\
     for component, skip in SKIP.items():
         for config in configs.values():  # there is one
-            mapping[component] = diffusers.TorchAoConfig(config, modules_to_not_convert=list(skip))
-    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping) if mapping else None"""
+            own = diffusers.TorchAoConfig(config, modules_to_not_convert=list(skip))
+            mapping[component] = own"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +133,25 @@ class DiffusersExporter(Exporter):
             return indented_json(_exact_configs(fqn_to_config_dicts(recipe)))
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
         header = "\n".join(f"# {line}" for line in describe(recipe))
-        constants = write_constant("CONFIGS", configs)
+        constants = write_configs(configs)
         if self.form == SUBSTRINGS:
             imports = ""
             constants += _write_substrings(recipe)
         else:
             imports = "from torchao.quantization import FqnToConfig\n"
-            constants += write_constant("LAYERS", _layers(recipe), "component -> format -> Linears")
+            constants += write_layers(_layers(recipe), "what is not here stays bf16")
         return _HEAD.format(header=header, imports=imports) + constants + self._code(recipe)
 
     def _code(self, recipe: Recipe) -> str:
         """The code behind the constants."""
         for_older = self.form == SUBSTRINGS
         minimum = MIN_FOR_SUBSTRINGS if for_older else MIN_DIFFUSERS
+        model, is_hub = recipe.model, "/" in recipe.model.id
+        has_revision = is_hub and model.revision and not model.revision.startswith("sha256:")
         code = _CODE.format(
-            pipeline=recipe.model.pipeline_class,
+            pipeline=model.pipeline_class,
+            model=f"model={model.id!a}" if is_hub else "model",
+            revision=f"\n        revision={model.revision!a}," if has_revision else "",
             dtype="torch_dtype" if for_older else "dtype",
             minimum=minimum,
             dotted=".".join(map(str, minimum)),
@@ -162,8 +181,8 @@ class DiffusersExporter(Exporter):
             }
         configs, layers = read_constants(text, "CONFIGS", "LAYERS", code=self._code(recipe))
         keys = {
-            component: {fqn: configs.get(name) for name, own in formats.items() for fqn in own}
-            for component, formats in layers.items()
+            component: {key: configs[name] for key, name in own.items()}
+            for component, own in layers.items()
         }
         return _exact_configs(
             {
@@ -172,18 +191,20 @@ class DiffusersExporter(Exporter):
             }
         )
 
-    def obstacles(self, recipe: Recipe) -> list[str]:
-        """Those of every exporter, and quantized Linears that diffusers keeps in fp32."""
-        return super().obstacles(recipe) + [
-            f"it never quantizes what {recipe.model.classes[component]}._keep_in_fp32_modules names"
-            f" ({', '.join(parts)}), and the recipe quantizes {some(fqns)}"
-            for component, (parts, fqns) in _kept_but_quantized(recipe).items()
-        ]
-
-    def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
-        """The nearest formats of every exporter, with bf16 for what diffusers keeps in fp32."""
-        kept = [fqn for _, fqns in _kept_but_quantized(recipe).values() for fqn in fqns]
-        return super().nearest(recipe) | dict.fromkeys(kept, FormatName.BF16)
+    def limits(self, tree: ModelTree) -> Limits:
+        """What diffusers keeps in fp32 is never quantized."""
+        kept: dict[str, str] = {}
+        for component, kind in tree.classes.items():
+            inside = {
+                tree.inside(fqn): fqn for fqn in tree.fqns if tree.component_of(fqn) == component
+            }
+            parts = kept_in_fp32(kind)
+            why = f"{kind}._keep_in_fp32_modules names {', '.join(parts)}"
+            for part in parts:
+                kept |= {inside[name]: why for name in hits("dotted-substring", part, inside)}
+        return replace(
+            super().limits(tree), kept={fqn: kept[fqn] for fqn in tree.fqns if fqn in kept}
+        )
 
 
 def to_diffusers(recipe: Recipe, *, allow_random_weights: bool = False) -> Any:
@@ -215,28 +236,16 @@ def to_diffusers(recipe: Recipe, *, allow_random_weights: bool = False) -> Any:
     return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)
 
 
-def _kept_but_quantized(recipe: Recipe) -> dict[str, tuple[tuple[str, ...], list[str]]]:
-    """{component: (parts of names, FQNs)} of Linears that the recipe quantizes and diffusers does
-    not.
-    """
-    found = {}
-    several = bool(recipe.model.components)
-    for component, layers in recipe.layers_by_component.items():
-        parts = kept_in_fp32(recipe.model.classes[component])
-        kept = frozenset[str]().union(*(hits("dotted-substring", part, layers) for part in parts))
-        names = [fqn for fqn in quantized(layers) if fqn in kept]
-        if names:
-            found[component] = (parts, [f"{component}.{fqn}" if several else fqn for fqn in names])
-    return found
-
-
-def _layers(recipe: Recipe) -> dict[str, dict[str, list[str]]]:
-    """{component: {format: FQNs}}."""
-    layers: dict[str, dict[str, list[str]]] = {}
+def _layers(recipe: Recipe) -> dict[str, list[str]]:
+    """{component: the lines of `LAYERS`, a key with its format each} of what is quantized."""
+    found: dict[str, list[str]] = {}
     for component, formats in recipe.layers_by_component.items():
-        for fqn, name in formats.items():
-            layers.setdefault(component, {}).setdefault(name.value, []).append(fqn)
-    return layers
+        for name in dict.fromkeys(quantized(formats).values()):
+            own = [fqn for fqn, fmt in formats.items() if fmt is name]
+            found.setdefault(component, []).extend(
+                pattern_line(key, f': "{name}",', count) for key, count in counted_targets(own)
+            )
+    return found
 
 
 def _write_substrings(recipe: Recipe) -> str:

@@ -17,14 +17,33 @@ from sensitivity.core.words import format_indices
 
 def exact_targets(fqns: Iterable[str]) -> list[tuple[str, str]]:
     """(target, reason) of targets that match exactly `fqns`; a plain name has no reason."""
+    return [
+        _regex_of(before, after, names) if len(names) > 1 else (next(iter(names.values())), "")
+        for (before, after), names in _roles(fqns).items()
+    ]
+
+
+def counted_targets(fqns: Iterable[str]) -> list[tuple[str, int]]:
+    """(target, how many Linears it matches) of the same targets."""
+    counts = map(len, _roles(fqns := list(fqns)).values())
+    return [(target, count) for (target, _), count in zip(exact_targets(fqns), counts, strict=True)]
+
+
+def counted_regexes(fqns: Iterable[str]) -> list[tuple[str, int]]:
+    """The same as regular expressions for `re.fullmatch`."""
+    return [
+        (target[4:-1] if target.startswith("re:") else re.escape(target), count)
+        for target, count in counted_targets(fqns)
+    ]
+
+
+def _roles(fqns: Iterable[str]) -> dict[tuple[str, str], dict[str, str]]:
+    """{(before the first index, after it): {index: FQN}}."""
     roles: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for fqn in fqns:
         before, index, after = _split(fqn)
         roles[before, after][index] = fqn
-    return [
-        _regex_of(before, after, names) if len(names) > 1 else (next(iter(names.values())), "")
-        for (before, after), names in roles.items()
-    ]
+    return roles
 
 
 def _split(fqn: str) -> tuple[str, str, str]:

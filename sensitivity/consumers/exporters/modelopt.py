@@ -29,8 +29,8 @@ they differ, and `quant-cfg` says it in a comment. How the consumer reads lists 
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -44,6 +44,8 @@ from sensitivity.consumers.exporters._base import (
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters.attention_families import attention_families
+from sensitivity.consumers.limits import Limits
+from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers.modelopt import ModelOptReader
 from sensitivity.consumers.readers.modelopt_quantizers import LINEAR, QUANTIZERS
@@ -103,9 +105,12 @@ class ModelOptExporter(Exporter):
         """What the reader makes of the text."""
         return ModelOptReader().read(text).assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
 
-    def fused(self, recipe: Recipe) -> Sequence[Sequence[str]]:
-        """q, k and v of each attention in `hf-quant-config`; `mtq.quantize` fuses nothing."""
-        return attention_families(recipe.layers) if self.form == "hf-quant-config" else ()
+    def limits(self, tree: ModelTree) -> Limits:
+        """In `hf-quant-config`, q, k and v of each attention are one; `mtq.quantize` fuses
+        nothing.
+        """
+        fused = attention_families(tree.fqns) if self.form == "hf-quant-config" else ()
+        return replace(super().limits(tree), fused=fused)
 
 
 def _python(recipe: Recipe) -> str:

@@ -19,16 +19,18 @@ Source: SGLang 0.5.23.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sensitivity.consumers.exporters._base import indented_json, one_or_all, tree_of
+from sensitivity.consumers.exporters._base import indented_json, one_or_all
 from sensitivity.consumers.exporters._served import ServedExporter
+from sensitivity.consumers.limits import Limits
+from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.sglang import PACKED_PARTS, SglangReader
-from sensitivity.consumers.rules import hit_as_parts
+from sensitivity.consumers.rules import others_hit_as_parts
+from sensitivity.consumers.served_names import served_names
 from sensitivity.core.format_name import FormatName, quantized
-from sensitivity.core.words import some
 from sensitivity.recipes.recipe import Recipe
 
 GROUP_SIZE = 16
@@ -54,38 +56,22 @@ class SglangExporter(ServedExporter):
         """The reader of both forms."""
         return SglangReader()
 
-    def obstacles(self, recipe: Recipe) -> list[str]:
-        """Those of every server, and quantized Linears that entries for others hit as well."""
-        found = super().obstacles(recipe)
-        hit = [] if found else self._also_hit(recipe, recipe.layers)
-        return found + [
-            f"its list, which matches parts of names, would keep {some(hit)} in bf16 as well"
-        ] * bool(hit)
-
-    def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
-        """The nearest formats for every server, with bf16 for what entries for others hit."""
-        layers = super().nearest(recipe)
-        while hit := self._also_hit(recipe, layers):
-            layers |= dict.fromkeys(hit, FormatName.BF16)
-        return layers
-
-    def _also_hit(self, recipe: Recipe, layers: Mapping[str, FormatName]) -> list[str]:
-        """The quantized Linears that entries for bf16 ones hit, under the rule of `arguments`."""
-        if self.form != "arguments":
-            return []
-        tree = tree_of(recipe, recipe.layers)
-        found: list[str] = []
-        for component in recipe.model.classes:
-            own = {
-                fqn: name
-                for fqn, name in self.served(recipe).items()
-                if name and tree.component_of(fqn) == component
-            }
-            others = {name for fqn, name in own.items() if layers[fqn].is_quantized}
-            entries = {name for fqn, name in own.items() if not layers[fqn].is_quantized}
-            hit = hit_as_parts(entries, others)
-            found += [fqn for fqn, name in own.items() if name in hit]
-        return found
+    def limits(self, tree: ModelTree) -> Limits:
+        """Those of every server; and in `arguments`, what entries for others hit as well."""
+        limits = super().limits(tree)
+        if self.form != "arguments" or limits.unknown:
+            return limits
+        named: dict[tuple[str, str], list[str]] = {}
+        for fqn, name in served_names(self.name, tree).items():
+            if name:
+                named.setdefault((tree.component_of(fqn), name), []).append(fqn)
+        kept_with: dict[str, list[str]] = {}
+        for component in {component for component, _ in named}:
+            names = {name for own, name in named if own == component}
+            for name, others in others_hit_as_parts(names).items():
+                hit = [fqn for other in others for fqn in named[component, other]]
+                kept_with |= dict.fromkeys(named[component, name], hit)
+        return replace(limits, kept_with=kept_with)
 
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""

@@ -13,9 +13,9 @@ A recipe for several denoisers becomes one `FqnToConfig` for each, under the com
 {"transformer": {...}, "transformer_2": {...}}.
 
 `filter-fn` is Python, because `quantize_` takes one config a call. It defines `LAYERS` (component
--> format -> Linears to quantize), `config(format)`, and a filter function for each component and
-format. With one component and one format the function is called `filter_fn`. A Linear that the
-recipe does not know stays bf16.
+-> format -> regular expressions of the Linears to quantize), `config(format)`, and a filter
+function for each component and format. With one component and one format the function is called
+`filter_fn`. A Linear that the recipe does not know stays bf16.
 
     from recipe import config, filter_fn
     quantize_(pipeline.transformer, config("nvfp4"), filter_fn=filter_fn)
@@ -44,7 +44,14 @@ from sensitivity.consumers.exporters._base import (
     tree_of,
 )
 from sensitivity.consumers.exporters._header import describe
-from sensitivity.consumers.exporters._python import MSLK, read_constants, write_constant
+from sensitivity.consumers.exporters._python import (
+    MSLK,
+    pattern_line,
+    read_constants,
+    write_configs,
+    write_layers,
+)
+from sensitivity.consumers.exporters.exact_targets import counted_regexes
 from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
@@ -56,7 +63,7 @@ _HEAD = """\
 {header}
 
 import importlib.util
-import json
+import re
 
 from torch import nn
 from torchao.core.config import config_from_dict
@@ -76,7 +83,8 @@ _FILTER = '''
 
 def {name}(module, fqn):
     """quantize_(pipeline.{component}, config("{format}"), filter_fn={name})"""
-    return isinstance(module, nn.Linear) and fqn in LAYERS["{component}"]["{format}"]
+    patterns = "|".join(LAYERS["{component}"]["{format}"])
+    return isinstance(module, nn.Linear) and re.fullmatch(patterns, fqn) is not None
 '''
 
 
@@ -94,8 +102,9 @@ class TorchaoExporter(Exporter):
         layers = _linears_by_format(recipe)
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
         header = "\n".join(f"# {line}" for line in describe(recipe))
-        constants = write_constant("CONFIGS", configs) + write_constant(
-            "LAYERS", layers, "component -> format -> Linears to quantize"
+        constants = write_configs(configs) + write_layers(
+            {component: _lines(own) for component, own in layers.items()},
+            "component -> format -> Linears to quantize, for re.fullmatch",
         )
         return _HEAD.format(header=header) + constants + _functions(layers)
 
@@ -108,10 +117,10 @@ class TorchaoExporter(Exporter):
         (configs,) = read_constants(text, "CONFIGS", code=_functions(layers))
         formats = {name: format_of(config, name) for name, config in configs.items()}
         entries = tuple(
-            Entry(text=fqn, rule="fqn", format=formats[name], component=component)
+            Entry(text=pattern, rule="regex-full", format=formats[name], component=component)
             for component, own in layers.items()
             for name, chosen in own.items()
-            for fqn in chosen
+            for pattern in chosen
         )
         listed = ConsumerList(consumer=self.name, entries=entries, default=FormatName.BF16)
         return listed.assign(tree, quantized=other)
@@ -188,6 +197,18 @@ def _linears_by_format(recipe: Recipe) -> dict[str, dict[str, list[str]]]:
         for fqn, name in quantized(formats).items():
             own.setdefault(name.value, []).append(fqn)
     return found
+
+
+def _lines(layers: Mapping[str, Iterable[str]]) -> list[str]:
+    """The lines of one component in `LAYERS`: for each format its regular expressions."""
+    lines = []
+    for name, fqns in layers.items():
+        lines.append(f'"{name}": [')
+        lines += [
+            f"    {pattern_line(regex, ',', count)}" for regex, count in counted_regexes(fqns)
+        ]
+        lines.append("],")
+    return lines
 
 
 def _functions(layers: Mapping[str, Mapping[str, Iterable[str]]]) -> str:

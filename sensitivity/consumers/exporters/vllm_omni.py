@@ -1,35 +1,45 @@
-"""How does vLLM-Omni serve a model quantized as the recipe says? With a `quantization_config` whose
-`ignored_layers` are what stays bf16.
+"""How does vLLM-Omni serve a model quantized as the recipe says? With a `quantization_config` that
+lists what stays bf16. There are two forms, one for each format:
+
+- `json`, for fp8: `ignored_layers` of weights in bf16, which are quantized when they are loaded;
+- `checkpoint`, for nvfp4: the `quantization_config` in the `config.json` of a checkpoint that
+  ModelOpt wrote, with `ignore`. It describes weights that were quantized with the same list
+  (exporter `modelopt`).
 
     text = get_exporter("vllm-omni").export(recipe)
 
     Omni(model=MODEL, quantization_config=json.loads(text))
 
-The server takes the same text as its option `diffusion-quantization-config`.
+The server takes the first text as its option `diffusion-quantization-config`.
 
-The weights are bf16, and are quantized when they are loaded. vLLM-Omni's online formats for
-diffusion on NVIDIA GPUs with such a list are fp8 and int8, and we have no int8. Its mxfp8 is for
-NPU and XPU only. Its nvfp4 needs a checkpoint that ModelOpt wrote (exporter `modelopt`). Its fp8
-scales each weight as a whole, ours each row; the reader's notes say so. Much of a model is never
-quantized there: all modulation, all embedders, and all of FLUX.1's double-stream blocks.
+vLLM-Omni's other online formats for diffusion are int8, which we do not have, and mxfp8, for NPU
+and XPU only. Its fp8 scales each weight as a whole, ours each row; the reader's notes say so. Much
+of a model is never quantized there: all modulation, all embedders, and all of FLUX.1's
+double-stream blocks.
 
-The object has one config for each component where there are several denoisers, and for FLUX.2
-[dev], whose text encoder would otherwise be quantized as well.
+An entry of `ignore` hits every name that it is a part of, unless it is a shell pattern. So a name
+that is part of another one is written as a pattern that matches itself alone: `[p]roj_out`.
+
+The object has one config for each component where there are several denoisers; in `json` also for
+FLUX.2 [dev], whose text encoder would otherwise be quantized as well.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sensitivity.consumers.exporters._base import indented_json, one_or_all
+from sensitivity.consumers.exporters._base import CALIBRATED, indented_json, one_or_all
 from sensitivity.consumers.exporters._served import ServedExporter
+from sensitivity.consumers.limits import Limits
+from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import Reader
 from sensitivity.consumers.readers.vllm_omni import KLEIN_NOTE, VllmOmniReader
-from sensitivity.consumers.served_names import NAMELESS
+from sensitivity.consumers.served_names import NAMELESS, served_names
 from sensitivity.core.format_name import FormatName
-from sensitivity.core.words import some
-from sensitivity.errors import RecipeError
 from sensitivity.recipes.recipe import Recipe
+
+GROUP_SIZE = 16
+"""Values that share a scale in NVFP4."""
 
 PER_COMPONENT = ("Flux2Pipeline",)
 """Pipelines whose other components are quantized as well if the config names no component.
@@ -43,9 +53,17 @@ class VllmOmniExporter(ServedExporter):
     """JSON of a `quantization_config`, or of one for each component."""
 
     name: ClassVar[str] = "vllm-omni"
-    forms: ClassVar[Mapping[str, str]] = {"json": ".vllm-omni.json"}
-    formats: ClassVar[frozenset[FormatName]] = frozenset({FormatName.BF16, FormatName.FP8})
+    forms: ClassVar[Mapping[str, str]] = {
+        "json": ".vllm-omni.json",
+        "checkpoint": ".vllm-omni.json",
+    }
     max_formats: ClassVar[int] = 1
+
+    @property
+    def formats(self) -> frozenset[FormatName]:  # type: ignore[override]
+        """The one format that the form is for, and bf16."""
+        own = FormatName.NVFP4 if self.form == "checkpoint" else FormatName.FP8
+        return frozenset({FormatName.BF16, own})
 
     @property
     def reader(self) -> Reader:
@@ -53,43 +71,27 @@ class VllmOmniExporter(ServedExporter):
         return VllmOmniReader()
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
-        """The reader's notes, without the one about the pipeline, which a recipe names."""
-        return tuple(note for note in super().notes(recipe, text) if note != KLEIN_NOTE)
-
-    def obstacles(self, recipe: Recipe) -> list[str]:
-        """Those of every server, and bf16 Linears that have no name, so that no list keeps them."""
-        unnamed = [] if self._unknown(recipe) else self._unnamed_bf16(recipe, recipe.layers)
-        return [f"it gives {some(unnamed)} no name, so that no list keeps them in bf16"] * bool(
-            unnamed
-        ) + super().obstacles(recipe)
-
-    def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
-        """The nearest formats of every server.
-
-        Raises:
-            RecipeError: the names of the recipe's class are not known, or Linears without a name
-                should stay bf16.
+        """The reader's notes, without the one about the pipeline, which a recipe names; and how
+        ModelOpt's nvfp4 differs.
         """
-        layers = super().nearest(recipe)
-        if unnamed := self._unnamed_bf16(recipe, layers):
-            raise RecipeError(
-                f"found no recipe near {recipe.name!r} for {self.name}: it quantizes"
-                f" {some(unnamed)} all together or, without a quantization_config, not at all, as"
-                " they have no names there; expected them quantized: use another exporter"
-            )
-        return layers
+        own = (CALIBRATED,) if FormatName.NVFP4 in recipe.layers.values() else ()
+        return own + tuple(note for note in super().notes(recipe, text) if note != KLEIN_NOTE)
 
-    def _unnamed_bf16(self, recipe: Recipe, layers: Mapping[str, FormatName]) -> list[str]:
-        """The bf16 Linears without a name."""
-        served = self.served(recipe)
-        return [
-            fqn
-            for fqn, name in layers.items()
-            if name is FormatName.BF16 and served[fqn] == NAMELESS
-        ]
+    def limits(self, tree: ModelTree) -> Limits:
+        """Those of every server, and Linears that have no name, so that no list keeps them."""
+        limits = super().limits(tree)
+        if limits.unknown:
+            return limits
+        served = served_names(self.name, tree)
+        return replace(
+            limits, unnamed=tuple(fqn for fqn, name in served.items() if name == NAMELESS)
+        )
 
     def render(self, recipe: Recipe) -> str:
         """The JSON text, indented."""
+        if self.form == "checkpoint":
+            configs = {name: self._checkpoint(recipe, name) for name in recipe.model.classes}
+            return indented_json(one_or_all(recipe, configs))
         parts: dict[str, Any] = {
             component: {
                 "method": "fp8",
@@ -101,3 +103,18 @@ class VllmOmniExporter(ServedExporter):
         if recipe.model.pipeline_class in PER_COMPONENT:
             return indented_json(parts)
         return indented_json(one_or_all(recipe, parts))
+
+    def _checkpoint(self, recipe: Recipe, component: str) -> dict[str, Any]:
+        """`quantization_config` of a component's `config.json`."""
+        kept, chosen = self.bf16_names(recipe, component), self.quantized_names(recipe, component)
+        alone = [f"[{name[0]}]{name[1:]}" if _is_part(name, chosen) else name for name in kept]
+        return {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "group_size": GROUP_SIZE,
+            "ignore": alone if chosen else ["*"],
+        }
+
+
+def _is_part(name: str, others: Iterable[str]) -> bool:
+    return any(name in other for other in others)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sensitivity.fidelity.judges._base import Judge
 from sensitivity.fidelity.judges.legibility import asked_words
 
-INSTALL = "pip install 'sensitivity[judges]'"
+INSTALL = "pip install scikit-image flip-evaluator cvvdp rapidocr onnxruntime"
 """Installs the packages of all judges."""
 
 

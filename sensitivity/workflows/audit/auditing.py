@@ -11,12 +11,14 @@ prices are predicted unless `latency` makes another model of them (`shape_table.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import PatternError, SensitivityError
 from sensitivity.latency.pricer import MakeLatency, PricedList, latency_model
@@ -24,6 +26,7 @@ from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.recipes.recipe import load_recipe
 from sensitivity.search.store import default_storage
 from sensitivity.shapes.by_hand import rule_of_thumb
+from sensitivity.spec.loading import spec_of
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.audit import blocks, gains, host, other_runs, sensitive
@@ -45,8 +48,8 @@ OtherRuns = Mapping[str, AuditedModel | Finding]
 ORDER = tuple(Severity)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditRequest:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class AuditRequest(ShortRepr):
     """What is audited.
 
     Attributes:
@@ -61,6 +64,8 @@ class AuditRequest:
         vary: whether other batch sizes and prompt lengths are looked at.
         options: changes to the study's run.
     """
+
+    _changes_only = True
 
     source: Source
     format: FormatName = FormatName.NVFP4
@@ -79,8 +84,8 @@ class AuditRequest:
 
 
 def audit_list(
-    spec: StudySpec,
-    request: AuditRequest,
+    model: StudySpec | str | os.PathLike[str],
+    request: AuditRequest | Source,
     *,
     say: Say = silent,
     latency: MakeLatency | None = None,
@@ -88,8 +93,8 @@ def audit_list(
     """Audit a list on a study's model.
 
     Args:
-        spec: the study; it is derived where only its model is known.
-        request: the list, and how it is audited.
+        model: the study, or what `resolve_spec` takes; it is derived where only its model is known.
+        request: the list, and how it is audited; a list alone is audited with every default.
         say: called with each step as it begins.
         latency: makes the model that prices each run; by default the predicted one prices.
 
@@ -103,7 +108,8 @@ def audit_list(
     from sensitivity.shapes.deriving import derive_study
     from sensitivity.shapes.run import with_options
 
-    spec = derive_study(with_options(spec, request.options))
+    request = AuditRequest(source=request) if isinstance(request, Source) else request
+    spec = derive_study(with_options(spec_of(model), request.options))
     _check_formats(spec, request)
     say(f"profiling {spec.name}")
     how: dict[str, Any] = {
@@ -112,7 +118,7 @@ def audit_list(
         "latency": latency,
         "formats": () if latency is None else priced_formats(request),
     }
-    model = audited_model(spec, **how)
+    audited = audited_model(spec, **how)
     others: dict[str, AuditedModel | Finding] = {}
     for words, other in (other_runs.other_studies(spec) if request.vary else {}).items():
         say(f"profiling {spec.name} {words}")
@@ -120,7 +126,7 @@ def audit_list(
             others[words] = audited_model(other, **how)
         except SensitivityError as error:
             others[words] = other_runs.unprofiled(words, error)
-    return audit_on(model, request, others)
+    return audit_on(audited, request, others)
 
 
 def priced_formats(request: AuditRequest) -> tuple[FormatName, ...]:

@@ -10,8 +10,10 @@ list of strings is read too (`bare_lists`).
 """
 
 import dataclasses
+import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from sensitivity.consumers.readers.safetensors_lists import (
 from sensitivity.core.format_name import FormatName, parse_format
 from sensitivity.core.json_files import parse_json
 from sensitivity.core.outside_files import NAME_LIST, decode_text, read_bytes, reason
+from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.words import printable
 from sensitivity.errors import PatternError, RecipeError, UserError
 from sensitivity.recipes.recipe import Recipe
@@ -35,6 +38,8 @@ from sensitivity.workflows.audit.bare_lists import config_of
 CONSUMERS = tuple(name for name in READERS if name not in (*PLAIN_RULES, FilterFnReader.name))
 """The forms that are a consumer's config."""
 RECIPE = "recipe"
+IN_PYTHON = "the list"
+"""What a list is called whose entries are given in Python."""
 """The form of a recipe; it is none of `READERS`."""
 _SPACE = "\ufeff \t\r\n"
 _PYTHON = re.compile(r"^(?:import \w|from [\w.]+ import |def \w+\()", re.MULTILINE)
@@ -47,8 +52,8 @@ SGLANG_NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Source(ShortRepr):
     """A list that was read.
 
     Attributes:
@@ -67,7 +72,7 @@ class Source:
 
 
 def read_source(
-    source: str,
+    source: str | os.PathLike[str] | Sequence[str],
     *,
     form: str | None = None,
     allow_code: bool = False,
@@ -76,7 +81,8 @@ def read_source(
     """Read a list.
 
     Args:
-        source: a path, "-" for standard input, or `module:function` with the form "filter-fn".
+        source: a path, "-" for standard input, or `module:function` with the form "filter-fn"; or
+            the entries themselves, as a list of texts.
         form: a name of `consumers.readers.READERS`, or "recipe"; None guesses.
         allow_code: whether a function may be imported and run.
         format: of the config that a bare list stands in.
@@ -87,6 +93,8 @@ def read_source(
         UserError: code is allowed for a form that runs none.
     """
     format = parse_format(format)
+    entries = None if isinstance(source, str | os.PathLike) else "\n".join(source) + "\n"
+    source = os.fspath(source) if isinstance(source, str | os.PathLike) else IN_PYTHON
     if form == FilterFnReader.name:
         function = FilterFnReader(allow_code=allow_code).read(source)
         return Source(name=source, form=form, guessed=False, listed=function)
@@ -97,7 +105,7 @@ def read_source(
         )
     name = "standard input" if source == "-" else Path(source).name
     reader = None if form in (None, RECIPE) else get_reader(str(form))
-    text = _text(source)
+    text = _text(source) if entries is None else entries
     guessed = form is None
     try:
         if form == RECIPE or (guessed and _is_recipe(text)):

@@ -13,7 +13,8 @@ from typing import Any
 
 from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import PatternError
+from sensitivity.core.record_tables import RecordTable
+from sensitivity.errors import PatternError, UserError
 from sensitivity.latency import ShapeScale
 from sensitivity.latency.pricer import PricedList
 from sensitivity.recipes.recipe import Recipe
@@ -83,6 +84,71 @@ class Audit:
     def scale(self) -> ShapeScale | None:
         """The scale that is priced, if the model stands for a larger one."""
         return self.priced[0].estimate.scale
+
+    def __repr__(self) -> str:
+        return f"Audit({self._words})"
+
+    @property
+    def _words(self) -> str:
+        subject, first = self.subject, self.priced[0].estimate
+        speed = f"{first.speedup:.3f}x {first.source}" if subject.is_priced else "no price"
+        return (
+            f"{self.source.name} on {subject.model.spec.name}: {self.count(Severity.ERROR)} errors,"
+            f" {self.count(Severity.WARNING)} warnings, {len(subject.quantized)} of"
+            f" {len(subject.formats)} Linears quantized, {speed} for {first.target}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"{self._findings.to_html()}\n{self._prices.to_html()}"
+
+    def to_pandas(self, part: str = "findings") -> Any:
+        """A pandas DataFrame of "findings", with how bad each is, the Linears that it is about and
+        the milliseconds of a run that it costs, or of "prices": the list beside others.
+
+        Raises:
+            UserError: pandas is not installed, or there is no such part.
+        """
+        parts = {"findings": self._findings, "prices": self._prices}
+        if part not in parts:
+            raise UserError(f"`part` is {part!r}; expected findings or prices: choose one of them")
+        return parts[part].to_pandas()
+
+    def to_text(self) -> str:
+        """The list without its faults: in its own form where its consumer has names of its own,
+        else as globs with reasons.
+
+        Raises:
+            PatternError: it has several formats, and globs cannot say them.
+        """
+        return fixed_text(self)
+
+    @property
+    def _prices(self) -> RecordTable:
+        return RecordTable(
+            title=f"a run, {self.priced[0].estimate.source} for {self.priced[0].estimate.target}",
+            columns=("list", "quantized", "ms", "speedup"),
+            rows=tuple(
+                (own.name, own.quantized, own.estimate.quantized_s * 1e3, own.estimate.speedup)
+                for own in self.priced
+            ),
+        )
+
+    @property
+    def _findings(self) -> RecordTable:
+        rows = [
+            (
+                own.severity.value,
+                own.kind.value,
+                own.entry,
+                own.line,
+                len(own.fqns),
+                None if own.cost_s is None else own.cost_s * 1e3,
+                own.message,
+            )
+            for own in self.findings
+        ]
+        columns = ("severity", "kind", "entry", "line", "Linears", "cost_ms", "message")
+        return RecordTable(title=self._words, columns=columns, rows=tuple(rows))
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity audit`. Seconds are of one pipeline run."""

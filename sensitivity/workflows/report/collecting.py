@@ -136,6 +136,7 @@ def _way(recipe: Recipe | None, kept: KeptStudy | None, target: str) -> Way:
             runtime=own.runtime,
             granularity=own.granularity,
             prices=kept.prices,
+            consumers=own.consumers,
         )
     if recipe is None:
         return Way(formats=(FormatName.NVFP4,), target=target)
@@ -146,6 +147,7 @@ def _way(recipe: Recipe | None, kept: KeptStudy | None, target: str) -> Way:
         target=recipe.latency.target,
         runtime=recipe.latency.runtime or None,
         granularity="layer" if granularity == "layer" else "group",
+        consumers=recipe.search.consumers,
     )
 
 
@@ -157,7 +159,7 @@ def _trials(subject: Subject, side: ModelSide | None, gaps: dict[str, str]) -> S
         gaps["trials"] = gaps["layers"]
         return None
     try:
-        with Store.open(subject.database, for_reading=True) as store:
+        with Store.read(subject.database) as store:
             return read_search(store, subject.kept.name, side.candidates)
     except SensitivityError as error:
         why = first_line(error, most=400)

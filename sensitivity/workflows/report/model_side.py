@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from sensitivity.consumers.named_consumers import limits_of
 from sensitivity.core.format_name import FormatName, Granularity
 from sensitivity.core.fqns import block_of, role_of
 from sensitivity.latency import LatencyEstimate, LatencyModel
@@ -46,6 +47,7 @@ class Way:
         granularity: what changes format together.
         prices: measured times that the study keeps; None where they were predicted.
         unfit: {FQN: reason} of Linears whose weights no format can hold.
+        consumers: the tools that can express every choice.
     """
 
     formats: tuple[FormatName, ...]
@@ -54,6 +56,7 @@ class Way:
     granularity: Granularity = "group"
     prices: KeptPrices | None = None
     unfit: Mapping[str, str] = field(default_factory=dict)
+    consumers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,7 @@ class ModelSide:
             latency=latency,
             granularity=way.granularity,
             unfit=way.unfit,
+            limits=limits_of(way.consumers, way.formats, fqns=run.table.fqns, classes=run.classes),
         )
         candidates = replace(candidates, prices=way.prices)
         return cls(run=run, table=table, latency=latency, candidates=candidates)

@@ -9,10 +9,13 @@ damage is LPIPS, or LPIPS with the weighted sound. A number that is not known is
 that is not known is empty, with the reason in `Report.gaps`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field, JsonValue
 
+from sensitivity.core.record_tables import RecordTable
+from sensitivity.errors import UserError
 from sensitivity.workflows.report._base import Interval, Part
 from sensitivity.workflows.report.picture_records import Gallery
 from sensitivity.workflows.report.verdict_records import Verdict
@@ -276,3 +279,71 @@ class Report(Part):
     unseen: tuple[Unseen, ...] = ()
     reproduction: Reproduction = Reproduction()
     gaps: Mapping[str, str] = Field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Report({self._words})"
+
+    __str__ = __repr__
+
+    @property
+    def _words(self) -> str:
+        parts = [f"{len(self.trials)} lists", f"{len(self.layers)} Linears"]
+        parts.append(f"pictures of {len(self.gallery.scenes)} prompts")
+        return f"{self.title}: {', '.join(parts)}"
+
+    def _repr_html_(self) -> str:
+        return self._table.to_html()
+
+    def to_pandas(self, part: str = "trials") -> Any:
+        """A pandas DataFrame of one part: "trials" (the lists that were tried, the fastest first),
+        "layers" (every Linear), "shapes" (where the time goes), or "against" (the recipe beside
+        lists by hand).
+
+        Raises:
+            UserError: pandas is not installed, or there is no such part.
+        """
+        parts: dict[str, Sequence[Part]] = {
+            "layers": self.layers,
+            "shapes": self.time.shapes,
+            "against": () if self.verdict is None else self.verdict.against,
+        }
+        if part == "trials":
+            return self._table.to_pandas()
+        if part not in parts:
+            known = ", ".join(("trials", *parts))
+            raise UserError(f"`part` is {part!r}; expected one of {known}: choose one of them")
+        rows = [
+            own.model_dump(mode="json", exclude={"damage"} if part == "against" else None)
+            for own in parts[part]
+        ]
+        columns = tuple(rows[0]) if rows else ()
+        return RecordTable(
+            columns=columns, rows=tuple(tuple(row.values()) for row in rows)
+        ).to_pandas()
+
+    @property
+    def _table(self) -> RecordTable:
+        rows = [
+            (
+                own.name,
+                own.kind,
+                own.on_front,
+                own.quantized,
+                own.seconds * 1e3,
+                own.speedup,
+                own.typical,
+                own.mean,
+            )
+            for own in sorted(self.trials, key=lambda own: (own.seconds, own.typical))
+        ]
+        columns = (
+            "list",
+            "kind",
+            "on_front",
+            "quantized",
+            "ms",
+            "speedup",
+            "typical_lpips",
+            "mean_lpips",
+        )
+        return RecordTable(title=self._words, columns=columns, rows=tuple(rows))

@@ -5,7 +5,7 @@
 What a command line makes of the settings is `cli.render.page.commands`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sensitivity.core.words import printable
@@ -47,6 +47,7 @@ def _of_search(recipe: Recipe | None, kept: KeptStudy | None) -> dict[str, str]:
             "arithmetic": own.arithmetic.value,
             "emulate": str(bool(own.emulate)).lower(),
             **({"objective": own.objective} if own.objective else {}),
+            **_consumers(own.consumers),
         }
     if recipe is None:
         return {}
@@ -58,8 +59,14 @@ def _of_search(recipe: Recipe | None, kept: KeptStudy | None) -> dict[str, str]:
         "target": recipe.latency.target,
         "budget": str(own_search.budget),
         "sampler": own_search.sampler,
+        **_consumers(own_search.consumers),
     }
     return found | ({} if own_search.seed is None else {"seed": str(own_search.seed)})
+
+
+def _consumers(names: Sequence[str]) -> dict[str, str]:
+    """The tools that it kept to, where there are any."""
+    return {"consumers": ",".join(names)} if names else {}
 
 
 def _of_pictures(recipe: Recipe) -> dict[str, str]:

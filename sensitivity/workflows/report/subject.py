@@ -24,6 +24,7 @@ from sensitivity.search.store import Store, default_storage
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
+from sensitivity.workflows.conclude import SearchOutcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,27 @@ def find_subject(
     return Subject(spec=spec, recipe=recipe, recipe_path=path, database=database, kept=kept)
 
 
+def subject_of_search(outcome: SearchOutcome) -> Subject:
+    """The subject of what a search found.
+
+    Raises:
+        StoreError: the search's database is not there any more.
+    """
+    spec, database = outcome.prepared.evaluator.spec, outcome.database
+    if database is None or not database.is_file():
+        raise StoreError(
+            f"{database or 'the database'} is not there; expected that of the search: search again,"
+            " or name its recipe's file"
+        )
+    kept = pick_study(
+        _studies(database, spec),
+        Wanted(name=outcome.result.study),
+        model=spec.name,
+        database=database,
+    )
+    return Subject(spec=spec, recipe=outcome.recipe, database=database, kept=kept)
+
+
 def _of_recipe(path: Path, model: str | None, storage: Path | None) -> Subject:
     recipe = load_recipe(path)
     try:
@@ -123,7 +145,7 @@ def _of_recipe(path: Path, model: str | None, storage: Path | None) -> Subject:
 
 
 def _studies(database: Path, spec: StudySpec) -> Sequence[KeptStudy]:
-    with Store.open(database, for_reading=True) as store:
+    with Store.read(database) as store:
         return list_optuna_studies(store, spec.name)
 
 

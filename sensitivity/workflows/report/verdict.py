@@ -7,6 +7,7 @@ Everything is read from the recipe: its numbers on the held-out prompts, which t
 What an older recipe does not say (typical damage, flips) follows from its values a prompt.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -14,8 +15,11 @@ from sensitivity.core.pattern_cover import compress
 from sensitivity.core.patterns import expand
 from sensitivity.fidelity.flips import FlipRule, flipped
 from sensitivity.fidelity.typical import typical, typical_interval
+from sensitivity.recipes.fidelity_records import Against as Compared
 from sensitivity.recipes.fidelity_records import Fidelity, Lpips
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.recipes.records import ChoiceInfo
+from sensitivity.search.front import Constraints
 from sensitivity.workflows.report.compared import ComparedList, compared_lists
 from sensitivity.workflows.report.verdict_records import (
     Against,
@@ -25,7 +29,10 @@ from sensitivity.workflows.report.verdict_records import (
     Verdict,
     Worst,
 )
+from sensitivity.workflows.report.verdict_words import trade_words, whose
 
+SAME = 1e-6
+"""Relative difference up to which two prices are of one list."""
 RULES = {
     "fastest": "the fastest list within the bound on the damage",
     "least LPIPS": "the list of least damage that is fast enough",
@@ -36,20 +43,27 @@ RULES = {
 
 def verdict_of(recipe: Recipe) -> Verdict:
     """The recipe in the numbers that decide."""
-    latency, fidelity = recipe.latency, recipe.fidelity
+    latency, fidelity, choice = recipe.latency, recipe.fidelity, recipe.choice
+    shapes, whole = latency.shapes, latency.whole_run
     lpips = None if fidelity is None else fidelity.lpips
     counts = Counter(name.value for name in recipe.layers.values())
     return Verdict(
         name=recipe.name,
         trial=recipe.search.trial,
+        baseline=_baseline(recipe),
         speedup=latency.speedup,
         speedup_interval90=latency.speedup_interval90,
         bf16_s=latency.bf16_s,
         quantized_s=latency.quantized_s,
         origin=latency.origin,
+        part="a whole run" if whole is None else "the denoiser's calls",
+        shapes_speedup=None if shapes is None else shapes.speedup,
+        whole_run_speedup=None if whole is None else whole.speedup,
         target=latency.target,
+        stands_for=latency.stands_for,
         damage=None if lpips is None else damage_of(lpips),
         worst=None if lpips is None else _worst(lpips),
+        flipped=() if lpips is None else tuple(lpips.prompts[i] for i in flips_of(lpips)),
         judges=() if fidelity is None else _judges(fidelity),
         net="" if lpips is None else lpips.net,
         objective="" if fidelity is None else fidelity.objective or "",
@@ -63,7 +77,8 @@ def verdict_of(recipe: Recipe) -> Verdict:
         quantized_bytes=recipe.memory.quantized_bytes,
         against=against_of(recipe),
         kept=kept_of(recipe),
-        rule="" if recipe.choice is None else RULES.get(recipe.choice.rule, recipe.choice.rule),
+        rule="" if choice is None else RULES.get(choice.rule, choice.rule),
+        asked=() if choice is None else _asked(choice),
         caveat=recipe.caveat,
     )
 
@@ -148,16 +163,69 @@ def against_of(recipe: Recipe) -> tuple[Against, ...]:
     """Lists that people write by hand, on the same held-out prompts, as far as the recipe tells."""
     stated = {} if recipe.fidelity is None else {own.name: own for own in recipe.fidelity.against}
     return tuple(
-        Against(
-            name=row.name,
-            speedup=row.speedup,
-            damage=_compared_damage(row),
-            ratio=None if (own := stated.get(row.name)) is None else own.ratio,
-            ratio_ci95=None if own is None else own.ci95,
-        )
+        _against(recipe, row, stated.get(row.name))
         for row in compared_lists(recipe)
-        if row.name != "none" and not row.name.startswith("trial ")
+        if row.name != "none" and not row.name.startswith("trial ") and not _is_own(recipe, row)
     )
+
+
+def _against(recipe: Recipe, row: ComparedList, stated: Compared | None) -> Against:
+    """The recipe beside one list. Their speeds are of one source: timed in turns, else priced."""
+    latency = recipe.latency
+    timed = next((own for own in recipe.timings if own.name == row.name), None)
+    own_speed, speedup, interval = latency.speedup, row.speedup, None
+    is_timed = latency.shapes is not None and timed is not None and timed.speedup is not None
+    if is_timed and timed is not None:
+        speedup, interval = timed.speedup, timed.speedup_interval90
+    elif (ranked := latency.whole_run or latency.shapes) is not None:
+        own_speed = ranked.speedup
+    ratio = None if stated is None else stated.ratio
+    speed_ratio = own_speed / speedup if speedup else None
+    words = ""
+    if stated is not None and ratio is not None and speed_ratio is not None:
+        near = abs(max(ratio, 1 / ratio) - 1) < _rounding(recipe) if ratio > 0 else False
+        words = trade_words(ratio, stated.ci95, speed_ratio, of=whose(row.name), near=near)
+    return Against(
+        name=row.name,
+        speedup=speedup,
+        speedup_interval90=interval,
+        is_timed=is_timed,
+        speed_ratio=speed_ratio,
+        damage=_compared_damage(row),
+        ratio=ratio,
+        ratio_ci95=None if stated is None else stated.ci95,
+        words=words,
+    )
+
+
+def _rounding(recipe: Recipe) -> float:
+    """The share by which a runtime's roundings change typical LPIPS; 0 where it is not known."""
+    rounding = None if recipe.fidelity is None else recipe.fidelity.lpips.native_rounding
+    return 0.0 if rounding is None else rounding.change
+
+
+def _is_own(recipe: Recipe, row: ComparedList) -> bool:
+    """Whether a verified list is the recipe itself: no trial, and the same price and values."""
+    latency = recipe.latency
+    priced = latency.whole_run or latency.shapes or latency
+    return (
+        recipe.fidelity is not None
+        and recipe.search.trial is None
+        and row.speedup is not None
+        and math.isclose(row.speedup, priced.speedup, rel_tol=SAME)
+        and row.per_prompt == tuple(recipe.fidelity.lpips.per_prompt)
+    )
+
+
+def _baseline(recipe: Recipe) -> str:
+    """The baseline that the recipe is; "" for a trial, or where it is not said."""
+    return next((row.name for row in compared_lists(recipe) if _is_own(recipe, row)), "")
+
+
+def _asked(choice: ChoiceInfo) -> tuple[str, ...]:
+    """The bounds of a choice, in words."""
+    fields = Constraints.__dataclass_fields__
+    return Constraints(**{name: getattr(choice, name) for name in fields}).words
 
 
 def _compared_damage(row: ComparedList) -> Damage:

@@ -37,17 +37,27 @@ class Against(Part):
 
     Attributes:
         name: of the other list.
-        speedup: of the other list over bf16.
+        speedup: of the other list over bf16, measured end to end if it was timed beside the recipe,
+            else as the sum of its shapes.
+        speedup_interval90: its 90 % interval; None: not known.
+        is_timed: whether it was measured end to end.
+        speed_ratio: the recipe's speedup over the other's, both from one source.
         damage: of the other list.
         ratio: typical damage of the recipe as a multiple of the other's.
         ratio_ci95: its 95 % interval.
+        words: "half the damage of the rule of thumb for 8 % of its speed"; "" where it is not
+            known.
     """
 
     name: str
     speedup: float | None = None
+    speedup_interval90: Interval | None = None
+    is_timed: bool = False
+    speed_ratio: float | None = None
     damage: Damage | None = None
     ratio: float | None = None
     ratio_ci95: Interval | None = None
+    words: str = ""
 
 
 class Judged(Part):
@@ -95,12 +105,19 @@ class Verdict(Part):
     Attributes:
         name: of the recipe.
         trial: the trial that it is; None: not said.
+        baseline: the baseline that it is ("rule of thumb"); "" for a trial, or where it is not
+            said.
         speedup, speedup_interval90: over bf16.
         bf16_s, quantized_s: seconds of a run.
         origin: "predicted", "measured" or "measured end to end".
+        part: what the seconds are of: "a whole run", or "the denoiser's calls".
+        shapes_speedup: as the sum of shapes, where it was measured end to end.
+        whole_run_speedup: of a whole run as the sum of shapes, where only a part was timed.
         target: the GPU.
+        stands_for: the multiple of the model's dimensions that the seconds are of.
         damage: on prompts that the search did not see; None for an unverified recipe.
         worst: the prompt of the largest LPIPS.
+        flipped: the prompts that became another picture.
         judges: what others than LPIPS say of the pictures.
         net: of LPIPS.
         objective: what the search minimised in the place of LPIPS; "" for LPIPS itself.
@@ -113,19 +130,26 @@ class Verdict(Part):
         against: other lists beside it.
         kept: what stays in bf16.
         rule: how it was chosen, in words.
+        asked: the bounds that it was chosen by, in words.
         caveat: what the recipe says of itself; "" if nothing.
     """
 
     name: str
     trial: int | None = None
+    baseline: str = ""
     speedup: float
     speedup_interval90: Interval | None = None
     bf16_s: float
     quantized_s: float
     origin: str
+    part: str = "a whole run"
+    shapes_speedup: float | None = None
+    whole_run_speedup: float | None = None
     target: str
+    stands_for: int = 1
     damage: Damage | None = None
     worst: Worst | None = None
+    flipped: tuple[str, ...] = ()
     judges: tuple[Judged, ...] = ()
     net: str = ""
     objective: str = ""
@@ -140,4 +164,5 @@ class Verdict(Part):
     against: tuple[Against, ...] = ()
     kept: tuple[Kept, ...] = ()
     rule: str = ""
+    asked: tuple[str, ...] = ()
     caveat: str = ""

@@ -85,7 +85,7 @@ def test_what_is_not_installed_is_a_note_or_if_asked_for_an_error() -> None:
     """Optional judges are optional until somebody names one."""
     looking = Panel(JudgeWishes(), prompts=PROMPTS, is_video=True)
     assert "cvvdp not installed" in looking.notes[0]
-    assert "sensitivity[judges]" in looking.notes[0]
+    assert "pip install scikit-image" in looking.notes[0]
     assert Panel(JudgeWishes(asked=("none",)), prompts=PROMPTS, is_video=True).names == ()
     with pytest.raises(UserError, match="cvvdp is asked for, and cvvdp not installed"):
         Panel(JudgeWishes(asked=("cvvdp",)), prompts=PROMPTS, is_video=True)

@@ -38,6 +38,8 @@ def search_command(report: Report) -> str:
     words = ["sensitivity", "search", "--model", report.model.name]
     for name in own.get("formats", "").split(","):
         words += ["--format", name] if name and own["formats"] != "nvfp4" else []
+    for name in filter(None, own.get("consumers", "").split(",")):
+        words += ["--for", name]
     was_searched = own.get("budget") != "0"
     for field, option in OPTIONS.items():
         value = own.get(field)

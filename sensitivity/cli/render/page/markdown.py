@@ -29,8 +29,8 @@ def markdown_of(report: Report) -> str:
     """The recipe, bf16 and the lists beside it as a Markdown table, with what the numbers are."""
     verdict = report.verdict
     if verdict is None:
-        return f"{_cell(report.title)}: {_cell(report.gaps.get('verdict', 'no recipe yet'))}\n"
-    own = _cell(verdict.name)
+        return f"{cell_of(report.title)}: {cell_of(report.gaps.get('verdict', 'no recipe yet'))}\n"
+    own = cell_of(verdict.name)
     rows = [
         [
             "bf16",
@@ -49,12 +49,14 @@ def markdown_of(report: Report) -> str:
         ],
     ]
     for other in verdict.against:
-        time = None if not other.speedup else verdict.bf16_s / other.speedup
+        # bf16 and the recipe were timed end to end, and this list was not
+        by_shapes = verdict.shapes_speedup is not None and not other.is_timed
+        time = None if by_shapes or not other.speedup else verdict.bf16_s / other.speedup
         rows.append(
             [
-                _cell(other.name),
+                cell_of(other.name),
                 numbers.seconds(time),
-                numbers.speedup(other.speedup),
+                numbers.speedup(other.speedup) + " by shapes" * by_shapes,
                 "",
                 *_damages(other.damage),
                 "",
@@ -75,20 +77,20 @@ def _about(report: Report) -> str:
     assert verdict is not None, "a table has a verdict"
     scale = report.model.stands_for
     words = [
-        f"{_cell(report.model.name)}: time {verdict.origin} for {_cell(verdict.target)}"
+        f"{cell_of(report.model.name)}: time {verdict.origin} for {cell_of(verdict.target)}"
         + (f" at {scale} times its size" if scale > 1 else "")
         + (", speedup with its 90 % interval" if verdict.speedup_interval90 else ""),
         f"{verdict.quantized} of {verdict.linears} Linears quantized",
     ]
     if verdict.damage is not None:
         words.append(
-            f"LPIPS ({_cell(verdict.net)}) against bf16 over {verdict.damage.prompts} prompts that"
-            " the search did not see"
+            f"LPIPS ({cell_of(verdict.net)}) against bf16 over {verdict.damage.prompts}"
+            " prompts that the search did not see"
         )
     if verdict.noise_floor is not None:
         words.append(f"noise floor {numbers.lpips(verdict.noise_floor)}")
     if verdict.caveat:
-        words.append(_cell(verdict.caveat))
+        words.append(cell_of(verdict.caveat))
     return "; ".join(words) + "."
 
 
@@ -113,10 +115,10 @@ def _worst(report: Report) -> str:
         return ""
     text = worst.prompt
     short = text if len(text) <= MOST else f"{text[: MOST - 1]}…"
-    return f"{numbers.lpips(worst.lpips)}: {_cell(short)}"
+    return f"{numbers.lpips(worst.lpips)}: {cell_of(short)}"
 
 
-def _cell(text: str) -> str:
+def cell_of(text: str) -> str:
     """A text as one cell: one line, with Markdown's and HTML's own characters escaped."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,9 +1,10 @@
-"""How does a report become PNG files? `plots_of`, by matplotlib: the front, the layers, pictures.
+"""How does a report become plots? By matplotlib: the front, the layers, the time, pictures.
 
     plots_of(report)["front.png"]           # bytes
+    front_plot(report)                      # a matplotlib Figure, which a notebook shows
 
 The same report gives the same bytes with one version of matplotlib. Parts without data give no
-file.
+file, and no figure.
 """
 
 import importlib
@@ -43,27 +44,68 @@ def plots_of(report: Report) -> dict[str, bytes]:
     Raises:
         UserError: matplotlib is not installed.
     """
+    drawn = {
+        "front.png": front_plot(report),
+        "heatmap.png": layers_plot(report),
+        "pictures.png": pictures_plot(report),
+    }
+    return {name: png_of(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def front_plot(report: Report) -> Any:
+    """A matplotlib Figure of speedup against typical LPIPS of every list; None without trials.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    charts = charts_of(report)
+    return _front(_matplotlib(), charts["front"]) if "front" in charts else None
+
+
+def layers_plot(report: Report) -> Any:
+    """A matplotlib Figure of every Linear, block by role; None where no Linear is known.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    return _layers(_matplotlib(), report) if report.layers else None
+
+
+def pictures_plot(report: Report, *, most: int | None = None) -> Any:
+    """A matplotlib Figure of pictures in bf16 and by the recipe, the worst prompts first; None
+    without pictures.
+
+    Args:
+        report: what is drawn.
+        most: how many prompts; None is `MOST_SCENES`.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    return _pictures(_matplotlib(), report, MOST_SCENES if most is None else most)
+
+
+def _matplotlib() -> Any:
     try:
-        pyplot = importlib.import_module("matplotlib.figure")
+        return importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise UserError(
-            f"PNG files need matplotlib, and {error.name or 'matplotlib'} is not installed;"
-            " expected it: run `pip install 'sensitivity[plots]'`"
+            f"plots need matplotlib, and {error.name or 'matplotlib'} is not installed; expected"
+            " it: run `pip install matplotlib`"
         ) from None
-    charts = charts_of(report)
-    made = {}
-    if "front" in charts:
-        made["front.png"] = _png(_front(pyplot, charts["front"]))
-    if report.layers:
-        made["heatmap.png"] = _png(_layers(pyplot, report))
-    if figure := _pictures(pyplot, report):
-        made["pictures.png"] = _png(figure)
-    return made
 
 
-def _png(figure: Any) -> bytes:
+def png_of(figure: Any, *, dots: int = 150) -> bytes:
+    """A Figure as a PNG of `dots` dots an inch."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, metadata={"Software": MARK})
+    figure.savefig(file, format="png", dpi=dots, metadata={"Software": MARK})
+    return file.getvalue()
+
+
+def jpeg_of(figure: Any, *, dots: int = 150) -> bytes:
+    """A Figure of pictures as a JPEG of `dots` dots an inch, a tenth of the PNG's size."""
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", dpi=dots, pil_kwargs={"quality": 88})
     return file.getvalue()
 
 
@@ -125,9 +167,9 @@ def _shade(cell: Cell | None) -> float:
     return 0.3 if cell.mark != "bf16" else 0.0
 
 
-def _pictures(pyplot: Any, report: Report) -> Any:
+def _pictures(pyplot: Any, report: Report, most: int) -> Any:
     """bf16 and the recipe (else the first list), the worst prompts; None without pictures."""
-    rows = list(_pairs(report))[:MOST_SCENES]
+    rows = list(_pairs(report))[:most]
     if not rows:
         return None
     figure = pyplot.Figure(figsize=(6, 3.2 * len(rows)), layout="constrained")

@@ -18,7 +18,7 @@ from sensitivity.errors import UserError
 
 MISSING = (
     "the page needs jinja2 and plotly, and {name} is not installed; expected both: run `pip install"
-    " 'sensitivity[report]'`"
+    " jinja2 plotly`"
 )
 
 

@@ -1,0 +1,71 @@
+"""Which options did the user type? So that a command that is shown can repeat them.
+
+    typed("model", "storage")      # ["--model", "tiny-flux", "--storage", "s.db"] inside `search`
+
+Options that were left out, and those that the environment set, are not repeated. Outside a command
+nothing was typed.
+"""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum
+from typing import Any
+
+_typed: ContextVar[dict[str, list[str]]] = ContextVar("typed", default={})  # noqa: B039
+
+
+def typed(*names: str) -> list[str]:
+    """The words of those of the options that were typed, in the order of `names`.
+
+    Args:
+        names: of the parameters, as the command's function calls them.
+    """
+    known = _typed.get()
+    return [word for name in names for word in known.get(name, ())]
+
+
+LOCAL = ("out", "storage", "json_path", "force", "keep_pictures", "save_study", "show_all")
+"""Options that name files of this machine, or do not decide what is found."""
+
+
+def typed_command(name: str) -> str:
+    """The whole command line of a command, without the options of `LOCAL`."""
+    return shlex.join(
+        ["sensitivity", name, *typed(*(own for own in _typed.get() if own not in LOCAL))]
+    )
+
+
+@contextmanager
+def remembering(context: Any) -> Iterator[None]:
+    """Inside, `typed` knows what was typed for a command.
+
+    Args:
+        context: click's, of the command.
+    """
+    found = {
+        parameter.name: _words(parameter, context.params[parameter.name])
+        for parameter in context.command.params
+        if parameter.param_type_name == "option"
+        and parameter.name in context.params
+        and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    }
+    token = _typed.set(found)
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+def _words(parameter: Any, value: Any) -> list[str]:
+    """An option with its value, as it is typed."""
+    flag = max(parameter.opts, key=len)
+    if getattr(parameter, "is_flag", False):
+        return [flag if value else max(parameter.secondary_opts, key=len)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [word for one in values for word in (flag, _text(one))]
+
+
+def _text(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)

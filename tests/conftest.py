@@ -1,4 +1,6 @@
-"""The order of the tests, and where their fixtures come from: `support.fixtures`."""
+"""The order of the tests, and where their fixtures come from: `support.fixtures`, and
+`support.postgres` for a PostgreSQL server.
+"""
 
 import gc
 
@@ -13,7 +15,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     runs_none = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if not runs_none:
-        config.pluginmanager.import_plugin("support.fixtures")
+        for name in ("support.fixtures", "support.postgres"):
+            config.pluginmanager.import_plugin(name)
 
 
 LONG_FIRST = (

@@ -37,12 +37,13 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 82, "audit": 168, "nearest": 104}
+CLOSURES = {"price": 83, "audit": 174, "nearest": 105}
 """{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100
 LONG: dict[str, str] = {
     "cli/audit.py:audit": "a line for each option",
+    "cli/check.py:check": "a line for each option",
     "cli/search.py:search": "a line for each option, and one for each field of the request",
     "cli/select.py:select": "a line for each option, and one for each field of the request",
     "cli/verify.py:verify": "a line for each option",

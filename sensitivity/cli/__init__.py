@@ -21,6 +21,7 @@ from sensitivity.cli import (  # noqa: F401
     search,
     status,
     verify,
+    check,
     select,
     export,
     diff,

@@ -29,7 +29,7 @@ from typing import Any
 from sensitivity.core.file_names import url_scheme
 from sensitivity.errors import OutputError, UserError
 
-OUTPUTS = ("out", "nearest", "fix", "json_path", "save_study")
+OUTPUTS = ("out", "nearest", "fix", "junit", "json_path", "save_study")
 """Parameters of commands that name a file to write."""
 
 PATHS_AS_TEXT = ("json_path", "model", "target", "listed", "subject")
@@ -46,6 +46,7 @@ JSON_KEYS: tuple[frozenset[str], ...] = (
     frozenset({"model", "memory", "pictures_a_trial"}),  # search --dry-run
     frozenset({"databases", "read"}),  # status
     frozenset({"lpips", "per_prompt", "recipe_lpips"}),  # verify
+    frozenset({"decision", "criteria", "gate"}),  # check
     frozenset({"to", "form", "path"}),  # export
     frozenset({"identical", "a", "b", "changes"}),  # diff
     frozenset({"findings", "form_guessed"}),  # audit
@@ -60,6 +61,7 @@ _FOR_OTHERS = re.compile(
 )
 """A key of every JSON that we write for other tools."""
 _PAGE = '<meta name="generator" content="sensitivity report">'
+_JUNIT = '<testsuites name="sensitivity check"'
 _PNG, _PNG_MARK = b"\x89PNG", b"sensitivity report"
 _DATABASE = b"SQLite format 3\0"
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")
@@ -227,9 +229,9 @@ def check_not_database(outputs: Mapping[str, Path], path: Path, name: str) -> No
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is one that this program writes: a result's JSON, a text with our heading, a
-    page or picture of a report, or JSON for another tool, which we indent by one space and others
-    do not.
+    """Whether a file is one that this program writes: a result's JSON or JUnit XML, a text with our
+    heading, a page or picture of a report, or JSON for another tool, which we indent by one space
+    and others do not.
 
     An empty file is nobody's work, and counts as ours.
     """
@@ -244,7 +246,7 @@ def is_ours(path: Path) -> bool:
         return False
     if not text or any(map(_COMMENT.match, text.split("\n", 8)[:8])):
         return True
-    if _PAGE in text[:2_000]:
+    if _PAGE in text[:2_000] or _JUNIT in text[:200]:
         return True
     try:
         data = json.loads(text)

@@ -25,13 +25,13 @@ _PANELS = {
         "budget dry_run on sampler calibrate seed estimator states prompt_count rows"
     ),
     "What is chosen": (
-        "max_lpips max_typical max_flips min_speedup max_seconds judges max_judge min_judge"
-        " objective"
+        "max_lpips max_typical max_flips min_speedup max_seconds max_memory judges max_judge"
+        " min_judge objective against"
     ),
     "The screen": "show_all watch",
     "The server": "host port",
     "This machine": "device compiled measure repetitions recompile_limit quick minutes time",
-    "Files": "out storage study keep_pictures md png fix nearest json_path force",
+    "Files": "out storage study keep_pictures md png fix nearest junit json_path force",
 }
 _PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names.split()}
 
@@ -46,6 +46,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "search": "sensitivity search --model tiny-flux --budget 50",
         "status": "sensitivity status tiny-flux --watch",
         "verify": "sensitivity verify recipe.json --model flux1-dev",
+        "check": "sensitivity check recipe.json --model flux1-dev --max-lpips 0.15 --max-flips 2",
         "select": "sensitivity select --model tiny-flux --max-lpips 0.05",
         "export": "sensitivity export recipe.json --to torchao",
         "diff": "sensitivity diff old.json new.json",
@@ -66,6 +67,8 @@ EXPORT_FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "vllm-omni": ("json", "checkpoint"),
         "sglang": ("checkpoint", "arguments"),
         "comfyui": ("json",),
+        "convert-to-quant": ("commands",),
+        "sdnq": ("json",),
     }
 )
 """{who reads an export: its forms, the default first}; a test compares it with the exporters."""

@@ -337,6 +337,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
             part=_regex_part,
             ending=_regex_ending,
         ),
+        "weight-regex-search": Rule(
+            "re.search: anywhere in the name of the weight", regex_test("search", ".weight")
+        ),
         "weight-key": Rule(
             "the whole name of the module or of its weight; after re:, re.fullmatch of either",
             _weight_key,

@@ -122,4 +122,11 @@ def student_half_width(values: NDArray[np.float64]) -> float:
     error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     if error <= 1e-12 * max(abs(float(values.mean())), 1.0):
         return 0.0
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    return student_quantile(n) * error
+
+
+def student_quantile(n: int) -> float:
+    """How many standard errors Student's t interval of a mean of n values, 2 or more, has on each
+    side.
+    """
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1))

@@ -55,6 +55,7 @@ from sensitivity.errors import RecipeError
 from sensitivity.recipes._base import Count, Record
 from sensitivity.recipes.applying import ApplyReport, apply_layers
 from sensitivity.recipes.fidelity_records import Fidelity
+from sensitivity.recipes.gate_record import GateRecord
 from sensitivity.recipes.layout import laid_out
 from sensitivity.recipes.records import (
     ChoiceInfo,
@@ -77,7 +78,7 @@ from sensitivity.recipes.rules import (
 )
 from sensitivity.recipes.shown import facts_table, layers_table, patterns_table, short_words
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 """2.0 has each Linear once: `skip`, which 1.x requires, is gone. `patterns` come first, and `made`
 and `search.consumers` are new.
 
@@ -129,6 +130,7 @@ class Recipe(Record):
     search: SearchInfo
     choice: ChoiceInfo | None = None
     verified: Mapping[str, JsonValue] | None = None
+    gate: GateRecord | None = None
     environment: Mapping[str, JsonValue]
     front: tuple[FrontMember, ...] = ()
     timings: Annotated[tuple[Timing, ...], Field(max_length=1_000)] = ()
@@ -164,8 +166,12 @@ class Recipe(Record):
 
     @model_serializer(mode="wrap")
     def _as_its_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The fields; for a file of 1.x with `skip`, which its readers require."""
+        """The fields, without `gate` where there is none; for a file of 1.x with `skip`, which its
+        readers require.
+        """
         data: dict[str, Any] = handler(self)
+        if self.gate is None:
+            data.pop("gate", None)
         return data | ({"skip": list(self.skip)} if self.schema_version.startswith("1.") else {})
 
     @property

@@ -65,7 +65,7 @@ def test_words_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert completions("model", "black-forest-labs/FLUX.1") == ["black-forest-labs/FLUX.1-dev"]
     assert completions("target", "b") == ["b200", "b300"]
     assert completions("sampler", "nsga") == ["nsga2", "nsga3"]
-    assert completions("to", "s") == ["skip-list", "sglang"]
+    assert completions("to", "s") == ["skip-list", "sglang", "sdnq"]
     assert completions("storage", "") == ["sensitivity-runs/x.db"]
     assert completions("study", "") == []
     assert COMMANDS["search"].params[0].shell_complete is not None
@@ -99,7 +99,7 @@ def test_a_wrong_consumer_is_said_with_the_closest_name() -> None:
         check_consumer("vllm", EXPORT_FORMS)
     for name in EXPORT_FORMS:
         check_consumer(name, EXPORT_FORMS)
-    assert completions("consumers", "s") == ["skip-list", "sglang"]
+    assert completions("consumers", "s") == ["skip-list", "sglang", "sdnq"]
 
 
 def test_a_missing_database_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sensitivity.consumers.lists import ConsumerList, ModelTree
+from sensitivity.consumers.other_formats import OtherFormat
 from sensitivity.consumers.readers import READERS, Reader, get_reader, guess_reader
 from sensitivity.consumers.readers.filter_fn import FilterFnReader
 from sensitivity.consumers.readers.plain import PLAIN_RULES
@@ -43,6 +44,19 @@ EXAMPLES: dict[str, str] = {
     ),
     "comfyui": json.dumps(
         {"format_version": "1.0", "layers": {"blocks.1.ffn.2": {"format": "nvfp4"}}}
+    ),
+    "convert-to-quant": "ctq -i a.safetensors --custom-type nvfp4 --exclude-layers ."
+    r" --custom-layers '^blocks\.1\.ffn\.2\.weight$'",
+    "sdnq": json.dumps(
+        {
+            "quant_method": "sdnq",
+            "weights_dtype": "float8_e4m3fn",
+            "use_quantized_matmul": True,
+            "add_skip_keys": False,
+            "minimum_allowed_numel": 0,
+            "minimum_allowed_channel_size": 0,
+            "modules_to_not_convert": [".blocks.0."],
+        }
     ),
     "torchao": json.dumps(
         {"_type": "FqnToConfig", "_data": {"fqn_to_config": {KEPT: None, "_default": _CONFIG}}}
@@ -147,7 +161,7 @@ def test_a_list_gives_every_linear_a_format(listed: ConsumerList) -> None:
     model = tree()
     found = listed.assign(model, quantized=FormatName.NVFP4)
     assert tuple(found) == model.fqns
-    assert all(isinstance(name, FormatName) for name in found.values())
+    assert all(isinstance(name, FormatName | OtherFormat) for name in found.values())
     assert found[KEPT] is FormatName.BF16
     assert found[QUANTIZED].is_quantized
 

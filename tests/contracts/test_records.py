@@ -65,6 +65,35 @@ STUDY = StudySpec(
 )
 
 
+def full_gate() -> dict[str, Any]:
+    """The record of a gate whose every field says something."""
+    criterion = {
+        "field": "max_typical",
+        "asked": "typical LPIPS <= 0.2",
+        "decision": "undecided",
+        "value": 0.2,
+        "interval": [0.1, 0.3],
+        "found": "0.2 [0.1, 0.3]",
+        "why": "not enough prompts",
+        "prompts": 2,
+        "prompts_needed": 24,
+    }
+    return {
+        "date": "2026-11-29",
+        "decision": "undecided",
+        "gate": {"max_typical": 0.2},
+        "criteria": [criterion],
+        "layers_sha256": "a" * 64,
+        "against": "old",
+        "net": "alex",
+        "per_prompt": [0.1, 0.3],
+        "against_per_prompt": [0.1, 0.2],
+        "kernels": "native",
+        "weights_sha256": "b" * 64,
+        "environment": {"torch": "2.15.0"},
+    }
+
+
 def full_recipe() -> Recipe:
     """A recipe of two denoisers whose every field says something."""
     data = recipe_data(notice="for a test")
@@ -119,6 +148,7 @@ def full_recipe() -> Recipe:
     }
     data["fidelity"]["motion"] |= {"noise_floor": 0.01}
     data["fidelity"]["audio"]["max_distance"] = 0.75
+    data["gate"] = full_gate()
     choice = {
         "rule": "knee",
         "max_lpips": 0.2,

@@ -37,7 +37,7 @@ OTHERS = [
     if path.name not in ("LOG.md", "CHANGELOG.md")
 ]
 PAGES = [*OTHERS, *SITE]
-ELSEWHERE = {"modelopt", "llmcompressor"}
+ELSEWHERE = {"modelopt", "llmcompressor", "sdnq"}
 """Packages of other tools that the examples import and the tests do not install."""
 EXPORTED = {"flux_recipe"}
 """Modules that an export writes in the example itself."""
@@ -360,6 +360,7 @@ EXAMPLE = "recipes/flux1-dev-nvfp4-b200-unverified.json"
         ("profile", ["profile", "--model", "tiny-flux"]),
         ("latency", ["latency", "--model", "tiny-flux"]),
         ("audit", ["audit", "-", "--model", "tiny-flux", "--as", "substring", "--no-vary"]),
+        ("check", ["check", "-", "--model", "tiny-flux", "--min-speedup", "1.01"]),
         ("export", ["export", str(ROOT / EXAMPLE), "--to", "skip-list"]),
         ("diff", ["diff", str(ROOT / EXAMPLE), str(ROOT / EXAMPLE)]),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from sensitivity.cli.render.candidates import dead_pattern_lines, fixed_table
+from sensitivity.cli.render.check import check_lines
 from sensitivity.cli.render.diff import diff_report, nearest_lines
 from sensitivity.cli.render.front import front_table, front_words
 from sensitivity.cli.render.judges import judge_table
@@ -39,6 +40,9 @@ from sensitivity.search.loop import SearchResult
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import Winner
 from sensitivity.workflows.conclude import SearchOutcome
+from sensitivity.workflows.criteria import memory_criterion, speed_criterion
+from sensitivity.workflows.gate import Checked, Drawn, Gate
+from sensitivity.workflows.picture_criteria import against_criterion, picture_criteria
 from sensitivity.workflows.report.snippets import snippets_of
 from sensitivity.workflows.report.verdict import verdict_of
 from sensitivity.workflows.status import Member, Status, StudyStatus, Trials, Worker
@@ -208,6 +212,36 @@ def verify(console: Console) -> None:
     console.print(verified_screen(recipe(), found, Constraints(max_typical=0.02)))
 
 
+def check(console: Console) -> None:
+    """`check`: of each decision one, at least, and a line that is long."""
+    found = score(0.03, held_out=True)
+    rules, seen = summary_rules(recipe()), score(0.028, held_out=True)
+    asked = Constraints(max_lpips=0.15, max_typical=0.033, max_flips=2, max_judge={"flip": 0.05})
+    criteria = (
+        *picture_criteria(found, rules, asked),
+        against_criterion(found, seen, "tiny-flux-nvfp4-b200"),
+        speed_criterion(1.377, (1.181, 1.462), 1.2, "predicted for b200, batch 1"),
+        memory_criterion(25_300_000_000, 0, 24 * 10**9, "measured on NVIDIA B200"),
+    )
+    drawn = Drawn(
+        score=found,
+        other=seen,
+        rules=rules,
+        execution=Execution(device="cpu", formats=(NVFP4,)),
+        weights_sha256="5f0c" * 16,
+    )
+    checked = Checked(
+        recipe=other_recipe(),
+        model="tiny-flux",
+        gate=Gate(constraints=asked),
+        criteria=criteria,
+        drawn=drawn,
+        against=recipe(),
+    )
+    for text, style in check_lines(checked):
+        print_line(console, text, style=style)
+
+
 def other_recipe() -> Recipe:
     """The kept recipe with other formats in ten Linears."""
     names = [fqn for fqn, name in recipe().layers.items() if name is NVFP4]
@@ -314,6 +348,7 @@ SEARCH_SCREENS = {
     "search-all": search_all,
     "select": select,
     "verify": verify,
+    "check": check,
     "export-nearest": export_nearest,
     "diff": diff,
     "export": export,

@@ -1,11 +1,12 @@
 """Entries that hit more than they mean, or nothing new, are found; right lists come out clean."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sensitivity.workflows.audit import fixed_recipe, fixed_text
+from sensitivity.workflows.audit import fixed_recipe, fixed_text, keeps_its_form
 from sensitivity.workflows.audit.findings import Kind, Severity
 
 from support.audits import BF16, audited, bad, of
@@ -97,6 +98,39 @@ def test_what_an_entry_hits_besides_is_found(
     assert {
         fqn for fqn, cause in audit.fixed.causes.items() if cause == "skipped by the list"
     } == hits - surplus
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "block"),
+    [
+        (
+            "convert-to-quant",
+            "ctq -i a.safetensors --nvfp4 --simple --exclude-layers single_blocks.1",
+            "single_transformer_blocks.1",
+        ),
+        (
+            "sdnq",
+            '{"weights_dtype": "fp8", "use_quantized_matmul": true, "add_skip_keys": false,'
+            ' "modules_to_not_convert": [".transformer_blocks.1"]}',
+            "transformer_blocks.1",
+        ),
+    ],
+)
+def test_a_number_inside_another_in_a_tools_own_list(
+    form: str, text: str, block: str, models: Any
+) -> None:
+    """An expression and a beginning that are open behind an index hit ten and more as well; a fixed
+    list is one of globs.
+    """
+    audit = audited(models("flux1-dev"), text, form=form)
+    (found,) = of(audit, Kind.OVER)
+    assert found.severity is Severity.ERROR
+    inside = audit.subject.model.tree.fqns
+    assert set(found.fqns) == {
+        fqn for fqn in inside if fqn.startswith(block) and not fqn.startswith(f"{block}.")
+    }
+    assert {fqn for fqn in audit.fixed.causes if fqn.startswith(block)} >= {f"{block}.attn.to_q"}
+    assert not keeps_its_form(replace(audit, source=replace(audit.source, text=text)))
 
 
 def test_an_audio_prefix_is_no_part_of_the_video(models: Any) -> None:

@@ -13,8 +13,10 @@ from types import MappingProxyType
 from sensitivity.consumers.exporters._base import Exporter
 from sensitivity.consumers.exporters.comfyui import ComfyuiExporter
 from sensitivity.consumers.exporters.compressed_tensors import CompressedTensorsExporter
+from sensitivity.consumers.exporters.convert_to_quant import ConvertToQuantExporter
 from sensitivity.consumers.exporters.diffusers import DiffusersExporter, to_diffusers
 from sensitivity.consumers.exporters.modelopt import ModelOptExporter
+from sensitivity.consumers.exporters.sdnq import SdnqExporter
 from sensitivity.consumers.exporters.sglang import SglangExporter
 from sensitivity.consumers.exporters.skip_list import SkipListExporter
 from sensitivity.consumers.exporters.torchao import TorchaoExporter, to_torchao
@@ -26,9 +28,11 @@ __all__ = [
     "EXPORTERS",
     "ComfyuiExporter",
     "CompressedTensorsExporter",
+    "ConvertToQuantExporter",
     "DiffusersExporter",
     "Exporter",
     "ModelOptExporter",
+    "SdnqExporter",
     "SglangExporter",
     "SkipListExporter",
     "TorchaoExporter",
@@ -50,6 +54,8 @@ EXPORTERS: Mapping[str, type[Exporter]] = MappingProxyType(
             VllmOmniExporter,
             SglangExporter,
             ComfyuiExporter,
+            ConvertToQuantExporter,
+            SdnqExporter,
         )
     }
 )

@@ -1,5 +1,5 @@
 """Can a server that renames and fuses Linears run the recipe? What the exporters for vLLM-Omni,
-SGLang and ComfyUI share.
+SGLang, ComfyUI and convert_to_quant share.
 
 Such a server has obstacles that other consumers do not have. It may have no class for the model, or
 one whose names are not known here. It never quantizes some Linears. It runs several Linears as one,
@@ -29,7 +29,15 @@ from sensitivity.recipes.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class ServedExporter(Exporter):
-    """An exporter whose `name` is one of `served_names.CONSUMERS`."""
+    """An exporter whose `served_as` is one of `served_names.CONSUMERS`."""
+
+    @property
+    def served_as(self) -> str:
+        """The consumer of `served_names` whose names are used: the exporter's own, if not others'.
+
+        A tool that prepares files for another one uses the other's names.
+        """
+        return self.name
 
     @property
     @abstractmethod
@@ -46,7 +54,7 @@ class ServedExporter(Exporter):
 
     def served(self, recipe: Recipe) -> dict[str, str | None]:
         """{FQN: run-time name}, as `served_names` gives it."""
-        return served_names(self.name, tree_of(recipe, recipe.layers))
+        return served_names(self.served_as, tree_of(recipe, recipe.layers))
 
     def limits(self, tree: ModelTree) -> Limits:
         """Unknown names alone, if there are any; else what the server always runs in bf16, and the
@@ -55,7 +63,7 @@ class ServedExporter(Exporter):
         limits = super().limits(tree)
         if unknown := self._unknown(tree):
             return replace(limits, unknown=tuple(unknown))
-        served = served_names(self.name, tree)
+        served = served_names(self.served_as, tree)
         families: dict[tuple[str, str], list[str]] = {}
         for fqn, name in served.items():
             if name is not ALWAYS_BF16:
@@ -87,12 +95,12 @@ class ServedExporter(Exporter):
 
     def _unknown(self, tree: ModelTree) -> list[str]:
         """Which of the model's classes or Linears have no known names; a sentence for each."""
-        classes = known_classes(self.name)
+        classes = known_classes(self.served_as)
         found = [
             f"the names that it gives the Linears of {kind} are not known here (known are those of"
             f" {', '.join(classes)})"
             for kind in tree.classes.values()
             if kind not in classes
         ]
-        stray = [] if found else unknown_linears(self.name, tree)
+        stray = [] if found else unknown_linears(self.served_as, tree)
         return found + [f"the names that it gives {some(stray)} are not known here"] * bool(stray)

@@ -14,10 +14,12 @@ from sensitivity.consumers.lists import ConsumerList, Entry, ModelTree
 from sensitivity.consumers.readers._base import Reader
 from sensitivity.consumers.readers.comfyui import ComfyuiReader
 from sensitivity.consumers.readers.compressed_tensors import CompressedTensorsReader
+from sensitivity.consumers.readers.convert_to_quant import ConvertToQuantReader
 from sensitivity.consumers.readers.diffusers import DiffusersReader
 from sensitivity.consumers.readers.filter_fn import FilterFnReader
 from sensitivity.consumers.readers.modelopt import ModelOptReader
 from sensitivity.consumers.readers.plain import PLAIN_READERS
+from sensitivity.consumers.readers.sdnq import SdnqReader
 from sensitivity.consumers.readers.sglang import SglangReader
 from sensitivity.consumers.readers.torchao import TorchaoReader
 from sensitivity.consumers.readers.vllm_omni import VllmOmniReader
@@ -35,7 +37,9 @@ READERS: Mapping[str, Reader] = MappingProxyType(
                 VllmOmniReader(),
                 SglangReader(),
                 ComfyuiReader(),
+                ConvertToQuantReader(),
                 TorchaoReader(),
+                SdnqReader(),  # before diffusers, whose backend it is as well
                 DiffusersReader(),
                 FilterFnReader(),
                 ModelOptReader(),

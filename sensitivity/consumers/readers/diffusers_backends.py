@@ -12,17 +12,17 @@ Linears in bf16:
     gguf             any part of the name
     modelopt         anywhere in the name of the weight's quantizer; * and ? are special
     sdnq             any part of the name, or the whole of the weight's; * is special, and a dot in
-                     front means its beginning
+                     front means its beginning (`readers.sdnq` has all of its lists)
     nunchaku_lite    whole names of the Linears that are quantized; all others stay bf16
 
-Only torchao has formats of this tool. The others, most of them weight-only, have a name and no
-price.
+torchao has formats of this tool, and sdnq has fp8. The others, most of them weight-only, have a
+name and no price.
 
 A config with the key of another backend is refused, since its own backend ignores that list. What
 sdnq adds to its list by itself when it quantizes is not seen; a saved checkpoint's list has it.
 
 Source: diffusers 0.42.1 (`quantizers/quantization_config.py`, `quantizers/*/`), read; for sdnq
-`check_param_name_in` of its own package, at 21d60c8.
+its own package, 0.2.8.
 """
 
 import re
@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from sensitivity.consumers.lists import Entry
 from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers.entries import check_names
+from sensitivity.consumers.readers.sdnq_configs import KEPT, read_sdnq_config
 from sensitivity.consumers.readers.torchao_configs import read_torchao_config
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import did_you_mean
@@ -124,14 +125,12 @@ def read_backend(part: Mapping[str, Any], component: str) -> Backend:
     rule = RULES[method]
     if method == "nunchaku_lite":
         return Backend(_targets(part, component), FormatName.BF16, rule)
+    if method == "sdnq":
+        return _sdnq(part, component)
     key, other = _LIST_KEY, _BITSANDBYTES_KEY
     if method == "bitsandbytes":
         key, other = other, key
-    if part.get(other):
-        raise PatternError(
-            f"found {other} in a config of {method}, which does not read it; expected {key}; rename"
-            " it"
-        )
+    _refuse_key(part, method, expected=key, other=other)
     names = [part[key]] if isinstance(part.get(key), str) else part.get(key)
     kept = [
         Entry(text=name, rule=rule, component=component)
@@ -142,6 +141,23 @@ def read_backend(part: Mapping[str, Any], component: str) -> Backend:
         return Backend(kept, _format(method, part), rule, always)
     keys, default = _torchao(part["quant_type"], component)
     return Backend([*kept, *keys], default, rule)
+
+
+def _sdnq(part: Mapping[str, Any], component: str) -> Backend:
+    """What SDNQ's lists say; among these entries the last one that hits decides."""
+    _refuse_key(part, "sdnq", expected=KEPT, other=_BITSANDBYTES_KEY)
+    config = read_sdnq_config(part)
+    entries = config.entries(component, with_moot=False)
+    return Backend([*reversed(entries)], config.default, RULES["sdnq"])
+
+
+def _refuse_key(part: Mapping[str, Any], method: str, *, expected: str, other: str) -> None:
+    """Raise PatternError for a config with the list of another backend."""
+    if part.get(other):
+        raise PatternError(
+            f"found {other} in a config of {method}, which does not read it; expected {expected};"
+            " rename it"
+        )
 
 
 def _torchao(kind: Any, component: str) -> tuple[list[Entry], ListedFormat]:
@@ -164,7 +180,7 @@ def _format(method: str, part: Mapping[str, Any]) -> ListedFormat:
         if is_8bit:
             return OtherFormat("int8 (bitsandbytes)")
         return weight_only(f"{_word(part.get('bnb_4bit_quant_type'), 'fp4')} (bitsandbytes)")
-    if method in ("quanto", "sdnq"):
+    if method == "quanto":
         words = f"{_word(part.get('weights_dtype'), 'int8')} ({method})"
         return OtherFormat(words) if part.get("use_quantized_matmul") else weight_only(words)
     if method == "modelopt":

@@ -30,7 +30,7 @@ from sensitivity.workflows.audit.subject import Subject
 SUBSTRINGS, WILDCARDS, REGEXES = (
     ("substring", "dotted-substring"),
     ("glob", "fnmatch"),
-    ("regex", "regex-full", "regex-search"),
+    ("regex", "regex-full", "regex-search", "weight-regex-search"),
 )
 """Rules by kind of entry; entries of other rules mean what they say."""
 _WORD = re.compile(r"[A-Za-z]+")
@@ -103,6 +103,8 @@ def _meaning(entry: Entry, hits: frozenset[str], subject: Subject) -> Meaning:
         closed = _closed_globs(entry.text)
     elif entry.rule in REGEXES or (entry.rule == "weight-key" and entry.text.startswith("re:")):
         closed = (_closed_regex(entry.text),)
+    elif entry.rule == "sdnq" and entry.text[0] == "." and entry.text[-1].isdigit():
+        closed = (f"{entry.text}.",)
     else:
         return Meaning(hits, surely=False)
     numbered = hits

@@ -223,8 +223,15 @@ def _price_json(row: PricedList) -> dict[str, Any]:
 
 
 def keeps_its_form(audit: Audit) -> bool:
-    """Whether `fixed_text` is in the list's own form: where its consumer has names of its own."""
-    return isinstance(audit.subject.listed, ServedList) and bool(audit.source.text)
+    """Whether `fixed_text` is in the list's own form: where its consumer has names of its own, and
+    takes a list of them.
+    """
+    listed = audit.subject.listed
+    return (
+        isinstance(listed, ServedList)
+        and listed.consumer == listed.served
+        and bool(audit.source.text)
+    )
 
 
 def fixed_text(audit: Audit) -> str:

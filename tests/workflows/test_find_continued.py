@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sensitivity.cli import main
+from sensitivity.cli.same_command import UNDER_UV
 from sensitivity.errors import OutputError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.models.media import Media
@@ -159,6 +160,7 @@ def test_ctrl_c_keeps_finished_trials_and_says_how_to_go_on(
     command = ["sensitivity", "search", *(str(x) for pair in named.items() for x in pair)]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setenv("SENSITIVITY_DEBUG", "1")  # leaves the loggers of this process as they are
+    monkeypatch.delenv(UNDER_UV, raising=False)  # the tests may run under `uv run` themselves
     with monkeypatch.context() as patched:
         at_trial(4, lambda: os.kill(os.getpid(), signal.SIGINT), patched)
         with pytest.raises(SystemExit) as ended:

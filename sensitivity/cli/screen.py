@@ -62,7 +62,7 @@ def make_console(json_path: str | None) -> Console:
     # colours may be forced in a pipe (FORCE_COLOR); what moves may not
     moves = None if stream.isatty() else False
     console = TextConsole(stderr=json_path == "-", force_interactive=moves)
-    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+    if not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         console.width = PIPE_WIDTH
     return console
 

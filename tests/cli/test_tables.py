@@ -143,5 +143,9 @@ def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stdout", io.StringIO())
     monkeypatch.delenv("COLUMNS", raising=False)
     assert make_console(None).width == PIPE_WIDTH
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich calls a pipe a terminal then
+    assert make_console(None).width == PIPE_WIDTH
+    assert make_console("-").width == PIPE_WIDTH
+    monkeypatch.delenv("FORCE_COLOR")
     monkeypatch.setenv("COLUMNS", "96")
     assert make_console(None).width == 96

@@ -7,6 +7,7 @@ Hypervolume is relative to the ceiling of as many points as there were trials (`
     python benchmarks/landscapes.py --arms ours tpe --seeds 8 --out runs/landscapes
     python benchmarks/landscapes.py --table runs/table-tiny-flux --arms ours
     python benchmarks/landscapes.py --only interactions --arms tpe --trials 1000 --seeds 2
+    python benchmarks/landscapes.py --arms ours --workers 8 --out runs/eight --against runs/one
 
 Each seed draws a new landscape, and is the arm's seed too; a fitted table is the same landscape for
 each. What is played is kept in --out, and not played again. The last line is JSON.
@@ -31,7 +32,7 @@ from landscape_kinds import KINDS, Landscape, fitted, make
 from measures import LEAST, Corner, best_subset, damage_at, hypervolume_of, student_interval
 from playing import fronts_at, marks_of, play
 from scored_rows import rows_in
-from search_arms import ARMS, SEEDLESS, can_play
+from search_arms import ARMS, PARALLEL, SEEDLESS, can_play
 from table_files import read_table
 
 from sensitivity.core.environment import describe_environment
@@ -136,6 +137,7 @@ def run(job: tuple[str, int, argparse.Namespace, list[str], float]) -> list[Row]
             trials=args.trials,
             hear=landscape.hear,
             deadline=deadline,
+            workers=args.workers,
         )
         if played is None:
             break
@@ -144,13 +146,15 @@ def run(job: tuple[str, int, argparse.Namespace, list[str], float]) -> list[Row]
             for rule, front in fronts_at(played, count, landscape.world, arm).items():
                 found = judge.judge([played.choices[i] for i in front], count)
                 about = {"landscape": kind, "seed": seed, "arm": arm, "trials": count, "rule": rule}
+                about["workers"] = args.workers
                 rows.append(about | found | {"seconds": seconds, "budget": args.trials})
     return rows
 
 
 def missing_jobs(args: argparse.Namespace, kinds: list[str], known: list[Row]) -> list[Any]:
     """What `run` has to do that `rows.jsonl` does not have, seed by seed."""
-    done = {(row["landscape"], row["seed"], row["arm"], row["budget"]) for row in known}
+    names = ("landscape", "seed", "arm", "budget")
+    done = {tuple(row[name] for name in names) for row in known if workers_of(row) == args.workers}
     deadline, jobs = time.monotonic() + args.time_limit_s, []
     for seed in range(args.seeds):
         for kind in kinds:
@@ -159,6 +163,11 @@ def missing_jobs(args: argparse.Namespace, kinds: list[str], known: list[Row]) -
             if arms:
                 jobs.append((kind, seed, args, arms, deadline))
     return jobs
+
+
+def workers_of(row: Row) -> int:
+    """How many workers a row is of; earlier rows do not say that it is one."""
+    return int(row.get("workers", 1))
 
 
 def played_rows(args: argparse.Namespace, kinds: list[str]) -> list[Row]:
@@ -179,7 +188,9 @@ def played_rows(args: argparse.Namespace, kinds: list[str]) -> list[Row]:
     return [
         row
         for row in known
-        if row["seed"] < args.seeds and all(row[key] in some for key, some in mine.items())
+        if row["seed"] < args.seeds
+        and workers_of(row) == args.workers
+        and all(row[key] in some for key, some in mine.items())
     ]
 
 
@@ -265,6 +276,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a folder of score_tables.py, instead")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument(
+        "--workers", type=int, default=1, help="lists that are being scored at a time"
+    )
     parser.add_argument("--rule", choices=("estimate", "score"), default="estimate")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--time-limit-s", type=float, default=1e9)
@@ -273,6 +287,8 @@ def main() -> None:
         "--against", type=Path, help="such a folder of another version: differences are shown"
     )
     args = parser.parse_args()
+    if args.workers > 1 and not set(args.arms) <= PARALLEL:
+        parser.error(f"--workers is of the arms {', '.join(sorted(PARALLEL))}")
     kinds = [read_table(args.table).model] if args.table else args.only
     if args.out:
         (args.out / "ceilings").mkdir(parents=True, exist_ok=True)

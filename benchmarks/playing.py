@@ -21,7 +21,7 @@ from search_arms import ARMS, Heard, World, estimated
 from sensitivity.search.candidates import Choice, baselines
 
 COUNTS = (10, 20, 50)
-LONG_COUNTS = (100, 200, 500, 1000)
+LONG_COUNTS = (100, 200, 300, 500, 700, 1000)
 INSIDE = {"ours, baselines in the budget"}
 """Arms whose budget pays for what people do by hand."""
 Hear = Callable[[Choice], Heard]
@@ -55,26 +55,44 @@ def play(
     trials: int,
     hear: Hear,
     deadline: float = float("inf"),
+    workers: int = 1,
+    after: Callable[[Played], None] = lambda _played: None,
 ) -> Played | None:
-    """Play an arm for so many trials; it may end earlier. None if time is up (`time.monotonic`)."""
+    """Play an arm for so many trials; it may end earlier. None if time is up (`time.monotonic`).
+
+    With several workers each list is proposed while the results of `workers - 1` others are still
+    to come; results come in the order in which lists were begun. `after` is called with what is
+    there whenever no result is still to come.
+    """
     arm, played = ARMS[name](world, seed), Played()
     free = set() if name in INSIDE else {choice for _, choice in baselines(world.candidates)}
+
+    def start(choice: Choice) -> None:
+        played.choices.append(choice)
+        if choice not in free:
+            played.ends.append(len(played.choices))
+
+    def hear_next() -> Heard:
+        played.heard.append(hear(played.choices[len(played.heard)]))
+        return played.heard[-1]
+
     try:
-        choice = next(arm)
-        while True:
+        start(next(arm))
+        while len(played.heard) < len(played.choices):
             if time.monotonic() > deadline:
                 return None
-            played.choices.append(choice)
-            played.heard.append(hear(choice))
-            if choice not in free:
-                played.ends.append(len(played.choices))
-            if len(played.ends) == trials:
-                break
-            begun = time.perf_counter()
-            choice = arm.send(played.heard[-1])
-            played.ask_s.append(time.perf_counter() - begun)
+            is_last = len(played.ends) == trials
+            is_full = len(played.choices) - len(played.heard) == workers
+            heard = hear_next() if is_last or is_full else None
+            if len(played.heard) == len(played.choices):
+                after(played)
+            if not is_last:
+                begun = time.perf_counter()
+                start(arm.send(heard))
+                played.ask_s.append(time.perf_counter() - begun)
     except StopIteration:
-        pass
+        while len(played.heard) < len(played.choices):
+            hear_next()
     return played
 
 

@@ -82,8 +82,9 @@ def by_curve(typical: Array, means: Array) -> Array:
 
 
 def analyse(folder: Path) -> Row:
-    """{setting: {arm: {"rule@trials": {measure: ...}}}}; of equal jobs the last counts."""
-    results = {tuple(row["job"]): row for row in rows_in(folder, "results")}
+    """{setting: {arm: {"rule@trials": {measure: ...}}}}; of equal jobs the longest, last counts."""
+    rows = sorted(rows_in(folder, "results"), key=lambda row: row.get("trials", 0))
+    results = {tuple(row["job"]): row for row in rows}
     if not results:
         return {}
     judged = Judged(folder, next(iter(results.values()))["floor"])

@@ -5,10 +5,14 @@ Each is a generator: it yields a choice, is sent what was heard of it, and yield
     arm = ARMS["ours"](world, seed=0)
     choice = next(arm); choice = arm.send(Heard(per_prompt=(0.031, 0.012))); ...
 
+Those in `PARALLEL` may be sent None instead, where nothing is heard yet and another list is wanted;
+what is heard later is of the lists in their order.
+
 A generator that ends has nothing more to propose. All begin with what people do by hand
 (`search.candidates.baselines`), except those that are one list or one sweep themselves.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -64,7 +68,7 @@ class Heard:
         return float(np.exp(np.log(self.latent).mean()))
 
 
-Arm = Generator[Choice, Heard, None]
+Arm = Generator[Choice, Heard | None, None]
 
 
 @dataclass(frozen=True)
@@ -88,18 +92,22 @@ def _proposed(
     world: World, proposer: KnapsackProposer, observed: Callable[[Choice, Heard], Observation]
 ) -> Arm:
     """A search with a proposer, as `search.loop` runs it."""
-    history: list[Observation] = []
+    history, pending = list[Observation](), list[Choice]()
     start = _start(world.candidates)
-    while True:
-        seen = {obs.choice for obs in history}
+    for count in itertools.count():
+        seen = {*(obs.choice for obs in history), *pending}
         choice = (
-            start[len(history)]
-            if len(history) < len(start)
-            else proposer.next_choice(history, seen, len(history) - len(start))
+            start[count]
+            if count < len(start)
+            else proposer.next_choice(history, seen, count - len(start), pending)
         )
         if choice in seen:
             return
-        history.append(observed(choice, (yield choice)))
+        pending.append(choice)
+        heard = yield choice
+        if heard is not None:
+            history.append(observed(pending[0], heard))
+            del pending[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +169,9 @@ class UniformSavings(KnapsackProposer):
         damage: Any,  # noqa: ARG002
         history: Any,
         rng: np.random.Generator,
+        pending: Any = (),
     ) -> Any:
-        number, value, base = len(history) + 1 + 97 * self.seed, 0.0, 0.5
+        number, value, base = len(history) + len(pending) + 1 + 97 * self.seed, 0.0, 0.5
         while number:
             value, number, base = value + base * (number & 1), number >> 1, base / 2
         jitter = rng.normal(0, 0.02, 4) * np.arange(4)
@@ -371,6 +380,8 @@ def can_play(arm: str, world: World) -> bool:
     return None in wanted or bool(set(wanted) & set(world.errors))
 
 
+PARALLEL = {name for name, way in ARMS.items() if isinstance(way, Ours)}
+"""Arms that propose while others are being scored."""
 SEEDLESS = {
     "sweep, root of errors",
     "sweep, errors ** 1.5",

@@ -17,22 +17,23 @@ ceiling's. `quality_tables.py` computes and prints these; `playing.py` says what
 The second prints tables from what is there; its last line is JSON.
 
 Time-limited and resumable: jobs that are not done are taken up by the next call with the same
---out. `--model` takes the study of another model of the same scenes (`other_models.py`);
-`--settings` and `--arms` choose among what is compared; `--long 1000` runs the stock samplers on.
+--out. A long run writes its fronts on the way, so one that is cut off leaves what it had. `--model`
+takes the study of another model of the same scenes (`other_models.py`); `--settings` and `--arms`
+choose among what is compared; `--long 1000` runs the stock samplers on.
 """
 
 import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from ceiling import front_of_table, lists_to_score
-from playing import COUNTS, Played, fronts_at, marks_of, play
+from playing import COUNTS, LONG_COUNTS, Played, fronts_at, marks_of, play
 from quality_tables import analyse, show
 from score_tables import make_world
 from scored_model import SETTINGS, ScoredModel
@@ -65,11 +66,17 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
 
 
 def run_job(
-    model: ScoredModel, world: World, job: Job, deadline: float, table: Table | None
+    model: ScoredModel,
+    world: World,
+    job: Job,
+    deadline: float,
+    table: Table | None,
+    save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any] | None:
     """Play an arm, or take the ceiling's lists, and generate the fronts on the fresh prompts.
 
-    None if time is up. Points are [seconds, id of the list]; the scores are in the files.
+    None if time is up. `save` is given what a long run has on the way. Points are [seconds,
+    id of the list]; the scores are in the files.
     """
     _, name, seed, trials = job
     candidates = world.candidates
@@ -97,17 +104,33 @@ def run_job(
         found = model.score(candidates.decode(choice), "search")
         return Heard(found.per_prompt, found.latent, model.floor)
 
-    played = play(name, world, seed=seed, trials=trials, hear=hear, deadline=deadline)
-    if played is None:
-        return None
-    result |= {"trials": len(played.ends), "ask_ms": _median_ms(played), "fronts": {}}
-    for count in marks_of(played):
-        for rule, front in fronts_at(played, count, world, name).items():
-            points = points_of([played.choices[i] for i in front])
-            if points is None:
-                return None
-            result["fronts"][f"{rule}@{count}"] = points
-    return result
+    fronts: dict[str, list[tuple[float, str]]] = {}
+
+    def found_of(played: Played) -> dict[str, Any] | None:
+        for count in marks_of(played):
+            if f"score@{count}" in fronts:
+                continue
+            for rule, front in fronts_at(played, count, world, name).items():
+                points = points_of([played.choices[i] for i in front])
+                if points is None:
+                    return None
+                fronts[f"{rule}@{count}"] = points
+        return result | {
+            "trials": len(played.ends),
+            "ask_ms": _median_ms(played),
+            "fronts": dict(fronts),
+        }
+
+    def on_the_way(played: Played) -> None:
+        if len(played.ends) < trials and len(played.ends) in (max(COUNTS), *LONG_COUNTS):
+            found = found_of(played)
+            if found is not None:
+                save(found | {"partial": True})
+
+    played = play(
+        name, world, seed=seed, trials=trials, hear=hear, deadline=deadline, after=on_the_way
+    )
+    return None if played is None else found_of(played)
 
 
 def _ceiling(
@@ -153,12 +176,16 @@ def work(rank: int, args: argparse.Namespace, counter: Any, deadline: float) -> 
     devices = torch.cuda.device_count() if args.device == "cuda" else 0
     device = f"cuda:{rank % devices}" if devices else args.device
     model = ScoredModel(args.model, args.out, device=device, fresh=args.fresh, rank=rank)
-    done = {tuple(row["job"]) for row in rows_in(args.out, "results")}
+    done = {tuple(row["job"]) for row in rows_in(args.out, "results") if not row.get("partial")}
     jobs, worlds = jobs_of(args), dict[int, World]()
     with (
         Store.open(args.out / f"calibration{rank}.db") as store,
         (args.out / f"results{rank}.jsonl").open("a", buffering=1) as file,
     ):
+
+        def save(row: dict[str, Any]) -> None:
+            file.write(json.dumps(row) + "\n")
+
         while time.monotonic() < deadline:
             with counter.get_lock():
                 at, counter.value = counter.value, counter.value + 1
@@ -173,9 +200,10 @@ def work(rank: int, args: argparse.Namespace, counter: Any, deadline: float) -> 
             if jobs[at][1] != CEILING and not can_play(jobs[at][1], world):
                 continue
             table = table_for(args, world) if jobs[at][1] == CEILING else None
-            result = run_job(model, world, jobs[at], deadline, table)
+
+            result = run_job(model, world, jobs[at], deadline, table, save)
             if result is not None:
-                file.write(json.dumps(result) + "\n")
+                save(result)
 
 
 def main() -> None:

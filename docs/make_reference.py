@@ -66,7 +66,9 @@ def commands_page() -> str:
         f"{group.help}\n",
         "Every command takes `--json PATH`; `-` writes the JSON to stdout and everything else to"
         " stderr. [Other JSON](json.md) explains the keys. The exit code is 0 on success, 2 for a"
-        " mistake that you can mend, and 1 otherwise. `audit` also exits with 1 for findings.\n",
+        " mistake that you can mend, and 1 otherwise. `audit` also exits with 1 for findings. A"
+        " search that SIGTERM ended exits with 143. 75 says that a new process may go on where this"
+        " one cannot: its GPU no longer answers, or the database has been away for long.\n",
         "A file that is written never replaces one that the command reads, a database, or a file of"
         " a model's folder. Results of this program are replaced; other files only with `--force`."
         " Texts that cannot carry a heading, as the JSON that `export` writes for other tools, are"
@@ -288,7 +290,7 @@ def json_page() -> str:
     """The keys that each command writes."""
     parts = [
         "# Other JSON\n",
-        "What each command writes with `--json`. `search` and `select` write the"
+        "What each command writes with `--json`. `search`, `worker` and `select` write the"
         " [recipe](recipe.md). `[]` is an element of a list. `.*` stands for keys that depend on"
         " the model or the machine. A key with `?` is left out where it says nothing.\n",
         "Keys carry their units: `_s` seconds of one whole run, `_ms` milliseconds of one whole"

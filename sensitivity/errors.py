@@ -14,10 +14,12 @@
     │   │   └── RecipeMismatchError  a recipe does not describe this model
     │   ├── StoreError               a database is of another study or schema, or in use
     │   │   ├── InUseError           another process has a database to write it
+    │   │   ├── LostDatabaseError    a database server does not answer; it may be back soon
     │   │   └── DamageError          what a database holds is not what was written
     │   ├── OutputError              a result cannot be written to its path
     │   ├── ConstraintError          no skip-list satisfies the constraints
     │   └── MissingWeightsError      the weights that are needed are not on this machine
+    ├── DeviceLostError              the GPU no longer answers this process: exits with 75
     └── MeasurementError             a run failed, not by the caller's fault: exits with 1
         └── CalibrationError         layer sensitivities cannot be estimated on this denoiser
 
@@ -84,6 +86,10 @@ class InUseError(StoreError):
     """Another process has a database to write it."""
 
 
+class LostDatabaseError(StoreError):
+    """A database server does not answer, or ended the connection; it may be back soon."""
+
+
 class DamageError(StoreError):
     """What a database holds is not what was written to it."""
 
@@ -101,6 +107,10 @@ class ConstraintError(UserError):
 
 class MissingWeightsError(UserError):
     """The weights that a metric or a model needs are not on this machine."""
+
+
+class DeviceLostError(SensitivityError):
+    """The GPU no longer answers this process, whatever it is asked; a new process may use it."""
 
 
 class MeasurementError(SensitivityError):

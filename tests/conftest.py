@@ -23,6 +23,7 @@ LONG_FIRST = (
     "docs",
     "workflows",
     "search",
+    "faults",
     "cli",
     "shapes",
     "fidelity",

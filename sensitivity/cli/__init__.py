@@ -19,6 +19,7 @@ from sensitivity.cli import (  # noqa: F401
     latency,
     calibrate,
     search,
+    worker,
     status,
     verify,
     check,

@@ -18,6 +18,7 @@ from sensitivity.cli.file_checks import checking_files
 from sensitivity.cli.flags import FlagNamingCommand, flags_of, name_flags, naming_flags
 from sensitivity.cli.help_panels import EXAMPLES, EXPORT_FORMS, completer_of, panel_of
 from sensitivity.cli.options import Force
+from sensitivity.cli.storage_option import named_storage
 from sensitivity.cli.typed_options import remembering
 from sensitivity.errors import UserError
 
@@ -46,7 +47,10 @@ class Command(FlagNamingCommand):
             return super().invoke(ctx)
 
     def _check_names(self, options: dict[str, Any]) -> None:
-        """Raise UserError for a target, a sampler or a consumer that is not there."""
+        """Raise UserError for a target, a sampler or a consumer that is not there, or a database
+        that can be none.
+        """
+        named_storage(options.get("storage"))
         if (sampler := options.get("sampler")) is not None:
             check_sampler(sampler)
         for name in options.get("consumers") or ():

@@ -29,6 +29,7 @@ from sensitivity.cli.options import (
 )
 from sensitivity.cli.outputs import save_recipe, write_file, write_json
 from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.storage_option import StorageRead, named_storage
 from sensitivity.cli.study import complete_study, find_study, tell_of_other_denoisers
 from sensitivity.core.format_name import Source
 
@@ -99,15 +100,6 @@ Vary = Annotated[
         "--vary/--no-vary", help="Also profile another batch size and other prompt lengths."
     ),
 ]
-Calibrated = Annotated[
-    Path | None,
-    typer.Option(
-        "--storage",
-        help=(
-            "Database of the study with layer sensitivities. Default: sensitivity-runs/<study>.db."
-        ),
-    ),
-]
 AllowCode = Annotated[
     bool,
     typer.Option("--allow-code", help="With --as filter-fn: import and run the function's module."),
@@ -140,7 +132,7 @@ def audit(
     fix: Fix = None,
     fail_on: FailOn = "error",
     vary: Vary = True,
-    storage: Calibrated = None,
+    storage: StorageRead = None,
     allow_code: AllowCode = False,
     batch_size: BatchSize = None,
     height: Height = None,
@@ -168,7 +160,7 @@ def audit(
         from sensitivity.search.store import default_storage
         from sensitivity.workflows.audit import AuditRequest, read_source
 
-    keep_database_apart(storage or default_storage(spec), "--storage")
+    keep_database_apart(named_storage(storage) or default_storage(spec), "--storage")
     source = read_source(listed, form=form, allow_code=allow_code, format=fmt_name)
     spec = complete_study(console, spec, options=options)
     request = AuditRequest(
@@ -178,7 +170,7 @@ def audit(
         target=target,
         runtime=runtime,
         recipe=recipe,
-        storage=storage,
+        storage=named_storage(storage),
         vary=vary,
         options=options,
     )

@@ -1,5 +1,6 @@
 """`sensitivity calibrate`: layer sensitivities of a model, measured once and kept."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -19,7 +20,6 @@ from sensitivity.cli.options import (
     Prompts,
     QuantizedFormat,
     SaveStudy,
-    Storage,
     Target,
     Weights,
     at_least_one,
@@ -27,6 +27,7 @@ from sensitivity.cli.options import (
 )
 from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.storage_option import Storage, named_storage
 from sensitivity.cli.study import complete_study, named_study
 from sensitivity.core.format_name import parse_formats
 from sensitivity.core.kernels import in_words
@@ -104,14 +105,15 @@ def calibrate(
     """
     spec = named_study(model, prompts, save_study, weights=weights, net=net)
     formats = parse_formats(fmt) if fmt else None
-    check_writable(storage, "--storage")
+    if isinstance(named := named_storage(storage), Path):
+        check_writable(named, "--storage")
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.cli.render.progress import CalibrationProgress
         from sensitivity.search.store import default_storage
         from sensitivity.workflows.calibrate import CalibrationRequest, calibrate_study
 
-    keep_database_apart(storage or default_storage(spec), "--storage")
+    keep_database_apart(named or default_storage(spec), "--storage")
     request = CalibrationRequest(
         formats=formats,
         arithmetic=arithmetic,
@@ -122,7 +124,7 @@ def calibrate(
         estimator=estimator,
         states=states,
         prompts=prompt_count,
-        storage=storage,
+        storage=named,
         device=choose_device(device),
     )
     spec = complete_study(console, spec, save_study)

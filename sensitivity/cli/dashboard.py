@@ -9,8 +9,9 @@ import typer
 from sensitivity.cli.app import command
 from sensitivity.cli.options import Json
 from sensitivity.cli.outputs import write_json
-from sensitivity.cli.report import Database, StudyName
+from sensitivity.cli.report import StudyName
 from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.storage_option import StorageRead, named_storage
 from sensitivity.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 
 @command
 def dashboard(
     subject: StudyOrRecipe,
-    storage: Database = None,
+    storage: StorageRead = None,
     study: StudyName = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
@@ -52,7 +53,7 @@ def dashboard(
 
         check_installed()
     with step(console, "collecting"):
-        found = find_subject(subject, storage=storage, study=study)
+        found = find_subject(subject, storage=named_storage(storage), study=study)
         collected = collect_report(found)
     if found.database is None or found.kept is None:
         raise UserError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensitivity.core.file_names import is_target_file, slug
+from sensitivity.core.storage_url import Storage
 from sensitivity.errors import RecipeMismatchError, StoreError, UserError
 
 if TYPE_CHECKING:
@@ -70,20 +71,20 @@ def check_consumer(name: str, known: Collection[str]) -> None:
         raise UserError(f"`consumers` is {name!r}; expected one of {', '.join(known)}: {hint}")
 
 
-def check_database(storage: Path | None, spec: "StudySpec") -> None:
-    """Raise StoreError where the database of a search is missing.
+def check_database(storage: Storage | None, spec: "StudySpec") -> None:
+    """Raise StoreError where the database of a search is missing. A server is not asked.
 
     By default it is where `search` puts it.
     """
-    path = database_of(storage, spec)
-    if not path.exists():
+    database = database_of(storage, spec)
+    if isinstance(database, Path) and not database.exists():
         raise StoreError(
-            f"{path} is not there; expected the database of a search: run `sensitivity search` for"
-            f" {spec.name}, or name its database in `storage`"
+            f"{database} is not there; expected the database of a search: run `sensitivity search`"
+            f" for {spec.name}, or name its database in `storage`"
         )
 
 
-def database_of(storage: Path | None, spec: "StudySpec") -> Path:
+def database_of(storage: Storage | None, spec: "StudySpec") -> Storage:
     """The database of a study: what was named, else where `search` puts it."""
     return storage or Path("sensitivity-runs") / f"{slug(spec.name, most=200)}.db"
 

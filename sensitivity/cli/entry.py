@@ -1,7 +1,10 @@
 """How does an error become an exit code? `main`, the entry point of `sensitivity`.
 
 0: success. 2: a mistake that the user can correct; the message says the value found, what was
-expected and the next step. 1: anything else. No error that the program expects is a traceback; the
+expected and the next step. 75: this process can do no more, and a new one can: its GPU no longer
+answers it, or the database has been away for long. 128 + the signal's number: ended by SIGTERM or
+SIGHUP. 1: anything else; under a supervisor (`ranks`) an error that the program does not expect is
+70, since it starts the command again then. No error that the program expects is a traceback; the
 traceback of one that it does not expect is printed without control characters.
 """
 
@@ -17,11 +20,15 @@ import typer
 
 from sensitivity.cli.app import app
 from sensitivity.cli.flags import name_flags
+from sensitivity.cli.ranks import is_quiet, supervise
 from sensitivity.cli.same_command import same_command
 from sensitivity.cli.screen import print_ended, print_error, printable_lines
 from sensitivity.cli.signals import Ended
+from sensitivity.core.devices import poisons_the_device
+from sensitivity.core.storage_url import hide_passwords
+from sensitivity.core.supervised import REPLACE_ME, UNEXPECTED, supervised
 from sensitivity.core.words import first_line
-from sensitivity.errors import SensitivityError, UserError
+from sensitivity.errors import DeviceLostError, LostDatabaseError, SensitivityError, UserError
 
 # click's own class, or that of the copy of click inside newer typers
 ParsingError: type[Any] = next(
@@ -45,10 +52,17 @@ def main() -> None:
     _buffer_output()
     try:
         code = _run()
-    except Exception:
-        sys.stderr.write(printable_lines(traceback.format_exc()))
-        code = 1
+    except Exception as error:
+        sys.stderr.write(hide_passwords(printable_lines(traceback.format_exc())))
+        code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> int:
+    """The exit code after an error that is not expected."""
+    if poisons_the_device(error):
+        return REPLACE_ME
+    return 1 if supervised() is None else UNEXPECTED
 
 
 def _open_closed_streams() -> None:
@@ -81,27 +95,33 @@ def _run() -> Any:
     Raises:
         Exception: one that is not expected.
     """
+    code: Any
     try:
+        if (code := supervise()) is not None:
+            return code
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
     except UserError as error:
         print_error(str(error))
-        code = 2
+        code = REPLACE_ME if _may_pass(error) else 2
+    except DeviceLostError as error:
+        print_error(str(error))
+        code = REPLACE_ME
     except SensitivityError as error:
         print_error(str(error))
         code = 1
     except ParsingError as error:
-        error.message = printable_lines(error.message)
+        error.message = hide_passwords(printable_lines(error.message))
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print_ended(f"interrupted; {_GOES_ON}: {same_command()}")
+        _print_ended("interrupted")
         code = 1
     except Ended as ended:
         try:
-            print_ended(f"ended by {ended.name}; {_GOES_ON}: {same_command()}")
+            _print_ended(f"ended by {ended.name}")
         except OSError:  # a terminal that is closed takes nothing any more
             _discard_output()
             _discard_output(sys.stderr)
@@ -129,6 +149,21 @@ def _run() -> Any:
         )
         code = 1
     return code
+
+
+def _may_pass(error: UserError) -> bool:
+    """Whether the same command may succeed later, though nobody does anything about it."""
+    from sensitivity.search.patience import UnreachableError
+
+    return isinstance(error, LostDatabaseError | UnreachableError)
+
+
+def _print_ended(how: str) -> None:
+    """Say that the command was ended from outside, and how to go on; one process of a host does."""
+    if supervised() is None:
+        print_ended(f"{how}; {_GOES_ON}: {same_command()}")
+    elif not is_quiet():
+        print_ended(f"{how}; {_GOES_ON}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

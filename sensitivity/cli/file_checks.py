@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.core.file_names import url_scheme
+from sensitivity.core.storage_url import Storage, parse_storage
 from sensitivity.errors import OutputError, UserError
 
 OUTPUTS = ("out", "nearest", "fix", "junit", "json_path", "save_study")
@@ -119,7 +120,7 @@ def checking_files(
             if flag != flags.get("save_study"):  # it replaces no other study by its own rule
                 check_output(path, flag)
         if (storage := values.get("storage")) is not None:
-            keep_database_apart(storage, flags["storage"])
+            keep_database_apart(storage_of(storage, flags["storage"]), flags["storage"])
         yield
     finally:
         _files.reset(token)
@@ -129,16 +130,19 @@ def check_path(path: Path | str, flag: str) -> None:
     """Raise UserError for a URL where a path on this machine is expected; no password is shown."""
     scheme = url_scheme(path)
     if scheme is not None:
-        kind = ", since a study is kept in an SQLite file" if flag == "--storage" else ""
-        example = ", such as sensitivity-runs/my-study.db" if flag == "--storage" else ""
         raise UserError(
-            f"{flag}: found a {scheme}:// URL; expected a path on this machine{kind}: name a file"
-            f"{example}"
+            f"{flag}: found a {scheme}:// URL; expected a path on this machine: name a file"
         )
-    if flag == "--storage" and any(0xD800 <= ord(character) < 0xE000 for character in str(path)):
+
+
+def storage_of(text: str | Path, flag: str) -> Storage:
+    """The database that an option names. Raises UserError where that can be none."""
+    storage = parse_storage(text)
+    if isinstance(storage, Path) and any(0xD800 <= ord(sign) < 0xE000 for sign in str(text)):
         raise UserError(
             f"{flag}: found a name that is not UTF-8; expected one that is: name another"
         )
+    return storage
 
 
 def check_output(path: Path, flag: str) -> None:
@@ -211,15 +215,17 @@ def keep_apart(inputs: Iterable[tuple[str, Path | str | None]]) -> None:
                 )
 
 
-def keep_database_apart(path: Path, name: str) -> None:
+def keep_database_apart(path: Storage, name: str) -> None:
     """Raise OutputError where an output is a study's database, or a file of SQLite beside it."""
     check_not_database(_files.get().outputs, path, name)
 
 
-def check_not_database(outputs: Mapping[str, Path], path: Path, name: str) -> None:
+def check_not_database(outputs: Mapping[str, Path], path: Storage, name: str) -> None:
     """Raise OutputError where one of {flag: path} is a study's database, or lies beside it as a
-    file of SQLite.
+    file of SQLite. No file is a server's.
     """
+    if not isinstance(path, Path):
+        return
     for flag, output in outputs.items():
         if any(_same_file(output, f"{path}{suffix}") for suffix in ("", *_BESIDE_DATABASE)):
             raise OutputError(

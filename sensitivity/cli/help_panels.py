@@ -31,7 +31,7 @@ _PANELS = {
     "The screen": "show_all watch",
     "The server": "host port",
     "This machine": "device compiled measure repetitions recompile_limit quick minutes time",
-    "Files": "out storage study keep_pictures md png fix nearest junit json_path force",
+    "Files": "out storage study cache keep_pictures md png fix nearest junit json_path force",
 }
 _PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names.split()}
 
@@ -44,6 +44,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "latency": "sensitivity latency --model flux1-dev --format nvfp4 --target b200",
         "calibrate": "sensitivity calibrate --model tiny-flux --format nvfp4",
         "search": "sensitivity search --model tiny-flux --budget 50",
+        "worker": "sensitivity worker --study tiny-flux-nvfp4-b200-9f0e520d --storage study.db",
         "status": "sensitivity status tiny-flux --watch",
         "verify": "sensitivity verify recipe.json --model flux1-dev",
         "check": "sensitivity check recipe.json --model flux1-dev --max-lpips 0.15 --max-flips 2",

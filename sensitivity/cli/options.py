@@ -320,12 +320,6 @@ KeepPictures = Annotated[
         ),
     ),
 ]
-Storage = Annotated[
-    Path | None,
-    typer.Option(
-        "--storage", help="SQLite database of the study. Default: sensitivity-runs/<study>.db."
-    ),
-]
 ShowAll = Annotated[
     bool,
     typer.Option(

@@ -18,6 +18,7 @@ from sensitivity.cli.file_checks import (
 )
 from sensitivity.core.file_names import file_name
 from sensitivity.core.json_files import write_whole
+from sensitivity.core.storage_url import Storage
 from sensitivity.errors import OutputError
 
 if TYPE_CHECKING:
@@ -75,16 +76,19 @@ def make_folder(path: Path) -> None:
         ) from None
 
 
-def default_recipe(storage: Path, *names: str) -> Path:
-    """Where a recipe goes by default: beside the study's database, which git does not look at."""
-    return storage.parent / file_name(*names, suffix=".json")
-
-
-def check_recipe(path: Path, storage: Path) -> None:
-    """Raise OutputError where a recipe's path or a study's database cannot be written, or both are
-    one file.
+def default_recipe(beside: Path, *names: str) -> Path:
+    """Where a recipe goes by default: beside the study's database, which git does not look at
+    (`search.store.kept_beside`).
     """
-    check_writable(storage, "--storage")
+    return beside.parent / file_name(*names, suffix=".json")
+
+
+def check_recipe(path: Path, storage: Storage) -> None:
+    """Raise OutputError where a recipe's path or a study's database cannot be written, or both are
+    one file. A server is not asked.
+    """
+    if isinstance(storage, Path):
+        check_writable(storage, "--storage")
     check_output(path, "--out")
     keep_database_apart(storage, "--storage")
     check_not_database({"--out": path}, storage, "--storage")

@@ -12,6 +12,7 @@ from sensitivity.cli.file_checks import check_output
 from sensitivity.cli.options import Json
 from sensitivity.cli.outputs import write_file, write_json
 from sensitivity.cli.screen import make_console, print_line, step
+from sensitivity.cli.storage_option import StorageRead, named_storage
 
 if TYPE_CHECKING:
     from sensitivity.workflows.report import Report, Subject
@@ -49,12 +50,6 @@ StudyOfRecipe = Annotated[
         "--model", "-m", help="The study of a recipe whose study does not come with the package."
     ),
 ]
-Database = Annotated[
-    Path | None,
-    typer.Option(
-        "--storage", help="The study's database. Default: looked for where searches keep it."
-    ),
-]
 StudyName = Annotated[
     str | None,
     typer.Option(help="The study's name, where the database holds several of the model."),
@@ -68,7 +63,7 @@ def report(
     md: Markdown = False,
     png: Pictures = None,
     model: StudyOfRecipe = None,
-    storage: Database = None,
+    storage: StorageRead = None,
     study: StudyName = None,
     json_path: Json = None,
 ) -> None:
@@ -85,7 +80,7 @@ def report(
         from sensitivity.workflows.report import collect_report, find_subject
 
     with step(console, "looking for the study"):
-        found = find_subject(subject, model=model, storage=storage, study=study)
+        found = find_subject(subject, model=model, storage=named_storage(storage), study=study)
     with step(console, "collecting"):
         collected = collect_report(found)
     if out is not None or not (md or png):
@@ -104,7 +99,11 @@ def default_page(subject: "Subject") -> Path:
     if subject.recipe_path is not None:
         return subject.recipe_path.with_suffix(".html")
     name = "report" if subject.kept is None else subject.kept.name
-    folder = Path() if subject.database is None else subject.database.parent
+    folder = Path()
+    if subject.database is not None and subject.spec is not None:
+        from sensitivity.search.store import kept_beside
+
+        folder = kept_beside(subject.database, subject.spec).parent
     return folder / f"{name}.html"
 
 

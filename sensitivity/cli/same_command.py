@@ -3,7 +3,7 @@
     same_command()        # "uv run sensitivity search --model tiny-flux --budget 50"
 
 Words are quoted for a shell. The environment and what a shell put in place of variables are not
-known.
+known. A password in a URL is not shown: *** stands for it.
 """
 
 import os
@@ -12,6 +12,8 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from sensitivity.core.storage_url import hide_passwords
 
 PROGRAM = "sensitivity"
 UNDER_UV = "UV_RUN_RECURSION_DEPTH"
@@ -29,7 +31,7 @@ def same_command(
     """
     program, *words = sys.argv if argv is None else argv
     environment = os.environ if environment is None else environment
-    return shlex.join([*_started(program, environment), *words])
+    return shlex.join([*_started(program, environment), *map(hide_passwords, words)])
 
 
 def program() -> list[str]:

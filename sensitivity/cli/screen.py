@@ -20,6 +20,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from sensitivity.cli.flags import name_flags
+from sensitivity.cli.ranks import is_quiet
+from sensitivity.core.storage_url import hide_passwords
 from sensitivity.core.words import printable
 
 PIPE_WIDTH = 200
@@ -82,8 +84,9 @@ def print_line(console: Console, text: str, *, style: str = "", wraps: bool = Fa
 
 
 def print_notice(text: str) -> None:
-    """Print a notice to stderr."""
-    print_line(error_console(), f"notice: {text}", style="yellow")
+    """Print a notice to stderr; of several processes of a host the first does."""
+    if not is_quiet():
+        print_line(error_console(), f"notice: {text}", style="yellow")
 
 
 def print_warning(console: Console, text: str) -> None:
@@ -98,7 +101,7 @@ def print_ended(text: str) -> None:
 
 def print_error(text: str) -> None:
     """Print the error that ends the command to stderr."""
-    print_line(error_console(), f"error: {text}", style="red")
+    print_line(error_console(), f"error: {hide_passwords(text)}", style="red")
 
 
 def may_move(console: Console) -> bool:

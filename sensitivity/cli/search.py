@@ -1,6 +1,5 @@
 """`sensitivity search`: find a skip-list, verify it and write its recipe."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,22 +39,22 @@ from sensitivity.cli.options import (
     Settings,
     ShowAll,
     Steps,
-    Storage,
     Target,
     Weights,
     choose_device,
 )
-from sensitivity.cli.outputs import check_recipe, default_recipe, write_json
+from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, step
+from sensitivity.cli.searching import recipe_path, run_search
+from sensitivity.cli.storage_option import Storage, named_storage
 from sensitivity.cli.study import complete_study, named_study, with_run
 from sensitivity.cli.typed_options import typed_command
-from sensitivity.core.arithmetic import served_otherwise
 from sensitivity.core.format_name import parse_formats
+from sensitivity.core.supervised import supervised
 from sensitivity.errors import UserError
 
 if TYPE_CHECKING:
     from sensitivity.spec.study_spec import StudySpec
-    from sensitivity.workflows.conclude import SearchOutcome
     from sensitivity.workflows.requests import SearchRequest
 
 Budget = Annotated[
@@ -176,93 +175,21 @@ def search(
         max_judge=judge_bounds(max_judge, "max_judge"),
         min_judge=judge_bounds(min_judge, "min_judge"),
         objective=objective,
-        storage=storage,
+        storage=named_storage(storage),
         device=choose_device(device),
         compiled=compiled,
         keep_pictures=keep_pictures,
         command=typed_command("search"),
+        shared=supervised() is not None,
     )
-    recipe_path = _recipe_path(spec, request, out, writes=not dry_run)
+    path = recipe_path(spec, request, out, writes=not dry_run)
     spec = with_run(complete_study(console, spec, save_study, show=True), steps, settings)
     if dry_run:
         _show_plan(console, spec, request, on, json_path)
     else:
-        named = out is not None
-        _run(console, spec, request, recipe_path, json_path, named=named, show_all=show_all)
-
-
-def _recipe_path(
-    spec: "StudySpec", request: "SearchRequest", out: Path | None, *, writes: bool
-) -> Path:
-    """Where the recipe goes.
-
-    Raises:
-        OutputError: `writes` is on, and nothing can be written there.
-    """
-    from sensitivity.latency.devices import get_device
-    from sensitivity.search.settings import for_words
-    from sensitivity.search.store import default_storage
-
-    database = request.storage or default_storage(spec)
-    names = (spec.name, *request.formats, get_device(request.target or spec.pricing.target).name)
-    path = out or default_recipe(
-        database,
-        *names,
-        *served_otherwise(request.own_arithmetic),
-        *for_words(request.consumers),
-    )
-    if writes:
-        check_recipe(path, database)
-    return path
-
-
-def _run(
-    console: Console,
-    spec: "StudySpec",
-    request: "SearchRequest",
-    recipe_path: Path,
-    json_path: str | None,
-    *,
-    named: bool,
-    show_all: bool = False,
-) -> None:
-    """Search with progress, then print what was found and write the recipe."""
-    from sensitivity.cli.finishing import end_interrupted, finish, showing_the_front, write_recipe
-    from sensitivity.cli.render.live_search import SearchProgress
-    from sensitivity.cli.signals import ending_in_order
-    from sensitivity.workflows.find import find_recipe
-
-    progress = SearchProgress(console, budget=request.budget, constraints=request.constraints)
-
-    def keep(outcome: "SearchOutcome") -> None:
-        """Write the recipe before its run is timed, which may end the process."""
-        if outcome.recipe is not None:
-            progress.timing()
-            path = write_recipe(outcome.recipe, recipe_path, named=named)
-            progress.say(f"recipe: {path}, whose seconds are the sum of shapes until now")
-
-    with ending_in_order(), showing_the_front(console), progress:
-        outcome = find_recipe(
-            spec,
-            request,
-            events=progress.events,
-            say=progress.say,
-            verifying=progress.verifying,
-            measuring=progress.measuring,
-            expected=progress.expected,
-            found=keep,
+        run_search(
+            console, spec, request, path, json_path, named=out is not None, show_all=show_all
         )
-    if outcome.result.interrupted:
-        end_interrupted(console, outcome, progress.kept())
-    finish(
-        console,
-        outcome,
-        recipe_path,
-        json_path,
-        budget=request.budget,
-        named=named,
-        show_all=show_all,
-    )
 
 
 def _show_plan(

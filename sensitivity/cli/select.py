@@ -34,12 +34,12 @@ from sensitivity.cli.options import (
     Settings,
     ShowAll,
     Steps,
-    Storage,
     Weights,
     choose_device,
 )
 from sensitivity.cli.outputs import check_recipe, default_recipe
 from sensitivity.cli.screen import make_console, step
+from sensitivity.cli.storage_option import Storage, named_storage
 from sensitivity.cli.study import complete_study, named_study, with_run
 from sensitivity.cli.typed_options import typed_command
 from sensitivity.core.arithmetic import Arithmetic
@@ -152,16 +152,18 @@ def select(
     after the choice. If the database holds several studies, name one, or its settings.
     """
     spec = named_study(model, prompts, weights=weights, net=net)
-    check_database(storage, spec)
+    named = named_storage(storage)
+    check_database(named, spec)
     console = make_console(json_path)
     with step(console, "loading libraries"):
         from sensitivity.search.finished import Wanted
         from sensitivity.search.proposers import SamplerName
-        from sensitivity.search.store import default_storage
+        from sensitivity.search.store import default_storage, kept_beside
         from sensitivity.workflows.requests import SelectRequest
 
-    database = storage or default_storage(spec)
-    check_recipe(out or default_recipe(database, spec.name, "choice"), database)
+    database = named or default_storage(spec)
+    recipe_path = out or default_recipe(kept_beside(named, spec), spec.name, "choice")
+    check_recipe(recipe_path, database)
     request = SelectRequest(
         wanted=Wanted(
             name=study,
@@ -211,7 +213,7 @@ def _run(
     from sensitivity.cli.recipe_paths import choice_words
     from sensitivity.cli.render.live_search import SearchProgress
     from sensitivity.cli.signals import ending_in_order
-    from sensitivity.search.store import default_storage
+    from sensitivity.search.store import kept_beside
     from sensitivity.workflows.select import select_recipe
 
     progress = SearchProgress(console, budget=0, held_out=len(spec.prompts.held_out))
@@ -227,6 +229,6 @@ def _run(
         end_interrupted(console, outcome, progress.kept())
     recipe = outcome.recipe
     names = (spec.name,) if recipe is None else (recipe.name, *choice_words(recipe))
-    path = out or default_recipe(request.storage or default_storage(spec), *names)
+    path = out or default_recipe(kept_beside(request.storage, spec), *names)
     named = out is not None
     finish(console, outcome, path, json_path, budget=0, named=named, show_all=show_all)

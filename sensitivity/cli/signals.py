@@ -3,7 +3,9 @@
 SIGTERM (a scheduler, a container that is stopped) and SIGHUP (a terminal that is closed) end a
 process at once, as a crash does. Inside this context they end it as Ctrl-C does: what is finished
 is kept, and the running trial is marked to be taken again and not counted as one that ended its
-process. The exit code is the shell's, 128 + the signal's number (`Ended`).
+process. The exit code is the shell's, 128 + the signal's number (`Ended`). The first signal ends
+it: schedulers send several, and a second one would end what the first began, before what is claimed
+is given back.
 
 with ending_in_order():
     find_recipe(spec, request)
@@ -45,4 +47,7 @@ def ending_in_order() -> Iterator[None]:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
+    for other in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
+        if signal.getsignal(other) is _end:
+            signal.signal(other, signal.SIG_IGN)
     raise Ended(number)

@@ -3,7 +3,7 @@
     typed("model", "storage")      # ["--model", "tiny-flux", "--storage", "s.db"] inside `search`
 
 Options that were left out, and those that the environment set, are not repeated. Outside a command
-nothing was typed.
+nothing was typed. A password in a URL is not repeated: *** stands for it.
 """
 
 import shlex
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any
+
+from sensitivity.core.storage_url import hide_passwords
 
 _typed: ContextVar[dict[str, list[str]]] = ContextVar("typed", default={})  # noqa: B039
 
@@ -68,4 +70,4 @@ def _words(parameter: Any, value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return str(value.value if isinstance(value, Enum) else value)
+    return hide_passwords(str(value.value if isinstance(value, Enum) else value))

@@ -1,8 +1,9 @@
-"""Can torch run on this device, and how much of its memory is free?
+"""Can torch run on this device, how much of its memory is free, and does it still answer?
 
     check_device("cuda:1")                # UserError unless torch sees two CUDA devices
     check_device("cpu", gpu_only=True)    # UserError: times are measured on a GPU
     free_bytes("cpu")                     # 12884901888
+    poisons_the_device(error)             # True after a failed assertion in a kernel
 
 Method. CUDA says how much of a GPU's memory is free. For the CPU it is what Linux calls available,
 within the memory limit of the container (cgroup v2) that the process runs in.
@@ -23,6 +24,29 @@ if TYPE_CHECKING:
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+
+POISONING = (
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "illegal instruction",
+    "misaligned address",
+    "operation not supported on global/shared address space",
+    "invalid program counter",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "Invalid access of peer GPU memory",
+    "no CUDA-capable device",
+    "CUDA driver error",
+    "CUDA error: unknown error",
+)
+"""What CUDA says of errors after which "the process must be terminated and relaunched" (CUDA
+Runtime API, `cudaError_t`: 214, 220, 226, 700, 702, 710, 714 to 719), of a GPU that is gone (100),
+and of errors that it has no words for.
+"""
+_OF_CUDA = ("CUDA", "CUBLAS", "CUDNN", "Triton Error")
 
 
 def check_device(device: str, *, gpu_only: bool = False) -> None:
@@ -72,6 +96,38 @@ def free_memory(device: "torch.device") -> None:
         with suppress(RuntimeError):
             torch.cuda.synchronize(device)
             torch.cuda.empty_cache()
+
+
+def poisons_the_device(error: BaseException) -> bool:
+    """Whether no later call of this process can use its GPU, after this error.
+
+    CUDA keeps such an error: each later call of the process fails with it. Errors that say so by
+    their words are known (`POISONING`), also where others were raised from them. After another
+    error of CUDA's the GPUs that this process uses are asked; being out of memory is no such error.
+    """
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        if any(words in str(found) for words in POISONING):
+            return True
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    if any(type(own).__name__ == "OutOfMemoryError" for own in seen):
+        return False
+    return any(words in str(own) for own in seen for words in _OF_CUDA) and not _answer()
+
+
+def _answer() -> bool:
+    """Whether a number can be written to each GPU that this process uses, and read back."""
+    import torch
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return True
+    used = [i for i in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(i)]
+    try:
+        return all(torch.ones(1, device=f"cuda:{i}").item() == 1 for i in used)
+    except RuntimeError as error:
+        return type(error).__name__ == "OutOfMemoryError"
 
 
 def free_bytes(device: str) -> int | None:

@@ -15,6 +15,7 @@ killed process left behind is swept by the next one that writes into the folder.
 What this module does not do: know what the JSON means, or create folders.
 """
 
+import errno
 import json
 import math
 import os
@@ -28,12 +29,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sensitivity.core.disk_room import free_words
 from sensitivity.errors import OutputError
 
 MAX_DEPTH = 64
 """Levels of nesting in a JSON text."""
 _MAX_DIGITS = 20  # of an integer: enough for all of 64 bits
 _TEMPORARY = re.compile(r"\.sensitivity-[0-9a-f]{16}\.tmp")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk takes no more."""
 LEFT_BEHIND_S = 3600.0
 """Seconds since its last change after which a temporary file is nobody's any more."""
 
@@ -133,6 +137,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
         _replace(target, data)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            why = f"{why} ({free_words(target)})"
         raise OutputError(
             f"cannot write {target.name!r} in the folder {target.parent}: {why}; expected a folder"
             " that exists, is writable and has space: create it, or name another path"

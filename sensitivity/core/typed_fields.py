@@ -3,12 +3,13 @@
     @dataclass(frozen=True, kw_only=True)
     class Request:
         formats: tuple[FormatName, ...] = (FormatName.NVFP4,)
-        storage: Path | None = None
+        storage: Storage | None = None
 
         def __post_init__(self) -> None:
             coerce_fields(self)
 
     Request(formats=["nvfp4"], storage="a.db")      # (FormatName.NVFP4,), Path("a.db")
+    Request(storage="postgresql://me@host/db")      # a StorageUrl
     Request(formats=["nvpf4"])                      # UserError: `formats` ... expected 'bf16', ...
     Request(storage="mysql://me:secret@host/db")    # UserError: `storage` is a mysql:// URL ...
 
@@ -18,10 +19,12 @@ give another result and no error. A value of no such type is a UserError. A bool
 a URL is no path.
 
 Method. pydantic converts each field that is made of plain types. Fields of other classes stay as
-they are. What is checked beyond types is the record's own affair.
+they are, but for those of a `Storage`, which is a path or a server's URL (`core.storage_url`). What
+is checked beyond types is the record's own affair.
 """
 
 import dataclasses
+import os
 import typing
 from collections.abc import Iterator
 from functools import cache
@@ -32,6 +35,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from sensitivity.core.file_names import url_scheme
+from sensitivity.core.storage_url import StorageUrl, parse_storage
 from sensitivity.core.words import printable
 from sensitivity.errors import UserError
 
@@ -45,6 +49,15 @@ def coerce_fields(record: Any) -> None:
         UserError: a value cannot be of its field's type; the message names the field.
     """
     kind: Any = type(record)
+    for name in _storages(kind):
+        value = getattr(record, name)
+        if isinstance(value, str | os.PathLike):
+            object.__setattr__(
+                record, name, parse_storage(value if isinstance(value, Path) else os.fspath(value))
+            )
+        elif value is not None and not isinstance(value, StorageUrl):
+            shown = printable(repr(value))[:_MOST_SHOWN]
+            raise UserError(f"`{name}` is {shown}; expected a path or a URL: correct it")
     for name, (adapter, takes_bool) in _adapters(kind).items():
         value = getattr(record, name)
         if isinstance(value, bool) and not takes_bool:
@@ -81,6 +94,8 @@ def _adapters(kind: type[Any]) -> dict[str, tuple[TypeAdapter[Any], bool]]:
     found = {}
     for field in dataclasses.fields(kind):
         parts = set(_parts(hints[field.name]))
+        if StorageUrl in parts:
+            continue
         if any(dataclasses.is_dataclass(part) for part in parts):
             continue
         try:
@@ -88,6 +103,17 @@ def _adapters(kind: type[Any]) -> dict[str, tuple[TypeAdapter[Any], bool]]:
         except PydanticSchemaGenerationError:
             continue
     return found
+
+
+@cache
+def _storages(kind: type[Any]) -> tuple[str, ...]:
+    """The fields that say where a database lies."""
+    hints = typing.get_type_hints(kind)
+    return tuple(
+        field.name
+        for field in dataclasses.fields(kind)
+        if StorageUrl in set(_parts(hints[field.name]))
+    )
 
 
 def _parts(hint: Any) -> Iterator[Any]:

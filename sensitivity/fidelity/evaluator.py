@@ -18,7 +18,7 @@ Formats run by the kernels that serve a model where the device has them, else by
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -45,6 +45,7 @@ from sensitivity.fidelity.scoring import (
     noise_floors_of,
     score_media,
 )
+from sensitivity.fidelity.sharing import Alone, Sharing
 from sensitivity.fidelity.splits import Split, batch_size_of, interim_looks_of, prompts_of
 from sensitivity.fidelity.typical import typical
 from sensitivity.formats.execution import Execution
@@ -84,6 +85,7 @@ class Evaluator:
         blocks: Whether the denoiser's blocks run compiled.
         panel: The judges of held-out pictures; None: none look.
         watch: Is shown the pictures of each score, bf16's and the score; None: nobody is.
+        sharing: Who generates which of bf16's pictures, where several workers need them.
         environment: Versions and machine, stamped into results.
     """
 
@@ -113,6 +115,7 @@ class Evaluator:
         self._uncalled: tuple[str, ...] = ()
         self.panel: Panel | None = None
         self.watch: Watch | None = None
+        self.sharing: Sharing = Alone()
 
     @property
     def distance(self) -> Distance:
@@ -128,11 +131,8 @@ class Evaluator:
     @property
     def comparison(self) -> Comparison:
         """How the study compares."""
-        return Comparison(
-            distance=self.distance,
-            device=self.loaded.device,
-            stride=self.spec.fidelity.frame_stride,
-        )
+        stride = self.spec.fidelity.frame_stride
+        return Comparison(distance=self.distance, device=self.loaded.device, stride=stride)
 
     def prompts(self, split: Split) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The prompts of a split and their seeds, in the order in which they are generated."""
@@ -173,12 +173,9 @@ class Evaluator:
         """All that decides the bf16 pictures of a split."""
         texts, seeds = self.prompts(split)
         batch = batch_size or self.batch_size(split)
+        own = {"prompts": list(texts), "seeds": list(seeds), "batch_size": batch}
         compiled = {"compiled": True} if self.compiled else {}
-        return (
-            generation_key(self.loaded, self.environment)
-            | {"prompts": list(texts), "seeds": list(seeds), "batch_size": batch}
-            | compiled
-        )
+        return generation_key(self.loaded, self.environment) | own | compiled
 
     def evaluation_key(self, split: Split) -> str:
         """Digest of all that decides a score except the formats.
@@ -197,8 +194,7 @@ class Evaluator:
         """bf16 pictures that a split's references still take, with those of the noise floor."""
         pictures, size = len(self.prompts(split)[0]), self.batch_size(split)
         sizes = {size, 1} if split == "search" and min(size, pictures) > 1 else {size}
-        known = (self._cache.path(self.key(split, batch_size=n)).exists() for n in sizes)
-        return pictures * (len(sizes) - sum(known))
+        return sum(self._cache.lacking(self.key(split, batch_size=n), pictures, n) for n in sizes)
 
     def references(self, split: Split, *, batch_size: int | None = None) -> Media:
         """bf16's pictures or clips of a split: from memory, from the disk, or generated now.
@@ -221,8 +217,14 @@ class Evaluator:
 
         def get() -> Media:
             key = self.key(split) | others
-            made = partial(self._generate, key["prompts"], key["seeds"], key["batch_size"])
-            return self._cache.get(key, generate=made, with_latents=with_latents)[0]
+            texts, seeds, size = key["prompts"], key["seeds"], key["batch_size"]
+
+            def draw(at: slice) -> Media:
+                self.media_generator.encode(texts)  # in one order, whoever draws which batch
+                return self._generate(texts[at], seeds[at], size)
+
+            how: dict[str, Any] = {"sharing": self.sharing, "with_latents": with_latents}
+            return self._cache.collect(key, draw, len(texts), size, **how)[0]
 
         return self.blocks.attempt(get, given_up=self._references.clear)
 

@@ -130,10 +130,29 @@ class MediaGenerator:
         """One pipeline call."""
         pipe = self.loaded.pipe
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        try:
+        with self._explained(settings):
             call = settings | self._text(prompts)
             with recording_latents(pipe) as decoded:
                 output = pipe(**call, output_type="pt", generator=generators)
+        return replace(self._media_in(output), latents=decoded.of_each(len(prompts)))
+
+    def encode(self, prompts: Sequence[str]) -> None:
+        """Encode texts that are new, one at a time. What is padded to its neighbour may depend on
+        the order in which texts come (`text_memory`), so workers that draw different batches all
+        begin here.
+
+        Raises:
+            PipelineError: as `generate`.
+        """
+        with self._explained(self.settings):
+            self.loaded.remember(prompts)
+
+    @contextmanager
+    def _explained(self, settings: dict[str, Any]) -> Iterator[None]:
+        """Inside, errors of the pipeline's call become PipelineErrors."""
+        pipe = self.loaded.pipe
+        try:
+            yield
         # diffusers calls some packages, such as ftfy, without checking that they are installed
         except (ImportError, NameError) as error:
             raise lacks_package(type(pipe).__name__, error) from error
@@ -151,7 +170,6 @@ class MediaGenerator:
                 " its call accepts, of a pipeline of pictures or videos: correct `[settings]` in a"
                 " study TOML"
             ) from error
-        return replace(self._media_in(output), latents=decoded.of_each(len(prompts)))
 
     def _media_in(self, output: Any) -> Media:
         """The media in what a pipeline returned. Raises PipelineError where there are none."""

@@ -27,6 +27,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from sensitivity.core.words import first_line
 from sensitivity.errors import PipelineError, SpecError
 from sensitivity.models.denoisers import joined, parts_of
 from sensitivity.models.hub import quiet
+from sensitivity.models.kept_texts import KeptTexts, texts_key
 from sensitivity.models.model_index import unknown_component
 from sensitivity.models.pipeline_source import PipelineSource, pipeline_source
 from sensitivity.models.residency import OnDemandModule, host_copy, report_device, source_from
@@ -58,6 +60,7 @@ class LoadedPipeline:
             are several (`denoisers.joined`).
         device: where it runs, as torch names it.
         weights_hash: identifies its weights (`weights_hash`).
+        commit: of the Hub's repository that they are from; None for a folder or random weights.
         denoisers: {component: module} of all denoisers, those of `model.denoisers` first.
         text: remembers encoded text; None where every call encodes text.
         on_demand: {component: module} of those that are on the device only while they are used.
@@ -68,6 +71,7 @@ class LoadedPipeline:
     denoiser: nn.Module
     device: str
     weights_hash: str
+    commit: str | None = None
     denoisers: Mapping[str, nn.Module] = field(default_factory=dict)
     text: TextMemory | None = None
     on_demand: dict[str, OnDemandModule] = field(default_factory=dict)
@@ -104,7 +108,12 @@ class LoadedPipeline:
 
 
 def load_pipeline(
-    spec: StudySpec, *, device: str, resident: bool = False, in_turn: bool | None = None
+    spec: StudySpec,
+    *,
+    device: str,
+    resident: bool = False,
+    in_turn: bool | None = None,
+    texts: Path | None = None,
 ) -> LoadedPipeline:
     """Load the study's pipeline in bf16.
 
@@ -114,6 +123,8 @@ def load_pipeline(
         resident: keep all of it on the device and encode text in every call, as a plain pipeline
             does.
         in_turn: let its components take turns on the device; None means on all devices but the CPU.
+        texts: the folder in which encoded texts are kept for other processes (`kept_texts`); None:
+            they are not kept.
 
     Raises:
         PipelineError: the folder or Hub id cannot be loaded (no such id, no network, a missing or
@@ -130,8 +141,8 @@ def load_pipeline(
     try:
         with quiet():
             if in_turn and not resident:
-                return _load_in_turn(spec, source, device)
-            return _load_whole(spec, source, device, remembers=not resident)
+                return _load_in_turn(spec, source, device, texts)
+            return _load_whole(spec, source, device, texts, remembers=not resident)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -150,7 +161,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _load_whole(
-    spec: StudySpec, source: PipelineSource, device: str, *, remembers: bool
+    spec: StudySpec, source: PipelineSource, device: str, texts: Path | None, *, remembers: bool
 ) -> LoadedPipeline:
     """All components on the device for good."""
     modules = {name: source.make(name, device) for name in source.classes}
@@ -164,18 +175,22 @@ def _load_whole(
             if name not in denoisers and not hasattr(part, "decode")
         }
         text = TextMemory(encoders, denoisers=list(denoisers.values()), device=device)
+        text.kept = _kept_texts(texts, spec, source, device)
     return LoadedPipeline(
         spec=spec,
         pipe=pipe,
         denoiser=_studied(spec, denoisers),
         device=device,
         weights_hash=source.weights_hash,
+        commit=source.commit,
         denoisers=denoisers,
         text=text,
     )
 
 
-def _load_in_turn(spec: StudySpec, source: PipelineSource, device: str) -> LoadedPipeline:
+def _load_in_turn(
+    spec: StudySpec, source: PipelineSource, device: str, texts: Path | None
+) -> LoadedPipeline:
     """First what encodes text, then the denoisers, as the module's docstring says."""
     shells = {name: source.shell(name) for name in _denoiser_names(spec, source)}
     for shell in shells.values():
@@ -198,12 +213,14 @@ def _load_in_turn(spec: StudySpec, source: PipelineSource, device: str) -> Loade
     text = TextMemory(
         {name: parts[name] for name in encoders}, denoisers=list(shells.values()), device=device
     )
+    text.kept = _kept_texts(texts, spec, source, device)
     loaded = LoadedPipeline(
         spec=spec,
         pipe=pipe,
         denoiser=_studied(spec, shells),
         device=device,
         weights_hash=source.weights_hash,
+        commit=source.commit,
         text=text,
     )
     _encode_prompts(loaded, text)
@@ -218,6 +235,16 @@ def _load_in_turn(spec: StudySpec, source: PipelineSource, device: str) -> Loade
     return replace(
         loaded, denoiser=_studied(spec, denoisers), denoisers=denoisers, on_demand=on_demand
     )
+
+
+def _kept_texts(
+    folder: Path | None, spec: StudySpec, source: PipelineSource, device: str
+) -> KeptTexts | None:
+    """What keeps encoded texts of a pipeline in a folder; None without one."""
+    if folder is None:
+        return None
+    key = texts_key(spec, source.weights_hash, pipeline=source.pipeline, device=device)
+    return KeptTexts(folder, key)
 
 
 def _encode_prompts(loaded: LoadedPipeline, text: TextMemory) -> None:

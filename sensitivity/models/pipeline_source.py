@@ -33,6 +33,7 @@ from sensitivity.models.only_data import only_data
 from sensitivity.models.pipeline_parts import load_data_part, make_pipeline
 from sensitivity.models.random_weights import random_component, random_pipeline
 from sensitivity.models.reference_weights import check_reference
+from sensitivity.models.safe_versions import check_versions
 from sensitivity.models.skeleton import build_component
 from sensitivity.models.weight_files import ComponentFiles, find_weights
 from sensitivity.models.weights_hash import hash_random_weights, hash_weights
@@ -52,6 +53,7 @@ class PipelineSource:
         shell: component -> the same on meta.
         assemble: {component: module} -> the pipeline.
         weights_hash: identifies the weights (`weights_hash`).
+        commit: of the Hub's repository that the files are from; None for a folder.
     """
 
     pipeline: str
@@ -60,6 +62,7 @@ class PipelineSource:
     shell: Callable[[str], nn.Module]
     assemble: Callable[[Mapping[str, nn.Module]], Any]
     weights_hash: str
+    commit: str | None = None
 
 
 def pipeline_source(spec: StudySpec, *, device: str) -> PipelineSource:
@@ -79,6 +82,7 @@ def pipeline_source(spec: StudySpec, *, device: str) -> PipelineSource:
 
 def _stored(spec: StudySpec) -> PipelineSource:
     """A folder, or a Hub id that is downloaded first."""
+    check_versions()
     if spec.model.path is None:
         _check_configs(spec)
     folder = spec.model.path or _downloaded(spec)
@@ -112,6 +116,7 @@ def _stored(spec: StudySpec) -> PipelineSource:
         shell=lambda name: build_component(local, name),
         assemble=assemble,
         weights_hash=hash_weights(spec, folder),
+        commit=None if spec.model.hub is None else index.commit,
     )
 
 

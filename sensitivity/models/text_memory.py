@@ -19,6 +19,9 @@ bit by bit. If they differ, or some call is not found, the pipeline uses its enc
 this method does not see. The memory then closes itself (`works` is False), and the pipeline
 encodes text in every call.
 
+With `kept`, rows are kept on disk as well (`kept_texts`). The pipeline's code runs for a prompt
+whose rows are there, and its encoders do not. Rows are kept only after the check.
+
 What it does not do: encoders of pictures or sound, and calls after the denoiser's first.
 """
 
@@ -32,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sensitivity.models.entry_points import entry_points, intercept
+from sensitivity.models.kept_texts import KeptRow, KeptTexts
 from sensitivity.models.text_rows import (
     Row,
     TextCall,
@@ -71,6 +75,7 @@ class TextMemory:
     Attributes:
         denoisers: as given; they may be replaced.
         works: False once the memory closed itself.
+        kept: keeps rows for other processes; None: nobody does. It may be set at any time.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class TextMemory:
         self._prompts: set[str] = set()
         self._remembered: set[str] = set()
         self._passed: set[str] = set()
+        self.kept: KeptTexts | None = None
+        self._learnt: list[KeptRow] = []  # rows that the prompt at hand has added
         self._mode: _Mode = "answer"
         self._inside = False  # a component runs, and may call its own parts
         self._undo = [
@@ -120,6 +127,10 @@ class TextMemory:
         """
         if not self.works or prompt in self._prompts:
             return
+        known = [] if self.kept is None else self.kept.read(prompt)
+        for row in known:
+            self._add(row)
+        self._learnt = []
         first = self._until_denoiser(call, "remember")
         if not self._prompts:
             try:
@@ -131,6 +142,8 @@ class TextMemory:
                 self.close()
                 return
         self._prompts.add(prompt)
+        if self.kept is not None and self._learnt:
+            self.kept.write(prompt, [*known, *self._learnt])
 
     def close(self) -> None:
         """Forget everything, and intercept no calls any more."""
@@ -196,12 +209,18 @@ class TextMemory:
         if call is None or trees is None:
             self._passed.add(component)
             return
-        self._remembered.add(component)
         for i, tree in enumerate(trees):
             row = Row(tree=tree, span=call.spans[i], length=call.length)
-            self._rows[call.exact[i]] = row
-            if call.loose is not None:
-                self._loose.setdefault(call.loose[i], row)
+            loose = None if call.loose is None else call.loose[i]
+            kept = KeptRow(component=component, exact=call.exact[i], loose=loose, row=row)
+            self._learnt.append(kept)
+            self._add(kept)
+
+    def _add(self, kept: KeptRow) -> None:
+        self._remembered.add(kept.component)
+        self._rows[kept.exact] = kept.row
+        if kept.loose is not None:
+            self._loose.setdefault(kept.loose, kept.row)
 
 
 @contextmanager

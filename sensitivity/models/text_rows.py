@@ -65,7 +65,7 @@ class Row:
         return found
 
 
-class _Fields:
+class Fields:
     """An output object of transformers or diffusers: a class and its named fields."""
 
     def __init__(self, cls: type, fields: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def join_rows(trees: list[Any], device: torch.device) -> Any:
     first = trees[0]
     if isinstance(first, Tensor):
         return torch.cat([tree.to(device) for tree in trees])
-    if isinstance(first, _Fields):
+    if isinstance(first, Fields):
         return first.cls(
             **{key: join_rows([tree.fields[key] for tree in trees], device) for key in first.fields}
         )
@@ -208,10 +208,10 @@ def _map(tree: Any, change: Callable[[Tensor], Any]) -> Any:
     """
     if isinstance(tree, Tensor):
         return change(tree)
-    if isinstance(tree, _Fields):
-        return _Fields(tree.cls, {key: _map(value, change) for key, value in tree.fields.items()})
+    if isinstance(tree, Fields):
+        return Fields(tree.cls, {key: _map(value, change) for key, value in tree.fields.items()})
     if isinstance(tree, Mapping) and hasattr(tree, "to_tuple"):
-        return _Fields(type(tree), {str(key): _map(value, change) for key, value in tree.items()})
+        return Fields(type(tree), {str(key): _map(value, change) for key, value in tree.items()})
     if isinstance(tree, list | tuple):
         parts = [_map(value, change) for value in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)

@@ -12,10 +12,10 @@ What may go wrong, and what happens then:
   (`ATTEMPTS`), since running out of memory may pass. Then `RunError` says why. An error that this
   program raises itself (pictures that are not finite, a format that refuses a shape) would come
   again, so it counts at once.
-- The run ends the process: the system kills it for its memory, or a library crashes. The store
-  counts the runs that began and never ended. After `DEATHS` of them the next one is not begun, and
-  `RunError` says so. These are more than `ATTEMPTS`, since a process that somebody kills looks the
-  same.
+- The run ends the process: the system kills it for its memory, a library crashes, or the GPU no
+  longer answers the process after it (`DeviceLostError`). The store counts the runs that began and
+  never ended. After `DEATHS` of them the next one is not begun, and `RunError` says so. These are
+  more than `ATTEMPTS`, since a process that somebody kills looks the same.
 - It is not the skip-list's fault: the disk is full, the database cannot be written, the study is
   wrong, or Ctrl-C. The error passes, nothing is counted, and the same command goes on.
 
@@ -24,15 +24,20 @@ What may go wrong, and what happens then:
 
 import errno
 import logging
+import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, overload
 
+from sensitivity.core.devices import poisons_the_device
+from sensitivity.core.disk_room import free_words
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import first_line, printable
 from sensitivity.errors import (
+    DeviceLostError,
     FormatError,
     MeasurementError,
     OutputError,
@@ -136,6 +141,7 @@ def known_or_scored(
                 evaluator,
                 noted=noted,
             )
+            _check_finite(score)
         except RunError:
             raise
         except (MeasurementError, FormatError, PatternError) as error:
@@ -147,6 +153,18 @@ def known_or_scored(
                 score = replace(score, judges={**known.judges, **score.judges})
             store.save_score(evaluation, assignment, score, seconds=seconds, replaces=again)
     return score
+
+
+def _check_finite(score: Score | PartialScore) -> None:
+    """Raise MeasurementError where a score is no number, whatever computed it."""
+    values = [score.mean, *score.per_prompt]
+    if isinstance(score, Score):
+        values += [score.damage, *score.damages]
+    wrong = [value for value in values if not math.isfinite(value)]
+    if wrong:
+        raise MeasurementError(
+            f"its score is not finite: {len(wrong)} of its {len(values)} values are NaN or infinite"
+        )
 
 
 def make_references(
@@ -179,6 +197,7 @@ def attempt(
 
     Raises:
         RunError: it failed `ATTEMPTS` times; the message is the last reason.
+        DeviceLostError: the GPU no longer answers this process.
         OutputError: the disk is full.
         SensitivityError: as `run` raises it; it is not tried again.
     """
@@ -193,8 +212,13 @@ def attempt(
         except Exception as error:
             if says_no_room(error):
                 raise OutputError(
-                    f"a file cannot be written ({first_line(error)}); expected a disk with room:"
-                    " free some and run the same command, it goes on"
+                    f"{_no_room(error)}; expected a disk with room: free some and run the same"
+                    " command, it goes on"
+                ) from error
+            if poisons_the_device(error):
+                raise DeviceLostError(
+                    f"the GPU no longer answers this process ({_reason(error)}); expected a new"
+                    " process, which may use it: run the same command, it goes on"
                 ) from error
             reason = _reason(error)
             log.debug("run %d of %d failed", number, ATTEMPTS, exc_info=True)
@@ -230,6 +254,19 @@ def says_no_room(error: BaseException | None) -> bool:
     return False
 
 
+def _no_room(error: BaseException) -> str:
+    """Which file could not be written, where the error or its causes name one, and what is free."""
+    found: BaseException | None = error
+    for _ in range(10):
+        if found is None:
+            break
+        if isinstance(found, OSError) and isinstance(found.filename, str | bytes):
+            name = os.fsdecode(found.filename)
+            return f"{printable(name)} cannot be written ({found.strerror}): {free_words(name)}"
+        found = found.__cause__ or found.__context__
+    return f"a file cannot be written ({first_line(error)})"
+
+
 @contextmanager
 def counting_deaths(
     store: Store, evaluation: str, assignment: str, noted: Callable[[str], Any]
@@ -255,9 +292,11 @@ def counting_deaths(
     store.save_deaths(evaluation, assignment, deaths + 1)
     try:
         yield
+    except DeviceLostError:
+        raise  # it ends the process
     except (Exception, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # the first error is the one to tell
-            store.save_deaths(evaluation, assignment, deaths)
+            store.save_deaths(evaluation, assignment, deaths, waits=False)
         raise
     store.save_deaths(evaluation, assignment, 0)
 

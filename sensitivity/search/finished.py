@@ -7,7 +7,7 @@ not given may be any. If one study fits, it is the one. If none or several do, t
 with their trials and settings.
 
     studies = list_optuna_studies(store, "tiny-flux")
-    study = pick_study(studies, Wanted(seed=1), model="tiny-flux", database=store.path)
+    study = pick_study(studies, Wanted(seed=1), model="tiny-flux", database=store.describe())
     study.settings                                       # those of the search
 
 Studies of earlier versions kept no settings. They are found by name, or if they are the only one.
@@ -20,7 +20,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
@@ -28,12 +27,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity, Source
+from sensitivity.core.storage_url import Storage
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.core.words import printable
 from sensitivity.errors import DamageError, StoreError
 from sensitivity.latency.runtimes import DEFAULT
 from sensitivity.search.kept_prices import KeptPrices
-from sensitivity.search.log import first_fault
+from sensitivity.search.kept_trials import first_fault
 from sensitivity.search.optuna_storage import open_storage
 from sensitivity.search.proposers import SamplerName
 from sensitivity.search.seals import (
@@ -180,7 +180,8 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
     formats = "|".join(map(re.escape, QUANTIZED_FORMATS))
     name_of_model = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")
     found = []
-    with store.engine.connect() as connection:
+    with store.reading() as session:
+        connection = session.connection()
         studies = list_studies(connection)
         continued = {kept_attribute(connection, study.study_id, CONTINUES) for study in studies}
         for study in studies:
@@ -195,8 +196,8 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
             fault = study_rows_fault(connection, study.study_id) if store.has_checksums else None
             if fault is not None:
                 raise DamageError(
-                    f"the study {study.name} in {store.path} is damaged: {fault}; expected what a"
-                    " search wrote: run the same search again, which makes it again from the"
+                    f"the study {study.name} in {store.describe()} is damaged: {fault}; expected"
+                    " what a search wrote: run the same search again, which makes it again from the"
                     " scores that are kept"
                 )
             count = count_states(connection, study.study_id)
@@ -224,7 +225,8 @@ def find_prices(store: Store, model: str) -> list[KeptPrices]:
     """
     open_storage(store)
     found = []
-    with store.engine.connect() as connection:
+    with store.reading() as session:
+        connection = session.connection()
         for study in list_studies(connection):
             if study.is_set_aside or not study.is_ours:
                 continue
@@ -269,7 +271,7 @@ def assume_settings(wanted: Wanted, *, target: str, budget: int) -> SearchSettin
 
 
 def pick_study(
-    studies: Sequence[KeptStudy], wanted: Wanted, *, model: str, database: Path
+    studies: Sequence[KeptStudy], wanted: Wanted, *, model: str, database: Storage | str
 ) -> KeptStudy:
     """The one study that is wanted.
 

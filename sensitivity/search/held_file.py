@@ -1,4 +1,4 @@
-"""Who may write a database file, and who does? `HeldFile`: one process at a time, by inode.
+"""Who may write a database file, and who does? `HeldFile`: one process, or several that share it.
 
 A lock lies on the database file itself, not on its name or on a file beside it. So it holds under
 every name of the file: symlinks, hard links, bind mounts, a folder that was renamed. The system
@@ -9,11 +9,15 @@ was forked does not keep it. Who only reads takes no lock, and can see whether a
     held = HeldFile.take(Path("study.db"), wait_s=0)
     connection = held.connect()                       # SQLite's, on this file and no other
     held.release()
+    held = HeldFile.take(Path("study.db"), shared=True)       # beside others that share it
+    with held.locked("schema", number=17, wait_s=30):         # one of them at a time
+        ...
 
 Method. On Linux it is an open file description lock (`fcntl(2)`, F_OFD_SETLK) on one byte far
-behind the data. It is independent of the locks that SQLite puts on the same file, on NFS too, where
-`flock` is not. Elsewhere a lock file beside the database is used (`filelock`), and what is said of
-names above does not hold.
+behind the data: a write lock for who has the file alone, a read lock for who shares it. It is
+independent of the locks that SQLite puts on the same file, on NFS too, where `flock` is not.
+Elsewhere a lock file beside the database is used (`filelock`), what is said of names above does not
+hold, and a file cannot be shared.
 
 This module does not look into the file. `search.database` does.
 """
@@ -24,12 +28,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
 
-from sensitivity.errors import InUseError
+from sensitivity.errors import InUseError, OutputError
 from sensitivity.search.open_file import (
     Identity,
     OpenFile,
@@ -47,68 +53,86 @@ if sys.platform == "linux":
     import fcntl
 
 _BYTE = 2**62
-"""The byte that is locked; SQLite locks 512 bytes from 2**30."""
+"""The byte that is locked; SQLite locks 512 bytes from 2**30. Names have the 65,536 bytes behind
+it.
+"""
 _EVERY_S = 0.05
 
 log = logging.getLogger(__name__)
-_held: "dict[Identity, HeldFile]" = {}
+_held: "dict[Identity, list[HeldFile]]" = {}
 """What this process holds."""
 _guard = threading.Lock()
 
 
 class HeldFile(OpenFile):
-    """A database file that this process holds. Make it with `take`."""
+    """A database file that this process holds. Make it with `take`.
 
-    def __init__(self, path: Path, descriptor: int, *, is_writable: bool) -> None:
+    Attributes:
+        is_shared: whether other processes may hold it too.
+    """
+
+    def __init__(
+        self, path: Path, descriptor: int, *, is_writable: bool, is_shared: bool = False
+    ) -> None:
         super().__init__(path, descriptor, is_writable=is_writable)
+        self.is_shared = is_shared
         self._beside: FileLock | None = None
+        self._names: dict[int, threading.Lock] = {}
 
     @classmethod
-    def take(cls, path: Path, *, wait_s: float = 0) -> Self:
+    def take(cls, path: Path, *, wait_s: float = 0, shared: bool = False) -> Self:
         """Hold the file at `path`, which is made if it is not there, as its folder is.
 
         Waits up to `wait_s` seconds for another process that holds it.
 
+        Args:
+            path: of the file.
+            wait_s: in seconds.
+            shared: hold it beside others that share it; else alone.
+
         Raises:
             OutputError: the file or its folder cannot be made or opened, or it is no regular file;
-                or the path is a URL, which is not shown, since it may hold a password.
+                or it is to be shared on another system than Linux; or the path is a URL, which is
+                not shown, since it may hold a password.
             InUseError: another process holds it; the message says which.
         """
         refuse_url(path)
+        if shared and sys.platform != "linux":
+            raise OutputError(
+                f"{path} cannot be shared by several workers on {sys.platform}; expected Linux, or"
+                " a PostgreSQL server: name one as `storage`, or use one worker"
+            )
         until = time.monotonic() + wait_s
         while True:
             try:
-                held = cls._try(path)
+                return cls._try(path, shared=shared)
+            except InUseError:
+                if time.monotonic() >= until:
+                    raise
             except (OSError, ValueError) as error:
                 raise cannot_open(path, error) from None
-            if isinstance(held, cls):
-                return held
-            if time.monotonic() >= until:
-                raise InUseError(
-                    f"{path} is in use by another search{held}; expected one at a time: wait for"
-                    " it (`sensitivity status` shows how far it is), or name another `storage`"
-                )
             time.sleep(_EVERY_S)
 
     @classmethod
-    def _try(cls, path: Path) -> Self | str:
-        """The held file; in words which process holds it, where another does."""
+    def _try(cls, path: Path, *, shared: bool) -> Self:
+        """The held file. Raises InUseError where another process holds it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with _guard:
             if path.exists():
                 check_regular(path)
-                if identity_of(os.stat(path)) in _held:
-                    return f" (of this process, {os.getpid()})"
+                own = _held.get(identity_of(os.stat(path)), [])
+                if not all(shared and held.is_shared for held in own):
+                    raise _in_use(path, shared, own[0].is_shared, f"of this process, {os.getpid()}")
             descriptor, is_writable = open_descriptor(path)
-            held = cls(path, descriptor, is_writable=is_writable)
+            held = cls(path, descriptor, is_writable=is_writable, is_shared=shared)
             if not held._lock():
-                who = holder_of(descriptor)
+                who, is_shared = holder_of(descriptor), _is_shared(descriptor)
                 held.close()
-                return f" ({who})" if who else ""
-            _held[held.identity] = held
+                raise _in_use(path, shared, is_shared, who)
+            _held.setdefault(held.identity, []).append(held)
         if not held.is_in_place():  # it was replaced while it was opened
             held.release()
-            return ""
+            raise _in_use(path, shared, shared, None)
         names = os.fstat(descriptor).st_nlink
         if names > 1:
             log.warning(
@@ -121,15 +145,12 @@ class HeldFile(OpenFile):
 
     def _lock(self) -> bool:
         if sys.platform == "linux":
-            kind = fcntl.F_WRLCK if self.is_writable else fcntl.F_RDLCK
+            alone = self.is_writable and not self.is_shared
             try:
-                fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, flock(kind, _BYTE, 1))
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    return False
+                return _set_lock(self.descriptor, fcntl.F_WRLCK if alone else fcntl.F_RDLCK, _BYTE)
+            except OSError:
                 self.close()
                 raise
-            return True
         self._beside = FileLock(f"{os.path.realpath(self.path)}.lock")
         try:
             self._beside.acquire(timeout=0)
@@ -137,17 +158,106 @@ class HeldFile(OpenFile):
             return False
         return True
 
+    @contextmanager
+    def locked(self, name: str, *, number: int, wait_s: float) -> Iterator[None]:
+        """One process and thread at a time has a name; not twice within one another.
+
+        Args:
+            name: for the message.
+            number: of the name, the same in all processes.
+            wait_s: how long to wait for another one, in seconds.
+
+        Raises:
+            InUseError: another one has it for longer.
+        """
+        byte = _BYTE + 1 + number % 2**16
+        until = time.monotonic() + wait_s
+        with _guard:
+            of_threads = self._names.setdefault(byte, threading.Lock())
+        if not of_threads.acquire(timeout=wait_s):
+            raise self._name_taken(name, wait_s)
+        try:
+            while sys.platform == "linux" and not _set_lock(self.descriptor, fcntl.F_WRLCK, byte):
+                if time.monotonic() >= until:
+                    raise self._name_taken(name, wait_s)
+                time.sleep(_EVERY_S)
+            try:
+                yield
+            finally:
+                if sys.platform == "linux":
+                    _set_lock(self.descriptor, fcntl.F_UNLCK, byte)
+        finally:
+            of_threads.release()
+
+    def _name_taken(self, name: str, wait_s: float) -> InUseError:
+        who = holder_of(self.descriptor)
+        return InUseError(
+            f"{self.path} is busy: another worker has had the lock {name!r} for more than"
+            f" {wait_s:g} s{f' ({who})' if who else ''}; expected it to be free: wait until that"
+            " worker is done, or end it, and run the same command, it goes on"
+        )
+
     def release(self) -> None:
         """Let other processes have the file. The connections must be closed before."""
         with _guard:
-            if _held.get(self.identity) is not self:
+            own = _held.get(self.identity, [])
+            if self not in own:
                 return
-            del _held[self.identity]
+            own.remove(self)
+            if not own:
+                del _held[self.identity]
             if sys.platform == "linux":  # for a child that was forked just now, too
-                fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, flock(fcntl.F_UNLCK, _BYTE, 1))
+                _set_lock(self.descriptor, fcntl.F_UNLCK, _BYTE)
             self.close()
         if self._beside is not None:
             self._beside.release()
+
+
+def _set_lock(descriptor: int, kind: int, byte: int) -> bool:
+    """Lock or unlock a byte; False where another one has locked it."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, flock(kind, byte, 1))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def _is_shared(descriptor: int) -> bool:
+    """Whether those that hold a file share it."""
+    if sys.platform != "linux":
+        return False
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, flock(fcntl.F_RDLCK, _BYTE, 1))
+    return flock_found(found)[0] == fcntl.F_UNLCK
+
+
+def _in_use(path: Path, shared: bool, is_shared: bool, who: str | None) -> InUseError:
+    """What is said of a file that is held.
+
+    Args:
+        path: of the file.
+        shared: whether it was to be shared.
+        is_shared: whether those that hold it share it.
+        who: holds it.
+    """
+    named = f" ({who})" if who else ""
+    if is_shared:
+        return InUseError(
+            f"{path} is in use by workers that share it{named}; expected nobody to use it: wait for"
+            " them (`sensitivity status` shows how far they are), join them with `sensitivity"
+            " worker`, or name another `storage`"
+        )
+    if shared:
+        return InUseError(
+            f"{path} is in use by another search, which has it alone{named}; expected workers that"
+            " share it: wait for that search, or end it and start it again as a worker, or name"
+            " another `storage`"
+        )
+    return InUseError(
+        f"{path} is in use by another search{named}; expected one at a time: wait for it"
+        " (`sensitivity status` shows how far it is), or name another `storage`"
+    )
 
 
 def holder_seen(descriptor: int, identity: Identity) -> str | None:
@@ -172,7 +282,7 @@ def holder_seen(descriptor: int, identity: Identity) -> str | None:
 def _let_go() -> None:
     """In a forked child: it holds nothing of its parent's."""
     global _guard
-    for held in _held.values():
+    for held in [held for all_held in _held.values() for held in all_held]:
         held.close()
     _held.clear()
     _guard = threading.Lock()

@@ -6,7 +6,11 @@ none, and the others go on. `search.shortlist` says which trials need one,
 `search.winner` chooses by them, and `search.to_recipe` reports them.
 
     scores = HeldOutScores(evaluator=evaluator, store=store, candidates=candidates)
+    scores.draw_together(contest.planned())
     winner = choose_winner(trials, constraints=constraints, bf16_s=bf16_s, score=scores)
+
+Several workers (`Evaluator.sharing`) first draw what is planned together, each score once. Then all
+of it is known, and the one that chooses draws only what the choice adds.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +19,8 @@ from dataclasses import dataclass, field
 from sensitivity.core.words import duration
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score
-from sensitivity.search.attempts import RunError, known_or_scored
+from sensitivity.fidelity.sharing import Alone
+from sensitivity.search.attempts import RunError, known_or_scored, make_references
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.trials import ScoredTrial
@@ -119,6 +124,41 @@ class HeldOutScores:
             f"; {len(lacking)} of the known are older than the judges {names}: they are drawn again"
             " only if `judges` names these"
         )
+
+    def draw_together(self, trials: Sequence[ScoredTrial]) -> None:
+        """Compute what is missing of these scores, with all workers that ask for it: each score
+        once. A worker by itself computes nothing here, but when a score is asked for.
+
+        A skip-list whose run fails is tried by each worker, and then has no score.
+
+        Raises:
+            MeasurementError: bf16 itself cannot be run.
+        """
+        sharing = self.evaluator.sharing
+        if not self.compute or isinstance(sharing, Alone):
+            return
+        trials_by_key = {
+            assignment_key(self.candidates.decode(trial.choice)): trial for trial in trials
+        }
+
+        def is_done(key: str) -> bool:
+            trial = trials_by_key[key]
+            return trial.index in self.failures or self.find(trial) is not None
+
+        def draw(key: str) -> None:
+            self(trials_by_key[key])
+
+        if not all(map(is_done, trials_by_key)):
+            make_references(self.evaluator, "held_out", noted=self.noted)
+        sharing.run(
+            f"verification-{self.evaluator.evaluation_key('held_out')}",
+            list(trials_by_key),
+            is_done=is_done,
+            do=draw,
+            noted=self.noted,
+        )
+        self.generated = max(self.generated, self.expected)  # others have drawn the rest
+        self.progress(self.generated, self.generated)
 
     def __call__(self, trial: ScoredTrial) -> Score | None:
         """The score, computed if need be; None where it is not known and `compute` is off, or where

@@ -12,10 +12,11 @@ failures alike in a row end the search.
 
 Continuing. The name of a study holds a fingerprint of all that decides its result
 (`search.settings`), so the same command continues its own study. Proposals depend on (seed, index,
-earlier trials) only: a search that was interrupted and continued gives the same trials as one that
-was not. A trial that was running when its process died is run again, and given up if that happens
-at the same trial again and again. A study of the version before, which ranked by the mean, is
-continued in a new study: its scored proposals are the first trials, and no score is computed again.
+earlier trials, what other workers are at) only: a search of one worker that was interrupted and
+continued gives the same trials as one that was not. A choice that was being scored when its process
+died is scored again, and given up if that happens at the same choice again and again. A study of
+the version before, which ranked by the mean, is continued in a new study: its scored proposals are
+the first trials, and no score is computed again.
 
 Stopping. Where the study sets `search.chunk`, a proposal that a finished trial dominates is stopped
 after some of its prompts (`search.stopping`). It counts as a trial and is never proposed again, and
@@ -27,12 +28,18 @@ distance of the sound (`fidelity.score`). A trial whose sound is farther from bf
 allows (`fidelity.max_audio_distance`) is finished and kept, but it is on no front and stops no
 other trial. Proposers and Optuna get a larger value for it, which grows with the excess.
 
+Workers. Several processes may run one search, by one database (`search.trial_runner`,
+`search.workers`). The budget is that of the study, whoever scores; each choice is scored by one of
+them. All return when the study is complete.
+
 Conventions. The budget counts proposals, scored or stopped; the baselines come on top. A proposal
 whose score is in the store counts, and generates no picture.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.words import and_more
@@ -48,15 +55,19 @@ from sensitivity.search.attempts import (
 from sensitivity.search.calibration.jobs import Errors, broken_options
 from sensitivity.search.calibration.stored import calibrate, calibration_cost
 from sensitivity.search.candidates import Candidates, Choice, baselines
-from sensitivity.search.log import StudyLog, open_log, read_log, study_names
+from sensitivity.search.claims import Claims
+from sensitivity.search.log import open_log, read_log, study_names
+from sensitivity.search.patience import patient
 from sensitivity.search.proposers import SamplerName, make_proposer
 from sensitivity.search.settings import EARLIER, SearchSettings, interim_tests, study_name
 from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.search.stopping import ALPHA, StoppingRule
 from sensitivity.search.store import Store, assignment_key
+from sensitivity.search.study_log import StudyLog
 from sensitivity.search.trial_runner import TrialRunner
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried, proposals
 from sensitivity.search.work import SearchWork
+from sensitivity.search.workers import Worker
 from sensitivity.spec.study_spec import check_budget
 
 
@@ -103,10 +114,23 @@ def run_search(
     store: Store,
     settings: SearchSettings,
     events: SearchEvents | None = None,
+    *,
+    worker: Worker | None = None,
+    kept: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Bring the study of these settings up to `settings.budget` proposals.
 
     An interruption (Ctrl-C) ends the search; the result then says so.
+
+    Args:
+        evaluator: scores skip-lists.
+        candidates: what may be chosen.
+        store: the database.
+        settings: what is asked for. Where other workers live, the study keeps a larger budget that
+            it has already.
+        events: called as trials begin and end.
+        worker: this process, if it has joined the workers of the database already.
+        kept: facts that are kept with the study, by name, as JSON can hold them.
 
     Raises:
         UserError: the budget is below 1.
@@ -117,32 +141,75 @@ def run_search(
     """
     events = events or SearchEvents()
     check_budget(settings.budget)
-    model, name = evaluator.spec.name, study_name(evaluator, candidates, settings)
-    log = open_log(store, name, candidates, {"model": model, **asdict(settings)})
-    history = log.history()
+    with ExitStack() as stack:
+        if worker is None:
+            worker = stack.enter_context(_joined(store, events))
+        name = study_name(evaluator, candidates, settings)
+        facts = {"model": evaluator.spec.name, **asdict(settings)}
+
+        def opened() -> tuple[StudyLog, list[Tried], int]:
+            log = open_log(store, name, candidates, facts, worker=worker, kept=kept)
+            return log, log.history(), log.budget()
+
+        log, history, budget = patient(opened, noted=events.noted)
+        settings = replace(settings, budget=budget)
+        _say_which(log, history, evaluator, settings, events)
+        interrupted = False
+        try:
+            _run_trials(evaluator, log, settings, Claims(store, worker), events)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            evaluator.switch.set({})
+        return patient(lambda: _result(log, interrupted=interrupted), noted=events.noted)
+
+
+def _joined(store: Store, events: SearchEvents) -> Worker:
+    """This process as a worker of the database."""
+    return patient(lambda: Worker.join(store, work="search"), noted=events.noted)
+
+
+def _say_which(
+    log: StudyLog,
+    history: Sequence[Tried],
+    evaluator: Evaluator,
+    settings: SearchSettings,
+    events: SearchEvents,
+) -> None:
+    """Say whether the study is new."""
     if history:
-        events.continued(name, tuple(history))
-    else:
-        own = (name, study_name(evaluator, candidates, settings, proposals=EARLIER))
-        names = [n for n in study_names(store) if n not in own and n.startswith(f"{model}-")]
-        events.started(name, tuple(names))
-    interrupted = False
-    try:
-        work = _work(evaluator, candidates, store, settings, history)
-        events.planned(work)
-        if work.trials_left:
-            runner = _prepare(evaluator, store, log, settings, work, events)
-            while len(proposals(history)) < settings.budget:
-                tried = runner.run_next(history)
-                if tried is not None:
-                    history.append(tried)
-                elif not runner.failures:
-                    break  # every choice has been tried
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        evaluator.switch.set({})
-    return _result(log, history, interrupted=interrupted)
+        events.continued(log.name, tuple(history))
+        return
+    own = (log.name, study_name(evaluator, log.candidates, settings, proposals=EARLIER))
+    known = patient(lambda: study_names(log.store), noted=events.noted)
+    of_model = f"{evaluator.spec.name}-"
+    names = [name for name in known if name not in own and name.startswith(of_model)]
+    events.started(log.name, tuple(names))
+
+
+def _run_trials(
+    evaluator: Evaluator,
+    log: StudyLog,
+    settings: SearchSettings,
+    claims: Claims,
+    events: SearchEvents,
+) -> None:
+    """Run what the study lacks, if it lacks anything."""
+
+    def planned() -> tuple[SearchWork, int]:
+        work = _work(evaluator, log.candidates, log.store, settings, log.history())
+        return work, len(claims.live(log.scope))
+
+    work, busy = patient(planned, noted=events.noted)
+    events.planned(work)
+    if not work.trials_left and not busy:
+        return
+    budget = log.budget if log.store.is_shared else lambda: settings.budget
+    runner = patient(
+        lambda: _prepare(evaluator, log, settings, work, claims, budget, events),
+        noted=events.noted,
+    )
+    runner.run()
 
 
 def read_search(store: Store, name: str, candidates: Candidates) -> SearchResult:
@@ -151,15 +218,16 @@ def read_search(store: Store, name: str, candidates: Candidates) -> SearchResult
     Raises DamageError where the study is not what was written.
     """
     log = read_log(store, name, candidates)
-    return _result(log, log.history(), interrupted=False)
+    return _result(log, interrupted=False)
 
 
 def _prepare(
     evaluator: Evaluator,
-    store: Store,
     log: StudyLog,
     settings: SearchSettings,
     work: SearchWork,
+    claims: Claims,
+    budget: Callable[[], int],
     events: SearchEvents,
 ) -> TrialRunner:
     """Generate references, calibrate, and make what runs the trials."""
@@ -175,6 +243,7 @@ def _prepare(
         if tests
         else None
     )
+    store = log.store
     errors = (
         _calibrated(evaluator, log.candidates, store, events) if _uses_errors(settings) else None
     )
@@ -184,10 +253,12 @@ def _prepare(
         evaluator=evaluator,
         store=store,
         log=log,
+        claims=claims,
         candidates=candidates,
         proposer=make_proposer(settings.sampler, candidates, seed=settings.seed, errors=errors),
         rule=rule,
         known=_known_before(log, evaluator, store, settings, events),
+        budget=budget,
         events=events,
     )
 
@@ -258,7 +329,7 @@ def _calibrated(
 ) -> Errors | None:
     """Layer sensitivities. None where this denoiser cannot be calibrated: the search then goes on
     without them, and an event says so. A process that ends in it is counted as long as nothing more
-    is known than when it began.
+    is known than when it began; where others share the work, a begun calibration is no sign of it.
     """
     cost = calibration_cost(evaluator, candidates, store)
     events.calibrating(cost.describe())
@@ -269,10 +340,11 @@ def _calibrated(
     def noted(text: str) -> None:
         events.noted(f"measuring layer sensitivities: {text}")
 
+    key = evaluator.evaluation_key("search")
     try:
-        with counting_deaths(store, evaluator.evaluation_key("search"), after, noted):
+        with nullcontext() if store.is_shared else counting_deaths(store, key, after, noted):
             return attempt(
-                lambda: calibrate(evaluator, candidates, store, progress=progress),
+                lambda: calibrate(evaluator, candidates, store, progress=progress, noted=noted),
                 evaluator,
                 noted=noted,
             )
@@ -304,10 +376,11 @@ def _without_broken(candidates: Candidates, errors: Errors, events: SearchEvents
     return candidates.without(broken)
 
 
-def _result(log: StudyLog, history: Sequence[Tried], *, interrupted: bool) -> SearchResult:
+def _result(log: StudyLog, *, interrupted: bool) -> SearchResult:
+    history = log.history()
     scored = [t for t in history if isinstance(t, ScoredTrial)]
     return SearchResult(
-        study=log.study.study_name,
+        study=log.name,
         trials=log.estimated(scored),
         damages=log.damages(scored),
         failures=tuple(reason for _, reason in log.failures()),

@@ -1,8 +1,8 @@
 """How is a database file opened, by whoever writes it or only reads it? `OpenFile`.
 
 An `OpenFile` is one file, known by its inode, whatever happens to its name meanwhile. Two kinds of
-it are used: `search.held_file` writes and has the file for itself, `search.read_file` reads beside
-whoever writes.
+it are used: `search.held_file` writes, alone or with others that share the file, and
+`search.read_file` reads beside whoever writes.
 
     file.connect()                      # SQLite's connection to this file and no other
     file.is_in_place()                  # whether the path still leads to it
@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from sensitivity.core.disk_room import free_words
 from sensitivity.core.file_names import url_scheme
 from sensitivity.core.words import printable
 from sensitivity.errors import OutputError
@@ -83,7 +84,8 @@ class OpenFile:
     def connect(self) -> sqlite3.Connection:
         """A connection to this file. It makes none, and waits `BUSY_WAIT_S` for locks in the file.
 
-        Text that is no UTF-8 is read with surrogates in place of its bytes.
+        It begins no transaction by itself: `search.places` does, as each kind needs. Text that is
+        no UTF-8 is read with surrogates in place of its bytes.
 
         Raises:
             OutputError: the path leads to another file or to none.
@@ -97,6 +99,7 @@ class OpenFile:
             uri=True,
             timeout=BUSY_WAIT_S,
             check_same_thread=False,
+            isolation_level=None,
         )
         connection.text_factory = _text
         return connection
@@ -133,16 +136,18 @@ def refuse_url(path: Path) -> None:
     scheme = url_scheme(path)
     if scheme is not None:
         raise OutputError(
-            f"`storage` is a {scheme}:// URL; expected a path on this machine, since a study is"
-            " kept in an SQLite file: name one, such as sensitivity-runs/my-study.db"
+            f"`storage` is a {scheme}:// URL where a file is meant; expected a path on this"
+            " machine: name one, such as sensitivity-runs/my-study.db"
         )
 
 
 def open_descriptor(path: Path) -> tuple[int, bool]:
-    """A descriptor, and whether it may be written; a file that is not there is made."""
+    """A descriptor, and whether it may be written; a file that is not there is made, for its owner
+    alone: what a study measures is nobody else's.
+    """
     flags = os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
     try:
-        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o644), True
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o600), True
     except OSError as error:
         if error.errno not in _READ_ONLY or not path.is_file():
             raise
@@ -170,8 +175,8 @@ def cannot_open(path: Path, error: OSError | ValueError) -> OutputError:
         return too_many_files(path)
     if error.errno in _FULL:
         return OutputError(
-            f"{path} cannot be written ({reason}); expected a disk with room: free some and run"
-            " the same command, or name a `storage` on another disk"
+            f"{path} cannot be written ({reason}; {free_words(path)}); expected a disk with room:"
+            " free some and run the same command, or name a `storage` on another disk"
         )
     if error.errno in _NO_LOCKS:
         return OutputError(

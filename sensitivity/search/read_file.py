@@ -17,8 +17,6 @@ import sqlite3
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import Connection, Engine, event
-
 from sensitivity.errors import StoreError
 from sensitivity.search.held_file import holder_seen
 from sensitivity.search.open_file import OpenFile, cannot_open, check_regular, refuse_url
@@ -49,23 +47,14 @@ class ReadFile(OpenFile):
             raise cannot_open(path, error) from None
 
     def connect(self) -> sqlite3.Connection:
-        """A connection that reads, one state of the database in each transaction.
+        """A connection that refuses to write.
 
         Raises as `OpenFile.connect`.
         """
         connection = super().connect()
-        connection.isolation_level = None  # `read_one_state` begins transactions
         connection.execute("PRAGMA query_only = ON")
         return connection
 
     def holder(self) -> str | None:
         """Which process writes the file, in words; None where none does."""
         return holder_seen(self.descriptor, self.identity)
-
-
-def read_one_state(engine: Engine) -> None:
-    """Have every transaction of an engine, whose connections are a `ReadFile`'s, see one state."""
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")

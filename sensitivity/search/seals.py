@@ -11,8 +11,12 @@ holds a checksum for each of Optuna's tables, over the raw values of the rows th
 Nothing is deleted. A damaged study gets another name, and the search that made it is made anew from
 the scores that are kept: it proposes the same skip-lists, and known ones generate no picture.
 
-Functions take a connection with a transaction; who calls commits. Notes that Optuna's dashboard
-writes, and what it keeps of artifacts, are not sealed.
+Functions take a connection with a transaction; who calls commits. A study that others write
+meanwhile must be seen in one state (`Database.reading`). Notes that Optuna's dashboard writes, and
+what it keeps of artifacts, are not sealed.
+
+A checksum is over values as the engine gives them: a study that is copied from SQLite to PostgreSQL
+needs new seals (`seal_all`).
 """
 
 import json
@@ -22,9 +26,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, text
 
-from sensitivity.search.tables import SealRow, checksum_of
+from sensitivity.search.dialects import POSTGRESQL, insert_or_replace, lock_name
+from sensitivity.search.tables import FinishedRow, SealRow, checksum_of, table_of
 
 OURS = "sensitivity"
 """User attribute of the Optuna studies that a search made."""
@@ -34,8 +39,10 @@ with the name of the earlier version's study that it continues.
 """
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 _SET_ASIDE = re.compile(r".*-damaged-\d+", re.DOTALL)
-_SEALS = SealRow.__tablename__
+_SEALS, _PLACES = SealRow.__tablename__, FinishedRow.__tablename__
 _NOTES = "key NOT LIKE 'dashboard:%' AND key NOT LIKE 'artifacts:%'"
+_ONE, _ALL = "trial_id = :wanted", "study_id = :wanted"
+"""Which trials are meant: one, or all of a study."""
 _OF_TRIALS = {
     "trials": "SELECT trial_id, number, study_id, state, datetime_start, datetime_complete"
     " FROM trials WHERE {which}",
@@ -47,18 +54,19 @@ _OF_TRIALS = {
     " intermediate_value_type FROM trial_intermediate_values"
     " WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which}) ORDER BY step",
     "trial_user_attributes": "SELECT trial_id, key, value_json FROM trial_user_attributes"
-    " WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which}) ORDER BY key",
+    " WHERE trial_id IN (SELECT trial_id FROM trials WHERE {which}) ORDER BY {key}",
     "trial_system_attributes": "SELECT trial_id, key, value_json FROM trial_system_attributes"
-    f" WHERE {_NOTES} AND trial_id IN (SELECT trial_id FROM trials WHERE {{which}}) ORDER BY key",
+    f" WHERE {_NOTES} AND trial_id IN (SELECT trial_id FROM trials WHERE {{which}})"
+    " ORDER BY {key}",
 }
 _OF_STUDY = {
-    "studies": "SELECT study_name FROM studies WHERE study_id = ?",
-    "study_directions": "SELECT objective, direction FROM study_directions WHERE study_id = ?"
+    "studies": "SELECT study_name FROM studies WHERE {which}",
+    "study_directions": "SELECT objective, direction FROM study_directions WHERE {which}"
     " ORDER BY objective",
-    "study_user_attributes": "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
-    f" AND {_NOTES} ORDER BY key",
+    "study_user_attributes": "SELECT key, value_json FROM study_user_attributes WHERE {which}"
+    f" AND {_NOTES} ORDER BY {{key}}",
     "study_system_attributes": "SELECT key, value_json FROM study_system_attributes"
-    f" WHERE study_id = ? AND {_NOTES} ORDER BY key",
+    f" WHERE {{which}} AND {_NOTES} ORDER BY {{key}}",
 }
 OPTUNAS_KEYS = {
     "studies": ["study_id"],
@@ -92,10 +100,11 @@ class StudyEntry:
 
 def list_studies(connection: Connection) -> list[StudyEntry]:
     """All studies, oldest first. Read without Optuna, which reads all of them or none."""
-    rows = connection.exec_driver_sql(
+    rows = _rows(
+        connection,
         "SELECT study_id, study_name, study_id IN (SELECT study_id FROM study_user_attributes"
-        " WHERE key = ?) FROM studies ORDER BY study_id",
-        (OURS,),
+        " WHERE key = :ours) FROM studies ORDER BY study_id",
+        ours=OURS,
     )
     return [StudyEntry(study_id=i, name=str(name), is_ours=bool(ours)) for i, name, ours in rows]
 
@@ -107,37 +116,43 @@ def count_states(connection: Connection, study_id: int) -> Counter[str]:
 
 def count_baselines(connection: Connection, study_id: int) -> int:
     """How many of the trials with a score are baselines, which have a label."""
-    row = connection.exec_driver_sql(
-        "SELECT COUNT(*) FROM trial_user_attributes JOIN trials USING (trial_id)"
-        " WHERE study_id = ? AND state = 'COMPLETE' AND key = 'label' AND value_json != '\"\"'",
-        (study_id,),
-    ).one()
-    return int(row[0])
+    rows = _rows(
+        connection,
+        "SELECT COUNT(*) FROM trial_user_attributes JOIN trials USING (trial_id) WHERE study_id ="
+        " :wanted AND state = 'COMPLETE' AND key = 'label' AND value_json <> '\"\"'",
+        wanted=study_id,
+    )
+    return int(rows[0][0])
 
 
 def kept_attribute(connection: Connection, study_id: int, key: str) -> object:
     """The text of `SETTINGS`, `PRICES` or `CONTINUES` that a search kept with its study; None where
     it kept none.
     """
-    row = connection.exec_driver_sql(
-        "SELECT value_json FROM study_user_attributes WHERE study_id = ? AND key = ?",
-        (study_id, key),
-    ).first()
-    return None if row is None else row[0]
+    rows = _rows(
+        connection,
+        "SELECT value_json FROM study_user_attributes WHERE study_id = :wanted AND key = :key",
+        wanted=study_id,
+        key=key,
+    )
+    return rows[0][0] if rows else None
 
 
 def seal_study(connection: Connection, study_id: int) -> None:
-    """Seal the study's own rows: name, directions, attributes."""
+    """Seal the study's own rows: name, directions, attributes.
+
+    What another process has changed of them, and not sealed yet, is waited for.
+    """
+    lock_name(connection, f"seal of study {study_id}")
     _write(connection, study_id, 0, _study_checksums(connection, study_id))
 
 
-def seal_trial(connection: Connection, trial_id: int) -> None:
-    """Seal a trial's rows."""
-    row = connection.exec_driver_sql(
-        "SELECT study_id FROM trials WHERE trial_id = ?", (trial_id,)
-    ).one()
-    checksums = _trial_checksums(connection, "trial_id = ?", trial_id)
-    _write(connection, row[0], trial_id, checksums[trial_id])
+def seal_trial(connection: Connection, trial_id: int, study_id: int | None = None) -> None:
+    """Seal a trial's rows; the study is looked up where it is not given."""
+    if study_id is None:
+        query = "SELECT study_id FROM trials WHERE trial_id = :wanted"
+        study_id = int(_rows(connection, query, wanted=trial_id)[0][0])
+    _write(connection, study_id, trial_id, _trial_checksums(connection, _ONE, trial_id)[trial_id])
 
 
 def seal_all(connection: Connection) -> None:
@@ -145,9 +160,8 @@ def seal_all(connection: Connection) -> None:
     for study in list_studies(connection):
         seal_study(connection, study.study_id)
         states = _states(connection, study.study_id)
-        for trial_id, checksums in _trial_checksums(
-            connection, "study_id = ?", study.study_id
-        ).items():
+        found = _trial_checksums(connection, _ALL, study.study_id)
+        for trial_id, checksums in found.items():
             if states[trial_id][1] in FINISHED:
                 _write(connection, study.study_id, trial_id, checksums)
 
@@ -159,7 +173,7 @@ def study_fault(connection: Connection, study_id: int) -> str | None:
         return own
     seals = _seals(connection, study_id)
     states = _states(connection, study_id)
-    found = _trial_checksums(connection, "study_id = ?", study_id)
+    found = _trial_checksums(connection, _ALL, study_id)
     for trial_id, checksums in seals.items():
         if trial_id == 0:
             continue
@@ -171,7 +185,27 @@ def study_fault(connection: Connection, study_id: int) -> str | None:
     for trial_id, (number, state) in states.items():
         if state in FINISHED and trial_id not in seals:
             return f"trial {number} has no checksum ({_SEALS}, trial_id {trial_id})"
-    return None
+    return _places_fault(connection, study_id)
+
+
+def _places_fault(connection: Connection, study_id: int) -> str | None:
+    """Which trial's place is not listed as the trial has it; None where all are.
+
+    None too in a database of an older schema, which is only read and lists none.
+    """
+    if not inspect(connection).has_table(_PLACES):
+        return None
+    query = (
+        "SELECT trials.trial_id, value_json FROM trial_user_attributes JOIN trials USING (trial_id)"
+        " WHERE study_id = :wanted AND key = 'index' AND state IN ('COMPLETE', 'PRUNED')"
+    )
+    own = {(trial_id, str(place)) for trial_id, place in _rows(connection, query, wanted=study_id)}
+    query = f"SELECT trial_id, place FROM {_PLACES} WHERE study_id = :wanted"
+    listed = {(trial_id, str(n)) for trial_id, n in _rows(connection, query, wanted=study_id)}
+    wrong = sorted(own ^ listed)
+    return (
+        f"the place of a trial is not listed ({_PLACES}, trial_id {wrong[0][0]})" if wrong else None
+    )
 
 
 def study_rows_fault(connection: Connection, study_id: int) -> str | None:
@@ -188,9 +222,8 @@ def set_aside(connection: Connection, study: StudyEntry) -> str:
     names = {other.name for other in list_studies(connection)}
     number = next(n for n in range(1, len(names) + 2) if f"{study.name}-damaged-{n}" not in names)
     name = f"{study.name}-damaged-{number}"
-    connection.exec_driver_sql(
-        "UPDATE studies SET study_name = ? WHERE study_id = ?", (name, study.study_id)
-    )
+    update = text("UPDATE studies SET study_name = :name WHERE study_id = :wanted")
+    connection.execute(update, {"name": name, "wanted": study.study_id})
     return name
 
 
@@ -198,53 +231,73 @@ def keep_orphans(connection: Connection) -> int:
     """Give rows whose study or trial is gone a row to belong to, and count them.
 
     SQLite uses the number of the last row again where that row was deleted: a new trial would take
-    over what is left of an old one.
+    over what is left of an old one. PostgreSQL does not, and its foreign keys leave no such rows.
     """
+    if connection.dialect.name == POSTGRESQL:
+        return 0
     studies = _orphans(
         connection,
         "study_id",
         "studies",
-        ("trials", "study_directions", "study_user_attributes", "study_system_attributes", _SEALS),
+        (
+            "trials",
+            "study_directions",
+            "study_user_attributes",
+            "study_system_attributes",
+            _SEALS,
+            _PLACES,
+        ),
     )
+    insert = text("INSERT INTO studies (study_id, study_name) VALUES (:study_id, :name)")
     for study_id in studies:
-        connection.exec_driver_sql(
-            "INSERT INTO studies (study_id, study_name) VALUES (?, ?)",
-            (study_id, f"unnamed-{study_id}-damaged-1"),
-        )
+        name = f"unnamed-{study_id}-damaged-1"
+        connection.execute(insert, {"study_id": study_id, "name": name})
     trials = _orphans(
         connection, "trial_id", "trials", tuple(name for name in _OF_TRIALS if name != "trials")
     )
+    insert = text("INSERT INTO trials (trial_id, state) VALUES (:trial_id, 'FAIL')")
     for trial_id in trials:
-        connection.exec_driver_sql(
-            "INSERT INTO trials (trial_id, state) VALUES (?, 'FAIL')", (trial_id,)
-        )
+        connection.execute(insert, {"trial_id": trial_id})
     return len(studies) + len(trials)
 
 
 def _orphans(connection: Connection, key: str, parent: str, children: Iterable[str]) -> list[int]:
-    """Values of `key` in the children that the parent lacks."""
+    """Values of `key` in the children that the parent lacks, in SQLite."""
     union = " UNION ".join(f"SELECT {key} FROM {child}" for child in children)
-    rows = connection.exec_driver_sql(
+    rows = _rows(
+        connection,
         f"SELECT {key} FROM ({union}) WHERE typeof({key}) = 'integer' AND {key} <> 0"
-        f" AND {key} NOT IN (SELECT {key} FROM {parent})"
+        f" AND {key} NOT IN (SELECT {key} FROM {parent})",
     )
     return [row[0] for row in rows]
 
 
+def _rows(connection: Connection, query: str, **values: Any) -> list[Any]:
+    """The rows of a query with named values, as the engine gives them."""
+    return list(connection.execute(text(query), values))
+
+
+def _sealed_rows(connection: Connection, query: str, which: str, wanted: int) -> list[Any]:
+    """The rows of a query of `_OF_TRIALS` or `_OF_STUDY`: PostgreSQL orders texts by bytes too."""
+    key = 'key COLLATE "C"' if connection.dialect.name == POSTGRESQL else "key"
+    return _rows(connection, query.format(which=which, key=key), wanted=wanted)
+
+
 def _states(connection: Connection, study_id: int) -> dict[int, tuple[Any, Any]]:
     """{trial_id: (number, state)} of a study."""
-    rows = connection.exec_driver_sql(
-        "SELECT trial_id, number, state FROM trials WHERE study_id = ? ORDER BY trial_id",
-        (study_id,),
+    rows = _rows(
+        connection,
+        "SELECT trial_id, number, state FROM trials WHERE study_id = :wanted ORDER BY trial_id",
+        wanted=study_id,
     )
     return {trial_id: (number, state) for trial_id, number, state in rows}
 
 
-def _trial_checksums(connection: Connection, which: str, value: int) -> dict[int, Checksums]:
+def _trial_checksums(connection: Connection, which: str, wanted: int) -> dict[int, Checksums]:
     """{trial_id: {table: checksum}} of the trials that are meant."""
     rows: dict[int, dict[str, list[Any]]] = defaultdict(lambda: {name: [] for name in _OF_TRIALS})
     for name, query in _OF_TRIALS.items():
-        for trial_id, *rest in connection.exec_driver_sql(query.format(which=which), (value,)):
+        for trial_id, *rest in _sealed_rows(connection, query, which, wanted):
             rows[trial_id][name].append(rest)
     return {
         trial_id: {name: _short(found) for name, found in tables.items()}
@@ -254,7 +307,7 @@ def _trial_checksums(connection: Connection, which: str, value: int) -> dict[int
 
 def _study_checksums(connection: Connection, study_id: int) -> Checksums:
     return {
-        name: _short([list(row) for row in connection.exec_driver_sql(query, (study_id,))])
+        name: _short([list(row) for row in _sealed_rows(connection, query, _ALL, study_id)])
         for name, query in _OF_STUDY.items()
     }
 
@@ -265,8 +318,10 @@ def _short(rows: list[Any]) -> str:
 
 def _seals(connection: Connection, study_id: int) -> dict[int, object]:
     """{trial_id: checksums} of a study; None where a seal cannot be read."""
-    rows = connection.exec_driver_sql(
-        f"SELECT trial_id, checksums FROM {_SEALS} WHERE study_id = ?", (study_id,)
+    rows = _rows(
+        connection,
+        f"SELECT trial_id, checksums FROM {_SEALS} WHERE study_id = :wanted",
+        wanted=study_id,
     )
     return {trial_id: _read(checksums) for trial_id, checksums in rows}
 
@@ -286,7 +341,5 @@ def _changed(sealed: object, found: Checksums) -> str:
 
 
 def _write(connection: Connection, study_id: int, trial_id: int, checksums: Checksums) -> None:
-    connection.exec_driver_sql(
-        f"INSERT OR REPLACE INTO {_SEALS} (study_id, trial_id, checksums) VALUES (?, ?, ?)",
-        (study_id, trial_id, json.dumps(checksums)),
-    )
+    values = {"study_id": study_id, "trial_id": trial_id, "checksums": json.dumps(checksums)}
+    insert_or_replace(connection, table_of(SealRow), values)

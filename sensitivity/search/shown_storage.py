@@ -31,8 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sensitivity.errors import OutputError
 from sensitivity.search.database import Database
-from sensitivity.search.log import TRIED
-from sensitivity.search.open_file import OpenFile
+from sensitivity.search.kept_trials import TRIED
 from sensitivity.search.optuna_storage import SealedStorage
 from sensitivity.search.seals import OURS
 from sensitivity.search.trials import name_of
@@ -94,7 +93,7 @@ class ShownStorage(_CachedStorage):
         self.extras = extras
         self._notes = RDBStorage(
             database.url,
-            engine_kwargs={"creator": lambda: OpenFile.connect(database.file)},
+            engine_kwargs=database.place.engine_options(writes_notes=True),
             skip_table_creation=True,
         )
         database.use(self._notes.engine, writes_notes=True)

@@ -10,16 +10,21 @@ database: what lies in it took hours.
 import errno
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
+from sensitivity.core.disk_room import free_words
 from sensitivity.core.words import first_line, printable
-from sensitivity.errors import DamageError, OutputError, StoreError, UserError
+from sensitivity.errors import DamageError, InUseError, OutputError, StoreError, UserError
 from sensitivity.search.open_file import BUSY_WAIT_S, OpenFile, moved, too_many_files
 
+LOCK_WAIT_S = 30.0
+"""How long a statement, or `Place.locked`, waits for what others have locked: then they are named.
+"""
 GOES_ON = "run the same command, it goes on"
 _WRITES = (
     sqlite3.SQLITE_IOERR_WRITE,
@@ -43,6 +48,15 @@ _LOCKING = (
 )
 _PATH_BYTES = 512 - len("-journal")
 """The longest path that SQLite opens."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what a driver reported in it, and the same of its causes."""
+    while error is not None:
+        yield error
+        if isinstance(original := getattr(error, "orig", None), BaseException):
+            yield original
+        error = error.__cause__ or error.__context__
 
 
 def connect(held: OpenFile) -> sqlite3.Connection:
@@ -89,7 +103,8 @@ def sqlite_error(held: OpenFile, error: sqlite3.Error | MemoryError) -> UserErro
     if primary == sqlite3.SQLITE_FULL or code in _WRITES:
         return OutputError(
             f"{path} cannot be written ({reason}): the disk, a quota or a limit on the size of"
-            f" files is reached; expected a disk with room: free some and {GOES_ON}"
+            f" files is reached ({free_words(path)}); expected a disk with room: free some and"
+            f" {GOES_ON}"
         )
     if primary == sqlite3.SQLITE_READONLY:
         return _read_only(path, code, reason)
@@ -113,7 +128,7 @@ def sqlite_error(held: OpenFile, error: sqlite3.Error | MemoryError) -> UserErro
     return damaged(path, reason)
 
 
-def damaged(path: Path, reason: str) -> DamageError:
+def damaged(path: Path | str, reason: str) -> DamageError:
     """What is said of a file whose tables cannot be read."""
     return DamageError(
         f"{path} is damaged ({reason}); expected the tables that a search wrote: keep the file, and"
@@ -121,9 +136,9 @@ def damaged(path: Path, reason: str) -> DamageError:
     )
 
 
-def _busy(held: OpenFile) -> StoreError:
+def _busy(held: OpenFile) -> InUseError:
     who = held.other_user()
-    return StoreError(
+    return InUseError(
         f"{held.path} is busy: another program has locked it for more than {BUSY_WAIT_S:g} s"
         f"{f' ({who})' if who else ''}; expected it to be free: wait until that program is done,"
         f" or end it, and {GOES_ON}"
@@ -170,6 +185,6 @@ def _no_descriptor_left() -> bool:
     return False
 
 
-def refuse_unreadable(path: Path, error: Exception) -> NoReturn:
+def refuse_unreadable(path: Path | str, error: Exception) -> NoReturn:
     """Raise what is said of an error that no code explains."""
     raise damaged(path, printable(first_line(error))) from None

@@ -15,29 +15,51 @@ out, so it is made again, and the new one replaces it.
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, true
 
 from sensitivity.core.file_names import slug
 from sensitivity.core.format_name import FormatName, quantized
+from sensitivity.core.storage_url import Storage
 from sensitivity.errors import StoreError
 from sensitivity.fidelity.score import Score
 from sensitivity.search.database import Database
-from sensitivity.search.tables import AttemptRow, ScoreRow, SensitivityRow, ShapeTimeRow
+from sensitivity.search.patience import patient
+from sensitivity.search.spool import KeptScore, Spool, default_spool_folder
+from sensitivity.search.tables import (
+    AttemptRow,
+    CheckedRow,
+    Row,
+    ScoreRow,
+    SensitivityRow,
+    ShapeTimeRow,
+)
 from sensitivity.spec.study_spec import StudySpec
+
+T = TypeVar("T")
 
 END_TO_END = "end to end"
 """In the place of a compile mode: the row is of a whole run, and no shape's."""
+log = logging.getLogger(__name__)
 
 
 def default_storage(spec: StudySpec) -> Path:
     """Where a study's database lies: `sensitivity-runs/<study>.db` in the current folder."""
     return Path("sensitivity-runs") / f"{slug(spec.name, most=200)}.db"
+
+
+def kept_beside(storage: Storage | None, spec: StudySpec) -> Path:
+    """The file that results, pictures and spooled scores lie beside: the database; for one on a
+    server, or none, the file that `default_storage` names.
+    """
+    return storage if isinstance(storage, Path) else default_storage(spec)
 
 
 def assignment_key(formats: Mapping[str, FormatName]) -> str:
@@ -47,6 +69,11 @@ def assignment_key(formats: Mapping[str, FormatName]) -> str:
 
 class Store(Database):
     """What a study knows, and what a machine has measured."""
+
+    @cached_property
+    def spool(self) -> Spool:
+        """Where results wait that the database does not take; another one may be set."""
+        return Spool.of(_identity(self), default_spool_folder())
 
     def save_score(
         self,
@@ -59,17 +86,45 @@ class Store(Database):
     ) -> None:
         """Keep a score and the seconds that it took; one that is there already stays, unless this
         one `replaces` it.
+
+        While the database does not answer, the score waits on disk (`search.spool`).
         """
-        row = ScoreRow(
+        kept = KeptScore(
             evaluation=evaluation,
             assignment=assignment,
-            net=score.net,
-            mean=float(score.mean),
-            score=json.dumps(score.to_json()),
+            score=score,
             seconds=float(seconds),
+            replaces=replaces,
+        )
+        self.spool.deliver(kept, lambda: self.write_score(kept))
+
+    def write_score(self, kept: KeptScore) -> None:
+        """`save_score`, once: where the database does not answer, LostDatabaseError passes."""
+        row = ScoreRow(
+            evaluation=kept.evaluation,
+            assignment=kept.assignment,
+            net=kept.score.net,
+            mean=float(kept.score.mean),
+            score=json.dumps(kept.score.to_json()),
+            seconds=kept.seconds,
             created=_now(),
         )
-        self.add(row, (evaluation, assignment), replaces=replaces)
+        self.add_all([(row, (kept.evaluation, kept.assignment))], replaces=kept.replaces)
+
+    def find(self, kind: type[Row], *conditions: ColumnElement[bool]) -> list[Row]:
+        """As `Database.find`, which waits for a database that is away, unless it is only read."""
+        return self._patient(lambda: super(Store, self).find(kind, *conditions))
+
+    def add(self, row: CheckedRow, identity: tuple[str, ...], *, replaces: bool = False) -> None:
+        """As `Database.add`, which waits for a database that is away."""
+        self._patient(lambda: super(Store, self).add(row, identity, replaces=replaces))
+
+    def _patient(self, call: Callable[[], T]) -> T:
+        return patient(call, noted=log.warning) if self.may_write else call()
+
+    def keep_spool_beside(self, cache_folder: Path) -> None:
+        """Let results wait beside a folder of references, in `spool`."""
+        self.spool = Spool.of(_identity(self), cache_folder.parent / "spool")
 
     def find_score(self, evaluation: str, assignment: str) -> Score | None:
         """The score of an assignment under an evaluation; None where there is none."""
@@ -100,10 +155,22 @@ class Store(Database):
         )
         return found[0].deaths if found else 0
 
-    def save_deaths(self, evaluation: str, assignment: str, deaths: int) -> None:
-        """Keep that number. A run that has begun counts until it ends."""
+    def save_deaths(
+        self, evaluation: str, assignment: str, deaths: int, *, waits: bool = True
+    ) -> None:
+        """Keep that number. A run that has begun counts until it ends.
+
+        Args:
+            evaluation, assignment: the key of the score.
+            deaths: the number.
+            waits: whether to wait for a database that is away.
+        """
+
         row = AttemptRow(evaluation=evaluation, assignment=assignment, deaths=deaths)
-        self.add(row, (evaluation, assignment), replaces=True)
+        if waits:
+            self.add(row, (evaluation, assignment), replaces=True)
+        else:
+            self.add_all([(row, (evaluation, assignment))], replaces=True)
 
     def save_sensitivity(self, calibration: str, assignment: str, error: float) -> None:
         """Keep the error of one assignment in a calibration; one that is there already stays."""
@@ -114,9 +181,11 @@ class Store(Database):
 
         A transaction takes about 20 ms, and a calibration of FLUX.1-dev gives a thousand errors.
         """
-        self.add_all(
-            (SensitivityRow(calibration=place[0], assignment=place[1], error=float(error)), place)
-            for place, error in errors.items()
+        self._patient(
+            lambda: self.add_all(
+                (SensitivityRow(calibration=at[0], assignment=at[1], error=float(error)), at)
+                for at, error in errors.items()
+            )
         )
 
     def find_sensitivities(self, calibration: str) -> dict[str, float]:
@@ -189,6 +258,12 @@ class Store(Database):
     def find_end_times(self, study: str, assignment: str) -> dict[str, Any] | None:
         """What a study's skip-list took end to end; None if it was not timed."""
         return self.find_shape_times({"study": study}, END_TO_END).get(assignment)
+
+
+def _identity(database: Database) -> str:
+    """What tells a database from others on this machine, without a password."""
+    path = database.place.path
+    return database.describe() if path is None else str(path.resolve())
 
 
 def _object(text: object) -> dict[str, Any]:

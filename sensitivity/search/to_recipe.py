@@ -132,11 +132,14 @@ def _name(spec: StudySpec, settings: SearchSettings) -> str:
 
 
 def _model(evaluator: Evaluator) -> dict[str, Any]:
-    """Which model: where it comes from, its classes and its weights."""
+    """Which model: where it comes from, its classes and its weights.
+
+    The revision is a commit: a branch such as main moves.
+    """
     spec, loaded = evaluator.spec, evaluator.loaded
     return {
         "id": spec.model.hub or spec.name,
-        "revision": spec.model.revision or f"sha256:{loaded.weights_hash}",
+        "revision": loaded.commit or spec.model.revision or f"sha256:{loaded.weights_hash}",
         "pipeline_class": type(loaded.pipe).__name__,
         **_components(spec, loaded.classes),
         "weights": spec.model.weights,

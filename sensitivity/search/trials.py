@@ -130,6 +130,9 @@ class SearchEvents:
         pictures: (pictures done) of the current trial.
         scored: (trial) with a score.
         stopped: (trial) without one.
+        elsewhere: (trial) that another worker of the study has scored or stopped.
+        waiting: (trials) that other workers are at, while this one has nothing to do until they
+            end; called when that number changes.
         failed: (name, reason); the name is as in `ScoredTrial`.
     """
 
@@ -144,4 +147,6 @@ class SearchEvents:
     pictures: Callable[[int], None] = lambda _done: None
     scored: Callable[[ScoredTrial], None] = lambda _trial: None
     stopped: Callable[[StoppedTrial], None] = lambda _trial: None
+    elsewhere: Callable[[Tried], None] = lambda _trial: None
+    waiting: Callable[[int], None] = lambda _trials: None
     failed: Callable[[str, str], None] = lambda _name, _reason: None

@@ -5,7 +5,8 @@
     done.rows[0].group, done.rows[0].share
 
 Each sensitivity is measured once and kept in the study's database. Every later search of the study
-reads it there, with any budget, constraint or target.
+reads it there, with any budget, constraint or target. In a database that several processes may
+write, searches and calibrations of the same study divide the work (`search.shared_work`).
 """
 
 from collections import Counter
@@ -26,6 +27,7 @@ from sensitivity.core.format_name import (
 from sensitivity.core.fqns import by_component
 from sensitivity.core.kernels import Kernels
 from sensitivity.core.kernels import to_json as kernels_to_json
+from sensitivity.core.storage_url import Storage
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.references import default_cache_folder
@@ -38,7 +40,9 @@ from sensitivity.search.calibration.stored import (
     calibrate,
     calibration_cost,
 )
+from sensitivity.search.claims import Claims
 from sensitivity.search.finished import find_prices
+from sensitivity.search.shared_work import SharedWork
 from sensitivity.search.store import Store, default_storage
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.study_spec import StudySpec
@@ -65,7 +69,8 @@ class CalibrationRequest:
             the estimator takes steps; None is the estimator's own default.
         prompts: search prompts, from the first, that errors are measured on; None is the
             estimator's own default.
-        storage: the study's database; None is `default_storage`.
+        storage: the study's database: the path of a file, or the URL of a PostgreSQL database; None
+            is `default_storage`.
         device: where torch runs.
         cache_folder: where bf16 references are kept.
         latency: whether gains are measured on the GPU at hand or predicted for the target; None is
@@ -83,7 +88,7 @@ class CalibrationRequest:
     estimator: EstimatorName | str | None = None
     states: int | None = None
     prompts: int | None = None
-    storage: Path | None = None
+    storage: Storage | None = None
     device: str = "cpu"
     cache_folder: Path = field(default_factory=default_cache_folder)
     latency: Source | None = None
@@ -197,12 +202,14 @@ def calibrate_study(
         prices = partial(find_prices, store, spec.name)
         prepared = prepare(spec, asked, say=say, measuring=measuring, studies=prices)
         evaluator, candidates = prepared.evaluator, prepared.candidates
+        if doing.worker is not None and store.is_shared:
+            evaluator.sharing = SharedWork(Claims(store, doing.worker))
         try:
             calls = denoiser_calls(prepared.table)
             cost = calibration_cost(evaluator, candidates, store, calls_a_run=calls, **how)
             started(cost)
             how["estimator"] = cost.estimator  # so no other one replaces it unsaid
-            errors = calibrate(evaluator, candidates, store, progress=progress, **how)
+            errors = calibrate(evaluator, candidates, store, progress=progress, noted=say, **how)
         finally:
             evaluator.close()
     return Calibration(prepared=prepared, cost=cost, rows=rank(candidates, errors))

@@ -6,21 +6,25 @@
     outcome = conclude(prepared, settings, constraints, result, scores, say)
     outcome.recipe.save("recipe.json")
 
+Several workers call `verify_together` first, so that all of them draw. Then one concludes.
+
 No trial is proposed or scored here. Held-out pictures are generated through `scores`. A skip-list
 whose verification fails is passed over, and the next best is named. Nothing is named where every
 quantized skip-list failed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from sensitivity.core.record_tables import RecordTable
+from sensitivity.core.storage_url import Storage
 from sensitivity.core.words import and_more
 from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.fidelity.score import Score
+from sensitivity.fidelity.sharing import Alone
 from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.latency import LatencyEstimate
 from sensitivity.recipes.recipe import Recipe
@@ -63,7 +67,9 @@ class SearchOutcome:
         unverified: {skip-list: why its verification failed}.
         times: what the winner and the lists beside it took end to end; None if they were not timed.
         untimed: why they were not, though the search was by measured latency.
-        database: the file that the search is kept in; None where that is not known.
+        database: the file or the URL that the search is kept in; None where that is not known.
+        concluded_by: the worker of the same study that chooses and verifies, if it is another one;
+            then nothing is chosen here.
     """
 
     prepared: Prepared
@@ -79,7 +85,8 @@ class SearchOutcome:
     unverified: Mapping[str, str] = field(default_factory=dict)
     times: EndTimes | None = None
     untimed: str = ""
-    database: Path | None = None
+    database: Storage | None = None
+    concluded_by: str | None = None
 
     def __repr__(self) -> str:
         return f"SearchOutcome({self._words})"
@@ -139,12 +146,7 @@ def conclude(
             winner.
         MeasurementError: every quantized skip-list failed, as a trial or when it was verified.
     """
-    outcome = SearchOutcome(
-        prepared=prepared,
-        result=result,
-        front=tuple(front_of(result.trials)),
-        rules=SummaryRules.of([t.score for t in result.trials], another_seed=None),
-    )
+    outcome = not_concluded(prepared, result)
     if result.interrupted:
         return outcome
     _check_any_ran(result, prepared.candidates)
@@ -154,8 +156,7 @@ def conclude(
     try:
         outcome = replace(outcome, rules=_rules(result.trials, scores, say))
         contest = Contest.of(result.trials, constraints, bf16_s=bf16_s, rules=outcome.rules)
-        scores.picture_s = _picture_s(result.trials)
-        (scores.announced or say)(scores.announce(contest.planned()))
+        _draw_planned(contest, scores, say)
         winner = _choose(contest, scores)
         outcome = replace(outcome, winner=winner, held_out=winner.held_out)
         chosen = winner.chosen
@@ -171,6 +172,52 @@ def conclude(
         return replace(outcome, winner=None, held_out={}, result=interrupted)
     outcome = replace(outcome, winner=winner, held_out=winner.held_out, native_rounding=floor)
     return _described(outcome, chosen, winner, settings, scores.failures)
+
+
+def verify_together(
+    prepared: Prepared,
+    constraints: Constraints,
+    result: SearchResult,
+    scores: HeldOutScores,
+    say: Say,
+) -> None:
+    """Draw the held-out pictures that `conclude` will ask for, with all workers that call this, and
+    choose nothing. A worker by itself does nothing here.
+
+    Args as for `conclude`. What stands in the way of a choice, such as that no skip-list keeps to
+    the constraints, is left to `conclude` to say. Ctrl-C is raised.
+    """
+    evaluator = prepared.evaluator
+    if result.interrupted or not result.trials or isinstance(evaluator.sharing, Alone):
+        return
+    with suppress(ConstraintError, MeasurementError):
+        _check_any_ran(result, prepared.candidates)
+        rules, bf16_s = _rules(result.trials, scores, say), prepared.candidates.bf16_s
+        contest = Contest.of(result.trials, constraints, bf16_s=bf16_s, rules=rules)
+        _draw_planned(contest, scores, say)
+
+
+def _draw_planned(contest: Contest, scores: HeldOutScores, say: Say) -> None:
+    """Say what the verification takes; where there are several workers, do it together.
+
+    Raises:
+        ConstraintError: no trial keeps to the constraints on the search prompts.
+    """
+    planned = contest.planned()
+    scores.picture_s = _picture_s(contest.trials)
+    (scores.announced or say)(scores.announce(planned))
+    scores.draw_together(planned)
+
+
+def not_concluded(prepared: Prepared, result: SearchResult, by: str | None = None) -> SearchOutcome:
+    """The front of a search, and no winner: another worker chooses (`by`), or nobody yet."""
+    return SearchOutcome(
+        prepared=prepared,
+        result=result,
+        front=tuple(front_of(result.trials)),
+        rules=SummaryRules.of([t.score for t in result.trials], another_seed=None),
+        concluded_by=by,
+    )
 
 
 def _described(

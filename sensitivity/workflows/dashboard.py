@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sensitivity.core.storage_url import Storage
 from sensitivity.errors import UserError
 from sensitivity.search.database import Database
 from sensitivity.search.shown_storage import Extras, PictureStore, ShownPicture, ShownStorage
@@ -77,11 +78,11 @@ def picture_key(file: str) -> str:
 
 
 @contextmanager
-def opened_dashboard(database: Path, extras: Mapping[str, Extras]) -> Iterator[Any]:
+def opened_dashboard(database: Storage, extras: Mapping[str, Extras]) -> Iterator[Any]:
     """The WSGI application of a database, for as long as it is served.
 
     Args:
-        database: the file.
+        database: the file, or the URL of the server.
         extras: {study name: what is shown beside its trials}.
 
     Raises:

@@ -8,7 +8,6 @@ the weights of LPIPS and at the Hub's token. A `fault` keeps work from being don
 knowing. Nothing is downloaded, and no network is asked. `formats.doctor` looks at the formats.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,10 +17,12 @@ from pathlib import Path
 import torch
 
 from sensitivity.core.devices import free_bytes
+from sensitivity.core.disk_room import free_disk_bytes
 from sensitivity.core.environment import driver_version
 from sensitivity.fidelity.lpips import TRUNK_FILES, TRUNK_MODELS
 from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.models.hub import has_token, hub_cache, is_offline
+from sensitivity.models.safe_versions import unsafe_versions
 
 LEAST_DISK_BYTES, ROOMY_DISK_BYTES = 10**9, 60 * 10**9
 """Below the first nothing can be kept. Below the second a large model cannot be downloaded:
@@ -61,7 +62,7 @@ class Check:
 
 def check_machine(device: str) -> tuple[Check, ...]:
     """Look at this machine, where torch would run on `device` ("cpu", "cuda", "cuda:1")."""
-    return (_driver(), _memory(device), *_folders(), *_lpips(), _token())
+    return (_driver(), _memory(device), *_folders(), _versions(), *_lpips(), _token())
 
 
 def _driver() -> Check:
@@ -125,8 +126,7 @@ def _folders() -> Iterator[Check]:
                 name=where, state=State.FAULT, found=f"{path} cannot be written ({why})", fix=move
             )
             continue
-        status = os.statvfs(folder)
-        free = status.f_bavail * status.f_frsize
+        free = free_disk_bytes(folder) or 0
         enough = ROOMY_DISK_BYTES if name == "models" else LEAST_DISK_BYTES
         state = State.OK if free >= enough else State.NOTE
         state = State.FAULT if free < LEAST_DISK_BYTES else state
@@ -146,6 +146,19 @@ def _unwritable(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or type(error).__name__
     return None
+
+
+def _versions() -> Check:
+    """Whether the libraries that load models read their files as data."""
+    unsafe = unsafe_versions()
+    if unsafe:
+        return Check(
+            name="model files",
+            state=State.FAULT,
+            found="; ".join(unsafe),
+            fix="upgrade: `pip install --upgrade sensitivity`; until then no model is loaded",
+        )
+    return Check(name="model files", state=State.OK, found="are read as data, and never as code")
 
 
 def _lpips() -> Iterator[Check]:

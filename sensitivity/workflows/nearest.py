@@ -12,11 +12,11 @@ Linears carried. No picture is generated, so the nearest recipe is unverified.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.short_reprs import ShortRepr
+from sensitivity.core.storage_url import Storage, parse_storage
 from sensitivity.core.words import and_more
 from sensitivity.errors import RecipeError
 from sensitivity.latency.pricer import PricedList, Pricer
@@ -106,7 +106,7 @@ def nearest_recipe(
     exporter: "Exporter | str",
     spec: StudySpec | str | os.PathLike[str] | None = None,
     *,
-    storage: Path | None = None,
+    storage: Storage | str | None = None,
 ) -> Nearest:
     """The nearest recipe that a consumer can express. It is exported once as a proof.
 
@@ -156,7 +156,7 @@ def nearest_recipe(
         changed=changed,
         before=pricer.price(recipe.name, recipe.layers),
         after=after,
-        damage={} if storage is None else _damage(pricer, spec, changed, Path(storage)),
+        damage={} if storage is None else _damage(pricer, spec, changed, parse_storage(storage)),
     )
 
 
@@ -183,7 +183,7 @@ def _nearest_formats(recipe: Recipe, exporter: "Exporter", pricer: Pricer) -> di
 
 
 def _damage(
-    pricer: Pricer, spec: StudySpec, changed: Changes, storage: Path
+    pricer: Pricer, spec: StudySpec, changed: Changes, storage: Storage
 ) -> dict[FormatName, float]:
     """{format in the given recipe: the damage of the changed Linears that had it}."""
     parts: dict[FormatName, float] = {}

@@ -12,6 +12,9 @@ Bounded: at most `most` prompts of `MOST_LISTS` lists, `SIDE` pixels a side; of 
 frames of `FRAME_SIDE` pixels side by side in one file, and `SOUND_S` seconds of mono sound at most.
 Pictures are WebP, sounds WAV.
 
+Several workers that draw into one folder each add to its index, one at a time (`locked`). Where
+their folders differ, each has the pictures of what it drew.
+
 Keeping pictures never ends a search: what cannot be written is said once, and given up. Each file
 is written as a whole or not at all, and the index after the files that it names.
 """
@@ -19,8 +22,8 @@ is written as a whole or not at all, and the index after the files that it names
 import io
 import logging
 import wave
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,7 @@ from torch import Tensor
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.json_files import write_whole
-from sensitivity.errors import OutputError
+from sensitivity.errors import OutputError, StoreError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.splits import Split
@@ -63,20 +66,24 @@ QUALITY = 85
 SUFFIXES = (".webp", ".wav", ".sound.webp")
 """Of the picture or frames, of the sound, and of the picture of the sound."""
 
+Locked = Callable[[], AbstractContextManager[None]]
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def keeping_pictures(evaluator: Evaluator, folder: Path, *, most: int) -> Iterator["PictureKeeper"]:
+def keeping_pictures(
+    evaluator: Evaluator, folder: Path, *, most: int, locked: Locked = nullcontext
+) -> Iterator["PictureKeeper"]:
     """Inside, the pictures of each held-out score are kept.
 
     Args:
         evaluator: draws.
         folder: where they are kept (`picture_files.pictures_folder`).
         most: prompts of each list; 0 keeps nothing.
+        locked: see `PictureKeeper`.
     """
     prompts, seeds = evaluator.prompts("held_out")
-    keeper = PictureKeeper(folder, prompts=prompts, seeds=seeds, most=most)
+    keeper = PictureKeeper(folder, prompts=prompts, seeds=seeds, most=most, locked=locked)
     evaluator.watch = keeper.see if most else None
     try:
         yield keeper
@@ -92,6 +99,7 @@ class PictureKeeper:
         prompts, seeds: the held-out prompts. Pictures of other prompts that lie in the folder are
             not of this study, and are forgotten.
         most: prompts of each list; 0 keeps nothing.
+        locked: inside what it gives, no other worker changes the index.
     """
 
     def __init__(
@@ -101,13 +109,20 @@ class PictureKeeper:
         prompts: Sequence[str],
         seeds: Sequence[int],
         most: int = KEPT_PROMPTS,
+        locked: Locked = nullcontext,
     ) -> None:
-        self.folder, self.most = folder, most
+        self.folder, self.most, self._locked = folder, most, locked
         self._gave_up = most < 1
         self._index = PictureIndex(prompts=tuple(prompts), seeds=tuple(seeds))
-        known = None if self._gave_up else read_index(folder)
-        if known is not None and (known.prompts, known.seeds) == (tuple(prompts), tuple(seeds)):
-            self._index = known
+        if not self._gave_up:
+            self._index = self._known() or self._index
+
+    def _known(self) -> PictureIndex | None:
+        """The index that lies in the folder, if it is of the same prompts."""
+        known, own = read_index(self.folder), self._index
+        if known is None or (known.prompts, known.seeds) != (own.prompts, own.seeds):
+            return None
+        return known
 
     def see(
         self,
@@ -130,7 +145,7 @@ class PictureKeeper:
             return
         try:
             self._see(assignment_key(formats), media, references, score)
-        except (OSError, OutputError, ValueError) as error:
+        except (OSError, OutputError, StoreError, ValueError) as error:
             self._give_up(error)
 
     def keep_floor(self, evaluator: Evaluator) -> None:
@@ -191,7 +206,10 @@ class PictureKeeper:
                 for prompt in range(count)
             }
         kept = KeptList(lpips=score.per_prompt, per_frame=per_frame)
-        self._replace(lists={**self._index.lists, key: kept}, frames=len(at))
+        with self._locked():
+            known = self._known()
+            others = {} if known is None else known.lists
+            self._replace(lists={**self._index.lists, **others, key: kept}, frames=len(at))
 
     def _keep(self, prompt: int, key: str, media: Media, at: list[int]) -> None:
         """Write one picture or clip, and its sound; bf16's are written once."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.core.format_name import Source
+from sensitivity.core.storage_url import is_missing
 from sensitivity.errors import SensitivityError
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.runtimes import choose_runtime
@@ -66,8 +67,8 @@ def done_of(spec: StudySpec, request: SearchRequest, *, latency: Source) -> Done
         request: its settings are looked for.
         latency: where prices come from.
     """
-    path = request.storage or default_storage(spec)
-    if not path.is_file():
+    storage = request.storage or default_storage(spec)
+    if is_missing(storage):
         return Done()
     wanted = Wanted(
         formats=request.formats,
@@ -83,7 +84,7 @@ def done_of(spec: StudySpec, request: SearchRequest, *, latency: Source) -> Done
         consumers=request.consumers,
     )
     try:
-        with Store.read(path) as store:
+        with Store.read(storage) as store:
             studies = list_optuna_studies(store, spec.name)
     except SensitivityError:
         return Done()

@@ -27,6 +27,7 @@ from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.pricer import at_priced_scale, latency_model
 from sensitivity.latency.runtimes import choose_runtime
+from sensitivity.models.kept_texts import TEXTS
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
@@ -105,11 +106,13 @@ class CheckedStudy:
     run: ShapeRun | None
     weight_cache_bytes: int | None
 
-    def load(self, *, say: Say = silent) -> CheckedPipeline:
-        """Load the pipeline. Raises UserError if that is not possible."""
+    def load(self, *, say: Say = silent, texts: Path | None = None) -> CheckedPipeline:
+        """Load the pipeline; `texts`: where encoded texts are kept, if they are. Raises UserError
+        if that is not possible.
+        """
         say(f"loading {self.spec.name} on {self.device}")
         return CheckedPipeline(
-            loaded=load_pipeline(self.spec, device=self.device),
+            loaded=load_pipeline(self.spec, device=self.device, texts=texts),
             compared=self.compared,
             run=self.run,
             weight_cache_bytes=self.weight_cache_bytes,
@@ -228,7 +231,7 @@ def _candidates(
 
 def _evaluator(checked: CheckedStudy, request: SearchRequest, say: Say) -> Evaluator:
     """Load the pipeline for a request."""
-    return checked.load(say=say).evaluator(
+    return checked.load(say=say, texts=request.cache_folder / TEXTS).evaluator(
         cache_folder=request.cache_folder,
         compiled=request.compiled,
         arithmetic=request.own_arithmetic,

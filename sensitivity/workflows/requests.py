@@ -20,6 +20,7 @@ from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import check_device
 from sensitivity.core.format_name import FormatName, Granularity, Source, parse_formats
 from sensitivity.core.short_reprs import ShortRepr
+from sensitivity.core.storage_url import Storage
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
 from sensitivity.fidelity.judges.wishes import JudgeWishes
@@ -51,7 +52,8 @@ class _Request(ShortRepr):
             names of `fidelity.judges.known.KNOWN`, or "module:function"; "none" leaves out those
             that are installed.
         objective: "module:function" that takes the place of LPIPS; None is LPIPS.
-        storage: the study's database; None is `default_storage`.
+        storage: the study's database: the path of a file, or the URL of a PostgreSQL database; None
+            is `default_storage`.
         device: where torch runs.
         compiled: whether the denoiser's blocks are compiled; None lets `Evaluator` decide.
         cache_folder: where bf16 references are kept.
@@ -70,7 +72,7 @@ class _Request(ShortRepr):
     min_judge: Mapping[str, float] = field(default_factory=dict)
     judges: tuple[str, ...] = ()
     objective: str | None = None
-    storage: Path | None = None
+    storage: Storage | None = None
     device: str = "cpu"
     compiled: bool | None = None
     cache_folder: Path = field(default_factory=default_cache_folder)
@@ -127,6 +129,8 @@ class SearchRequest(_Request):
             measured where that is possible (`workflows.latency_source`).
         consumers: the tools that will serve the model, by the names of their exporters; every
             choice is one that each of them can express. Their order says nothing.
+        shared: whether other processes may search by the same file too; a server is always shared.
+        joins: the name of the study that this must be, as another process began it; None is any.
 
     Raises:
         UserError: a value that works with no model.
@@ -144,6 +148,8 @@ class SearchRequest(_Request):
     latency: Source | None = None
     runtime: str | None = None
     consumers: tuple[str, ...] = ()
+    shared: bool = False
+    joins: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value that works with no model."""

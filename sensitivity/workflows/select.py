@@ -15,9 +15,9 @@ which the study has of the choice that its search named.
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from sensitivity.core.environment import describe_environment
+from sensitivity.core.storage_url import Storage, is_missing
 from sensitivity.errors import InUseError, StoreError
 from sensitivity.latency.devices import get_device
 from sensitivity.search.finished import (
@@ -29,7 +29,7 @@ from sensitivity.search.finished import (
 from sensitivity.search.held_out import HeldOutScores
 from sensitivity.search.loop import SearchResult, read_search
 from sensitivity.search.settings import EARLIER, PROPOSALS, SearchSettings, study_name
-from sensitivity.search.store import Store, default_storage
+from sensitivity.search.store import Store, default_storage, kept_beside
 from sensitivity.spec.loading import spec_of
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.comparing import say_by_what
@@ -69,9 +69,9 @@ def select_recipe(
         MeasurementError: every quantized skip-list failed.
     """
     spec = spec_of(model)
-    path = request.storage or default_storage(spec)
+    storage = request.storage or default_storage(spec)
     with (
-        _opened(path, spec.name, verify=request.verify) as store,
+        _opened(storage, spec.name, verify=request.verify) as store,
         keeping_activity(store, "choice", request.device) as doing,
     ):
         say = doing.say(say)
@@ -93,29 +93,29 @@ def select_recipe(
                 noted=say,
                 announced=announced,
             )
-            folder = pictures_folder(path, result.study)
+            folder = pictures_folder(kept_beside(storage, spec), result.study)
             most = request.keep_pictures if request.verify else 0
             with keeping_pictures(prepared.evaluator, folder, most=most) as keeper:
                 outcome = conclude(prepared, settings, request.constraints, result, scores, say)
                 keeper.finish_with(outcome.chosen, result, prepared.candidates)
             if outcome.recipe is not None:
                 outcome = replace(outcome, recipe=outcome.recipe.made_by(request.command))
-            return with_kept_times(replace(outcome, database=path), store)
+            return with_kept_times(replace(outcome, database=storage), store)
         finally:
             prepared.evaluator.close()
 
 
-def _opened(path: Path, model: str, *, verify: bool) -> Store:
+def _opened(storage: Storage, model: str, *, verify: bool) -> Store:
     """The database: beside a search that runs where nothing is written, else alone."""
-    if not path.is_file():
+    if is_missing(storage):
         raise StoreError(
-            f"{path} is not there; expected the database of a search: run `sensitivity search`"
+            f"{storage} is not there; expected the database of a search: run `sensitivity search`"
             f" for {model}, or name its database in `storage`"
         )
     if not verify:
-        return Store.read(path, makes_again=False)
+        return Store.read(storage, makes_again=False)
     try:
-        return Store.open(path, for_reading=True)
+        return Store.open(storage, for_reading=True)
     except InUseError as error:
         raise InUseError(
             f"{error}, or turn `verify` off, which reads what is there and waits for nobody"
@@ -127,7 +127,7 @@ def _pick(store: Store, spec: StudySpec, request: SelectRequest) -> KeptStudy:
     studies = list_optuna_studies(store, spec.name)
     alike = [study for study in studies if _has_objective(study, request.objective)]
     studies = studies if request.wanted.name is not None else alike or studies
-    return pick_study(studies, request.wanted, model=spec.name, database=store.path)
+    return pick_study(studies, request.wanted, model=spec.name, database=store.describe())
 
 
 def _settings_of(study: KeptStudy, spec: StudySpec, request: SelectRequest) -> SearchSettings:

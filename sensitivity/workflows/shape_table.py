@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from sensitivity.core.format_name import FormatName, Source
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import DeviceLostError
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.measured import MeasuredLatency
 from sensitivity.latency.pricer import MakeLatency
@@ -84,7 +84,7 @@ def measured_latency(
     A KeyboardInterrupt passes through; the shapes that were finished are kept.
 
     Raises:
-        MeasurementError: a shape broke the CUDA context, so that nothing runs in this process any
+        DeviceLostError: a shape broke the CUDA context, so that nothing runs in this process any
             more. It is kept as refused, and the same command goes on.
     """
     known = KnownTimes.of(
@@ -124,10 +124,10 @@ def _host(known: KnownTimes, times: ShapeTimes, device: str) -> dict[str, ShapeT
 
 
 def _check_context(times: ShapeTimes, device: str) -> None:
-    """Raise MeasurementError where a shape that failed left a GPU on which nothing runs."""
+    """Raise DeviceLostError where a shape that failed left a GPU on which nothing runs."""
     broken = context_error(torch.device(device)) if times.failed else None
     if broken is not None:
-        raise MeasurementError(
+        raise DeviceLostError(
             f"a shape broke the CUDA context of this process ({broken}); the shapes before it are"
             " kept, and it is kept as refused: run the same command again, it goes on"
         )

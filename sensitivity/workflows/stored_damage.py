@@ -10,9 +10,9 @@ format; nothing is measured here.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.storage_url import Storage, is_missing
 from sensitivity.errors import FormatError
 from sensitivity.latency.pricer import Pricer
 from sensitivity.search.calibration.jobs import BROKEN, jobs_of
@@ -25,7 +25,7 @@ COVERED = 0.5
 
 
 def stored_damage(
-    pricer: Pricer, spec: StudySpec, name: FormatName, storage: Path
+    pricer: Pricer, spec: StudySpec, name: FormatName, storage: Storage
 ) -> dict[str, float]:
     """{FQN: its part of the calibrated damage in a format}; {} if nothing is calibrated.
 
@@ -39,7 +39,7 @@ def stored_damage(
         StoreError, OutputError: the database is damaged, or cannot be opened.
         DamageError: an error in it is not what was written.
     """
-    if not storage.is_file():
+    if is_missing(storage):
         return {}
     with Store.read(storage, makes_again=False) as store:
         calibrations = store.find_calibrations()

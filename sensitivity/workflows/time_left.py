@@ -13,6 +13,9 @@ once it has begun.
 A trial that the store knew took no picture and says nothing of the pace. Trials that stop early
 make the others shorter too: a proposal counts as many pictures as those so far had on average.
 
+Several workers share layer sensitivities and trials: each of them counts its part. Trials that
+others have begun are known by the number of the next one here.
+
 What it does not know: how many skip-lists will be verified (the most that may be, until they are
 named), reading weights, and compiling.
 """
@@ -60,10 +63,14 @@ class TimeLeft:
 
     Args:
         clock: gives seconds, from any start.
+
+    Attributes:
+        workers: gives how many share the work.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
+        self.workers: Callable[[], int] = lambda: 1
         self.work: SearchWork | None = None
         self.expected: PictureSeconds | None = None
         self.timing_s = 0.0
@@ -117,11 +124,14 @@ class TimeLeft:
             pictures=self.drew,
             scored=self.tried,
             stopped=self.tried,
+            elsewhere=self.tried_elsewhere,
         )
 
-    def began(self, _number: int, _label: str) -> None:
+    def began(self, number: int, label: str) -> None:
         """A trial begins: what comes before trials is done."""
         self._enter("trials")
+        if self.work is not None and not label:
+            self.trials = min(self.trials, max(0, self.work.trials - number + 1))
         self.current = 0
         self._prepared()
 
@@ -140,6 +150,11 @@ class TimeLeft:
             self.quantized.add(pictures, trial.seconds)
             if not trial.label:
                 self._proposals.append(pictures)
+
+    def tried_elsewhere(self, trial: Tried) -> None:
+        """Another worker is done with a trial. A proposal of its was counted by `began`."""
+        if trial.label:
+            self.baselines = max(0, self.baselines - 1)
 
     def verify(self, done: int, total: int) -> None:
         """`done` of `total` held-out pictures are drawn."""
@@ -160,14 +175,27 @@ class TimeLeft:
         each = self._quantized_s()
         if each is None:
             return None
-        parts = (
-            self.references * (self._bf16_s() or each),
-            self._sensitivities_s(each),
-            self._trials_s(each),
-            self._verification_s(each),
-            self.timing_s,
-        )
-        return sum(parts)
+        return self._baselines_s(each) + self._proposals_s(each) + self._others_s(each)
+
+    @property
+    def trial_s(self) -> float | None:
+        """Seconds of one trial here; None where no pace is known."""
+        each = self._quantized_s()
+        return None if each is None else self._usual * each
+
+    @property
+    def beside_s(self) -> float | None:
+        """Seconds of all that is no trial of the budget, until the end; None as for `seconds`."""
+        if self._stage == "timing":
+            return self.seconds
+        each = self._quantized_s()
+        return None if each is None else self._baselines_s(each) + self._others_s(each)
+
+    def _others_s(self, each: float) -> float:
+        """Of all that is no trial."""
+        references = self.references * (self._bf16_s() or each)
+        before = references + self._sensitivities_s(each)
+        return before + self._verification_s(each) + self.timing_s
 
     def _prepared(self) -> None:
         """References and layer sensitivities are there."""
@@ -212,6 +240,7 @@ class TimeLeft:
     def _sensitivities_s(self, each: float) -> float:
         """Of layer sensitivities that are still to be measured."""
         planned = 0.0 if self.work is None else self.work.sensitivities * each
+        planned /= max(1, self.workers())
         if self._sensitivities is None:
             return planned
         done, total = self._sensitivities
@@ -222,12 +251,21 @@ class TimeLeft:
             return (self.clock() - since) / (done - before) * (total - done)
         return max(0.0, planned - self._elapsed_s)
 
-    def _trials_s(self, each: float) -> float:
-        """Of baselines and trials, the current one included."""
+    @property
+    def _usual(self) -> float:
+        """Pictures of one trial."""
         prompts = 0 if self.work is None else self.work.prompts
-        usual = mean(self._proposals) if self._proposals else prompts
-        pictures = self.baselines * prompts + self.trials * usual
-        return max(0.0, pictures - self.current) * each
+        return mean(self._proposals) if self._proposals else prompts
+
+    def _baselines_s(self, each: float) -> float:
+        """Of lists by hand."""
+        prompts = 0 if self.work is None else self.work.prompts
+        return self.baselines * prompts * each / max(1, self.workers())
+
+    def _proposals_s(self, each: float) -> float:
+        """Of trials, without what is drawn of the current one, which may be a list by hand."""
+        pictures = self.trials * self._usual / max(1, self.workers())
+        return max(-self._baselines_s(each), (pictures - self.current) * each)
 
     def _verification_s(self, each: float) -> float:
         """Of held-out pictures, and of what is drawn beside them."""

@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_an_arm_is_judged_against_the_ceiling(
         machine={},
     )
     rows = [
-        run_job(model, landscape.world, job, float("inf"), table)  # type: ignore[arg-type]
+        run_job(model, landscape.world, job, float("inf"), table, [].append)  # type: ignore[arg-type]
         for job in ((0, "ceiling", 0, 0), (0, "ours", 0, 10), (0, "random", 0, 10))
     ]
     (tmp_path / "results0.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -79,7 +80,7 @@ def test_time_that_is_up_leaves_a_job_undone(tmp_path: Path) -> None:
     """It is taken up again by the next call."""
     landscape = make("additive", 1)
     model = ModelOfLandscape(landscape, tmp_path)
-    done = run_job(model, landscape.world, (0, "ours", 0, 10), 0.0, None)  # type: ignore[arg-type]
+    done = run_job(model, landscape.world, (0, "ours", 0, 10), 0.0, None, [].append)  # type: ignore[arg-type]
     assert done is None
 
 
@@ -93,3 +94,15 @@ def test_the_ceiling_and_long_runs_come_first(table: list[Path], long: int) -> N
     first += [(0, arm, 100, long) for arm in ("tpe", "nsga2", "random") if long]
     rest = [(0, "ours", 0, 50), (0, "greedy", 0, 50), (0, "ours", 1, 50), (0, "ours", 2, 50)]
     assert jobs_of(args) == first + rest
+
+
+def test_a_long_run_that_is_cut_leaves_its_fronts(tmp_path: Path) -> None:
+    """At 50 and at 100 trials; what the whole run gives has them too, and is not partial."""
+    landscape = make("additive", 1)
+    model, saved = ModelOfLandscape(landscape, tmp_path), list[dict[str, Any]]()
+    job = (0, "random", 0, 105)
+    whole = run_job(model, landscape.world, job, float("inf"), None, saved.append)  # type: ignore[arg-type]
+    assert whole is not None
+    assert [(row["trials"], row["partial"]) for row in saved] == [(50, True), (100, True)]
+    assert "partial" not in whole
+    assert saved[1]["fronts"].items() <= whole["fronts"].items()

@@ -401,7 +401,7 @@ def test_a_database_of_another_schema_is_refused(
 ) -> None:
     """A database that another version wrote is refused with both schemas and a next step."""
     with monkeypatch.context() as patch:
-        patch.setattr("sensitivity.search.database.SCHEMA", 99)
+        patch.setattr("sensitivity.search.schema.SCHEMA", 99)
         Store.open(tmp_path / "old.db").close()
     wrong(
         run("search", "--model", "tiny-flux", "--storage", "old.db"),

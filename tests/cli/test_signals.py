@@ -77,6 +77,27 @@ def test_a_terminal_that_is_closed_changes_no_exit_code(monkeypatch: pytest.Monk
     assert left == [(), (sys.stderr,)]
 
 
+def test_a_second_signal_does_not_end_the_ending() -> None:
+    """What is given back when the first comes is given back whole; afterwards all is as it was."""
+    outside = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    given_back = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            given_back.append("the claim")
+
+    try:
+        with pytest.raises(Ended, match="143"), ending_in_order():
+            work()
+        assert given_back == ["the claim"]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, outside)
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     """Under nohup a closed terminal ends nothing; in another thread nothing is changed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,14 +1,18 @@
 """The contract of `Proposer`, for the knapsack and each of Optuna's stock samplers.
 
-A proposal is a choice that the candidates know, and a function of seed, index and history alone.
+A proposal is a choice that the candidates know, and a function of seed, index, history and what is
+pending alone.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.search.candidates import Candidates, Choice, Group, baselines
@@ -17,9 +21,11 @@ from sensitivity.search.proposers import (
     KnapsackProposer,
     Observation,
     OptunaProposer,
-    Proposer,
+    Proposal,
     SamplerName,
+    State,
     make_proposer,
+    stock_sampler,
 )
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -71,20 +77,6 @@ def lpips_of(choice: Choice) -> float:
     return float(sum((g + 1) * option for g, option in enumerate(choice))) ** 0.5
 
 
-def study_of(
-    proposer: Proposer, candidates: Candidates, history: Sequence[Observation]
-) -> optuna.Study:
-    """An Optuna study that holds a history, as a search writes it."""
-    study = optuna.create_study(directions=["minimize", "minimize"])
-    for obs in history:
-        trial = proposer.ask_for(study, obs.choice)
-        if obs.share == 1:
-            study.tell(trial, [candidates.latency_s(obs.choice), obs.typical])
-        else:
-            study.tell(trial, state=TrialState.PRUNED)
-    return study
-
-
 def propose(
     name: SamplerName,
     candidates: Candidates,
@@ -92,20 +84,32 @@ def propose(
     *,
     seed: int = 0,
     proposals: int = 2,
+    beside: int = 0,
+    renewed: bool = True,
 ) -> list[Choice]:
-    """Proposals after a history, each by a new proposer, as if the process had started again."""
-    study = study_of(make_proposer(name, candidates, seed=seed, errors=None), candidates, history)
-    played, found = list(history), []
+    """Proposals after a history. Each is made by a new proposer, as if the process had started
+    again, unless it is not `renewed`; while so many before it are being scored (`beside`).
+    """
+    proposer = make_proposer(name, candidates, seed=seed, errors=None)
+    played, pending, found = list(history), list[Proposal](), list[Choice]()
     for index in range(proposals):
-        proposer = make_proposer(name, candidates, seed=seed, errors=None)
-        proposer.prepare(study, index)
-        trial = study.ask()
-        choice = proposer.propose(trial, played, {obs.choice for obs in played}, index)
-        canonical = candidates.canonical(choice)
-        study.tell(trial, [candidates.latency_s(canonical), lpips_of(canonical)])
-        played.append(Observation(choice=canonical, typical=lpips_of(canonical)))
-        found.append(choice)
+        if renewed:
+            proposer = make_proposer(name, candidates, seed=seed, errors=None)
+        seen = {known.choice for known in (*played, *pending)}
+        proposal = proposer.propose(played, seen, index, pending)
+        found.append(proposal.choice)
+        pending.append(Proposal(choice=proposal.choice, state=as_kept(proposal.state)))
+        while len(pending) > beside:
+            done = pending.pop(0)
+            typical = lpips_of(done.choice)
+            played.append(Observation(choice=done.choice, typical=typical, state=done.state))
     return found
+
+
+def as_kept(state: State) -> State:
+    """A proposal's state as it comes back from the database."""
+    kept: State = json.loads(json.dumps(dict(state)))
+    return kept
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,42 +124,96 @@ def test_a_proposal_is_a_function_of_seed_and_history(
     assert any(propose(name, candidates, [], seed=seed, proposals=10) != early for seed in (1, 2))
 
 
+@pytest.mark.parametrize("beside", [0, 3])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gp"])
+def test_what_a_proposer_keeps_only_saves_time(
+    name: SamplerName, beside: int, candidates: Candidates, history: list[Observation]
+) -> None:
+    """One proposer for all, or a new one for each proposal: the same proposals, also while others
+    are being scored. NSGA-II's generations come back from what was kept of the trials.
+    """
+    how: dict[str, Any] = {"proposals": 14, "beside": beside}
+    once = propose(name, candidates, history, renewed=False, **how)
+    assert propose(name, candidates, history, **how) == once
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pending_choices_are_not_proposed(
+    name: SamplerName, candidates: Candidates, history: list[Observation]
+) -> None:
+    """While others are being scored each proposal is a new one."""
+    count = 2 if name == "gp" else 8  # a proposal of it takes most of a second
+    found = propose(name, candidates, history, proposals=count, beside=7)
+    assert len({*found, *(obs.choice for obs in history)}) == count + len(history)
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2"])
+def test_generations_and_pending_trials_reach_the_sampler(
+    name: str, candidates: Candidates, history: list[Observation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sampler sees the history as finished trials in order, pending choices as running ones, and
+    what it noted of both.
+    """
+    seen: list[list[FrozenTrial]] = []
+    kind = type(stock_sampler(SamplerName(name), seed=0))
+    plain = kind.before_trial
+
+    def before_trial(self: Any, study: optuna.Study, trial: FrozenTrial) -> None:
+        seen.append(study.get_trials(deepcopy=False)[:-1])
+        plain(self, study, trial)
+
+    monkeypatch.setattr(kind, "before_trial", before_trial)
+    proposer = make_proposer(SamplerName(name), candidates, seed=0, errors=None)
+    first = proposer.propose(history, {obs.choice for obs in history}, 0)
+    played = [*history[:-1], replace(history[-1], state={"noted": 1})]
+    proposer.propose(played, {obs.choice for obs in history} | {first.choice}, 1, [first])
+    trials = seen[-1]
+    options = [tuple(trial.params.values()) for trial in trials]
+    assert [candidates.canonical(found) for found in options] == [
+        *(obs.choice for obs in history),
+        first.choice,
+    ]
+    assert [t.state.name for t in trials] == ["COMPLETE"] * (FINISHED - 1) + ["PRUNED", "RUNNING"]
+    assert [t.values for t in trials[:2]] == [
+        [candidates.latency_s(obs.choice), obs.typical] for obs in history[:2]
+    ]
+    assert trials[-2].system_attrs == {"noted": 1}
+    generation = {"NSGAIISampler:generation": 0} if name == "nsga2" else {}
+    assert trials[-1].system_attrs == generation
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_proposal_is_one_option_for_each_group(
     name: SamplerName, candidates: Candidates, history: list[Observation]
 ) -> None:
-    """Also without any history; `canonical` then takes out options that a group does not have."""
+    """Also without any history, and never one that a group does not have."""
     for known in ([], history):
         for choice in propose(name, candidates, known, proposals=1):
-            assert len(candidates.canonical(choice)) == GROUPS
+            assert len(choice) == GROUPS
+            assert choice == candidates.canonical(choice)
             assert all(type(option) is int for option in choice)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_given_choice_is_a_trial_that_the_proposer_learns_from(
-    name: SamplerName, candidates: Candidates
-) -> None:
-    """A baseline gets a trial of its own; Optuna's samplers find its options as parameters."""
-    proposer = make_proposer(name, candidates, seed=0, errors=None)
-    study = optuna.create_study(directions=["minimize", "minimize"])
-    given = candidates.rule_of_thumb
-    trial = proposer.ask_for(study, given)
-    assert [t.number for t in study.trials] == [trial.number]
-    if isinstance(proposer, OptunaProposer):
-        names = [group.name for group in candidates.groups]
-        assert trial.params == dict(zip(names, given, strict=True))
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name == SamplerName.KNAPSACK])
-def test_what_may_not_repeat_gives_new_choices_only(
-    name: SamplerName, candidates: Candidates, history: list[Observation]
-) -> None:
-    """A proposer that says so never proposes what was tried; the others are asked again."""
-    proposer = make_proposer(name, candidates, seed=0, errors=None)
-    assert not proposer.may_repeat
-    proposals = propose(name, candidates, history, proposals=8)
-    tried = [obs.choice for obs in history]
-    assert len({*tried, *proposals}) == len(tried) + len(proposals)
+def test_a_proposer_gives_new_choices_while_there_are_any(name: SamplerName) -> None:
+    """On two groups each gives the four choices, and then one that was tried. Options that a group
+    does not have are none.
+    """
+    groups = tuple(
+        Group(name=n, fqns=(n,), members=((), (n,)), gains_s=(0.0, 0.5)) for n in ("a", "b")
+    )
+    few = Candidates(
+        formats=(FormatName.BF16, FormatName.NVFP4),
+        groups=groups,
+        fixed={},
+        refused={},
+        fqns=("a", "b"),
+        rule_of_thumb=(1, 0),
+        bf16_s=5.0,
+    )
+    found = propose(name, few, [], proposals=5)
+    assert sorted(found[:4]) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert found[4] in found[:4]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,4 +222,3 @@ def test_a_name_makes_its_proposer(name: SamplerName, candidates: Candidates) ->
     made = make_proposer(name, candidates, seed=0, errors=None)
     kind = KnapsackProposer if name == SamplerName.KNAPSACK else OptunaProposer
     assert type(made) is kind
-    assert made.may_repeat is (kind is OptunaProposer)

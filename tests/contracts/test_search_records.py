@@ -130,17 +130,15 @@ def test_trials_in_the_study(tmp_path: Path) -> None:
     )
     assert_all_fields_set(scored, only_value=COMPUTED)
     assert_all_fields_set(stopped)
+    state = {"NSGAIISampler:generation": 3, "sensitivity:asked": [2, 1]}
     with Store.open(tmp_path / "s.db") as store:
         log = opened(store)
-        for tried in (scored, stopped):
-            trial = log.study.ask()
-            log.begin(trial, tried.choice)
-            if isinstance(tried, ScoredTrial):
-                log.complete(trial, tried)
-            else:
-                log.stop(trial, tried)
+        log.finish(scored)
+        log.finish(stopped, state=state)
     with Store.open(tmp_path / "s.db") as store:
-        assert opened(store).history() == [scored, stopped]
+        log = opened(store)
+        assert log.history() == [scored, stopped]
+        assert [obs.state for obs in log.observations] == [{}, state]
 
 
 def test_layer_sensitivities_in_the_study(tmp_path: Path) -> None:
@@ -170,7 +168,7 @@ def test_a_damaged_trial_is_refused_with_its_number(tmp_path: Path) -> None:
     """The message names the trial, the field and the next step."""
     with Store.open(tmp_path / "s.db") as store:
         log = opened(store)
-        trial = log.study.ask()
+        trial = log.study.ask()  # as an earlier version, and anybody else
         for key, value in {"index": 0, "choice": "[1, ", "seconds": 1.0}.items():
             trial.set_user_attr(key, value)
         log.study.tell(trial, state=optuna.trial.TrialState.PRUNED)

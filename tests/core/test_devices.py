@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sensitivity.core import devices
-from sensitivity.core.devices import check_device, free_bytes
+from sensitivity.core.devices import check_device, free_bytes, poisons_the_device
 from sensitivity.errors import UserError
 
 
@@ -75,3 +75,61 @@ def test_free_memory_is_what_the_machine_and_its_container_leave(
     pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(devices.os, "sysconf", pages.__getitem__)
     assert free_bytes("cpu") == 4_096_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA driver error: 700",
+        "Triton Error [CUDA]: misaligned address",
+        "cuDNN error: the launch timed out and was terminated",
+    ],
+)
+def test_an_error_that_cuda_keeps_poisons_the_device(words: str) -> None:
+    """Also where another error was raised from it."""
+    error = RuntimeError(words)
+    assert poisons_the_device(error)
+    outer = ValueError("a block failed")
+    outer.__cause__ = error
+    assert poisons_the_device(outer)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Is called as torch's own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"),
+        ValueError("CUDA"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_other_errors_leave_the_device_as_it_is(error: Exception) -> None:
+    """Being out of memory may pass, and a wrong shape is no fault of the GPU's."""
+    assert not poisons_the_device(error)
+
+
+@pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("answers", [True, False])
+def test_after_an_error_of_cudas_the_gpu_is_asked(
+    monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """An error of a library may or may not have broken the context: a number tells."""
+
+    def ones(*_shape: int, device: str) -> torch.Tensor:
+        assert device == "cuda:0"
+        if not answers:
+            raise RuntimeError("CUDA error")
+        return torch.tensor([1.0])
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _index: 1)
+    monkeypatch.setattr(torch, "ones", ones)
+    assert poisons_the_device(RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")) is not answers

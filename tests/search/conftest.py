@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from sensitivity.core.storage_url import Storage, parse_storage
 from sensitivity.search.store import Store
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Where several workers work: a file that is not there yet, and an empty database."""
+    if request.param == "sqlite":
+        return tmp_path / "study.db"
+    return parse_storage(str(request.getfixturevalue("postgres_url")))
 
 
 @pytest.fixture

@@ -8,17 +8,19 @@ from typing import Any, cast
 import pytest
 import torch
 
-from sensitivity.errors import MeasurementError, OutputError, PipelineError
+from sensitivity.errors import DeviceLostError, MeasurementError, OutputError, PipelineError
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.search.attempts import (
     ATTEMPTS,
     DEATHS,
     RunError,
     attempt,
+    counting_deaths,
     make_references,
     of_the_caller,
     says_no_room,
 )
+from sensitivity.search.store import Store
 
 from support import fake_search
 
@@ -115,6 +117,33 @@ def test_a_full_disk_is_nobodys_failure() -> None:
     circle.__cause__ = ValueError("b")
     circle.__cause__.__cause__ = circle
     assert not says_no_room(circle)
+
+
+def test_a_gpu_that_answers_no_more_ends_the_process() -> None:
+    """It is not tried again in this process, and it is no failure of the run's kind."""
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    evaluator = Recovering()
+    with pytest.raises(DeviceLostError, match=r"illegal memory access.*expected a new process"):
+        tried(failing(error), evaluator)
+    assert evaluator.recovered == 0
+    assert not issubclass(DeviceLostError, MeasurementError)
+
+
+def test_a_run_that_breaks_the_gpu_counts_as_a_death(tmp_path: Path) -> None:
+    """So a skip-list that does it again and again is given up; other errors count nothing."""
+    with Store.open(tmp_path / "study.db") as store:
+        for error in (DeviceLostError("lost"), KeyboardInterrupt(), OutputError("full")):
+            with pytest.raises(type(error)), counting_deaths(store, "e", "a", print):
+                raise error
+            assert store.find_deaths("e", "a") == 1
+        for _ in range(DEATHS - 1):
+            with pytest.raises(DeviceLostError), counting_deaths(store, "e", "a", print):
+                raise DeviceLostError("lost")
+        with (
+            pytest.raises(RunError, match="ended its process 3 times"),
+            counting_deaths(store, "e", "a", print),
+        ):
+            raise AssertionError("it was begun")
 
 
 def test_a_reason_is_one_printable_line() -> None:

@@ -1,11 +1,16 @@
-"""Held-out scores that judges did not see: used as they are, or drawn again when somebody asks."""
+"""Held-out scores that judges did not see: used as they are, or drawn again when somebody asks.
+Several workers draw them together.
+"""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sensitivity.core.format_name import quantized
+from sensitivity.errors import MeasurementError
 from sensitivity.fidelity.judges.panel import Panel
 from sensitivity.fidelity.judges.wishes import JudgeWishes
 from sensitivity.fidelity.score import JudgeValues, PartialScore, Score
@@ -14,6 +19,7 @@ from sensitivity.search.store import Store
 from sensitivity.search.trials import ScoredTrial
 
 from support.fake_search import CANDIDATES, FakeEvaluator
+from support.sharing import FolderSharing
 
 TRIAL = ScoredTrial(
     index=0,
@@ -87,3 +93,46 @@ def test_without_drawing_only_a_bound_passes_a_score_over(tmp_path: Path) -> Non
         bounded = scores_of(Judged(max_judge={"flip": 0.1}), store, compute=False)
         assert recorded(TRIAL) is not None
         assert bounded(TRIAL) is None
+
+
+class Failing(Judged):
+    """Cannot score the list that quantizes most."""
+
+    def score(self, formats: Any, split: str, **options: Any) -> Score | PartialScore:
+        if len(quantized(formats)) == 4:
+            self.scored[split] += 1
+            raise MeasurementError("it is not finite")
+        return super().score(formats, split, **options)
+
+
+def test_workers_draw_what_is_planned_together(tmp_path: Path) -> None:
+    """Each score is made once and read by all; a list that fails is tried by each worker, and
+    nobody waits for it.
+    """
+    choices = [(1, 0, 0, 0), (1, 1, 0, 0), (0, 1, 1, 0), (0, 0, 1, 1), (1, 1, 1, 1)]
+    trials = [replace(TRIAL, index=i, choice=choice) for i, choice in enumerate(choices)]
+    with Store.open(tmp_path / "a.db") as store:
+        workers = [scores_of(Failing(), store) for _ in range(3)]
+        told: list[tuple[int, int]] = []
+        workers[0].progress = lambda done, total: told.append((done, total))
+        for name, worker in zip("abc", workers, strict=True):
+            worker.evaluator.sharing = FolderSharing(tmp_path / "claims", name)
+            worker.announce(trials)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(HeldOutScores.draw_together, workers, [trials] * 3))
+        drawn = [worker.evaluator.scored["held_out"] for worker in workers]  # type: ignore[attr-defined]
+        assert sum(drawn) == 4 + 3
+        assert told[-1][0] == told[-1][1]
+        for worker in workers:
+            assert [worker.find(trial) is not None for trial in trials] == [True] * 4 + [False]
+            assert set(worker.failures) == {4}
+            worker.draw_together(trials)
+        assert sum(worker.evaluator.scored["held_out"] for worker in workers) == 7  # type: ignore[attr-defined]
+
+
+def test_alone_nothing_is_drawn_before_it_is_asked_for(tmp_path: Path) -> None:
+    """A worker by itself draws by turns, as the choice asks."""
+    with Store.open(tmp_path / "a.db") as store:
+        scores = scores_of(Judged(), store)
+        scores.draw_together([TRIAL])
+        assert scores.evaluator.scored["held_out"] == 0  # type: ignore[attr-defined]

@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import optuna
 import pytest
 from numpy.typing import NDArray
 
@@ -162,13 +161,28 @@ def test_proposals_of_one_history_differ_by_index() -> None:
     )
 
 
-def test_propose_is_next_choice() -> None:
-    """Optuna's trial has no influence."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    candidates, damage = world(8, seed=0)
+def test_pending_choices_count_as_tried_and_are_no_evidence() -> None:
+    """A pending choice is not given again and its saving promises less, but what is believed of the
+    groups is what the history alone says.
+    """
+    candidates, damage = world(12, seed=0)
     proposer = KnapsackProposer(candidates, seed=0, errors=errors_of(damage))
-    trial = optuna.create_study(directions=["minimize", "minimize"]).ask()
-    assert proposer.propose(trial, [], set(), 5) == proposer.next_choice([], set(), 5)
+    history = play(proposer, damage, 4)
+    seen = {obs.choice for obs in history}
+    first = proposer.propose(history, seen, 4)
+    assert first.state == {}
+    assert first.choice == proposer.next_choice(history, seen, 4)
+    second = proposer.propose(history, seen | {first.choice}, 4, [first])
+    assert second.choice not in seen | {first.choice}
+    belief, rng = proposer.believe(history), np.random.default_rng
+    table = proposer.damage_table(belief.damages)
+    saving = saving_of(first.choice, candidates)
+
+    def rank(pending: list[Choice]) -> int:
+        savings = proposer.weighed_savings(belief, table, history, rng(0), pending)
+        return int(np.abs(savings - saving).argmin())
+
+    assert rank([first.choice]) > rank([])
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

@@ -64,9 +64,19 @@ CHANGES = {
     "the schema": "UPDATE sensitivity_meta SET value = '1' WHERE key = 'schema'",
     "a score moved": "UPDATE sensitivity_scores SET assignment = 'x' WHERE rowid ="
     " (SELECT max(rowid) FROM sensitivity_scores)",
+    "a place gone": "DELETE FROM sensitivity_trials WHERE place = 2",
+    "a place edited": "UPDATE sensitivity_trials SET place = 77 WHERE place = 2",
+    "all places gone": "DROP TABLE sensitivity_trials",
+    "the revision": "UPDATE sensitivity_alembic_version SET version_num = '2'",
     "an error edited": "UPDATE sensitivity_layers SET error = 0.5 WHERE rowid = 2",
 }
-BEGIN_ANEW = ("a value edited", "the last trial deleted", "the study deleted", "a state edited")
+BEGIN_ANEW = (
+    "a value edited",
+    "the last trial deleted",
+    "the study deleted",
+    "a state edited",
+    "a place gone",
+)
 """Changes after which a whole search is made again in this test; it costs most."""
 
 
@@ -199,6 +209,10 @@ def test_a_stopped_trial_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
 
 OF_SCHEMA_1 = """
 DROP TABLE sensitivity_seals;
+DROP TABLE sensitivity_workers;
+DROP TABLE sensitivity_claims;
+DROP TABLE sensitivity_trials;
+DROP TABLE sensitivity_alembic_version;
 DROP TABLE sensitivity_attempts;
 UPDATE sensitivity_meta SET value = '1';
 ALTER TABLE sensitivity_scores DROP COLUMN checksum;

@@ -147,7 +147,7 @@ def test_closing_a_reader_frees_no_lock_of_this_process(tmp_path: Path) -> None:
     SQLite's lock in place: another process still finds the file locked.
     """
     path = tmp_path / "study.db"
-    with Store.open(path) as store, closing(store.file.connect()) as raw:
+    with Store.open(path) as store, closing(store.place.file.connect()) as raw:
         raw.execute("BEGIN EXCLUSIVE")
         ReadFile.open(path).release()
         query = "SELECT * FROM sqlite_master"

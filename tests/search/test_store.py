@@ -120,7 +120,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         connection.execute("update sensitivity_meta set value = '7' where key = 'schema'")
     connection.close()
     with pytest.raises(
-        StoreError, match="has schema 7; this version of sensitivity reads schema 2"
+        StoreError, match="has schema 7; this version of sensitivity reads schema 3"
     ):
         Store.open(path)
 

@@ -7,14 +7,15 @@ read_outcome(database)          # as `select` does: reads, proposes nothing
 import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from sensitivity.core.format_name import FormatName, quantized
+from sensitivity.core.storage_url import Storage
 from sensitivity.fidelity.score import PartialScore, Score, score_of
+from sensitivity.fidelity.sharing import Alone, Sharing
 from sensitivity.search import loop
 from sensitivity.search.candidates import Candidates, Group
 from sensitivity.search.finished import Wanted, list_optuna_studies, pick_study
@@ -79,6 +80,7 @@ class FakeEvaluator:
         self.compiled, self.damage_floor = False, 0.0
         self.noise_floors: dict[str, float] = {}
         self.panel = None
+        self.sharing: Sharing = Alone()
         self.media_generator = SimpleNamespace(counting=lambda _told: nullcontext())
 
     def evaluation_key(self, split: str) -> str:
@@ -137,7 +139,7 @@ def calibrate(_evaluator: Any, candidates: Candidates, store: Store, **_more: An
 
 
 def search(
-    database: Path, evaluator: FakeEvaluator, asked: SearchSettings, monkeypatch: Any
+    database: Storage, evaluator: FakeEvaluator, asked: SearchSettings, monkeypatch: Any
 ) -> list[Any]:
     """Search or go on, verify, and say what was tried and chosen."""
     monkeypatch.setattr(loop, "calibrate", calibrate)
@@ -149,7 +151,7 @@ def search(
 
 
 def select(
-    database: Path, evaluator: FakeEvaluator, asked: SearchSettings, *, verify: bool = False
+    database: Storage, evaluator: FakeEvaluator, asked: SearchSettings, *, verify: bool = False
 ) -> list[Any]:
     """Choose again as `workflows.select` does."""
     with Store.open(database) if verify else Store.read(database, makes_again=False) as store:

@@ -28,6 +28,7 @@ from sensitivity.fidelity.judges.panel import Panel
 from sensitivity.fidelity.judges.wishes import JudgeWishes
 from sensitivity.latency.timing import run_timing
 from sensitivity.models.loading import LoadedPipeline, load_pipeline
+from sensitivity.search import store
 from sensitivity.search.calibration import choosing
 from sensitivity.search.calibration.jobs import EstimatorName
 from sensitivity.shapes.run import run_shapes
@@ -61,6 +62,15 @@ def without_native_rounding() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conclude, "native_rounding", lambda *_parts, **_options: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_spool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let results that a database refuses wait in a folder of the tests, not in the user's."""
+    folder = tmp_path_factory.mktemp("spool")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "default_spool_folder", lambda: folder)
         yield
 
 

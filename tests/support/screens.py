@@ -43,7 +43,7 @@ from sensitivity.workflows.sizing import Part, SizeEstimate, Stage
 
 from support.audits import audited
 from support.latency import BF16, MXFP8, NVFP4, flux, flux_published_list
-from support.status_screens import status_of_the_killed
+from support.status_screens import status_of_many, status_of_the_killed
 from support.targets import target_data
 from support.timed import end_times
 from support.tiny_flux_recipes import SPEC
@@ -305,6 +305,7 @@ SCREENS: dict[str, Draw] = {
     "search-dry-run": search_dry_run,
     "search-dry-run-here": search_dry_run_here,
     "status-killed": status_of_the_killed,
+    "status-many": status_of_many,
     "audit": audit,
 }
 """{command: prints what it shows}"""

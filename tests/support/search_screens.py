@@ -323,6 +323,7 @@ def status(console: Console) -> None:
         done=12,
         total=50,
         seen=now,
+        silent_s=0.0,
         left_s=1710.0,
     )
     running = Status(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from sensitivity.core.format_name import FormatName, quantized
-from sensitivity.errors import MeasurementError
+from sensitivity.errors import ConstraintError, MeasurementError
 from sensitivity.fidelity.score import Score
+from sensitivity.fidelity.sharing import Alone
 from sensitivity.search.attempts import ATTEMPTS, DEATHS
 from sensitivity.search.front import Constraints
 from sensitivity.search.held_out import HeldOutScores
@@ -16,10 +17,11 @@ from sensitivity.search.log import study_names
 from sensitivity.search.loop import read_search, run_search
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
-from sensitivity.workflows.conclude import SearchOutcome, conclude
+from sensitivity.workflows.conclude import SearchOutcome, conclude, verify_together
 from sensitivity.workflows.prepare import Prepared
 
 from support.searches import NVFP4
+from support.sharing import FolderSharing
 
 Formats = Mapping[str, FormatName]
 
@@ -66,7 +68,7 @@ def ended(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., SearchOutcome]:
     """Runs a search of four trials beside the baselines with a `Judge`, and its end; with `reads`
-    the end alone.
+    the end alone. `first` is called before the end, as `verify_together` is.
     """
 
     def run(
@@ -75,6 +77,7 @@ def ended(
         said: list[str] | None = None,
         budget: int = 4,
         reads: bool = False,
+        first: Callable[..., None] = lambda *_: None,
         **bounds: float,
     ) -> SearchOutcome:
         monkeypatch.setattr(prepared.evaluator, "score", judge)
@@ -91,6 +94,7 @@ def ended(
                 candidates=prepared.candidates,
                 noted=say,
             )
+            first(prepared, Constraints(**bounds), result, scores, say)
             return conclude(prepared, settings, Constraints(**bounds), result, scores, say)
 
     return run
@@ -104,6 +108,29 @@ def count_of(prepared: Prepared, outcome: SearchOutcome) -> int:
     """How many Linears the winner quantizes."""
     assert outcome.chosen is not None
     return len(quantized(prepared.candidates.decode(outcome.chosen.choice)))
+
+
+def test_workers_draw_the_shortlist_before_one_chooses(
+    prepared: Prepared, ended: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the choice asks for is known then, and the recipe is the same; where nothing can win,
+    that is left to the choice to say. A worker by itself draws nothing before.
+    """
+    usual = ended(Judge(prepared, never))
+    (tmp_path / "ended.db").unlink()
+    judge, drawn = Judge(prepared, never), list[int]()
+
+    def together(*args: Any) -> None:
+        for sharing in (Alone(), FolderSharing(tmp_path / "claims")):
+            monkeypatch.setattr(prepared.evaluator, "sharing", sharing)
+            verify_together(*args)
+            drawn.append(sum(n for (split, _), n in judge.runs.items() if split == "held_out"))
+
+    assert ended(judge, first=together).recipe == usual.recipe
+    assert drawn[0] == 0
+    assert drawn[1] == sum(n for (split, _), n in judge.runs.items() if split == "held_out") > 2
+    with pytest.raises(ConstraintError):
+        ended(judge, first=together, reads=True, min_speedup=1_000.0)
 
 
 @pytest.mark.parametrize("bounds", [{}, {"max_lpips": 0.3}, {"min_speedup": 1.01}], ids=str)

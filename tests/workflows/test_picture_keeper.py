@@ -1,6 +1,8 @@
 """What a search keeps to look at: which pictures, how many, how large, and what a failure does."""
 
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,27 @@ def test_a_search_that_goes_on_keeps_what_was_kept(tmp_path: Path) -> None:
     other = media_of(3)
     keeper_of(tmp_path, 3).see(SECOND, "held_out", other, other, score_of(0.2, 0.1, 0.3))
     assert set(index_of(tmp_path).lists) == {KEYS[1]}
+
+
+def test_workers_add_to_one_index(tmp_path: Path) -> None:
+    """Two keepers that began at once both have their lists in the index, written one at a time."""
+    own, inside, most = media_of(2), [0], [0]
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        yield
+        inside[0] -= 1
+
+    prompts: dict[str, Any] = {"prompts": ["p0", "p1"], "seeds": range(2), "locked": locked}
+    first, second = (PictureKeeper(tmp_path, **prompts) for _ in range(2))
+    first.see(FIRST, "held_out", own, own, score_of(0.1, 0.2))
+    second.see(SECOND, "held_out", own, own, score_of(0.2, 0.1))
+    assert set(index_of(tmp_path).lists) == set(KEYS)
+    first.see(FIRST, "held_out", own, own, score_of(0.1, 0.2))
+    assert set(index_of(tmp_path).lists) == set(KEYS)
+    assert (inside, most) == ([0], [1])
 
 
 def test_pictures_are_bounded(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import MeasurementError, StoreError, UserError
+from sensitivity.errors import DeviceLostError, StoreError, UserError
 from sensitivity.latency import LatencyModel
 from sensitivity.latency.measured import MeasuredLatency
 from sensitivity.latency.pricer import latency_model
@@ -453,7 +453,7 @@ def test_a_broken_context_ends_with_the_next_step(
     """Where nothing runs on the GPU any more, the same command is named, and it goes on."""
     gpu.fails = lambda shape: RuntimeError("illegal address") if shape.format is FP8 else None
     monkeypatch.setattr(shape_table, "context_error", lambda _device: "illegal address")
-    with pytest.raises(MeasurementError, match=r"broke the CUDA context.*run the same command"):
+    with pytest.raises(DeviceLostError, match=r"broke the CUDA context.*run the same command"):
         measured(spec, run)
 
 

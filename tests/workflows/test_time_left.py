@@ -146,3 +146,26 @@ def test_a_choice_knows_its_verification_alone(clock: Clock) -> None:
     clock.now += 3
     left.verify(2, 10)
     assert left.seconds == pytest.approx(12)
+
+
+def test_workers_share_what_comes_before_the_verification(left: TimeLeft) -> None:
+    """Of four each has a quarter of the sensitivities, the lists by hand and the trials."""
+    left.workers = lambda: 4
+    alone = (20 + 6) * 2 + VERIFICATION * 3
+    shared = (30 + 3 * 5 + 8 * 5) * 3 / 4
+    assert left.seconds == pytest.approx(alone + shared)
+    assert left.trial_s == 5 * 3
+    assert left.beside_s == pytest.approx(alone + (30 + 3 * 5) * 3 / 4)
+
+
+def test_what_other_workers_have_begun_is_left_no_more(left: TimeLeft) -> None:
+    """Trial 9 of 10 begins here: 2 trials are left, whoever has the 6 that came between."""
+    for label in ("none", "all nvfp4", "rule of thumb"):
+        score = Score(net="tiny", mean=0.1, per_prompt=(0.1,), noise_floor=None)
+        left.events.elsewhere(
+            ScoredTrial(index=0, choice=(0,), label=label, latency_s=1.0, score=score, seconds=9.0)
+        )
+    left.events.began(9, "")
+    assert left.seconds == pytest.approx(6 * 2 + (2 * 5 + VERIFICATION) * 3)
+    left.events.pictures(4)
+    assert left.seconds == pytest.approx(6 * 2 + (2 * 5 - 4 + VERIFICATION) * 3)

@@ -10,6 +10,9 @@ The plan comes before the work: what lists by hand gain, how many trials and pic
 long. On a terminal `cli.render.search_view` then shows the stage, the last trial, the best one, and
 the time that is left (`workflows.time_left`). In a pipe each trial is a line, and so is each step.
 If the search is ended from outside (Ctrl-C, SIGTERM), it says what is kept.
+
+Trials of other workers of the study count as done, and can be the best; each process prints its
+own. Those beside the first of a host say less (`cli.render.quiet_search`).
 """
 
 import re
@@ -87,6 +90,8 @@ class SearchProgress(Follower):
         self.bf16_s = 0.0
         self.work: SearchWork | None = None
         self.tried = self.baselines = self.failures = 0
+        self.own = self.others = 0
+        self.left.workers = self._company
         self.sensitivities = self.verified = (0, 0)
         self._said_at, self._verified_lists, self._outlook = clock(), 0, ""
         self.events = SearchEvents(
@@ -95,12 +100,14 @@ class SearchProgress(Follower):
             referenced=self._referenced,
             calibrating=self.print,
             calibrated=self._calibrated,
-            noted=self.print,
+            noted=self.warn,
             continued=self._continued,
             began=self._began,
             pictures=self._drew,
             scored=self._scored,
             stopped=self._stopped,
+            elsewhere=self._elsewhere,
+            waiting=self._waiting,
             failed=self._failed,
         )
 
@@ -164,6 +171,10 @@ class SearchProgress(Follower):
         elif not self.moving and done and self._was_quiet():
             self._line(f"verifying: {done}/{total} pictures{self._left()}")
 
+    def warn(self, text: str) -> None:
+        """Print that something did not go as planned."""
+        self.print(text)
+
     def kept(self) -> str:
         """What is finished, in words."""
         sensitivities, verified = self.sensitivities, self.verified
@@ -224,7 +235,7 @@ class SearchProgress(Follower):
 
     def _began(self, number: int, label: str) -> None:
         self.left.began(number, label)
-        self._at_trial(number, label, done=number - 1)
+        self._at_trial(number, label)
         self.view.picture = label
 
     def _drew(self, done: int) -> None:
@@ -244,7 +255,7 @@ class SearchProgress(Follower):
             self.view.best = self._best(len(front))
         else:
             on_front = trial.score.is_allowed and len(self.trials) - 1 in front
-            self._line(
+            self.tell_trial(
                 f"{said}, mean {lpips_words(trial.mean)}{_sound(trial)}"
                 f"{', on the front' if on_front else ''}; front {len(front)}{self._left()}"
             )
@@ -259,24 +270,50 @@ class SearchProgress(Follower):
             f" less LPIPS (p = {stop.p_value:.2g})"
         )
         if not self.moving:
-            self._line(f"{self.view.last}{self._left()}")
+            self.tell_trial(f"{self.view.last}{self._left()}")
+
+    def _elsewhere(self, trial: Tried) -> None:
+        """Another worker finished a trial."""
+        self._count(trial)
+        self.others += 1
+        if self.moving and isinstance(trial, ScoredTrial):
+            front = pareto_front([(t.latency_s, t.score.typical) for t in self.trials])
+            self.view.best = self._best(len(front))
+            self._expect_end()
+
+    def _waiting(self, trials: int) -> None:
+        """Other workers are at the last trials."""
+        text = f"waiting for {trials} trial{'' if trials == 1 else 's'} of other workers"
+        if trials and not self.moving and not self.view.stage.startswith("waiting"):
+            self.print(text)
+        if trials:
+            self.show(text, self.tried, self.budget)
+
+    def _company(self) -> int:
+        """How many workers there seem to be: as many as trials end while one ends here."""
+        return max(1, round((self.own + self.others) / self.own)) if self.own else 1
 
     def _failed(self, name: str, reason: str) -> None:
         self.failures += 1
-        self.print(f"{name} failed: {reason}")
+        self.warn(f"{name} failed: {reason}")
 
     def _ended(self, trial: Tried) -> None:
         """A trial ended."""
+        self.own += 1
         self.left.tried(trial)
-        self._at_trial(trial.number, trial.label, done=trial.number)
+        self._at_trial(trial.number, trial.label)
 
-    def _at_trial(self, number: int, label: str, *, done: int) -> None:
+    def tell_trial(self, text: str) -> None:
+        """A line in a pipe on a trial that ended."""
+        self._line(text)
+
+    def _at_trial(self, number: int, label: str) -> None:
         """Show a trial and how many are done: baselines are no trials of the budget."""
         if label:
             of = None if self.work is None else self.work.baselines
             self.show("scoring baselines", self.baselines, of)
         else:
-            self.show(f"trial {number}", done, self.budget)
+            self.show(f"trial {number}", self.tried, self.budget)
 
     def _count(self, trial: Tried) -> None:
         """Keep what later lines say: numbers, the trials with scores, names, bf16's seconds."""

@@ -14,7 +14,7 @@ at its own output. How much its part of the run weighs is left to the search's t
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,6 +71,20 @@ class Estimator(abc.ABC):
     def decodes(self, jobs: Sequence[Job], *, states: int) -> int:
         """Pictures that these jobs of one denoiser decode for each prompt."""
         return 0
+
+    def begin(
+        self, evaluator: Evaluator, *, states: int, prompts: int
+    ) -> Callable[[Sequence[Job]], Iterator[JobError]]:
+        """`run` for several lists of jobs, one after another.
+
+        An estimator of jobs computes what they share, such as the run in bf16, with the first list
+        and keeps it. Arguments and errors as those of `run`.
+        """
+
+        def run(jobs: Sequence[Job]) -> Iterator[JobError]:
+            return self.run(evaluator, jobs, states=states, prompts=prompts)
+
+        return run
 
     @abc.abstractmethod
     def run(

@@ -10,7 +10,7 @@ It costs one denoiser call for each job and state. It decodes nothing and does n
 grow over the steps of a run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -36,19 +36,30 @@ class OutputEstimator(Estimator):
     def picture_calls(self, jobs: Sequence[Job], *, states: int) -> float:
         return len(jobs) * states
 
-    @torch.no_grad()
+    def begin(
+        self, evaluator: Evaluator, *, states: int, prompts: int
+    ) -> Callable[[Sequence[Job]], Iterator[JobError]]:
+        recorded: list[State] = []
+
+        @torch.no_grad()
+        def run(jobs: Sequence[Job]) -> Iterator[JobError]:
+            if not recorded:
+                recorded.extend(record_states(evaluator, states=states, prompts=prompts))
+            for job in jobs:
+                evaluator.switch.set(job.formats)
+                errors = [
+                    _relative_error(evaluator, state)
+                    for state in recorded
+                    if job.is_of(state.component)
+                ]
+                yield JobError(job=job, state=None, error=sum(errors) / len(errors))
+
+        return run
+
     def run(
         self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
     ) -> Iterator[JobError]:
-        recorded = record_states(evaluator, states=states, prompts=prompts)
-        for job in jobs:
-            evaluator.switch.set(job.formats)
-            errors = [
-                _relative_error(evaluator, state)
-                for state in recorded
-                if job.is_of(state.component)
-            ]
-            yield JobError(job=job, state=None, error=sum(errors) / len(errors))
+        return self.begin(evaluator, states=states, prompts=prompts)(jobs)
 
 
 def _relative_error(evaluator: Evaluator, state: State) -> float:

@@ -17,7 +17,7 @@ It does not work for other schedulers, for stochastic ones, and for pipelines th
 scheduler more than once for each denoiser step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -57,28 +57,48 @@ class PreviewEstimator(Estimator):
     def decodes(self, jobs: Sequence[Job], *, states: int) -> int:
         return (len(jobs) + 1) * states if jobs else 0
 
-    @torch.no_grad()
+    def begin(
+        self, evaluator: Evaluator, *, states: int, prompts: int
+    ) -> Callable[[Sequence[Job]], Iterator[JobError]]:
+        replays: list[Replay] = []
+        clean: dict[str, list[tuple[int, Media]]] = {}
+
+        @torch.no_grad()
+        def run(jobs: Sequence[Job]) -> Iterator[JobError]:
+            if not replays:
+                check_scheduler(evaluator.loaded.pipe)
+                evaluator.switch.set({})
+                replays.append(Replay(evaluator, prompts))
+            for name in parts_of(evaluator.loaded.denoiser):
+                own = [job for job in jobs if job.is_of(name)]
+                if own and name not in clean:
+                    clean[name] = _clean(evaluator, replays[0], name, states)
+                for job in own:
+                    evaluator.switch.set(job.formats)
+                    distances = [
+                        _distance(evaluator, replays[0].preview(step), reference)
+                        for step, reference in clean[name]
+                    ]
+                    yield JobError(job=job, state=None, error=sum(distances) / len(distances))
+
+        return run
+
     def run(
         self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
     ) -> Iterator[JobError]:
-        check_scheduler(evaluator.loaded.pipe)
-        evaluator.switch.set({})
-        replay = Replay(evaluator, prompts)
-        for name in parts_of(evaluator.loaded.denoiser):
-            own, its_steps = [job for job in jobs if job.is_of(name)], replay.steps_of(name)
-            if not own:
-                continue
-            evaluator.switch.set({})
-            steps = [its_steps[i] for i in pick_calls(len(its_steps), states)]
-            clean = [replay.preview(step) for step in steps]
-            check_finite([media.pictures for media in clean])
-            for job in own:
-                evaluator.switch.set(job.formats)
-                distances = [
-                    _distance(evaluator, replay.preview(step), reference)
-                    for step, reference in zip(steps, clean, strict=True)
-                ]
-                yield JobError(job=job, state=None, error=sum(distances) / len(distances))
+        return self.begin(evaluator, states=states, prompts=prompts)(jobs)
+
+
+def _clean(
+    evaluator: Evaluator, replay: "Replay", component: str, states: int
+) -> list[tuple[int, Media]]:
+    """[(step, what bf16 predicts at it)] of the steps at which a denoiser is previewed."""
+    evaluator.switch.set({})
+    steps = replay.steps_of(component)
+    picked = [steps[i] for i in pick_calls(len(steps), states)]
+    clean = [(step, replay.preview(step)) for step in picked]
+    check_finite([media.pictures for _, media in clean])
+    return clean
 
 
 def _distance(evaluator: Evaluator, pictures: Media, references: Media) -> float:

@@ -22,7 +22,7 @@ needs a pipeline whose steps can be seen (`models.step_latents`).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -72,19 +72,36 @@ class RolloutEstimator(Estimator):
     def refusal(self, pipe: Any) -> str | None:
         return refusal(pipe)
 
-    @torch.no_grad()
+    def begin(
+        self, evaluator: Evaluator, *, states: int, prompts: int
+    ) -> Callable[[Sequence[Job]], Iterator[JobError]]:
+        paths: list[Bf16Path] = []
+
+        @torch.no_grad()
+        def run(jobs: Sequence[Job]) -> Iterator[JobError]:
+            if not paths:
+                path = evaluator.blocks.attempt(
+                    lambda: Bf16Path(evaluator, steps=states, prompts=prompts),
+                    given_up=lambda: None,
+                )
+                paths.append(path)
+            yield from _errors(paths[0], evaluator, jobs)
+
+        return run
+
     def run(
         self, evaluator: Evaluator, jobs: Sequence[Job], *, states: int, prompts: int
     ) -> Iterator[JobError]:
-        path = evaluator.blocks.attempt(
-            lambda: Bf16Path(evaluator, steps=states, prompts=prompts), given_up=lambda: None
-        )
-        for component, (start, stop) in path.windows.items():
-            for job in jobs:
-                if job.is_of(component):
-                    evaluator.switch.set(job.formats)
-                    latents = path.run_again(start, stop)
-                    yield JobError(job=job, state=None, error=path.error(latents, stop))
+        return self.begin(evaluator, states=states, prompts=prompts)(jobs)
+
+
+def _errors(path: "Bf16Path", evaluator: Evaluator, jobs: Sequence[Job]) -> Iterator[JobError]:
+    for component, (start, stop) in path.windows.items():
+        for job in jobs:
+            if job.is_of(component):
+                evaluator.switch.set(job.formats)
+                latents = path.run_again(start, stop)
+                yield JobError(job=job, state=None, error=path.error(latents, stop))
 
 
 class Bf16Path:

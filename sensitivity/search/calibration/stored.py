@@ -6,6 +6,11 @@ the assignment of formats. It holds no budget, constraint or target, no other fo
 granularity: a group of one Linear is the same row in "group" and in "layer". Errors are kept as
 they become known, at most every `KEEP_S`, so an interrupted calibration continues where it stopped.
 
+Several workers (`Evaluator.sharing`) each compute blocks of jobs. What the jobs share, the run in
+bf16 of `rollout`, is computed by each worker once: W workers take W - 1 such runs more than one,
+each as long as one job. The errors are those of one worker, bit by bit, since no job sees another.
+Estimators that compute all Linears in one pass are one block: one worker computes, the others wait.
+
     cost = calibration_cost(evaluator, candidates, store)         # cost.describe() is one line
     errors = calibrate(evaluator, candidates, store)              # {(group index, option): error}
 """
@@ -14,15 +19,18 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.errors import CalibrationError, UserError
 from sensitivity.fidelity.evaluator import Evaluator
+from sensitivity.fidelity.sharing import Alone
 from sensitivity.models.denoisers import parts_of
 from sensitivity.models.generating import digest_of
-from sensitivity.search.calibration._base import Estimator
+from sensitivity.search.attempts import counting_deaths
+from sensitivity.search.calibration._base import Estimator, JobError
 from sensitivity.search.calibration.choosing import (
     FALLBACK,
     RunSize,
@@ -38,6 +46,12 @@ KEEP_S = 0.5
 """Seconds of errors that a process which is killed may lose. Many come at once, and to keep each by
 itself takes longer than to compute it.
 """
+BLOCKS = 96
+"""Blocks that a calibration by jobs is cut into for several workers, at most: 1 % of it each. Of 8
+workers each does about 12, and the last one to end keeps the others waiting for a twelfth of that.
+"""
+READ_S = 0.2
+"""Seconds for which what other workers have kept may be out of date while one waits."""
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
@@ -51,6 +65,7 @@ def calibrate(
     states: int | None = None,
     prompts: int | None = None,
     progress: Progress | None = None,
+    noted: Callable[[str], Any] = lambda _text: None,
 ) -> Errors:
     """The error of each (group, option); option 0, bf16, is left out.
 
@@ -65,8 +80,10 @@ def calibrate(
         prompts: search prompts, from the first; at most all are used. None is the estimator's own
             default.
         progress: called as progress(done, total) after each number that was not known.
+        noted: called with a text where other workers are waited for, or have died.
 
     Raises:
+        RunError: several workers share this, and a block ended its process again and again.
         UserError: there is no such estimator, `states` or `prompts` is below 1, or the estimator
             does not work for this pipeline.
         CalibrationError: the denoiser gives no tensor, or the estimator cannot follow it.
@@ -74,14 +91,15 @@ def calibrate(
     """
     chosen = _chosen(evaluator, candidates, estimator)
     plan = _Plan(evaluator, candidates, store, chosen, states, prompts)
+    progress = progress or (lambda _done, _total: None)
     try:
-        return _completed(plan, evaluator, progress)
+        return _completed(plan, evaluator, progress, noted)
     except CalibrationError as error:
         if estimator is not None or chosen.name is FALLBACK:
             raise
         log.warning("layer sensitivities by %s, not %s: %s", FALLBACK, chosen.name, error)
     plan = _Plan(evaluator, candidates, store, get_estimator(FALLBACK), None, None)
-    return _completed(plan, evaluator, progress)
+    return _completed(plan, evaluator, progress, noted)
 
 
 def _chosen(
@@ -99,24 +117,52 @@ def _chosen(
     return choose_estimator(jobs, run=run, pipe=evaluator.loaded.pipe)
 
 
-def _completed(plan: "_Plan", evaluator: Evaluator, progress: Progress | None) -> Errors:
+def _completed(
+    plan: "_Plan", evaluator: Evaluator, progress: Progress, noted: Callable[[str], Any]
+) -> Errors:
     """The errors of a plan, after what is missing was computed and kept."""
-    missing = plan.missing
-    if missing:
-        rows = plan.total_rows
-        done = rows - len(missing) * (1 if plan.by_job else plan.states)
-        try:
-            for found in plan.estimator.run(
-                evaluator, missing, states=plan.states, prompts=plan.prompts
-            ):
-                plan.keep(found.job, found.state, found.error)
-                done += 1
-                if progress is not None:
-                    progress(min(done, rows), rows)
-        finally:
-            evaluator.switch.set({})
-            plan.keep_all()
-    return {place: plan.error(job) for place, job in plan.jobs.items()}
+    if not plan.missing:
+        return plan.errors
+    is_alone = isinstance(evaluator.sharing, Alone)
+    blocks = plan.blocks(1 if is_alone else BLOCKS)
+    measure = plan.estimator.begin(evaluator, states=plan.states, prompts=plan.prompts)
+    evaluation = evaluator.evaluation_key("search")
+
+    def do(name: str) -> None:
+        plan.refresh()
+        missing, known = plan.missing_of(blocks[name]), plan.known_rows
+        if not missing:
+            return
+        attempt = digest_of({"of": plan.scope, "block": name, "known": known})
+        counted = counting_deaths(plan.store, evaluation, attempt, noted)
+        with nullcontext() if is_alone else counted:
+            _measure(plan, evaluator, measure(missing), progress)
+
+    evaluator.sharing.run(
+        plan.scope,
+        list(blocks),
+        is_done=lambda name: plan.is_done(blocks[name]),
+        do=do,
+        noted=noted,
+    )
+    plan.refresh()
+    return plan.errors
+
+
+def _measure(
+    plan: "_Plan", evaluator: Evaluator, found: Iterator[JobError], progress: Progress
+) -> None:
+    """Keep the errors of a block as they come."""
+    rows = plan.total_rows
+    done = rows - len(plan.missing) * (1 if plan.by_job else plan.states)
+    try:
+        for each in found:
+            plan.keep(each.job, each.state, each.error)
+            done += 1
+            progress(min(done, rows), rows)
+    finally:
+        evaluator.switch.set({})
+        plan.keep_all()
 
 
 def calibration_cost(
@@ -203,9 +249,40 @@ class _Plan:
             if self.by_job
             else [digest_of(key | {"state": i}) for i in range(self.states)]
         )
-        self._known = [store.find_sensitivities(key) for key in self._keys]
+        self._known: list[dict[str, float]] = [{} for _ in self._keys]
         self._unkept: dict[tuple[str, str], float] = {}
         self._kept_at = -math.inf
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what the store has by now."""
+        for known, key in zip(self._known, self._keys, strict=True):
+            known.update(self.store.find_sensitivities(key))
+        self._read_at = time.monotonic()
+
+    @property
+    def scope(self) -> str:
+        """The name of this work for all workers: the same units under the same keys."""
+        return f"calibration-{digest_of({'of': self._keys, 'units': [u.key for u in self.units]})}"
+
+    def blocks(self, count: int) -> dict[str, list[Job]]:
+        """{name: units} that one worker computes in one go, the same for all workers: at most
+        `count`, and one where the estimator computes all units in one pass.
+        """
+        units = self.units
+        size = -(-len(units) // count) if self.by_job else len(units)
+        cut = [units[start : start + size] for start in range(0, len(units), size)]
+        return {f"{i + 1} of {len(cut)}": block for i, block in enumerate(cut)}
+
+    def is_done(self, block: Sequence[Job]) -> bool:
+        """Whether all of a block is known; the store is asked at most every `READ_S`."""
+        if self.missing_of(block) and time.monotonic() - self._read_at > READ_S:
+            self.refresh()
+        return not self.missing_of(block)
+
+    def missing_of(self, units: Sequence[Job]) -> list[Job]:
+        """Those that are not known at all states."""
+        return [job for job in units if not all(job.key in known for known in self._known)]
 
     @property
     def units(self) -> list[Job]:
@@ -220,7 +297,7 @@ class _Plan:
     @property
     def missing(self) -> list[Job]:
         """The units that are not known at all states."""
-        return [job for job in self.units if not all(job.key in known for known in self._known)]
+        return self.missing_of(self.units)
 
     @property
     def total_rows(self) -> int:
@@ -250,6 +327,11 @@ class _Plan:
         if self._unkept:
             self.store.save_sensitivities(self._unkept)
         self._unkept, self._kept_at = {}, time.monotonic()
+
+    @property
+    def errors(self) -> Errors:
+        """The error of each job, all of whose rows are known."""
+        return {place: self.error(job) for place, job in self.jobs.items()}
 
     def error(self, job: Job) -> float:
         """The job's error, all of whose rows are known.

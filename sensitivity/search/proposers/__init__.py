@@ -1,15 +1,17 @@
 """Which choice is tried next? `make_proposer` gives the proposer of a name.
 
 `KnapsackProposer` is the default. `OptunaProposer` wraps any Optuna sampler, for comparison. Both
-are functions of (seed, trial index, history) alone, so a search that was interrupted continues
-exactly as one that was not.
+are functions of (seed, trial index, history, pending choices) alone, so a search that was
+interrupted continues exactly as one that was not.
 
     proposer = make_proposer(SamplerName("tpe"), candidates, seed=0, errors=None)
+    proposer.propose(history, seen, index).choice
 """
 
 from sensitivity.search.calibration.jobs import Errors
 from sensitivity.search.candidates import Candidates
-from sensitivity.search.proposers._base import Observation, Proposer
+from sensitivity.search.proposers._base import Observation, Proposal, Proposer, State
+from sensitivity.search.proposers._memory_study import ASKED
 from sensitivity.search.proposers.knapsack_proposer import KnapsackProposer
 from sensitivity.search.proposers.optuna_proposer import (
     STOCK,
@@ -19,12 +21,15 @@ from sensitivity.search.proposers.optuna_proposer import (
 )
 
 __all__ = [
+    "ASKED",
     "STOCK",
     "KnapsackProposer",
     "Observation",
     "OptunaProposer",
+    "Proposal",
     "Proposer",
     "SamplerName",
+    "State",
     "make_proposer",
     "stock_sampler",
 ]

@@ -15,6 +15,9 @@ simulation and in a real search, exploring more than that cost more than it brou
 
     proposer = KnapsackProposer(candidates, seed=0, errors=errors)
     choice = proposer.next_choice(history, seen, index)
+
+Choices that other workers are scoring count as tried, with their estimates. They are no evidence:
+nobody has heard of them yet.
 """
 
 import itertools
@@ -22,7 +25,6 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 
 from sensitivity.core.format_name import FormatName
@@ -31,7 +33,7 @@ from sensitivity.search.calibration.jobs import Errors
 from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.damage import Belief, Hypothesis, believe, kinship
 from sensitivity.search.knapsack import Knapsack
-from sensitivity.search.proposers._base import Observation, Proposer
+from sensitivity.search.proposers._base import Observation, Proposal, Proposer
 
 Array = NDArray[np.float64]
 SAVINGS = 96
@@ -145,25 +147,30 @@ class KnapsackProposer(Proposer):
 
     def propose(
         self,
-        trial: optuna.Trial,  # noqa: ARG002 - it has no parameters
         history: Sequence[Observation],
         seen: AbstractSet[Choice],
         index: int,
-    ) -> Choice:
-        return self.next_choice(history, seen, index)
+        pending: Sequence[Proposal] = (),
+    ) -> Proposal:
+        choices = [other.choice for other in pending]
+        return Proposal(choice=self.next_choice(history, seen, index, choices))
 
     def next_choice(
-        self, history: Sequence[Observation], seen: AbstractSet[Choice], index: int
+        self,
+        history: Sequence[Observation],
+        seen: AbstractSet[Choice],
+        index: int,
+        pending: Sequence[Choice] = (),
     ) -> Choice:
         """The choice to score after these trials; one of `seen` only where every choice has been
-        tried.
+        tried. Those of `pending` are being scored.
         """
         belief = self.believe(history)
         rng = np.random.default_rng([self.seed, index])
         choice = self.candidates.none_quantized
         for attempt in range(MAX_TRIES):
             damage = self.damage_table(belief.sample(rng) if attempt else belief.damages)
-            savings = self.weighed_savings(belief, damage, history, rng)
+            savings = self.weighed_savings(belief, damage, history, rng, pending)
             for wanted in savings[: 1 if attempt else 4]:
                 choice = self._solve(damage, wanted * (1 - 1e-9))
                 if choice not in seen:
@@ -182,6 +189,7 @@ class KnapsackProposer(Proposer):
         damage: Array,
         history: Sequence[Observation],
         rng: np.random.Generator,
+        pending: Sequence[Choice] = (),
     ) -> Array:
         """Savings in seconds, the one that promises most hypervolume first.
 
@@ -193,20 +201,20 @@ class KnapsackProposer(Proposer):
             damage: (groups, options), the belief's mean or a sample of it.
             history: the trials so far.
             rng: jitters the grid.
+            pending: choices that are being scored.
         """
         curve = self.knapsack.curve(damage, points=CURVE_PRICES)
         most = self.knapsack.most_gain
         grid = most * (np.arange(SAVINGS) + rng.random()) / SAVINGS
         baselines = [gain for gain in self._baseline_savings if 0 < gain <= most]
         savings = np.unique(np.concatenate([grid, baselines, [most]]))
-        choices = np.array([obs.choice for obs in history], dtype=np.int64).reshape(
-            len(history), len(self.gains)
-        )
+        tried = [*(obs.choice for obs in history), *pending]
+        choices = np.array(tried, dtype=np.int64).reshape(len(tried), len(self.gains))
         promised = promised_area(
             savings,
             belief.link(np.interp(savings, curve.gains, curve.damages)),
             self.gains[np.arange(len(self.gains)), choices].sum(1),
-            belief.typical(self.features([obs.choice for obs in history])),
+            belief.typical(self.features(tried)),
             worst=float(belief.link(curve.damages[-1:])[0]),
         )
         return np.asarray(savings[np.argsort(-promised, kind="stable")])

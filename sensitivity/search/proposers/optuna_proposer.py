@@ -2,9 +2,11 @@
 
 `SamplerName` is how a user names what proposes: "knapsack", one of `STOCK`, or `module:Class` of
 any other Optuna sampler. `OptunaProposer` seeds the sampler anew for each trial from (seed, index),
-so that its proposals do not depend on when the process started.
+so that its proposals do not depend on when the process started. A sampler may repeat what was
+tried; it is then asked again, up to `MAX_REPEATS` times.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar
@@ -18,10 +20,23 @@ from sensitivity.core.user_modules import import_user_module
 from sensitivity.core.words import first_line
 from sensitivity.errors import UserError
 from sensitivity.search.candidates import Candidates, Choice
-from sensitivity.search.proposers._base import Observation, Proposer
+from sensitivity.search.proposers._base import Observation, Proposal, Proposer
+from sensitivity.search.proposers._memory_study import MemoryStudy
+
+MAX_REPEATS = 100
+"""Proposals in a row that may repeat a choice before it is taken that none is left."""
+
+
+def _tpe(seed: int, *, beside_others: bool = False) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=10, constant_liar=beside_others
+        )
+
 
 STOCK: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=10),
+    "tpe": lambda seed: _tpe(seed),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=10),
     "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed, population_size=10),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
@@ -63,14 +78,23 @@ class SamplerName(str):
 SamplerName.KNAPSACK = SamplerName("knapsack")
 
 
-def stock_sampler(name: SamplerName, *, seed: int) -> BaseSampler:
+def stock_sampler(name: SamplerName, *, seed: int, beside_others: bool = False) -> BaseSampler:
     """One of Optuna's samplers, or a class of another package.
+
+    Args:
+        name: of the sampler.
+        seed: of it.
+        beside_others: whether other trials are running; TPE then takes them for bad ones, so that
+            it looks elsewhere.
 
     Raises:
         UserError: there is no such module or class, it is no sampler, or it takes no seed.
     """
     if name in STOCK:
-        return STOCK[name](seed)
+        sampler = STOCK[name](seed)
+        if beside_others and isinstance(sampler, optuna.samplers.TPESampler):
+            return _tpe(seed, beside_others=True)
+        return sampler
     module, _, attribute = name.partition(":")
     try:
         made = getattr(import_user_module(module), attribute)(seed=seed)
@@ -90,35 +114,28 @@ def stock_sampler(name: SamplerName, *, seed: int) -> BaseSampler:
 class OptunaProposer(Proposer):
     """One of Optuna's samplers. The parameter of a group has the group's name and the number of an
     option as its value.
-    """
 
-    may_repeat = True
+    The study that the sampler sees is in memory, and has the trials of the history in their order;
+    pending ones are running trials of it. It is kept while histories only grow.
+    """
 
     def __init__(self, candidates: Candidates, *, name: SamplerName, seed: int) -> None:
         self.candidates, self.name, self.seed = candidates, name, seed
-
-    def prepare(self, study: optuna.Study, index: int) -> None:
-        seed = int(np.random.default_rng([self.seed, index]).integers(2**31))
-        study.sampler = stock_sampler(self.name, seed=seed)
-
-    def ask_for(self, study: optuna.Study, choice: Choice) -> optuna.Trial:
-        names = (group.name for group in self.candidates.groups)
-        study.enqueue_trial(dict(zip(names, choice, strict=True)))
-        trial = study.ask()
-        self._suggest(trial)  # samplers learn from parameters, so a baseline has them too
-        return trial
+        self._study = MemoryStudy(candidates)
 
     def propose(
         self,
-        trial: optuna.Trial,
-        history: Sequence[Observation],  # noqa: ARG002 - the study has it
-        seen: AbstractSet[Choice],  # noqa: ARG002 - a sampler takes no such set
-        index: int,  # noqa: ARG002 - `prepare` has seeded the sampler with it
-    ) -> Choice:
-        return self._suggest(trial)
-
-    def _suggest(self, trial: optuna.Trial) -> Choice:
-        options = list(range(len(self.candidates.formats)))
-        return tuple(
-            trial.suggest_categorical(group.name, options) for group in self.candidates.groups
-        )
+        history: Sequence[Observation],
+        seen: AbstractSet[Choice],
+        index: int,
+        pending: Sequence[Proposal] = (),
+    ) -> Proposal:
+        self._study.follow(history, pending)
+        for attempt in range(MAX_REPEATS):
+            trial = [self.seed, index + attempt * 10_000]
+            seed = int(np.random.default_rng(trial).integers(2**31))
+            sampler = stock_sampler(self.name, seed=seed, beside_others=bool(pending))
+            proposal = self._study.ask(sampler)
+            if proposal.choice not in seen:
+                break
+        return proposal

@@ -19,6 +19,7 @@ from typing import Any
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.short_reprs import ShortRepr
+from sensitivity.core.storage_url import Storage
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import PatternError, SensitivityError
 from sensitivity.latency.pricer import MakeLatency, PricedList, latency_model
@@ -73,7 +74,7 @@ class AuditRequest(ShortRepr):
     target: str | None = None
     runtime: str | None = None
     recipe: Path | None = None
-    storage: Path | None = None
+    storage: Storage | None = None
     vary: bool = True
     options: RunOptions = field(default_factory=RunOptions)
 

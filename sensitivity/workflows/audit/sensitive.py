@@ -6,9 +6,9 @@ last `LITTLE` of it.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from sensitivity.core.fqns import role_of
+from sensitivity.core.storage_url import Storage
 from sensitivity.errors import SensitivityError
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
 from sensitivity.workflows.audit.subject import Subject
@@ -58,7 +58,7 @@ def sensitive_quantized(subject: Subject, damage: Mapping[str, float]) -> Iterat
         )
 
 
-def unreadable(storage: Path, error: SensitivityError) -> Finding:
+def unreadable(storage: Storage, error: SensitivityError) -> Finding:
     """The finding for a database that cannot be read."""
     return Finding(
         kind=Kind.SENSITIVE,

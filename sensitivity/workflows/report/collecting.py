@@ -16,7 +16,7 @@ from sensitivity.errors import SensitivityError
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.finished import KeptStudy
 from sensitivity.search.loop import SearchResult, read_search
-from sensitivity.search.store import Store
+from sensitivity.search.store import Store, kept_beside
 from sensitivity.workflows.picture_files import pictures_beside, pictures_folder
 from sensitivity.workflows.progress import Say, silent
 from sensitivity.workflows.report.gallery import NONE_KEPT, gallery_of
@@ -190,8 +190,8 @@ def _layers(
 def _gallery(subject: Subject) -> tuple[Gallery, str]:
     """Pictures beside the database; without one beside the recipe, where `verify` keeps its own."""
     recipe, path, spec = subject.recipe, subject.recipe_path, subject.spec
-    if subject.database is not None and subject.kept is not None:
-        folder = pictures_folder(subject.database, subject.kept.name)
+    if subject.database is not None and subject.kept is not None and spec is not None:
+        folder = pictures_folder(kept_beside(subject.database, spec), subject.kept.name)
     elif recipe is not None and path is not None and spec is not None:
         folder = pictures_beside(path, recipe, spec)
     else:

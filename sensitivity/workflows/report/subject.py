@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensitivity.core.storage_url import Storage, is_missing
 from sensitivity.core.words import first_line
 from sensitivity.errors import RecipeError, SensitivityError, StoreError, UnknownModelError
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.recipes.unverified import study_of
 from sensitivity.search.finished import KeptStudy, Wanted, list_optuna_studies, pick_study
-from sensitivity.search.store import Store, default_storage
+from sensitivity.search.store import Store, default_storage, kept_beside
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.spec.study_spec import StudySpec
@@ -35,7 +36,7 @@ class Subject:
         spec: the study; None where it is not known, and then nothing is known of shapes.
         recipe: the recipe; None where the study has none yet.
         recipe_path: its file.
-        database: the study's database; None where there is none.
+        database: the study's database, a file or a URL; None where there is none.
         kept: the study in it.
         no_trials: why there is no database, in words; "" where there is one.
     """
@@ -43,7 +44,7 @@ class Subject:
     spec: StudySpec | None
     recipe: Recipe | None = None
     recipe_path: Path | None = None
-    database: Path | None = None
+    database: Storage | None = None
     kept: KeptStudy | None = None
     no_trials: str = ""
 
@@ -52,7 +53,7 @@ def find_subject(
     named: str | Path,
     *,
     model: str | None = None,
-    storage: Path | None = None,
+    storage: Storage | None = None,
     study: str | None = None,
 ) -> Subject:
     """The subject of a report.
@@ -71,15 +72,15 @@ def find_subject(
         return _of_recipe(Path(named), model, storage)
     spec = derive_study(resolve_spec(str(named)))
     database = storage or default_storage(spec)
-    if not database.is_file():
+    if is_missing(database):
         raise StoreError(
             f"{database} is not there; expected the database of a search: run `sensitivity search`"
             f" for {spec.name}, name its database in `storage`, or name a recipe's file"
         )
     kept = pick_study(
-        _studies(database, spec), Wanted(name=study), model=spec.name, database=database
+        _studies(database, spec), Wanted(name=study), model=spec.name, database=str(database)
     )
-    path = _recipe_of(kept, database.parent)
+    path = _recipe_of(kept, kept_beside(database, spec).parent)
     recipe = None if path is None else load_recipe(path)
     return Subject(spec=spec, recipe=recipe, recipe_path=path, database=database, kept=kept)
 
@@ -91,7 +92,7 @@ def subject_of_search(outcome: SearchOutcome) -> Subject:
         StoreError: the search's database is not there any more.
     """
     spec, database = outcome.prepared.evaluator.spec, outcome.database
-    if database is None or not database.is_file():
+    if database is None or is_missing(database):
         raise StoreError(
             f"{database or 'the database'} is not there; expected that of the search: search again,"
             " or name its recipe's file"
@@ -100,20 +101,21 @@ def subject_of_search(outcome: SearchOutcome) -> Subject:
         _studies(database, spec),
         Wanted(name=outcome.result.study),
         model=spec.name,
-        database=database,
+        database=str(database),
     )
     return Subject(spec=spec, recipe=outcome.recipe, database=database, kept=kept)
 
 
-def _of_recipe(path: Path, model: str | None, storage: Path | None) -> Subject:
+def _of_recipe(path: Path, model: str | None, storage: Storage | None) -> Subject:
     recipe = load_recipe(path)
     try:
         spec = study_of(recipe) if model is None else derive_study(resolve_spec(model))
     except UnknownModelError as error:
         return Subject(spec=None, recipe=recipe, recipe_path=path, no_trials=first_line(error))
     usual = default_storage(spec)
-    for database in [storage] if storage is not None else [path.parent / usual.name, usual]:
-        if not database.is_file():
+    near: list[Storage] = [path.parent / usual.name, usual]
+    for database in near if storage is None else [storage]:
+        if is_missing(database):
             continue
         try:
             studies = _studies(database, spec)
@@ -144,7 +146,7 @@ def _of_recipe(path: Path, model: str | None, storage: Path | None) -> Subject:
     )
 
 
-def _studies(database: Path, spec: StudySpec) -> Sequence[KeptStudy]:
+def _studies(database: Storage, spec: StudySpec) -> Sequence[KeptStudy]:
     with Store.read(database) as store:
         return list_optuna_studies(store, spec.name)
 

@@ -8,7 +8,6 @@ its `%matplotlib`; elsewhere it is saved with `savefig`. They take a report, or 
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 from sensitivity.cli.render.page.plots import (
@@ -19,6 +18,7 @@ from sensitivity.cli.render.page.plots import (
     png_of,
 )
 from sensitivity.core.json_files import write_whole
+from sensitivity.core.storage_url import parse_storage
 from sensitivity.errors import UserError
 from sensitivity.workflows.conclude import SearchOutcome
 from sensitivity.workflows.report import Report, Subject, collect_report, find_subject
@@ -126,7 +126,7 @@ def _subject(
     return find_subject(
         os.fspath(subject),
         model=model,
-        storage=None if storage is None else Path(storage),
+        storage=None if storage is None else parse_storage(os.fspath(storage)),
         study=study,
     )
 

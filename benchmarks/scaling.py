@@ -30,10 +30,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sensitivity.core.storage_url import Storage, parse_storage
 from sqlalchemy import text
 
 from sensitivity.core.environment import describe_environment
+from sensitivity.core.storage_url import Storage, parse_storage
 from sensitivity.search.database import Database
 from sensitivity.workflows.status import read_status
 

@@ -65,7 +65,7 @@ class ServerPlace:
             self.reads = {}  # each transaction of a reader is one already
         self.url = url.without_secrets
         with self.connect() as connection:
-            row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+            row = self._first_row(connection, "SELECT pg_is_in_recovery()")
         self.is_standby = bool(row[0])
         self.may_write = writes and not self.is_standby
 
@@ -113,6 +113,15 @@ class ServerPlace:
             connection.close()
             raise fault
         return connection
+
+    def _first_row(self, connection: Any, query: str) -> Any:
+        """The first row of a query. Raises our errors."""
+        import psycopg
+
+        try:
+            return connection.execute(query).fetchone()
+        except psycopg.Error as error:
+            raise postgres_errors.postgres_error(self, error, lost=connection.broken) from None
 
     def _settings(self, given: str, writes_notes: bool) -> str:
         """The `options` of a connection; those of PGOPTIONS and of the URL come last and win."""
@@ -182,10 +191,10 @@ class ServerPlace:
         wait_s = sqlite_errors.LOCK_WAIT_S if wait_s is None else wait_s
         connection = self.connect()
         try:
-            connection.autocommit = True
-            connection.execute(f"SET lock_timeout = {max(1, round(wait_s * 1000))}")
-            connection.execute(f"SET statement_timeout = {round(wait_s * 1000) + 60_000}")
             try:
+                connection.autocommit = True
+                connection.execute(f"SET lock_timeout = {max(1, round(wait_s * 1000))}")
+                connection.execute(f"SET statement_timeout = {round(wait_s * 1000) + 60_000}")
                 connection.execute("SELECT pg_advisory_lock(%s)", (lock_number(name),))
             except psycopg.errors.LockNotAvailable:
                 who = self.lock_holder()

@@ -329,8 +329,8 @@ def test_memory_that_runs_out_while_loading_is_named(
 def test_a_kill_while_text_is_encoded_leaves_nothing_broken(
     spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a kill while text is encoded no partial file is in the cache, the text before it is kept,
-    and the same search runs to its end on the same database.
+    """After a kill while text is encoded no partial file is in the cache, the text before it is
+    kept, and the same search runs to its end on the same database.
     """
     storage, cache = tmp_path / "study.db", tmp_path / "references"
 

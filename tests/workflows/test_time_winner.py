@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sensitivity.cli import search
+from sensitivity.cli import searching
 from sensitivity.errors import OutputError
 from sensitivity.latency.devices import get_device
 from sensitivity.latency.predicted import PredictedLatency
@@ -217,6 +217,9 @@ def test_the_recipe_is_there_before_it_is_timed(
     whole = outcome.prepared.evaluator
     evaluator = SimpleNamespace(
         close=lambda: closed.append(True),
+        spec=whole.spec,
+        environment=whole.environment,
+        sharing=whole.sharing,
         loaded=whole.loaded,
         distance=whole.distance,
         panel=None,
@@ -269,7 +272,7 @@ def test_the_command_writes_before_and_after(
     fake(**{"rule of thumb": "a kernel refused it"})
     monkeypatch.setattr("sensitivity.workflows.find.find_recipe", find_recipe)
     run = partial(
-        search._run,
+        searching.run_search,
         Console(file=out, width=200),
         load_spec(tiny_study),
         SearchRequest(storage=tmp_path / "study.db"),

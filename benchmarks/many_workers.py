@@ -98,8 +98,7 @@ class Search:
 
     def play(self, trials: int) -> Played:
         """Run until so many trials have ended, after those that do not count."""
-        for number in range(self.count):
-            self._after(0.0, partial(self._read, _Worker(number)))
+        self.begin()
         self._until(self.count * WARMING)
         self.spent.clear()
         self.again = 0
@@ -116,6 +115,11 @@ class Search:
             waits={what: round(seconds / total, 4) for what, seconds in self.spent.items()},
             again=round(self.again / trials, 3),
         )
+
+    def begin(self) -> None:
+        """Have all workers begin at once."""
+        for number in range(self.count):
+            self._after(0.0, partial(self._read, _Worker(number)))
 
     def _until(self, trials: int) -> None:
         while len(self.ended) < trials:

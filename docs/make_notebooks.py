@@ -2,19 +2,25 @@
 
     uv run python docs/make_notebooks.py                     # all of them
     uv run python docs/make_notebooks.py 3_audit_your_list   # one
+    uv run python docs/make_notebooks.py --check             # writes nothing
+
+`--check` fails where a cell raises, where its outputs are of other kinds than the committed ones,
+or where a notebook leaves a file beside them. It prints nothing where all is well.
 
 They run one after the other in a copy of `notebooks/` in a scratch folder, so that nothing but the
 notebooks is written. All share one kernel of this Python, whose names are forgotten before each:
-importing torch and diffusers takes longer than most of them. `tests/docs/test_notebooks.py` runs
-them the same way.
+importing torch and diffusers takes longer than most of them. `.ci/run` checks them;
+`tests/docs/test_notebooks.py` reads what is committed.
 """
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
@@ -102,12 +108,79 @@ def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]
     return found
 
 
+class _Heads(HTMLParser):
+    """The column names of the tables in a piece of HTML."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.inside = False
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        del attrs
+        self.inside = tag == "thead" or (self.inside and tag != "tbody")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and data.strip():
+            self.found.append(data.strip())
+
+
+def form(output: nbformat.NotebookNode) -> tuple[str, ...]:
+    """What kind of thing an output is: a stream, pictures, tables by their columns, or a repr by
+    its class. Numbers differ from machine to machine.
+    """
+    if output.output_type != "display_data" and output.output_type != "execute_result":
+        return output.output_type, output.get("name", "")
+    data = output.data
+    if any(kind.startswith("image/") for kind in data):
+        return ("picture",)
+    if "text/html" in data:
+        return "table", *_Heads(data["text/html"]).found
+    return "text", re.split(r"[\W\d]", data["text/plain"])[0]
+
+
+def code_of(book: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    """The code cells."""
+    return (cell for cell in book.cells if cell.cell_type == "code")
+
+
+def differences(name: str, shown: nbformat.NotebookNode, given: nbformat.NotebookNode) -> list[str]:
+    """A line for each cell whose committed outputs are of other kinds than those it gives."""
+    pairs = zip(code_of(shown), code_of(given), strict=True)
+    return [
+        f"{name}, code cell {number}: shows {old}, gives {new}: run"
+        f" uv run python docs/make_notebooks.py {name}"
+        for number, (committed, fresh) in enumerate(pairs, 1)
+        if (old := [*map(form, committed.outputs)]) != (new := [*map(form, fresh.outputs)])
+    ]
+
+
+def _contents() -> dict[str, tuple[int, int]]:
+    """{file under notebooks/: its size and when it was written}."""
+    files = (file for file in NOTEBOOKS.rglob("*") if file.is_file())
+    return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
 def main() -> None:
     """Run the notebooks that are named, or all."""
-    wanted = {Path(name).stem for name in sys.argv[1:]}
+    check = "--check" in sys.argv[1:]
+    wanted = {Path(name).stem for name in sys.argv[1:] if name != "--check"}
     paths = [path for path in notebooks() if not wanted or path.stem in wanted]
+    before = _contents()
     with tempfile.TemporaryDirectory() as scratch:
         done = run(paths, Path(scratch))
+    if check:
+        wrong = [
+            line
+            for path in paths
+            for line in differences(path.stem, nbformat.read(path, as_version=4), done[path.stem])
+        ]
+        if _contents() != before:
+            wrong.append(f"a notebook wrote into {NOTEBOOKS}")
+        if wrong:
+            sys.exit("\n".join(wrong))
+        return
     for path in paths:
         nbformat.validate(done[path.stem])
         nbformat.write(done[path.stem], path)

@@ -20,7 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONG_FIRST = (
-    "docs",
     "workflows",
     "search",
     "faults",

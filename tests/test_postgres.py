@@ -41,9 +41,16 @@ def test_each_test_gets_an_empty_database_of_its_own(
     assert ask(postgres_url, tables) == ["kept"]
     assert ask(other, tables) == []
     assert ask(other, "SHOW listen_addresses") == ["127.0.0.1"]
-    postgres.drop_database(other)
+    ask(other, "CREATE TABLE own (value int)")
+    with create_engine(other, poolclass=NullPool).connect():
+        postgres.recycle_database(other)
     with pytest.raises(OperationalError, match="does not exist"):
         ask(other, tables)
+    again = postgres.create_database()
+    assert ask(again, tables) == []
+    postgres.drop_database(again)
+    with pytest.raises(OperationalError, match="does not exist"):
+        ask(again, tables)
 
 
 @pytest.mark.parametrize("end", [PostgresServer.stop, PostgresServer.crash])

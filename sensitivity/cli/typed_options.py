@@ -31,6 +31,9 @@ def typed(*names: str) -> list[str]:
 LOCAL = ("out", "storage", "json_path", "force", "keep_pictures", "save_study", "show_all")
 """Options that name files of this machine, or do not decide what is found."""
 
+OWN = ("storage", "device")
+"""Options of a worker that stand for those of the search that it joins."""
+
 
 def typed_command(name: str) -> str:
     """The whole command line of a command, without the options of `LOCAL`."""
@@ -46,18 +49,44 @@ def remembering(context: Any) -> Iterator[None]:
     Args:
         context: click's, of the command.
     """
-    found = {
-        parameter.name: _words(parameter, context.params[parameter.name])
-        for parameter in context.command.params
-        if parameter.param_type_name == "option"
-        and parameter.name in context.params
-        and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
-    }
+    found = _found(context)
     token = _typed.set(found)
     try:
         yield
     finally:
         _typed.reset(token)
+
+
+@contextmanager
+def repeating(command: Any, line: str | None) -> Iterator[None]:
+    """Inside, `typed` knows what was typed in another command line, and this one's `OWN`.
+
+    Args:
+        command: click's, of the other line.
+        line: as `typed_command` writes it; None leaves everything as it is.
+    """
+    words = shlex.split(line or "")[2:]
+    if not words:
+        yield
+        return
+    own = {name: words for name, words in _typed.get().items() if name in OWN}
+    other = _found(command.make_context(command.name, words, resilient_parsing=True))
+    token = _typed.set({name: words for name, words in other.items() if name not in OWN} | own)
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+def _found(context: Any) -> dict[str, list[str]]:
+    """{parameter: the words that were typed for it}."""
+    return {
+        parameter.name: _words(parameter, context.params[parameter.name])
+        for parameter in context.command.params
+        if parameter.param_type_name == "option"
+        and context.params.get(parameter.name) is not None
+        and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    }
 
 
 def _words(parameter: Any, value: Any) -> list[str]:

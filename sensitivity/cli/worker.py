@@ -1,16 +1,17 @@
 """`sensitivity worker`: join a search that goes on elsewhere, or went on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sensitivity.cli.app import command
+from sensitivity.cli.app import app, command
 from sensitivity.cli.options import DeviceName, Json, Out, ShowAll, choose_device
 from sensitivity.cli.ranks import STORAGE
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.searching import recipe_path, run_search
 from sensitivity.cli.storage_option import Storage, named_storage
+from sensitivity.cli.typed_options import repeating
 from sensitivity.core.words import printable
 from sensitivity.errors import UserError
 
@@ -58,7 +59,11 @@ def worker(
         study, named, device=choose_device(device), cache_folder=cache
     )
     path = recipe_path(spec, request, out)
-    run_search(console, spec, request, path, json_path, named=out is not None, show_all=show_all)
+    commands: Any = typer.main.get_command(app)
+    with repeating(commands.commands["search"], request.command):
+        run_search(
+            console, spec, request, path, json_path, named=out is not None, show_all=show_all
+        )
 
 
 def _usual_database(study: str) -> Path:

@@ -17,7 +17,7 @@ another library.
 What this module does not do: connect, or look whether a file is there.
 """
 
-import importlib.util
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from sensitivity.core.file_names import url_scheme
+from sensitivity.core.words import first_line, printable
 from sensitivity.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def parse_storage(text: str | Path | StorageUrl) -> Storage:
     """Where a database lies: the path of a file, or the URL of a PostgreSQL database.
 
     Raises UserError for a URL of another kind, for one that cannot be read, and where the package
-    that speaks to PostgreSQL is not installed.
+    that speaks to PostgreSQL cannot be imported.
     """
     if isinstance(text, StorageUrl):
         return text
@@ -205,11 +206,14 @@ def parse_storage(text: str | Path | StorageUrl) -> Storage:
     if scheme.lower().startswith("sqlite"):
         return _sqlite_path(text.strip())
     url = StorageUrl.parse(text)
-    if importlib.util.find_spec("psycopg") is None:
+    try:
+        importlib.import_module("psycopg")
+    except ImportError as error:  # psycopg alone, without its binary, looks for libpq
+        why = first_line(error, most=200)
         raise UserError(
-            "`storage` is on a PostgreSQL server, and the package psycopg is not installed;"
-            " expected it: run `pip install sensitivity[postgres]`"
-        )
+            "`storage` is on a PostgreSQL server, and the package psycopg cannot be imported"
+            f" ({printable(why)}); expected it: run `pip install 'psycopg[binary]'`"
+        ) from None
     return url
 
 

@@ -12,6 +12,7 @@ on), and the release notes of diffusers 0.38.
 """
 
 import importlib.metadata
+from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
 
@@ -48,5 +49,10 @@ def check_versions() -> None:
     if unsafe:
         raise PipelineError(
             f"{'; '.join(unsafe)}; expected versions that read a model's files as data: upgrade"
-            " them (`pip install --upgrade sensitivity`)"
+            f" them (`{upgrade_command(unsafe)}`)"
         )
+
+
+def upgrade_command(unsafe: Sequence[str]) -> str:
+    """The command that mends what `unsafe_versions` found."""
+    return f"pip install --upgrade {' '.join(text.partition(' ')[0] for text in unsafe)}"

@@ -64,7 +64,7 @@ from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.search.stopping import ALPHA, StoppingRule
 from sensitivity.search.store import Store, assignment_key
 from sensitivity.search.study_log import StudyLog
-from sensitivity.search.trial_runner import TrialRunner
+from sensitivity.search.trial_runner import TrialRunner, replay_waiting
 from sensitivity.search.trials import ScoredTrial, SearchEvents, StoppedTrial, Tried, proposals
 from sensitivity.search.work import SearchWork
 from sensitivity.search.workers import Worker
@@ -149,6 +149,7 @@ def run_search(
 
         def opened() -> tuple[StudyLog, list[Tried], int]:
             log = open_log(store, name, candidates, facts, worker=worker, kept=kept)
+            replay_waiting(log, events.noted)
             return log, log.history(), log.budget()
 
         log, history, budget = patient(opened, noted=events.noted)

@@ -146,7 +146,7 @@ class TrialRunner:
         """The next choice, claimed; None where none is left and nobody is at work."""
         waited_for = lost = 0
         while True:
-            self._replay()
+            self._patient(lambda: replay_waiting(self.log, self.events.noted))
             self.read_new()
             live = self._patient(lambda: self.claims.live(self.log.scope))
             others = [claim for claim in live if claim.worker != self.claims.worker.name]
@@ -283,25 +283,6 @@ class TrialRunner:
     def _times_failed(self, choice: Choice) -> int:
         return sum(failed == choice for failed, _reason in self.log.failures())
 
-    def _replay(self) -> None:
-        """Keep the results that waited on disk for the database."""
-
-        def keep(kept: KeptTrial) -> None:
-            tried = kept.tried
-            if len(tried.choice) != len(self.log.candidates.groups):
-                raise ValueError(f"it has {len(tried.choice)} options")
-            seconds = self.log.candidates.latency_s(tried.choice)
-            if tried.latency_s != seconds:
-                raise ValueError(f"it has {tried.latency_s} s; this search has {seconds}")
-            compiled = kept.extra.get("compiled_graphs")
-            self.log.finish(tried, state=kept.extra.get("state") or {}, compiled_graphs=compiled)
-
-        self._patient(
-            lambda: self.store.spool.replay(
-                self.log.name, score=self.store.write_score, trial=keep, noted=self.events.noted
-            )
-        )
-
     def _patient(self, call: Callable[[], Any]) -> Any:
         """What a call of the database returns, which waits for one that is away."""
         return patient(call, noted=self.events.noted)
@@ -342,3 +323,23 @@ class TrialRunner:
             return stop is None
 
         return keep_going
+
+
+def replay_waiting(log: StudyLog, noted: Callable[[str], Any]) -> None:
+    """Keep the results of a study that waited on disk for the database (`search.spool`).
+
+    Raises StoreError, OutputError: as the database says; what it does not take waits on.
+    """
+
+    def keep(kept: KeptTrial) -> None:
+        tried = kept.tried
+        if len(tried.choice) != len(log.candidates.groups):
+            raise ValueError(f"it has {len(tried.choice)} options")
+        seconds = log.candidates.latency_s(tried.choice)
+        if tried.latency_s != seconds:
+            raise ValueError(f"it has {tried.latency_s} s; this search has {seconds}")
+        compiled = kept.extra.get("compiled_graphs")
+        log.finish(tried, state=kept.extra.get("state") or {}, compiled_graphs=compiled)
+
+    store = log.store
+    store.spool.replay(log.name, score=store.write_score, trial=keep, noted=noted)

@@ -22,7 +22,7 @@ from sensitivity.core.environment import driver_version
 from sensitivity.fidelity.lpips import TRUNK_FILES, TRUNK_MODELS
 from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.models.hub import has_token, hub_cache, is_offline
-from sensitivity.models.safe_versions import unsafe_versions
+from sensitivity.models.safe_versions import unsafe_versions, upgrade_command
 
 LEAST_DISK_BYTES, ROOMY_DISK_BYTES = 10**9, 60 * 10**9
 """Below the first nothing can be kept. Below the second a large model cannot be downloaded:
@@ -156,7 +156,7 @@ def _versions() -> Check:
             name="model files",
             state=State.FAULT,
             found="; ".join(unsafe),
-            fix="upgrade: `pip install --upgrade sensitivity`; until then no model is loaded",
+            fix=f"upgrade: `{upgrade_command(unsafe)}`; until then no model is loaded",
         )
     return Check(name="model files", state=State.OK, found="are read as data, and never as code")
 

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sensitivity.cli import app
+from sensitivity.cli.next_commands import STUDY as STUDY_OPTIONS
+from sensitivity.cli.typed_options import typed
 from sensitivity.core.supervised import SUPERVISED
 from sensitivity.errors import StoreError, UserError
 from sensitivity.search.log import open_log
@@ -23,6 +25,7 @@ from sensitivity.workflows.requests import SearchRequest
 from support.fake_search import CANDIDATES, settings
 
 STUDY = "tiny-flux-nvfp4-b200-0a1b2c3d"
+COMMAND = "sensitivity search --model tiny-flux --prompts mine.txt --steps 2 --device cuda"
 OTHER = "node-7:4711:9f0e520d"
 Found = list[tuple[Any, SearchRequest, dict[str, Any]]]
 
@@ -32,7 +35,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of tiny-flux that keeps its request, at the usual place below this folder."""
     folder = tmp_path_factory.mktemp("joined")
     path = folder / "sensitivity-runs" / "tiny-flux.db"
-    request = SearchRequest(budget=3, max_lpips=0.1, command="sensitivity search --model tiny-flux")
+    request = SearchRequest(budget=3, max_lpips=0.1, command=COMMAND)
     with Store.open(path) as store:
         facts = {"model": "tiny-flux", **asdict(settings())}
         kept = kept_request(resolve_spec("tiny-flux"), request, {})
@@ -85,6 +88,23 @@ def test_a_worker_searches_what_the_study_keeps(database: Path, found: Found) ->
     assert done.exit_code == 0
     assert f"the trials are done; {OTHER} verifies the winner and writes the recipe" in done.output
     assert not list(database.parent.glob("*.json"))
+
+
+def test_commands_that_a_worker_shows_name_the_searchs_study(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options that the search was typed with, but this host's database and device."""
+    monkeypatch.delenv(SUPERVISED, raising=False)
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "sensitivity.cli.worker.run_search",
+        lambda *_arguments, **_options: seen.extend(typed("model", "storage", *STUDY_OPTIONS)),
+    )
+    run("worker", "--study", STUDY, "--storage", str(database), "--device", "cpu")
+    assert seen == [
+        *("--model", "tiny-flux", "--storage", str(database)),
+        *("--prompts", "mine.txt", "--steps", "2", "--device", "cpu"),
+    ]
 
 
 def test_a_studys_usual_database_need_not_be_named(

@@ -1,10 +1,10 @@
 """A database is a path or a PostgreSQL URL, and a password is shown nowhere."""
 
 import copy
-import importlib.util
 import json
 import pickle
 import pprint
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -129,10 +129,10 @@ def test_a_missing_file_is_seen_and_a_server_is_not_asked(tmp_path: Path) -> Non
     assert not is_missing(parse_storage(SECRET))
 
 
-def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next step is what to install."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(UserError, match=r"pip install sensitivity\[postgres\]"):
+def test_without_psycopg_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next step is what to install: not what has this package's name on PyPI."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # its import fails
+    with pytest.raises(UserError, match=r"psycopg cannot be imported .*'psycopg\[binary\]'"):
         parse_storage(SECRET)
 
 

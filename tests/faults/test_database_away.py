@@ -21,7 +21,7 @@ from support.fake_workers import Fault, settings, start_worker, stop_self
 from support.fault_audit import audit, kept_trials, reading
 from support.postgres import PostgresServer
 
-BUDGET = 4
+BUDGET = 2
 PATIENCE_S = 0.3
 
 
@@ -31,7 +31,8 @@ def test_a_beat_survives_a_restart(
     """The thread that renews the lease finds the server again; the worker counts as living, and
     scores on meanwhile.
     """
-    worker = start_worker(postgres_url, tmp_path, settings(budget=1), seconds=1.6, lease_s=0.6)
+    slow = Fault("scoring", 1, lambda: time.sleep(1.1))
+    worker = start_worker(postgres_url, tmp_path, settings(budget=1), slow, lease_s=0.4)
     worker.wait_for("scoring")
     with postgres.stopped():
         time.sleep(0.3)
@@ -96,17 +97,17 @@ def test_three_workers_through_crashes_of_the_server(
     """
     chance = random.Random(5)
     started = [
-        start_worker(postgres_url, tmp_path, settings(budget=16), seconds=0.05) for _ in range(3)
+        start_worker(postgres_url, tmp_path, settings(budget=10), seconds=0.05) for _ in range(3)
     ]
     for worker in started:
         worker.wait_for("scoring")
     for end in (postgres.crash, postgres.stop, postgres.crash):
-        time.sleep(0.2 + 0.2 * chance.random())
+        time.sleep(0.1 + 0.15 * chance.random())
         end()
         time.sleep(0.1)
         postgres.start()
     assert [worker.wait() for worker in started] == [0] * 3, [w.output for w in started]
-    assert audit(postgres_url, tmp_path).check(budget=16).scored_again == 0
+    assert audit(postgres_url, tmp_path).check(budget=10).scored_again == 0
 
 
 def test_a_server_that_stays_away_ends_the_search_with_words(

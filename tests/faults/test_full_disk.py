@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from support.fake_workers import Fault, settings, start_worker, stop_self
 from support.fault_audit import audit, kept_trials
 
-BUDGET = 12
+BUDGET = 8
 FULL = """
 CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

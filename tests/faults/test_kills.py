@@ -15,7 +15,7 @@ from sensitivity.search import attempts
 from support.fake_workers import POINTS, FakeWorker, Fault, settings, start_worker
 from support.fault_audit import audit, kept_trials
 
-ROUNDS = int(os.environ.get("FAULT_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
 MOST = {"claimed": 2, "scoring": 2, "scored": 2, "finishing": 2, "statement": 90}
 """The latest time at which a point strikes in a round; others 12. A round has few trials to do."""
 

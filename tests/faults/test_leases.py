@@ -76,11 +76,11 @@ def test_a_paused_worker_whose_study_is_done(storage: Path | str, tmp_path: Path
     assert kept_trials(storage) == before
 
 
-def test_eight_workers_open_an_empty_database(storage: Path | str, tmp_path: Path) -> None:
+def test_four_workers_open_an_empty_database(storage: Path | str, tmp_path: Path) -> None:
     """All at once: the tables are made once, there is one study, and nothing is scored twice."""
-    started = [start_worker(storage, tmp_path, settings(budget=5)) for _ in range(8)]
+    started = [start_worker(storage, tmp_path, settings(budget=5)) for _ in range(4)]
     codes = [worker.wait() for worker in started]
-    assert codes == [0] * 8, [worker.output for worker in started]
+    assert codes == [0] * 4, [worker.output for worker in started]
     assert audit(storage, tmp_path).check(budget=5).scored_again == 0
 
 
@@ -125,7 +125,7 @@ def test_clocks_of_hosts_that_differ(storage: Path | str, tmp_path: Path) -> Non
             tmp_path,
             settings(budget=5),
             seconds=0.01,
-            lease_s=2.0,
+            lease_s=1.0,
             before=lambda hours=hours: set_clock(hours),
         )
         for hours in (1, -1)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 
 from sensitivity.errors import LostDatabaseError, OutputError
 from sensitivity.fidelity.score import Score
-from sensitivity.search import patience
+from sensitivity.search import loop, patience
 from sensitivity.search.patience import UnreachableError, patient
 from sensitivity.search.spool import KeptScore, KeptTrial, Spool
 from sensitivity.search.stopping import Stop
 from sensitivity.search.store import Store
 from sensitivity.search.trials import ScoredTrial, StoppedTrial, Tried
+
+from support.fake_search import FakeEvaluator
+from support.fake_workers import CANDIDATES, settings
 
 SCORE = Score(net="tiny", mean=0.1 + 0.2, per_prompt=(0.1, 1 / 3), noise_floor=1e-17)
 SCORED = ScoredTrial(
@@ -206,6 +210,23 @@ def test_a_store_writes_its_scores_so(tmp_path: Path, monkeypatch: pytest.Monkey
             store.spool.replay("s", score=written, trial=written, noted=[].append)
         assert store.find_score("e", "b") == SCORE
         assert sorted(store.find_seconds("e")) == [1.0, 2.0]
+
+
+def test_a_study_that_is_done_takes_what_waited(tmp_path: Path) -> None:
+    """Others met the budget while this host was out of contact: its result is kept all the same."""
+    with Store.open(tmp_path / "study.db") as store:
+        store.spool = Spool.of("db", tmp_path / "spool")
+        evaluator, asked = FakeEvaluator(), settings(budget=1)
+        done = loop.run_search(evaluator, CANDIDATES, store, asked)  # type: ignore[arg-type]
+        choice = (1, *[0] * (len(CANDIDATES.groups) - 1))
+        assert choice not in {trial.choice for trial in done.trials}
+        seconds, count = CANDIDATES.latency_s(choice), dict(evaluator.scored)
+        late = replace(SCORED, choice=choice, latency_s=seconds, score=done.trials[-1].score)
+        _leave(store.spool, KeptTrial(study=done.study, tried=late))
+        again = loop.run_search(evaluator, CANDIDATES, store, asked)  # type: ignore[arg-type]
+        assert [trial.choice for trial in again.trials[len(done.trials) :]] == [choice]
+        assert evaluator.scored == count
+        assert store.spool.waiting() == []
 
 
 def _first_fails(write: Callable[[KeptScore], None]) -> Callable[[KeptScore], None]:

@@ -46,7 +46,9 @@ def test_older_versions_are_refused_before_a_file_is_read(
     if is_safe:
         check_versions()
         return
-    with pytest.raises(PipelineError, match=rf"{package} .* is older than .* runs code .*upgrade"):
+    with pytest.raises(
+        PipelineError, match=rf"{package} .* is older than .* runs code .*--upgrade {package}`"
+    ):
         load_pipeline(resolve_spec("tiny-flux"), device="cpu")
 
 

@@ -30,7 +30,7 @@ from sensitivity.search.workers import Worker
 from support.forks import Forks, wait_until
 from support.postgres import PostgresServer
 
-PROCESSES, ITEMS, TAKES = 8, 3, 10
+PROCESSES, ITEMS, TAKES = 4, 2, 10
 
 
 Join = Callable[[Database], Claims]
@@ -137,7 +137,7 @@ def test_reaping_says_what_the_dead_had(joined: Join, shared_storage: Storage) -
             assert len(holders(session.connection(), "t")) == 1
 
 
-def test_eight_processes_never_hold_one_item_together(
+def test_four_processes_never_hold_one_item_together(
     shared_storage: Storage, tmp_path: Path
 ) -> None:
     """Each holder makes a file that must not be there; a few of them die holding it."""

@@ -153,6 +153,7 @@ def test_every_column_of_our_rows(tmp_path: Path) -> None:
         store.save_shape_time(machine, "default", "s", {"us": [1.0]})
     changes = 0
     with Store.open(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("PRAGMA synchronous = OFF")
         raw.text_factory = lambda data: data.decode("utf-8", "replace")
         for table in ("sensitivity_scores", "sensitivity_layers", "sensitivity_shape_times"):
             whole = raw.execute(f"SELECT * FROM {table}").fetchone()

@@ -236,14 +236,14 @@ def test_a_database_of_another_program_is_refused(storage: Storage, words: str) 
     engine.dispose()
 
 
-def test_eight_processes_open_an_empty_database_at_once(storage: Storage) -> None:
+def test_four_processes_open_an_empty_database_at_once(storage: Storage) -> None:
     """Each of them finds all tables, ours and Optuna's, and none fails."""
 
     def work(_number: int) -> None:
         with Database.open(storage, shared=True) as database:
             open_storage(database).get_all_studies()
 
-    assert run_at_once(8, work) == [0] * 8
+    assert run_at_once(4, work) == [0] * 4
     with Database.open(storage, makes_again=False) as database, database.reading() as session:
         assert table_names(session.connection()) >= {*Table.metadata.tables, *OPTUNAS}
         versions = session.execute(text("SELECT version_num FROM alembic_version")).scalars()

@@ -40,7 +40,7 @@ from sensitivity.errors import (
     SensitivityError,
 )
 from sensitivity.fidelity.score import PartialScore, Score
-from sensitivity.search import loop, patience, workers
+from sensitivity.search import loop, patience, trial_runner, workers
 from sensitivity.search.candidates import Candidates, Group
 from sensitivity.search.settings import SearchSettings
 from sensitivity.search.store import Store
@@ -266,6 +266,7 @@ def _search(work: Work, name: str) -> int:
     sys.stderr = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1)
     logging.basicConfig(level=logging.INFO, force=True)
     patience.PATIENCE_S, patience.FIRST_WAIT_S, patience.LONGEST_WAIT_S = work.patience_s, 0.02, 0.2
+    trial_runner.POLL_S = 0.02
     if work.lease_s is not None:
         workers.Worker.join.__func__.__kwdefaults__["lease_s"] = work.lease_s  # type: ignore[attr-defined]
     journal = _Journal(work.folder / f"{name}.journal")

@@ -306,7 +306,7 @@ def test_arithmetics_have_studies_of_their_own(
     shutil.copy(runs / "whole.db", database)
     request = SearchRequest(
         arithmetic=Arithmetic.MSLK,
-        budget=3,
+        budget=1,
         calibrated=False,
         storage=database,
         cache_folder=runs / "references",

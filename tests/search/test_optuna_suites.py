@@ -69,7 +69,7 @@ def storage(
     database: Database, backend: SealedStorage, request: pytest.FixtureRequest
 ) -> BaseStorage:
     """A storage without studies, which remembers nothing."""
-    if not ALL and database.place.is_server and request.node.originalname in LONG:
+    if not ALL and request.node.originalname in LONG:
         pytest.skip("long: OPTUNA_SUITES=all runs it")
     with database.engine.begin() as connection:
         for table in TABLES:

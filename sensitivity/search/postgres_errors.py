@@ -61,7 +61,7 @@ _REFUSED: tuple[tuple[tuple[str, ...], str], ...] = (
         "expected a database that is there: correct the URL, or make it (`createdb`)",
     ),
     (
-        ("invalid ", "unsupported startup", "FATAL:"),
+        ("invalid ", "bad value", "unsupported startup", "FATAL:"),
         "expected parameters that the server takes: correct the URL; a pooler such as PgBouncer"
         " will not do, name the server itself",
     ),

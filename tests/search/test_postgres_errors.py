@@ -109,6 +109,7 @@ def test_a_refused_connection_says_why(postgres: PostgresServer, postgres_url: s
         f"{postgres_url}_no": "does not exist.*createdb",
         f"{postgres_url}?sslmode=require": "SSL.*sslmode",
         f"{postgres_url}?sslmode=nonsense": "correct the URL",
+        f"{postgres_url}?connect_timeout=soon": "bad value for connect_timeout.*correct the URL",
         f"{postgres_url}?nonsense=hunter2": r"option \"nonsense\".*correct the URL",
     }.items():
         with pytest.raises(StoreError, match=f"refuses the connection.*{words}"):

@@ -4,8 +4,9 @@
     [rank 3] trial 12/50: 1.412x, typical LPIPS 0.0213, mean 0.0301; front 9, about 2 min 10 s left
 
 On a terminal the other process may move its view. A line in between would tear it, so trials are
-not told there: the view counts them. The one of them that verifies the winner says how that goes,
-since the others have ended then.
+not told there: the view counts them. All of them draw the pictures that verify the winner, and the
+first process tells how that goes. The one that then chooses says what it does, since the others
+have ended.
 """
 
 from typing import Any
@@ -36,8 +37,11 @@ class QuietProgress(SearchProgress):
             super().print(self.prefix + text, style=style)
 
     def verifying(self, done: int, total: int) -> None:
-        """`done` of `total` held-out pictures are generated, here alone."""
+        """`done` of `total` held-out pictures are there. Where that takes long it is said now and
+        then, and not for each skip-list.
+        """
         self._concludes = True
+        self._verified_lists = done
         super().verifying(done, total)
 
     def warn(self, text: str) -> None:

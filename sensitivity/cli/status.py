@@ -14,8 +14,8 @@ from sensitivity.cli.app import command
 from sensitivity.cli.early_checks import database_of
 from sensitivity.cli.options import Json
 from sensitivity.cli.outputs import write_json
-from sensitivity.cli.ranks import STORAGE
 from sensitivity.cli.screen import make_console, may_move, print_notice
+from sensitivity.cli.storage_option import StorageOfAll
 from sensitivity.core.storage_url import Storage, parse_storage
 from sensitivity.errors import LostDatabaseError, StoreError, UserError
 
@@ -32,19 +32,6 @@ Searched = Annotated[
         help="A study that is searched: name, TOML, folder or Hub id. Default: all that are here.",
     ),
 ]
-Database = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        envvar=STORAGE,
-        show_envvar=False,
-        metavar="PATH|URL",
-        help=(
-            "The study's database: a file, or postgresql://USER@HOST/DATABASE. Default: what the"
-            f" environment variable {STORAGE} says, else each file in sensitivity-runs/."
-        ),
-    ),
-]
 Watch = Annotated[
     bool,
     typer.Option(
@@ -58,7 +45,7 @@ Watch = Annotated[
 @command
 def status(
     model: Searched = None,
-    storage: Database = None,
+    storage: StorageOfAll = None,
     watch: Watch = False,
     json_path: Json = None,
 ) -> None:

@@ -24,10 +24,12 @@ from typing import Any
 
 from scored_rows import rounded, rows_in
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, Granularity
 from sensitivity.fidelity.splits import Split
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
+from sensitivity.search.step_policies import EdgeSteps, policies_for
 from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.prepare import Prepared, prepare
 from sensitivity.workflows.requests import SearchRequest
@@ -117,9 +119,10 @@ class ScoredModel:
             self._learn(row)
         self._file = (folder / f"scores{rank}.jsonl").open("a", buffering=1) if keep else None
 
-    def candidates(self, setting: int) -> Candidates:
-        """What may be chosen in a setting."""
+    def candidates(self, setting: int, steps: EdgeSteps | None = None) -> Candidates:
+        """What may be chosen in a setting, by the step policies that are asked for."""
         formats, granularity = SETTINGS[setting]
+        policies, count = policies_for(steps, self.prepared.priced, (), formats, {})
         return make_candidates(
             self.prepared.priced,
             self.spec,
@@ -127,6 +130,8 @@ class ScoredModel:
             latency=self.prepared.latency,
             granularity=granularity,
             unfit=self.evaluator.switch.unfit(),
+            policies=policies,
+            steps=count,
         )
 
     @property
@@ -137,9 +142,10 @@ class ScoredModel:
     def score(self, formats: Mapping[str, FormatName], split: Split) -> Found:
         """The score of a skip-list, from the file or computed now."""
         quantized = {fqn: fmt for fqn, fmt in sorted(formats.items()) if fmt is not FormatName.BF16}
-        key = id_of(quantized)
+        assignment = Assignment(quantized, Assignment.of(formats).policy)
+        key = id_of(assignment)
         if (key, split) not in self.known:
-            score = self.evaluator.score(quantized, split)
+            score = self.evaluator.score(assignment, split)
             latent = getattr(score, "latent", None)
             row = {
                 "id": key,
@@ -158,6 +164,9 @@ class ScoredModel:
 
 
 def id_of(quantized: Mapping[str, FormatName]) -> str:
-    """12 hexadecimal digits of a skip-list, {FQN: format} of what is quantized."""
+    """12 hexadecimal digits of a skip-list, {FQN: format} of what is quantized, and of its step
+    policy where it has one.
+    """
     text = json.dumps({fqn: str(fmt) for fqn, fmt in sorted(quantized.items())})
+    text += Assignment.of(quantized).policy.key
     return hashlib.sha256(text.encode()).hexdigest()[:12]

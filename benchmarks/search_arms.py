@@ -175,7 +175,8 @@ class UniformSavings(KnapsackProposer):
         while number:
             value, number, base = value + base * (number & 1), number >> 1, base / 2
         jitter = rng.normal(0, 0.02, 4) * np.arange(4)
-        return self.knapsack.most_gain * np.clip(value + jitter, 0.01, 1.0)
+        savings = self.knapsack.most_gain * np.clip(value + jitter, 0.01, 1.0)
+        return [(wanted, 0) for wanted in savings]
 
 
 class NoLearning(KnapsackProposer):

@@ -9,6 +9,8 @@
 
     recipe = sensitivity.load_recipe("recipe.json")
     report = recipe.apply(pipeline)              # emulate=True where the hardware lacks the format
+    with sensitivity.precision_by_step(pipeline, recipe):        # where it has a step policy
+        pipeline(prompt)
 
 These names are the promised interface. The rooms behind them, in the order of their imports:
 `errors`, `core`, `spec`, `formats`, `models`, `shapes`, `latency`, `fidelity`, `recipes`,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sensitivity.recipes.applying import ApplyReport
     from sensitivity.recipes.diff import compare_recipes
     from sensitivity.recipes.recipe import Recipe, load_recipe
+    from sensitivity.recipes.step_switching import precision_by_step, step_callback
     from sensitivity.shapes.recorder import profile_module
     from sensitivity.shapes.table import ShapeTable
     from sensitivity.spec.loading import resolve_spec
@@ -67,12 +70,14 @@ _HOMES = {
     "plot_front": "cli.render.page.library",
     "plot_layers": "cli.render.page.library",
     "plot_pictures": "cli.render.page.library",
+    "precision_by_step": "recipes.step_switching",
     "profile_model": "workflows.own_study",
     "profile_module": "shapes.recorder",
     "read_source": "workflows.audit",
     "report": "cli.render.page.library",
     "resolve_spec": "spec.loading",
     "select_recipe": "workflows.select",
+    "step_callback": "recipes.step_switching",
 }
 
 __all__ = [
@@ -97,12 +102,14 @@ __all__ = [
     "plot_front",
     "plot_layers",
     "plot_pictures",
+    "precision_by_step",
     "profile_model",
     "profile_module",
     "read_source",
     "report",
     "resolve_spec",
     "select_recipe",
+    "step_callback",
 ]
 
 # torch 2.15 logs a notice about how torchao 0.18 registers its enums, whenever torchao is imported

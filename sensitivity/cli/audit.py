@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.file_checks import keep_database_apart
+from sensitivity.cli.memory_option import memory_bytes
 from sensitivity.cli.options import (
     BatchSize,
     DeviceName,
@@ -94,6 +95,16 @@ FailOn = Annotated[
         help="Findings that make the exit code 1: error, warning (errors too), or never.",
     ),
 ]
+MaxMemoryHere = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "Say whether a run keeps to this peak of GPU memory, as 24GB or 22GiB: an error where"
+            " the predicted peak is larger, a warning where it is not by less than a prediction may"
+            " lack."
+        )
+    ),
+]
 Vary = Annotated[
     bool,
     typer.Option(
@@ -129,6 +140,7 @@ def audit(
     latency: LatencyToAudit = "predicted",
     runtime: RuntimeName = None,
     recipe: BesideRecipe = None,
+    max_memory: MaxMemoryHere = None,
     fix: Fix = None,
     fail_on: FailOn = "error",
     vary: Vary = True,
@@ -170,6 +182,7 @@ def audit(
         target=target,
         runtime=runtime,
         recipe=recipe,
+        max_memory_bytes=memory_bytes(max_memory),
         storage=named_storage(storage),
         vary=vary,
         options=options,

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.file_checks import check_writable, keep_database_apart
+from sensitivity.cli.format_choice import QuantizedFormat
 from sensitivity.cli.options import (
     ArithmeticName,
     DeviceName,
@@ -18,7 +19,6 @@ from sensitivity.cli.options import (
     LpipsNet,
     Model,
     Prompts,
-    QuantizedFormat,
     SaveStudy,
     Target,
     Weights,

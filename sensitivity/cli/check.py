@@ -1,6 +1,5 @@
 """`sensitivity check`: a gate for continuous integration."""
 
-import re
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -11,6 +10,7 @@ from sensitivity.cli.app import command
 from sensitivity.cli.audit import Form
 from sensitivity.cli.early_checks import check_fits
 from sensitivity.cli.judge_options import JudgeNames, StatedObjective, judge_bounds
+from sensitivity.cli.memory_option import memory_bytes
 from sensitivity.cli.options import (
     ArithmeticName,
     DeviceName,
@@ -27,10 +27,6 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import save_recipe, write_file, write_json
 from sensitivity.cli.screen import make_console, print_line, step
 from sensitivity.cli.study import complete_study, named_study
-from sensitivity.errors import UserError
-
-UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 RecipeOrList = Annotated[
     str,
@@ -59,7 +55,7 @@ MinSpeedupHere = Annotated[
         )
     ),
 ]
-MaxMemory = Annotated[
+MaxMemoryHere = Annotated[
     str | None,
     typer.Option(
         help=(
@@ -131,7 +127,7 @@ def check(
     max_typical: MaxTypicalHere = None,
     max_flips: MaxFlipsHere = None,
     min_speedup: MinSpeedupHere = None,
-    max_memory: MaxMemory = None,
+    max_memory: MaxMemoryHere = None,
     judges: JudgeNames = None,
     max_judge: MaxJudgeHere = None,
     min_judge: MinJudgeHere = None,
@@ -166,10 +162,10 @@ def check(
             max_typical=max_typical,
             max_flips=max_flips,
             min_speedup=min_speedup,
+            max_memory_bytes=most_bytes,
             max_judge=judge_bounds(max_judge, "max_judge"),
             min_judge=judge_bounds(min_judge, "min_judge"),
         ),
-        max_memory_bytes=most_bytes,
     )
     check_gate(gate, compares=against is not None)
     other = None if against is None else load_recipe(against)
@@ -203,22 +199,3 @@ def check(
     write_json(found.to_json(), json_path)
     if code := EXIT_CODES[found.decision]:
         raise typer.Exit(code)
-
-
-def memory_bytes(text: str | None) -> int | None:
-    """Bytes of a size such as "24GB" (1e9 bytes each) or "22GiB" (2**30); None for None.
-
-    Raises:
-        UserError: it is no such size, or not above 0.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower(), flags=re.ASCII)
-    unit = None if found is None else UNITS.get(found[2])
-    size = 0 if found is None or unit is None else int(float(found[1]) * unit)
-    if size <= 0:
-        raise UserError(
-            f"`max_memory` is {text[:40]!r}; expected a size above 0 with its unit, such as 24GB"
-            " (1e9 bytes each) or 22GiB (2**30): correct it"
-        )
-    return size

@@ -9,13 +9,21 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.file_checks import check_output
-from sensitivity.cli.options import CompileModeName, DeviceName, Json, choose_device
+from sensitivity.cli.format_choice import QuantizedFormat
+from sensitivity.cli.options import (
+    CompileModeName,
+    DeviceName,
+    Json,
+    choose_device,
+)
 from sensitivity.cli.outputs import write_file, write_json
 from sensitivity.cli.screen import make_console, print_line
+from sensitivity.core.format_name import parse_formats
 from sensitivity.errors import UserError
 
 if TYPE_CHECKING:
     from sensitivity.latency.targets.target_file import TargetFile
+    from sensitivity.workflows.device_measure import DeviceRequest
 
 Action = Annotated[
     Literal["list", "measure"],
@@ -36,6 +44,17 @@ Name = Annotated[
     str | None,
     typer.Option(help="What the target is called. Default: the chip's name, such as h100."),
 ]
+MeasuredFormats = Annotated[
+    list[QuantizedFormat] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help=(
+            "May be given several times: the formats that are measured. Default: those of mxfp8,"
+            " nvfp4 and fp8 that the GPU has."
+        ),
+    ),
+]
 TargetOut = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Target file to write. Default: <name>-target.json."),
@@ -50,6 +69,7 @@ def device(
     device: DeviceName = None,
     compile_mode: CompileModeName = "reduce-overhead",
     name: Name = None,
+    fmt: MeasuredFormats = None,
     out: TargetOut = None,
     json_path: Json = None,
 ) -> None:
@@ -60,9 +80,16 @@ def device(
     """
     console = make_console(json_path)
     if action == "measure":
-        _measure(console, quick, minutes, device, compile_mode, name, out, json_path)
+        request = _request(quick, minutes, device, compile_mode, name, fmt)
+        _measure(console, request, out, json_path)
         return
-    given = {"--quick": quick, "--minutes": minutes, "--name": name, "--out": out}
+    given = {
+        "--quick": quick,
+        "--minutes": minutes,
+        "--name": name,
+        "--format": fmt,
+        "--out": out,
+    }
     wrong = [flag for flag, value in given.items() if value]
     if wrong:
         raise UserError(
@@ -72,32 +99,38 @@ def device(
     _list(console, json_path)
 
 
-def _measure(
-    console: Console,
+def _request(
     quick: bool,
     minutes: float | None,
     device: str | None,
     compile_mode: Any,
     name: str | None,
-    out: Path | None,
-    json_path: str | None,
-) -> None:
-    from sensitivity.cli.render.device import DeviceProgress, target_lines
+    formats: list[QuantizedFormat] | None,
+) -> "DeviceRequest":
     from sensitivity.core.devices import check_device
-    from sensitivity.latency.targets.target_file import load_target
-    from sensitivity.workflows.device_measure import DeviceRequest, measure_device
-    from sensitivity.workflows.target_writing import target_name
+    from sensitivity.workflows.device_measure import DeviceRequest
 
     chosen = choose_device(device)
     check_device(chosen, gpu_only=True)
-    request = DeviceRequest(
+    return DeviceRequest(
         device=chosen,
         quick=quick,
         minutes=minutes,
         compile_mode=compile_mode,
         name=name,
+        formats=parse_formats(formats) if formats else (),
     )
-    path = out or Path(f"{target_name(request.device, name)}-target.json")
+
+
+def _measure(
+    console: Console, request: "DeviceRequest", out: Path | None, json_path: str | None
+) -> None:
+    from sensitivity.cli.render.device import DeviceProgress, target_lines
+    from sensitivity.latency.targets.target_file import load_target
+    from sensitivity.workflows.device_measure import measure_device
+    from sensitivity.workflows.target_writing import target_name
+
+    path = out or Path(f"{target_name(request.device, request.name)}-target.json")
     check_output(path, "--out")
 
     def save(target: "TargetFile") -> None:

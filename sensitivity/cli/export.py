@@ -59,6 +59,16 @@ NearestFile = Annotated[
         ),
     ),
 ]
+WithoutStepPolicy = Annotated[
+    bool,
+    typer.Option(
+        "--without-step-policy",
+        help=(
+            "Export the list alone, for a reader that runs every step alike. The text says that its"
+            " numbers are those of the recipe with its policy."
+        ),
+    ),
+]
 AllowRandomWeights = Annotated[
     bool,
     typer.Option(
@@ -79,6 +89,7 @@ def export(
     out: TextFile = None,
     model: ModelToProve = None,
     nearest: NearestFile = None,
+    without_step_policy: WithoutStepPolicy = False,
     allow_random_weights: AllowRandomWeights = False,
     json_path: Json = None,
 ) -> None:
@@ -89,9 +100,11 @@ def export(
     from sensitivity.consumers.exporters import get_exporter
     from sensitivity.consumers.named_consumers import exporter_for
     from sensitivity.recipes.recipe import load_recipe
+    from sensitivity.recipes.without_policy import without_step_policy as list_alone
 
     exporter = type(get_exporter(to))(form=form)
     loaded = load_recipe(recipe)
+    loaded = list_alone(loaded) if without_step_policy else loaded
     exporter = exporter if form else exporter_for(to, loaded)
     if nearest is not None and out is not None:
         raise UserError(
@@ -148,6 +161,7 @@ def _hand_out(
         "text": text,
         "notice": recipe.caveat or None,
         "notes": list(notes),
+        "step_policy": recipe.step_policy and recipe.step_policy.model_dump(mode="json"),
     }
     write_json(data | ({} if proved is None else {"proved": proved}), json_path)
 

@@ -17,6 +17,8 @@ from typer.core import TyperCommand
 
 from sensitivity.errors import SensitivityError
 
+SIZES = ("max_memory",)
+"""Parameters that are sizes, whose fields are in bytes."""
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 _flags: ContextVar[dict[str, str]] = ContextVar("flags", default={})  # noqa: B039 - never changed
 
@@ -25,7 +27,8 @@ def flags_of(parameters: list[Any]) -> dict[str, str]:
     """{field: how the command line names it} of a command's parameters.
 
     A field is a parameter's Python name or its longest option without dashes: `--prompt-count` is
-    the field `prompt_count`, `--format` both `fmt` and `format`.
+    the field `prompt_count`, `--format` both `fmt` and `format`. A size is typed with its unit, and
+    its field is in bytes: `--max-memory` is `max_memory_bytes`, too.
     """
     flags = {}
     for parameter in parameters:
@@ -35,6 +38,8 @@ def flags_of(parameters: list[Any]) -> dict[str, str]:
         else:
             flag = max(parameter.opts, key=len)
             flags[parameter.name] = flags[flag.lstrip("-").replace("-", "_")] = flag
+            if parameter.name in SIZES:
+                flags[f"{parameter.name}_bytes"] = flag
     return flags
 
 

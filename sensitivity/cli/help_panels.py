@@ -22,7 +22,8 @@ _PANELS = {
     "Where it will run": "consumers target latency runtime compile_mode compare bf16_seconds",
     "The run": "batch_size height width frames prompt_tokens guidance steps settings",
     "How it is searched": (
-        "budget dry_run on sampler calibrate seed estimator states prompt_count rows"
+        "budget dry_run on sampler calibrate seed estimator states prompt_count rows edge_steps"
+        " first_steps last_steps"
     ),
     "What is chosen": (
         "max_lpips max_typical max_flips min_speedup max_seconds max_memory judges max_judge"
@@ -62,7 +63,7 @@ EXPORT_FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "skip-list": ("fqns", "globs", "regex"),
         "torchao": ("json", "filter-fn"),
-        "diffusers": ("python", "json", "modules-to-not-convert"),
+        "diffusers": ("python", "json", "modules-to-not-convert", "modelopt"),
         "modelopt": ("quant-cfg", "hf-quant-config"),
         "compressed-tensors": ("config", "recipe"),
         "vllm-omni": ("json", "checkpoint"),

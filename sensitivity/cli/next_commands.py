@@ -20,6 +20,7 @@ from sensitivity.cli.screen import print_line
 from sensitivity.cli.typed_options import typed
 from sensitivity.fidelity.words import lpips_words
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.search.front import Constraints
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.spec.shipped import list_studies
 from sensitivity.workflows.conclude import SearchOutcome
@@ -59,7 +60,7 @@ def next_commands(
     found = [("see its pictures and every number, in a browser", _line(report))]
     found += _exporting(outcome.recipe, path, takers)
     named = ["--study", study] if study is not None else []
-    select = ["select", *model, *typed("storage"), *named, *typed(*STUDY)]
+    select = ["select", *model, *typed("storage"), *named, *typed(*STUDY, "max_memory")]
     for way, trial in alternatives(outcome):
         what = f"{way}: {_speedup(outcome, trial):.3f}x at LPIPS {lpips_words(trial.typical)} or so"
         found.append((what, _line([*select, "--min-speedup", bound_of(outcome, trial)])))
@@ -97,12 +98,18 @@ def _exporting(recipe: Recipe, path: Path, takers: Sequence[str]) -> Commands:
 
 def alternatives(outcome: SearchOutcome) -> list[tuple[str, ScoredTrial]]:
     """(what it is to the chosen one, the trial) of one that is faster and one that is closer to
-    bf16, as far as the front has them: those halfway to the front's ends.
+    bf16, as far as the front has them: those halfway to the front's ends. A bound on memory holds
+    for them, too.
     """
     chosen, none = outcome.chosen, outcome.prepared.candidates.none_quantized
     if chosen is None:
         return []
-    members = [t for t in outcome.front if t.index != chosen.index and t.choice != none]
+    fits = Constraints().fits if outcome.winner is None else outcome.winner.constraints.fits
+    members = [
+        t
+        for t in outcome.front
+        if t.index != chosen.index and t.choice != none and fits(t.memory_bytes)
+    ]
     faster = [t for t in members if t.latency_s < chosen.latency_s]
     closer = [t for t in members if t.latency_s > chosen.latency_s]
     return [

@@ -4,12 +4,12 @@ An option that has a fixed set of values is a Literal, or an Enum where it may b
 times: typer checks and completes both.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sensitivity.cli.format_choice import QuantizedFormat
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import (
     CompileMode,
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 
 Net = Literal["tiny", "alex", "vgg", "squeeze"]
 WeightsChoice = Literal["pretrained", "random"]
-
-
-class QuantizedFormat(StrEnum):
-    """The formats that a Linear can be quantized to; bf16 is what skipped Linears keep."""
-
-    NVFP4 = FormatName.NVFP4.value
-    MXFP8 = FormatName.MXFP8.value
-    FP8 = FormatName.FP8.value
 
 
 def at_least_one(value: int | None) -> int | None:

@@ -38,8 +38,10 @@ def choice_words(recipe: "Recipe") -> tuple[str, ...]:
             **choice.min_judge,
         }
     )
-    words = tuple(f"{name}-{bound:g}" for name, bound in bounds.items() if bound is not None)
-    return words or ("knee",)
+    words = [f"{name}-{bound:g}" for name, bound in bounds.items() if bound is not None]
+    if choice is not None and choice.max_memory_bytes is not None:
+        words.append(f"memory-{choice.max_memory_bytes / 1e9:g}GB")
+    return tuple(words) or ("knee",)
 
 
 def own_path(usual: Path, recipe: "Recipe") -> Path:

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from sensitivity.cli.app import command
+from sensitivity.cli.format_choice import QuantizedFormat
 from sensitivity.cli.judge_options import (
     JudgeNames,
     MaxJudge,
@@ -13,6 +14,7 @@ from sensitivity.cli.judge_options import (
     Objective,
     judge_bounds,
 )
+from sensitivity.cli.memory_option import MaxMemory, memory_bytes
 from sensitivity.cli.options import (
     ArithmeticName,
     Compile,
@@ -33,7 +35,6 @@ from sensitivity.cli.options import (
     Model,
     Out,
     Prompts,
-    QuantizedFormat,
     RuntimeName,
     SaveStudy,
     Settings,
@@ -46,6 +47,14 @@ from sensitivity.cli.options import (
 from sensitivity.cli.outputs import write_json
 from sensitivity.cli.screen import make_console, step
 from sensitivity.cli.searching import recipe_path, run_search
+from sensitivity.cli.step_options import (
+    EdgeStepsChoice,
+    EdgeStepsOption,
+    FirstSteps,
+    LastSteps,
+    counts_of,
+    edge_mode,
+)
 from sensitivity.cli.storage_option import Storage, named_storage
 from sensitivity.cli.study import complete_study, named_study, with_run
 from sensitivity.cli.typed_options import typed_command
@@ -107,6 +116,7 @@ def search(
     max_flips: MaxFlips = None,
     min_speedup: MinSpeedup = None,
     max_seconds: MaxSeconds = None,
+    max_memory: MaxMemory = None,
     judges: JudgeNames = None,
     max_judge: MaxJudge = None,
     min_judge: MinJudge = None,
@@ -115,6 +125,9 @@ def search(
     storage: Storage = None,
     keep_pictures: KeepPictures = 12,
     granularity: GroupsOrLayers = "group",
+    edge_steps: EdgeStepsOption = EdgeStepsChoice.OFF,
+    first_steps: FirstSteps = None,
+    last_steps: LastSteps = None,
     arithmetic: ArithmeticName = None,
     emulate: Emulate = False,
     sampler: Sampler = "knapsack",
@@ -163,6 +176,9 @@ def search(
         seed=seed,
         sampler=SamplerName(sampler),
         granularity=granularity,
+        edge_steps=edge_mode(edge_steps),
+        first_steps=counts_of(first_steps, "first_steps"),
+        last_steps=counts_of(last_steps, "last_steps"),
         calibrated=calibrate,
         latency=latency,
         runtime=runtime,
@@ -171,6 +187,7 @@ def search(
         max_flips=max_flips,
         min_speedup=min_speedup,
         max_seconds=max_seconds,
+        max_memory_bytes=memory_bytes(max_memory),
         judges=tuple(judges or ()),
         max_judge=judge_bounds(max_judge, "max_judge"),
         min_judge=judge_bounds(min_judge, "min_judge"),

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sensitivity.cli.app import command
 from sensitivity.cli.early_checks import check_database
+from sensitivity.cli.format_choice import QuantizedFormat
 from sensitivity.cli.help_panels import EXPORT_FORMS
 from sensitivity.cli.judge_options import (
     JudgeNames,
@@ -16,6 +17,7 @@ from sensitivity.cli.judge_options import (
     StatedObjective,
     judge_bounds,
 )
+from sensitivity.cli.memory_option import MaxMemory, memory_bytes
 from sensitivity.cli.options import (
     Compile,
     DeviceName,
@@ -30,7 +32,6 @@ from sensitivity.cli.options import (
     Model,
     Out,
     Prompts,
-    QuantizedFormat,
     Settings,
     ShowAll,
     Steps,
@@ -115,6 +116,7 @@ def select(
     max_flips: MaxFlips = None,
     min_speedup: MinSpeedup = None,
     max_seconds: MaxSeconds = None,
+    max_memory: MaxMemory = None,
     judges: JudgeNames = None,
     max_judge: MaxJudge = None,
     min_judge: MinJudge = None,
@@ -151,6 +153,7 @@ def select(
     is said first. Without a constraint the knee of the front is chosen. The recipe's file is named
     after the choice. If the database holds several studies, name one, or its settings.
     """
+    most_bytes = memory_bytes(max_memory)
     spec = named_study(model, prompts, weights=weights, net=net)
     named = named_storage(storage)
     check_database(named, spec)
@@ -184,6 +187,7 @@ def select(
         max_flips=max_flips,
         min_speedup=min_speedup,
         max_seconds=max_seconds,
+        max_memory_bytes=most_bytes,
         judges=tuple(judges or ()),
         max_judge=judge_bounds(max_judge, "max_judge"),
         min_judge=judge_bounds(min_judge, "min_judge"),

@@ -10,7 +10,9 @@ refuse recipes by it and find the nearest one with it; a search for consumers pr
 keeps to it (`search.bound_groups`). So there is one source of what can be expressed.
 
 Conventions. Formats are {FQN: format} of every Linear. No rule makes a format coarser: where a
-Linear may not have its format, it gets the next finer one, at last bf16.
+Linear may not have its format, it gets the next finer one, at last bf16. A format that quantizes
+activations is replaced by one that does so too (`STAND_INS`): a weight-only format saves memory and
+no time. INT8 is for GPUs without FP8, so no other format stands in for it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,10 +22,35 @@ from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.words import some
 from sensitivity.errors import RecipeError
 
-PRECISION = (FormatName.NVFP4, FormatName.FP8, FormatName.MXFP8, FormatName.BF16)
+PRECISION = (
+    *(FormatName.NVFP4, FormatName.NVFP4_4O6, FormatName.NVFP4_A16),
+    *(FormatName.INT8, FormatName.INT8_ROT, FormatName.FP8, FormatName.FP8_LB),
+    *(
+        FormatName.MXFP8,
+        FormatName.FP8_A16,
+        FormatName.MXFP8_A16,
+        FormatName.INT8_A16,
+        FormatName.BF16,
+    ),
+)
 """The formats from the coarsest to the finest.
 
-A format that a consumer lacks is replaced by one that comes after it here.
+Linears that need one format get the last of theirs here.
+"""
+
+_AFTER_NVFP4 = (FormatName.FP8, FormatName.FP8_LB, FormatName.MXFP8)
+_WEIGHT_ONLY = (FormatName.FP8_A16, FormatName.MXFP8_A16, FormatName.INT8_A16)
+STAND_INS: Mapping[FormatName, tuple[FormatName, ...]] = {
+    FormatName.NVFP4: _AFTER_NVFP4,
+    FormatName.NVFP4_4O6: _AFTER_NVFP4,
+    FormatName.FP8: (FormatName.FP8_LB, FormatName.MXFP8),
+    FormatName.FP8_LB: (FormatName.MXFP8,),
+    FormatName.NVFP4_A16: _WEIGHT_ONLY,
+    FormatName.FP8_A16: _WEIGHT_ONLY[1:],
+    FormatName.MXFP8_A16: _WEIGHT_ONLY[2:],
+}
+"""{format: the finer ones that replace it where a consumer lacks it, the nearest first}; bf16
+replaces every other.
 """
 
 Layers = Mapping[str, FormatName]
@@ -38,6 +65,9 @@ class Limits:
         form: the form of its lists.
         formats: the formats that it has, bf16 among them.
         max_formats: how many quantized formats one file may name.
+        lacks: {format that it lacks: why}; the reason may be left out.
+        reads_as: {format: the one that its file names instead}, where it has no word for the first.
+        apart: {two formats that one file cannot name: why}.
         kept: {FQN: why} of Linears that stay bf16 whatever a list says; the reason may be "".
         fused: Linears that it runs as one, or cannot tell apart: they have one format.
         kept_with: {FQN: the Linears that an entry for it hits as well}. Where the Linear stays
@@ -51,6 +81,9 @@ class Limits:
     form: str = ""
     formats: frozenset[FormatName] = frozenset(FormatName)
     max_formats: int = len(FormatName)
+    lacks: Mapping[FormatName, str] = field(default_factory=dict)
+    reads_as: Mapping[FormatName, FormatName] = field(default_factory=dict)
+    apart: Mapping[frozenset[FormatName], str] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
     fused: Sequence[Sequence[str]] = ()
     kept_with: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -90,14 +123,8 @@ class Limits:
                 f" {'; '.join(self.unknown)}; expected a model whose names are known; use another"
                 " exporter"
             )
-        found = {
-            fqn: next(f for f in PRECISION[PRECISION.index(name) :] if f in self.formats)
-            for fqn, name in layers.items()
-        }
-        used = [name for name in PRECISION if name.is_quantized and name in found.values()]
-        while len(used) > self.max_formats:
-            coarsest = used.pop(0)
-            found = {fqn: used[0] if own is coarsest else own for fqn, own in found.items()}
+        own = {name: self._stand_in(name) for name in set(layers.values())}
+        found = self._few_enough({fqn: own[name] for fqn, name in layers.items()})
         for family in self.fused:
             finest = max((found[fqn] for fqn in family), key=PRECISION.index)
             found.update(dict.fromkeys(family, finest))
@@ -111,6 +138,38 @@ class Limits:
                 " all, as they have no names there; expected them quantized: use another exporter"
             )
         return found
+
+    def _stand_in(self, name: FormatName) -> FormatName:
+        """The format itself if the consumer has it, else the nearest that may replace it."""
+        candidates = (name, *STAND_INS.get(name, ()))
+        return next((own for own in candidates if own in self.formats), FormatName.BF16)
+
+    def _few_enough(self, layers: dict[str, FormatName]) -> dict[str, FormatName]:
+        """The formats with the coarsest replaced by the next one that is used, until one file can
+        name what is left.
+        """
+        while (coarse := self._too_coarse(set(layers.values()))) is not None:
+            used = [name for name in PRECISION if name in layers.values()]
+            finer = (
+                name
+                for name in used[used.index(coarse) + 1 :]
+                if name.is_quantized and name.is_weight_only == coarse.is_weight_only
+            )
+            becomes = next(finer, FormatName.BF16)
+            layers = {fqn: becomes if own is coarse else own for fqn, own in layers.items()}
+        return layers
+
+    def _too_coarse(self, names: Collection[FormatName]) -> FormatName | None:
+        """The format to replace first where one file cannot name all of these; else None."""
+        used = [name for name in PRECISION if name.is_quantized and name in names]
+        for pair in self.apart:
+            if pair <= set(used):
+                return min(pair, key=PRECISION.index)
+        return used[0] if len(self._named(used)) > self.max_formats else None
+
+    def _named(self, names: Iterable[FormatName]) -> list[FormatName]:
+        """The formats as a file names them, each once."""
+        return list(dict.fromkeys(self.reads_as.get(name, name) for name in names))
 
     def _unnamed(self, layers: Layers) -> Iterable[str]:
         if unnamed := self._bf16_unnamed(layers):
@@ -130,13 +189,17 @@ class Limits:
             yield f"it always runs {some(fqns)} in bf16{because}, which the recipe quantizes"
 
     def _formats(self, chosen: Layers) -> Iterable[str]:
-        """Formats that it lacks, and too many formats."""
+        """Formats that it lacks, that exclude one another, and too many formats."""
         used = [name for name in FormatName if name in chosen.values()]
         for name in used:
             if name not in self.formats:
                 fqns = some(fqn for fqn, own in chosen.items() if own is name)
-                yield f"it has no {name}, which {fqns} should get"
-        if len(used) > self.max_formats:
+                why = f" ({self.lacks[name]})" if self.lacks.get(name) else ""
+                yield f"it has no {name}{why}, which {fqns} should get"
+        for pair, why in self.apart.items():
+            if pair <= set(used):
+                yield f"its file cannot name {' and '.join(sorted(pair))} together: {why}"
+        if len(self._named(used)) > self.max_formats:
             yield (
                 f"its file names {self.max_formats} quantized format(s), and the recipe has"
                 f" {len(used)} ({', '.join(used)})"

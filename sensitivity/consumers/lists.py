@@ -22,7 +22,7 @@ It parses no text and runs no consumer.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 from sensitivity.consumers.other_formats import ListedFormat, OtherFormat
 from sensitivity.consumers.rules import hits
@@ -30,6 +30,7 @@ from sensitivity.consumers.seen_names import Names
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import is_in, within
 from sensitivity.core.short_reprs import ShortRepr
+from sensitivity.core.step_policy import StepPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,23 @@ class Entry:
     reason: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedPolicy:
+    """A policy by denoising step that stands beside a list, as it was written.
+
+    Attributes:
+        tools: who may read the list, as keys of `step_policies.POLICY_TOOLS`.
+        config: the `quantization_config` that has the policy, unchecked.
+        component: the component that it is for; "" is every component.
+        own: the policy of a recipe, which no tool has to read; `config` is empty then.
+    """
+
+    tools: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    component: str = ""
+    own: StepPolicy | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class ConsumerList(ShortRepr):
     """A list as its consumer understands it.
@@ -101,6 +119,7 @@ class ConsumerList(ShortRepr):
             inside the component.
         either_name: whether entries may also name a Linear with its component in front.
         parts: the components that the list has a part for; () where it has one for all.
+        policies: step policies beside the list; formats are those of the steps between.
         notes: what a user should know about how the text was read.
     """
 
@@ -113,6 +132,7 @@ class ConsumerList(ShortRepr):
     renamed: Callable[[ModelTree], Mapping[str, str]] | None = None
     either_name: bool = False
     parts: tuple[str, ...] = ()
+    policies: tuple[ListedPolicy, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -138,6 +158,7 @@ class ConsumerList(ShortRepr):
             entries=tuple(entry for entry in self.entries if entry.component not in parts),
             defaults={name: one for name, one in self.defaults.items() if name not in parts},
             parts=tuple(part for part in self.parts if part not in parts),
+            policies=tuple(own for own in self.policies if own.component not in parts),
         )
 
     def hits(

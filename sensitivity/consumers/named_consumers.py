@@ -12,7 +12,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from sensitivity.consumers.exporters import EXPORTERS, Exporter, get_exporter
 from sensitivity.consumers.limits import Limits
 from sensitivity.consumers.lists import ModelTree
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, quantized
+from sensitivity.core.step_policy import StepPolicy
 from sensitivity.errors import FormatError
 from sensitivity.recipes.recipe import Recipe
 
@@ -25,9 +27,7 @@ def exporters_for(name: str, formats: Collection[FormatName]) -> tuple[Exporter,
         FormatError: none of its forms has them; the message has what each form has.
     """
     forms = [type(get_exporter(name))(form=form) for form in type(get_exporter(name)).forms]
-    found = tuple(
-        own for own in forms if own.formats >= set(formats) and own.max_formats >= len(formats)
-    )
+    found = tuple(own for own in forms if _has(own, set(formats)))
     if not found:
         has = dict.fromkeys(
             f"{own.form}: {'one of ' * (own.max_formats == 1 < len(own.formats) - 1)}"
@@ -39,6 +39,13 @@ def exporters_for(name: str, formats: Collection[FormatName]) -> tuple[Exporter,
             f" ({'; '.join(has)}): choose another `format`, or take it out of `consumers`"
         )
     return found
+
+
+def _has(exporter: Exporter, formats: Collection[FormatName]) -> bool:
+    """Whether one file of an exporter can name all of these formats."""
+    named = {exporter.reads_as.get(name, name) for name in formats}
+    is_apart = any(pair <= set(formats) for pair in exporter.apart)
+    return exporter.formats >= set(formats) and len(named) <= exporter.max_formats and not is_apart
 
 
 def exporter_for(name: str, recipe: Recipe) -> Exporter:
@@ -59,6 +66,38 @@ def check_consumers(names: Iterable[str], formats: Collection[FormatName]) -> tu
     for name in sorted(given):
         exporters_for(name, formats)
     return tuple(name for name in EXPORTERS if name in given)
+
+
+def policy_refusals(
+    consumers: Iterable[str],
+    policy: StepPolicy,
+    formats: Sequence[FormatName],
+    *,
+    classes: Mapping[str, str],
+) -> list[str]:
+    """Why consumers do not run a model by a step policy, a sentence for each that does not.
+
+    A consumer takes a policy if one of its forms that have a format takes it, for each format.
+
+    Args:
+        consumers: names of exporters.
+        policy: the policy.
+        formats: searched formats, without bf16.
+        classes: {component: class} of the model's denoisers.
+
+    Raises:
+        RecipeError: there is no such consumer.
+        FormatError: none of its forms has a format.
+    """
+    found = []
+    for name in consumers:
+        for fmt in formats:
+            own = Assignment({"any": fmt}, policy)
+            reasons = [e.policy_obstacles(own, classes) for e in exporters_for(name, [fmt])]
+            if all(reasons):
+                found.append(f"{name}: {'; '.join(reasons[-1])}")
+                break
+    return found
 
 
 def limits_of(

@@ -1,11 +1,12 @@
 """How is a format called that this tool does not have? `OtherFormat`.
 
-    OtherFormat("int8 weight-only").is_quantized       # True
+    OtherFormat("int4 weight-only").is_quantized       # True
 
-Consumers have more formats than this tool: int8, fp8 with one scale a tensor, weights quantized
-below a product in 16 bits, NVFP4 with a low-rank part. A list in such a format still has names that
-can be checked. It has no price and no emulation here, and it is never taken for the nearest format
-of this tool: a weight-only product runs in 16 bits and takes as long as bf16's, or longer.
+Consumers have more formats than this tool: int4, int8 and fp8 with one scale a tensor or in groups,
+NVFP4 with a low-rank part. A list in such a format still has names that can be checked. It has no
+price and no emulation here, and it is never taken for the nearest format of this tool.
+
+Convention: its words are never the name of a format of this tool, since equal texts are equal.
 
 What this module does not do: know which consumer has which format (its reader does).
 """

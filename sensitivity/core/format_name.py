@@ -25,23 +25,60 @@ CompileMode = Literal["reduce-overhead", "default"]
 class FormatName(StrEnum):
     """The number formats that a Linear can run in.
 
-    `bf16` is not quantized. `mxfp8`: e4m3 codes, one e8m0 scale for 32 values along K. `nvfp4`:
+    `bf16` is not quantized. In the **plain** formats weights and activations are both quantized,
+    activations at run time. `mxfp8`: e4m3 codes, one e8m0 scale for 32 values along K. `nvfp4`:
     e2m1 codes, one e4m3 scale for 16 values along K and one fp32 scale a tensor. `fp8`: e4m3 codes,
-    one fp32 scale a row. Weights and activations are both quantized, activations at run time.
+    one fp32 scale a row. `int8`: integers from -128 to 127, one fp32 scale a row.
+
+    The others are **variants** of these. `nvfp4-4o6`: the scale of each block of the weight maps
+    its largest value to 4 or to 6, whichever errs less ("four over six"). `int8-rot`: weight and
+    activation are multiplied by a Hadamard matrix along K before they are quantized. `fp8-lb`: the
+    largest value of an activation row counts as 1e-12 at least, so that rows of zeros stay finite
+    (torchao's `activation_value_lb`). `-a16`: the weight alone is quantized (W4A16, W8A16).
     """
 
     BF16 = "bf16"
     MXFP8 = "mxfp8"
     NVFP4 = "nvfp4"
     FP8 = "fp8"
+    INT8 = "int8"
+    NVFP4_4O6 = "nvfp4-4o6"
+    INT8_ROT = "int8-rot"
+    FP8_LB = "fp8-lb"
+    NVFP4_A16 = "nvfp4-a16"
+    MXFP8_A16 = "mxfp8-a16"
+    FP8_A16 = "fp8-a16"
+    INT8_A16 = "int8-a16"
 
     @property
     def is_quantized(self) -> bool:
         """Whether a Linear in this format is quantized: all but bf16."""
         return self is not FormatName.BF16
 
+    @property
+    def plain(self) -> "FormatName":
+        """The plain format that this one is a variant of; a plain one, and bf16, itself."""
+        return FormatName(self.value.partition("-")[0])
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether activations are not quantized."""
+        return self.value.endswith("-a16")
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether weight and activation are rotated along K."""
+        return self.value.endswith("-rot")
+
+    @property
+    def weight_only(self) -> "FormatName":
+        """The format with the same codes for weights and activations in bf16; of bf16, bf16."""
+        return FormatName(f"{self.plain}-a16") if self.is_quantized else self
+
 
 QUANTIZED_FORMATS = tuple(name for name in FormatName if name.is_quantized)
+DEFAULT_FORMATS = (FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8)
+"""What is meant where nobody names formats: those that servers of today run."""
 
 
 def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:

@@ -6,6 +6,7 @@
     format_indices([0, 1, 2, 7])                 # "0-2, 7"
     did_you_mean("nvpf4", ["nvfp4", "fp8"])      # "did you mean 'nvfp4'?"
     duration(160)                                # "2 min 40 s"
+    gigabytes(24_000_000_000)                    # "24 GB"
 
 Every function returns plain text; nothing is printed here.
 """
@@ -74,6 +75,13 @@ def did_you_mean(
     """
     closest = difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
     return f"did you mean {' or '.join(repr(str(x)) for x in closest)}?" if closest else otherwise
+
+
+def gigabytes(nbytes: float) -> str:
+    """Bytes as GB (1e9 bytes), with five digits, by which peaks of two skip-lists can be told
+    apart.
+    """
+    return f"{nbytes / 1e9:.5g} GB"
 
 
 def format_indices(indices: Iterable[int]) -> str:

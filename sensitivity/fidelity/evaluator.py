@@ -8,9 +8,8 @@ size. They are generated once and cached. The noise floor is bf16 generated agai
     evaluator = Evaluator(loaded, cache_folder=default_cache_folder())
     evaluator.score({"proj_out": FormatName.NVFP4}, "search").mean
 
-Search prompts are generated in chunks (`splits`), whether or not a caller looks at the distances in
-between. A caller that passes `keep_going` to `score` may stop after a chunk, and gets a
-`PartialScore`.
+Search prompts are generated in chunks (`splits`). A caller that passes `keep_going` to `score` may
+stop after a chunk, and gets a `PartialScore`. An `Assignment` is drawn by its step policy.
 
 Formats run by the kernels that serve a model where the device has them, else by emulation
 (`formats.execution`). A score is about quality, never about time.
@@ -26,9 +25,10 @@ import torch
 from torch import Tensor
 
 from sensitivity.core.arithmetic import Arithmetic
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.devices import release_memory
 from sensitivity.core.environment import describe_environment
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
+from sensitivity.core.format_name import DEFAULT_FORMATS, FormatName
 from sensitivity.core.words import counted
 from sensitivity.fidelity.comparison import Comparison
 from sensitivity.fidelity.compiled_blocks import CompiledBlocks
@@ -47,6 +47,7 @@ from sensitivity.fidelity.scoring import (
 )
 from sensitivity.fidelity.sharing import Alone, Sharing
 from sensitivity.fidelity.splits import Split, batch_size_of, interim_looks_of, prompts_of
+from sensitivity.fidelity.step_precision import drawing_by
 from sensitivity.fidelity.typical import typical
 from sensitivity.formats.execution import Execution
 from sensitivity.formats.switch import Switch
@@ -98,7 +99,7 @@ class Evaluator:
         compiled: bool | None = None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
         emulate: bool = False,
-        formats: Sequence[FormatName] = QUANTIZED_FORMATS,
+        formats: Sequence[FormatName] = DEFAULT_FORMATS,
     ) -> None:
         self.loaded, self.spec = loaded, loaded.spec
         self.environment = describe_environment(loaded.device)
@@ -286,29 +287,29 @@ class Evaluator:
         """Pictures or clips of a split with these formats.
 
         Args:
-            formats: {FQN: format}; Linears left out are bf16.
+            formats: {FQN: format}; Linears left out are bf16. An `Assignment` has a step policy.
             split: Which prompts.
             after_batch: Called with the number of pictures done, after each pipeline call.
-            keep_going: Called with all pictures so far, after each chunk but the last. If it
-                returns False, no more are generated.
+            keep_going: Called with all pictures so far, after each chunk but the last; False ends.
 
         Raises:
-            FormatError: A format refuses a Linear, an FQN is unknown, or a Linear with a format ran
-                in bf16.
+            FormatError: A format refuses a Linear or did not run in it, or an FQN is unknown.
+            PipelineError: There is a step policy, and steps of the pipeline cannot be counted.
         """
         texts, seeds = self.prompts(split)
         size, parts = self.batch_size(split), list[Media]()
         self.switch.set(formats)
         try:
-            for start in range(0, len(texts), size):
-                if parts and keep_going is not None and not keep_going(Media.joined(parts)):
-                    break
-                chunk = slice(start, start + size)
-                parts.append(self._generate(texts[chunk], seeds[chunk], size))
-                if start == 0:
-                    self._check_that_it_ran()
-                if after_batch is not None:
-                    after_batch(min(start + size, len(texts)))
+            with drawing_by(Assignment.of(formats).policy, self.loaded.pipe, self.switch):
+                for start in range(0, len(texts), size):
+                    if parts and keep_going is not None and not keep_going(Media.joined(parts)):
+                        break
+                    chunk = slice(start, start + size)
+                    parts.append(self._generate(texts[chunk], seeds[chunk], size))
+                    if start == 0:
+                        self._check_that_it_ran()
+                    if after_batch is not None:
+                        after_batch(min(start + size, len(texts)))
         finally:
             self.switch.set({})
         return Media.joined(parts)

@@ -7,10 +7,10 @@ weight (N, K) and the activation (rows, K) to numbers on its grid. *Native* exec
 tensor subclasses and the GPU's own GEMM (`native.quantize_native`). *Emulated* execution multiplies
 the same quantized numbers without that GEMM. Block scales are folded into the codes, and bf16 holds
 the results exactly: an e2m1 code times an e4m3 block scale has at most 2 + 4 = 6 significant bits,
-an e4m3 code times a power of two has 4. The product is accumulated in fp32. Per-tensor scales,
-per-row scales and the bias are applied in fp32. The result is rounded to bf16 **once**. So an
-emulated output differs from the exact product of the quantized operands by one bf16 rounding and by
-the error of an fp32 sum. A kernel chooses the order of that sum and nothing else.
+an e4m3 code times a power of two has 4. The product is accumulated in fp32, and INT8's in int32.
+Per-tensor scales, per-row scales and the bias are applied in fp32. The result is rounded to bf16
+**once**. So an emulated output differs from the exact product of the quantized operands by one bf16
+rounding and by the error of an fp32 sum. A kernel chooses the order of that sum and nothing else.
 
 **Where the numbers come from.** From torchao's own primitives, or from faster kernels with equal
 results: `cpu_kernels` for activations on the CPU, `triton_kernels` on CUDA. `kernel_choice` says
@@ -38,7 +38,11 @@ NaN, and with it the whole output. In MXFP8 a NaN makes its block NaN, and inf s
 either makes NaNs in its row. torchao divides by zero: an **all-zero** tensor in NVFP4 and an
 **all-zero row** in FP8 (activation or weight) quantize to NaN, 0 / 0. MXFP8 maps zeros to zeros.
 Tensors below about 1e-35 quantize to garbage in torchao's NVFP4 (1 / scale overflows), and here
-too.
+too. INT8 maps zeros to zeros, `fp8-lb` an activation's row of zeros, `nvfp4-4o6` a weight of zeros.
+
+**Variants** stand on another format and change what it quantizes or multiplies (`variant`).
+`linear_a16` multiplies the quantized weight with an activation that is not quantized (W x A16): for
+weight-only formats, and for edge steps of a `StepPolicy`.
 
 What it does not do: timing (emulation never gives a latency), gradients, the choice of layers,
 fp16.
@@ -52,13 +56,15 @@ import abc
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchao.core.config import AOBaseConfig
+from torchao.quantization import quantize_
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.kernels import Kernels
 from sensitivity.errors import FormatError
+from sensitivity.formats import products
 
 EMULATE = "emulate it instead (quality only), or run on a machine that has it"
 
@@ -69,9 +75,9 @@ class QuantizedOperand:
 
     Attributes:
         values: (rows, K), each exact in bf16, block scales folded in. dtype bf16, or fp32 where the
-            device's GEMM needs it (fp8 on the CPU).
+            device's GEMM needs it (fp8 on the CPU), or int8.
         scale: fp32, applied after the product: None (bf16, mxfp8), () per tensor (nvfp4) or
-            (rows, 1) per row (fp8).
+            (rows, 1) per row (fp8, int8).
     """
 
     values: Tensor
@@ -148,6 +154,10 @@ class Format(abc.ABC):
     def native_config(self) -> AOBaseConfig:
         """The config for torchao's `quantize_`. Raises FormatError for bf16."""
 
+    def quantize_linear(self, linear: nn.Linear) -> None:
+        """Turn a Linear into torchao's in place. Raises FormatError where torchao has no way."""
+        quantize_(linear, self.native_config(), filter_fn=lambda *_: True)
+
     def native_refusal(self, device: torch.device) -> str | None:
         """Why `device` cannot run this format natively, with the next step; None if it can.
 
@@ -201,6 +211,24 @@ class Format(abc.ABC):
         Returns:
             (rows, N) bf16.
         """
+
+    def linear_a16(self, x: Tensor, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        """bf16(x @ weight.T + bias), rounded once: the quantized weight and an activation that is
+        not quantized (W x A16). It serves weight-only formats, and the steps of a `StepPolicy` that
+        run with 16-bit activations.
+
+        Args:
+            x: (rows, K) bf16.
+            weight: (N, K), what `quantize_weight` of this format returned.
+            bias: (N,), or None.
+
+        Returns:
+            (rows, N) bf16.
+
+        Raises:
+            FormatError: another dtype than bf16.
+        """
+        return products.linear_a16(self._checked(x), weight.values, weight.scale, bias)
 
     def _checked(self, x: Tensor, *, block: int = 1) -> Tensor:
         """x, contiguous and without gradients.

@@ -37,3 +37,6 @@ class BF16(Format):
 
     def linear(self, x: QuantizedOperand, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
         return nn.functional.linear(x.values, weight.values, bias)
+
+    def linear_a16(self, x: Tensor, weight: QuantizedOperand, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x, weight.values, bias)

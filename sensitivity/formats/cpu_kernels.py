@@ -1,4 +1,4 @@
-"""How does a CPU quantize to MXFP8, NVFP4 and FP8 fast enough to search with?
+"""How does a CPU quantize to MXFP8, NVFP4, FP8 and INT8 fast enough to search with?
 
 torchao's primitives unpack codes bit by bit, in many passes over memory. The kernels here compute
 the same numbers in a few vectorised passes. The formats decide when to call them, and call
@@ -53,6 +53,8 @@ E2M1_MAX = 6.0
 ROUND_E2M1 = 1.5 * 2.0**22
 ROUND_E4M3 = 1.5 * 2.0**20
 ROUND_E4M3_IN_BF16 = 1.5 * 2.0**4
+INT8_MIN, INT8_MAX, INT8_HALF_RANGE = -128.0, 127.0, 127.5
+INT8_LEAST_SCALE = 2.0**-23
 SAFE_MIN = 2.0**-60
 SAFE_MAX = 2.0**100
 """Between these magnitudes no intermediate of the fast kernels over- or underflows."""
@@ -98,6 +100,11 @@ def _round_(y: Tensor, exponents: Tensor, *, p_min: float, magic: float) -> Tens
     torch.bitwise_and(y.view(torch.int32), F32_EXPONENT, out=exponents.view(torch.int32))
     exponents.clamp_(min=p_min)
     return y.add_(exponents, alpha=magic).sub_(exponents, alpha=magic)
+
+
+def round_to_e2m1_(y: Tensor) -> Tensor:
+    """Round fp32 numbers of -6 to 6 to e2m1 in place, ties to even; on any device."""
+    return _round_(y, torch.empty_like(y), p_min=1.0, magic=ROUND_E2M1)
 
 
 def quantize_nvfp4(x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -175,17 +182,25 @@ def quantize_mxfp8(x: Tensor) -> Tensor | None:
     return values
 
 
-def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def _row_amax(x: Tensor) -> Tensor:
+    """The largest |x| of each row, (rows, 1) bf16; NaN if the row has one. x: (rows, K) bf16."""
+    bits = torch.bitwise_and(x.view(torch.int16), BF16_MAGNITUDE)
+    return bits.amax(dim=-1, keepdim=True).view(torch.bfloat16)
+
+
+def quantize_fp8_rows(x: Tensor, lower_bound: float | None = None) -> tuple[Tensor, Tensor]:
     """FP8 of (rows, K) bf16: codes as fp32 numbers, (rows, K), and the fp32 scale of each row,
     (rows, 1).
 
     Formulas of torchao's `_choose_scale_float8` and `_quantize_affine_float8`: scale = amax / 448
     **rounded to bf16**, code = e4m3(clamp(x / scale, -448, 448)). A row of zeros has scale 0 and
-    codes 0 / 0 = NaN, in torchao and here.
+    codes 0 / 0 = NaN, in torchao and here, unless a `lower_bound` keeps amax from being 0.
     """
     rows, k = x.shape
-    bits = torch.bitwise_and(x.view(torch.int16), BF16_MAGNITUDE)
-    scale = (bits.amax(dim=-1, keepdim=True).view(torch.bfloat16) / E4M3_MAX).float()
+    amax = _row_amax(x)
+    if lower_bound is not None:
+        amax = amax.clamp(min=lower_bound)
+    scale = (amax / E4M3_MAX).float()
     codes = torch.empty(rows, k)
     exponents: Tensor | None = None
     for chunk in _row_chunks(rows, k):
@@ -194,4 +209,25 @@ def quantize_fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
             exponents = torch.empty(count, k)
         y = torch.div(x[chunk], scale[chunk], out=codes[chunk]).clamp_(-E4M3_MAX, E4M3_MAX)
         _round_(y, exponents[:count], p_min=E4M3_MIN_NORMAL, magic=ROUND_E4M3)
+    return codes, scale
+
+
+def quantize_int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """INT8 of (rows, K) bf16: codes, (rows, K) int8, and the fp32 scale of each row, (rows, 1).
+
+    Formulas of torchao's `Int8Tensor.from_hp` (symmetric, a row at a time): scale = max(amax /
+    127.5, 2^-23), **rounded to bf16**, code = clamp(round(x * (1 / scale)), -128, 127), ties to
+    even. NaN or inf in a row makes its scale so, and 0 the code of what is not finite.
+    """
+    rows, k = x.shape
+    scale = (_row_amax(x) / INT8_HALF_RANGE).clamp(min=INT8_LEAST_SCALE).float()
+    reciprocal = 1.0 / scale
+    codes = torch.empty(rows, k, dtype=torch.int8)
+    work: Tensor | None = None
+    for chunk in _row_chunks(rows, k):
+        count = chunk.stop - chunk.start
+        if work is None:
+            work = torch.empty(count, k)
+        y = torch.mul(x[chunk], reciprocal[chunk], out=work[:count])
+        codes[chunk] = y.round_().nan_to_num_(0.0).clamp_(INT8_MIN, INT8_MAX)
     return codes, scale

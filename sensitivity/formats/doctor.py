@@ -5,7 +5,8 @@
 
 Method. The compute capability decides first. Where it allows a format, one small Linear is run and
 compared with emulation (`native_formats`), since a quantizer may be missing or broken. A missing
-package is named with the command that installs it.
+package is named with the command that installs it. A variant runs where its plain format does, so
+only plain formats are tried; weight-only formats are never run natively here.
 
 What it does not do: install anything.
 """
@@ -19,7 +20,7 @@ from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
 from sensitivity.core.words import first_line
 from sensitivity.formats import mslk
 from sensitivity.formats.kernel_choice import has_triton
-from sensitivity.formats.native_formats import native_format
+from sensitivity.formats.native_formats import WEIGHT_ONLY, native_format
 from sensitivity.formats.registry import get_format
 
 
@@ -47,7 +48,20 @@ def examine(device: str) -> dict[FormatName, Examined]:
     where = torch.device(device)
     if where.type == "cuda" and where.index is None:
         where = torch.device("cuda", torch.cuda.current_device())
-    return {name: _examine(name, where) for name in QUANTIZED_FORMATS}
+    plain = {
+        name: _examine(name, where) for name in dict.fromkeys(n.plain for n in QUANTIZED_FORMATS)
+    }
+    return {name: _variant(name, plain[name.plain], where) for name in QUANTIZED_FORMATS}
+
+
+def _variant(name: FormatName, plain: Examined, device: torch.device) -> Examined:
+    """What holds for a variant, from what was found of its plain format."""
+    if name is name.plain:
+        return plain
+    if name.is_weight_only:
+        return Examined(reason=get_format(name).native_refusal(device) or WEIGHT_ONLY, missing={})
+    reason = get_format(name).native_refusal(device) or plain.reason
+    return Examined(reason=reason, missing=plain.missing)
 
 
 def _examine(name: FormatName, device: torch.device) -> Examined:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
+from sensitivity.core.format_name import DEFAULT_FORMATS, QUANTIZED_FORMATS, FormatName
 from sensitivity.core.kernels import Kernels
 from sensitivity.formats import mslk
 from sensitivity.formats._base import Format, QuantizedOperand
@@ -59,7 +59,7 @@ def changed_kernels(
     arithmetic: Arithmetic = Arithmetic.EAGER,
     *,
     emulate: bool = False,
-    formats: Collection[FormatName] = QUANTIZED_FORMATS,
+    formats: Collection[FormatName] = DEFAULT_FORMATS,
 ) -> dict[str, str]:
     """Which formats are not drawn as they always were, for the keys of results; {} where all are.
 
@@ -83,7 +83,7 @@ def arithmetic_on(
     arithmetic: Arithmetic = Arithmetic.EAGER,
     *,
     emulate: bool = False,
-    formats: Collection[FormatName] = QUANTIZED_FORMATS,
+    formats: Collection[FormatName] = DEFAULT_FORMATS,
 ) -> Any:
     """What identifies the arithmetic of quantized Linears on a device, for the keys of scores.
 
@@ -139,3 +139,23 @@ def emulated_linear(
     else:
         rows = quantize()
     return fmt.linear(rows, weight, bias).view(*lead, n)
+
+
+def linear_with_a16(
+    x: Tensor, weight: QuantizedOperand, bias: Tensor | None, fmt: Format
+) -> Tensor:
+    """Multiply x, as it is, with a quantized weight, and add the bias (W x A16).
+
+    Args:
+        x: (..., K) bf16.
+        weight: `fmt.quantize_weight` of a weight (N, K).
+        bias: (N,), or None.
+        fmt: the format.
+
+    Returns:
+        (..., N) bf16.
+    """
+    lead, k, n = x.shape[:-1], x.shape[-1], weight.values.shape[0]
+    if x.numel() == 0:
+        return x.new_empty(*lead, n)
+    return fmt.linear_a16(x.reshape(-1, k), weight, bias).view(*lead, n)

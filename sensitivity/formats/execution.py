@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
+from sensitivity.core.format_name import DEFAULT_FORMATS, FormatName
 from sensitivity.core.kernels import Kernels, in_words, summary
 from sensitivity.formats import mslk
 from sensitivity.formats._base import EMULATE
@@ -39,7 +39,7 @@ class Execution:
     """
 
     device: str
-    formats: tuple[FormatName, ...] = QUANTIZED_FORMATS
+    formats: tuple[FormatName, ...] = DEFAULT_FORMATS
     arithmetic: Arithmetic = Arithmetic.EAGER
     emulate: bool = False
 
@@ -82,7 +82,10 @@ class Execution:
         parts = [f"{', '.join(native)} by native kernels"] * bool(native)
         for name, reason in self.reasons.items():
             parts.append(f"{name} by emulation ({reason.removesuffix(f': {EMULATE}')})")
-        if FormatName.NVFP4 in native and (advice := mslk.advice()) is not None:
+        if (
+            any(name.plain is FormatName.NVFP4 for name in native)
+            and (advice := mslk.advice()) is not None
+        ):
             parts.append(advice)
         return f"pictures: {'; '.join(parts)}"
 
@@ -95,5 +98,12 @@ class Execution:
 
     @property
     def changes(self) -> dict[str, str]:
-        """What is not as in earlier versions, of all formats; {} where nothing is."""
-        return changed_kernels(self.device, self.arithmetic, emulate=self.emulate)
+        """What is not as in earlier versions, of its formats and of those that are meant where
+        nobody names any; {} where nothing is.
+        """
+        return changed_kernels(
+            self.device,
+            self.arithmetic,
+            emulate=self.emulate,
+            formats=(*DEFAULT_FORMATS, *self.formats),
+        )

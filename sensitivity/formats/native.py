@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torchao.quantization import quantize_
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
 from sensitivity.formats import mslk
+from sensitivity.formats._base import Format
 from sensitivity.formats.registry import get_format
 
 
@@ -31,7 +31,7 @@ def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> Non
             device lacks the format. Nothing has changed then.
     """
     linears = {fqn: child for fqn, child in module.named_modules() if isinstance(child, nn.Linear)}
-    chosen: dict[FormatName, set[str]] = {}
+    chosen: dict[str, Format] = {}
     for fqn, name in formats.items():
         fmt = get_format(name)
         linear = linears.get(fqn)
@@ -47,13 +47,9 @@ def quantize_native(module: nn.Module, formats: Mapping[str, FormatName]) -> Non
         if reason is not None:
             raise FormatError(f"{fqn} cannot be quantized natively: {reason}")
         if fmt.name.is_quantized:
-            chosen.setdefault(fmt.name, set()).add(fqn)
-    for name, fqns in chosen.items():
-        quantize_(
-            module,
-            get_format(name).native_config(),
-            filter_fn=lambda _, fqn, wanted=fqns: fqn in wanted,
-        )
+            chosen[fqn] = fmt
+    for fqn, fmt in chosen.items():
+        fmt.quantize_linear(linears[fqn])
 
 
 def describe_versions() -> dict[str, str]:

@@ -131,8 +131,10 @@ def compare_native(
             f"found no native kernel of {name} on {device}: {found[Arithmetic.EAGER]}; expected a"
             " GPU that has the format: compare there"
         )
-    if len(set(native.values())) < len(native):  # MXFP8 is the same in all
-        native = {Arithmetic.EAGER: native[Arithmetic.EAGER]}
+    firsts: dict[Format, Arithmetic] = {}
+    for arithmetic, fmt in native.items():  # MXFP8 is the same in all: the first stands for them
+        firsts.setdefault(fmt, arithmetic)
+    native = {arithmetic: fmt for fmt, arithmetic in firsts.items()}
     rows = []
     for shape in shapes:
         if get_format(name).refusal(k=shape.k, n=shape.n, dtype=torch.bfloat16):

@@ -6,8 +6,9 @@
 Method. A format is native where the compute capability allows it, its quantizer is installed, and
 one small Linear runs: what asserts, what cuBLAS refuses and what gives other numbers than emulation
 is found here, before the first picture, and not in the middle of a trial. FP8 is multiplied by the
-GPU's own GEMM (`fp8.HardwareFP8`), MXFP8 and NVFP4 by torchao's tensors (`torchao_linear`). The
-answer is kept for the process.
+GPU's own GEMM (`fp8.HardwareFP8`), MXFP8, NVFP4 and INT8 by torchao's tensors (`torchao_linear`),
+and their variants with them. Weight-only formats are always emulated: torchao dequantizes their
+weights in each call. The answer is kept for the process.
 
 What it does not do: try every shape. A product whose shape the kernel refuses is emulated when it
 comes (`refused_products`).
@@ -26,7 +27,7 @@ from sensitivity.core.words import first_line
 from sensitivity.errors import MeasurementError
 from sensitivity.formats import mslk
 from sensitivity.formats._base import Format
-from sensitivity.formats.fp8 import HardwareFP8
+from sensitivity.formats.fp8 import LOWER_BOUND, HardwareFP8
 from sensitivity.formats.kernel_choice import has_triton
 from sensitivity.formats.registry import get_format
 from sensitivity.formats.served import CompiledHardwareFP8, format_in
@@ -37,10 +38,17 @@ PROBE = (128, 256, 128)
 MOST_DIFFERENCE = 0.02
 """Of the norm of its output from the emulated one. Roundings to bf16 make about 0.003; scales in
 another order, or a wrong layout of scales, make more than 0.1."""
-_HARDWARE_FP8: dict[Arithmetic, Format] = {
-    Arithmetic.EAGER: HardwareFP8(),
-    Arithmetic.COMPILED: CompiledHardwareFP8(),
+_LB = FormatName.FP8_LB
+_HARDWARE_FP8: dict[tuple[FormatName, Arithmetic], Format] = {
+    (FormatName.FP8, Arithmetic.EAGER): HardwareFP8(),
+    (FormatName.FP8, Arithmetic.COMPILED): CompiledHardwareFP8(),
+    (_LB, Arithmetic.EAGER): HardwareFP8(name=_LB, lower_bound=LOWER_BOUND),
+    (_LB, Arithmetic.COMPILED): CompiledHardwareFP8(name=_LB, lower_bound=LOWER_BOUND),
 }
+WEIGHT_ONLY = (
+    "weight-only formats are always emulated: torchao dequantizes the weight in each call, which is"
+    " no faster"
+)
 log = logging.getLogger(__name__)
 
 
@@ -66,15 +74,17 @@ def _look(name: FormatName, device: torch.device, arithmetic: Arithmetic) -> For
     """See `native_format`."""
     if reason := get_format(name).native_refusal(device):
         return reason
-    if name is FormatName.FP8:
+    if name.is_weight_only:
+        return WEIGHT_ONLY
+    if name.plain is FormatName.FP8:
         if device.type != "cuda" or not has_triton():
             return "its quantizer here needs Triton: install `triton`"
-        fmt = _HARDWARE_FP8.get(arithmetic)
+        fmt = _HARDWARE_FP8.get((name, arithmetic))
     else:
         fmt = native_instance(name, arithmetic)
     if fmt is None:
         return f"{name} with the arithmetic {arithmetic} is not known natively"
-    if name is FormatName.NVFP4 and arithmetic is Arithmetic.MSLK and not mslk.is_available():
+    if name.plain is FormatName.NVFP4 and arithmetic is Arithmetic.MSLK and not mslk.is_available():
         return mslk.advice() or "mslk is not installed"
     failure = _failure(fmt, format_in(name, arithmetic), device)
     if failure is None:
@@ -93,9 +103,12 @@ def default_arithmetic(
 ) -> Arithmetic:
     """The arithmetic of a caller who names none: that of NVFP4's kernels as they are installed.
 
-    It is mslk where NVFP4 runs natively with it, and eager elsewhere. fp8 has no numbers in mslk's.
+    It is mslk where NVFP4, or a variant of it with quantized activations, runs natively with it,
+    and eager elsewhere. fp8 has no numbers in mslk's.
     """
-    if emulate or FormatName.NVFP4 not in formats or FormatName.FP8 in formats:
+    plain = {name.plain for name in formats}
+    nvfp4 = [name for name in formats if name.plain is FormatName.NVFP4 and not name.is_weight_only]
+    if emulate or not nvfp4 or FormatName.FP8 in plain:
         return Arithmetic.EAGER
     if not mslk.is_available():
         return Arithmetic.EAGER

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensitivity.formats.rotation import BUFFER, RotatedLinear, rotated_input
+
 _KINDS: dict[str, tuple[Any, Sequence[str], Any]] = {}
 """{description: (class, names of inner tensors, metadata) of a weight}."""
 
@@ -42,6 +44,17 @@ class PlainLinear(nn.Module):
         return _linear(x, self.bias, self.kind, *[getattr(self, name) for name in self.names])
 
 
+class PlainRotatedLinear(PlainLinear):
+    """The same of a Linear that rotates its input."""
+
+    def __init__(self, linear: RotatedLinear) -> None:
+        super().__init__(linear)
+        self.register_buffer(BUFFER, linear.get_buffer(BUFFER), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(rotated_input(x, self.get_buffer(BUFFER)))
+
+
 def _linear(x: Tensor, bias: Tensor | None, kind: str, *inner: Tensor) -> Tensor:
     """The Linear whose weight is of a kind in `_KINDS`, with these inner tensors."""
     cls, names, metadata = _KINDS[kind]
@@ -63,7 +76,10 @@ def plain_weights(module: nn.Module) -> Iterator[None]:
                 replaced.append((parent, name, child))
     try:
         for parent, name, child in replaced:
-            setattr(parent, name, PlainLinear(child))
+            if isinstance(child, RotatedLinear):
+                setattr(parent, name, PlainRotatedLinear(child))
+            else:
+                setattr(parent, name, PlainLinear(child))
         yield
     finally:
         for parent, name, child in replaced:

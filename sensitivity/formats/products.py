@@ -12,6 +12,8 @@ Conventions: a is (rows, K), b is (N, K), every element exact in bf16. What it d
 between the two (the formats do), quantize, or differentiate.
 
     y = scale_and_round(product_fp32(a, b), (scale,), bias)     # bf16(a @ b.T * scale + bias)
+
+`linear_a16` multiplies quantized numbers with an activation that is not quantized.
 """
 
 import functools
@@ -90,6 +92,28 @@ def fused_linear(a: Tensor, b: Tensor, bias: Tensor | None, *, alpha: float = 1.
     if alpha == 1.0:
         return torch.mm(a, b.t())
     return torch.addmm(a.new_zeros(1), a, b.t(), beta=0.0, alpha=alpha)
+
+
+def linear_a16(x: Tensor, values: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    """bf16(x @ (values * scale).T + bias), accumulated, scaled and added in fp32, rounded once: a
+    quantized weight and an activation that is not quantized (W x A16).
+
+    Args:
+        x: (rows, K) bf16.
+        values: (N, K), each exact in bf16.
+        scale: fp32, of the weight: None, () or (N, 1).
+        bias: (N,), or None.
+    """
+    if scale is None or scale.dim() == 0:
+        values = values.to(x.dtype)
+        alpha = 1.0 if scale is None else float(scale) if is_eager_cpu(scale) else None
+        if alpha is not None and fits_fused_linear(x, values, bias):
+            return fused_linear(x, values, bias, alpha=alpha)
+        return scale_and_round(product_fp32(x, values), () if scale is None else (scale,), bias)
+    if x.is_cuda:
+        values = values.to(x.dtype)
+    columns = (torch.ones((), device=x.device), scale.t())  # no scale for rows
+    return scale_and_round(product_fp32(x, values), columns, bias)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,6 +16,12 @@ follows the product (the epilogue).
 | nvfp4, compiled | the same | product to bf16; times the fp32 scale, plus bias; to bf16 |
 | nvfp4, mslk | MSLK's kernel, see below | product, scale, their product and the sum, each to bf16 |
 | mxfp8, all three | the same, bit for bit | one rounding |
+| int8, eager and mslk | row scale amax / 127.5 rounded to bf16 | one rounding, see `int8` |
+| int8, compiled | row scale in fp32 | the same |
+
+Variants follow their plain format: `int8-rot` and `nvfp4-4o6` in all three, `fp8-lb` as fp8, with
+the bound in bf16 (eager) or fp32 (compiled). Weight-only formats are the ideal in all three
+(`weight_only` says how torchao differs).
 
 **MSLK's NVFP4 quantizer** (`triton_quantize_nvfp4_kernel` of mslk 1.1.0, with precise math, as
 torchao 0.18 calls it). With g = 1 / T, T = amax * fp32(1 / 2688), as CUDA divides by a constant, it
@@ -27,7 +33,8 @@ where torchao's primitives give NaN.
 **How it is known.** `compiled` is held to `torch.compile` of torchao's own functions on the CPU,
 bit for bit (`tests/formats/test_served.py`). On a GPU the compiler may divide by a multiplication,
 and a few codes differ. `mslk` follows its source; the tests hold it to a second reading of the
-source, in NumPy. fp8 with MSLK is not known: torchao then calls MSLK's own GEMM and quantizer too.
+source, in NumPy. fp8, fp8-lb and fp8-a16 with MSLK are not known: torchao then calls MSLK's own
+GEMM, or its quantizer, or both.
 
 What it does not do: latencies, weights.
 """
@@ -37,13 +44,23 @@ from torch import Tensor
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.kernels import Kernels
 from sensitivity.errors import FormatError
 from sensitivity.formats._base import Format, QuantizedOperand
-from sensitivity.formats.fp8 import FP8, HardwareFP8
+from sensitivity.formats.cpu_kernels import (
+    INT8_HALF_RANGE,
+    INT8_LEAST_SCALE,
+    INT8_MAX,
+    INT8_MIN,
+)
+from sensitivity.formats.four_over_six import FourOverSix
+from sensitivity.formats.fp8 import FP8, LOWER_BOUND, HardwareFP8
+from sensitivity.formats.int8 import INT8
 from sensitivity.formats.kernel_choice import is_eager_cpu
 from sensitivity.formats.nvfp4 import BLOCK, NVFP4
 from sensitivity.formats.products import fits_fused_linear, fused_linear, product_fp32
 from sensitivity.formats.registry import get_format
+from sensitivity.formats.variant import Rotated, variant_of
 
 E4M3_MAX, E2M1_MAX = 448.0, 6.0
 MSLK_LEAST_SCALE = 2.0**-16
@@ -58,7 +75,7 @@ class CompiledFP8(FP8):
     arithmetic = Arithmetic.COMPILED
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
-        codes, scale = _fp8_rows(self._checked(x))
+        codes, scale = _fp8_rows(self._checked(x), self.lower_bound)
         dtype = torch.float32 if is_eager_cpu(x) else torch.bfloat16
         return QuantizedOperand(values=codes.to(dtype), scale=scale)
 
@@ -69,8 +86,24 @@ class CompiledHardwareFP8(HardwareFP8):
     arithmetic = Arithmetic.COMPILED
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
-        codes, scale = _fp8_rows(self._checked(x))
+        codes, scale = _fp8_rows(self._checked(x), self.lower_bound)
         return QuantizedOperand(values=codes, scale=scale)
+
+
+class CompiledINT8(INT8):
+    """int8 whose activations have row scales in fp32."""
+
+    arithmetic = Arithmetic.COMPILED
+
+    def quantize_activation(self, x: Tensor) -> QuantizedOperand:
+        codes, scale = _int8_rows(self._checked(x))
+        return QuantizedOperand(values=codes, scale=scale)
+
+
+class CompiledHardwareINT8(CompiledINT8):
+    """The same on a GPU, where `torch._int_mm` is the GPU's own GEMM."""
+
+    kernels = Kernels.NATIVE
 
 
 class CompiledNVFP4(NVFP4):
@@ -105,10 +138,16 @@ class MslkNVFP4(NVFP4):
 
 _SERVED: dict[tuple[FormatName, Arithmetic], Format] = {
     (FormatName.FP8, Arithmetic.COMPILED): CompiledFP8(),
+    (FormatName.FP8_LB, Arithmetic.COMPILED): CompiledFP8(
+        name=FormatName.FP8_LB, lower_bound=LOWER_BOUND
+    ),
+    (FormatName.INT8, Arithmetic.COMPILED): CompiledINT8(),
     (FormatName.NVFP4, Arithmetic.COMPILED): CompiledNVFP4(),
     (FormatName.NVFP4, Arithmetic.MSLK): MslkNVFP4(),
 }
-_UNKNOWN = {(FormatName.FP8, Arithmetic.MSLK)}
+_UNKNOWN = {
+    (name, Arithmetic.MSLK) for name in (FormatName.FP8, FormatName.FP8_LB, FormatName.FP8_A16)
+}
 
 
 def format_in(name: FormatName, arithmetic: Arithmetic) -> Format:
@@ -120,9 +159,13 @@ def format_in(name: FormatName, arithmetic: Arithmetic) -> Format:
     if not is_known(name, arithmetic):
         raise FormatError(
             f"found `format` {name} with `arithmetic` {arithmetic}; expected a pair whose numbers"
-            f" are known exactly: MSLK has a quantizer and a GEMM of its own for {name}, and they"
-            " are not emulated. Choose `arithmetic` eager or compiled, or `format` nvfp4"
+            f" are known exactly: MSLK has kernels of its own for {name.plain}, and they are not"
+            " emulated. Choose `arithmetic` eager or compiled, or `format` nvfp4"
         )
+    if name.is_rotated:
+        return variant_of(Rotated, format_in(name.plain, arithmetic))
+    if name is FormatName.NVFP4_4O6:
+        return variant_of(FourOverSix, format_in(name.plain, arithmetic))
     return _SERVED.get((name, arithmetic), get_format(name))
 
 
@@ -131,16 +174,29 @@ def is_known(name: FormatName, arithmetic: Arithmetic) -> bool:
     return (name, arithmetic) not in _UNKNOWN
 
 
-def _fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def _fp8_rows(x: Tensor, lower_bound: float | None) -> tuple[Tensor, Tensor]:
     """x: (rows, K) bf16. Returns e4m3 codes (rows, K) and fp32 scales (rows, 1).
 
     torchao's `_choose_scale_float8` and `_quantize_affine_float8`, with nothing rounded to bf16. A
-    row of zeros has codes 0 / 0 = NaN.
+    row of zeros has codes 0 / 0 = NaN, unless amax has a lower bound.
     """
     amax = x.abs().amax(dim=-1, keepdim=True).float()
+    if lower_bound is not None:
+        amax = amax.clamp(min=lower_bound)
     scale = amax / torch.full_like(amax, E4M3_MAX)  # CUDA multiplies by 1 / a Python number
     codes = (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
     return codes, scale
+
+
+def _int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x: (rows, K) bf16. Returns int8 codes (rows, K) and fp32 scales (rows, 1).
+
+    torchao's `Int8Tensor.from_hp`, with nothing rounded to bf16.
+    """
+    amax = x.abs().amax(dim=-1, keepdim=True).float()
+    scale = (amax / torch.full_like(amax, INT8_HALF_RANGE)).clamp(min=INT8_LEAST_SCALE)
+    codes = (x.float() * (1.0 / scale)).round().nan_to_num(0.0).clamp(INT8_MIN, INT8_MAX)
+    return codes.to(torch.int8), scale
 
 
 def _mslk_nvfp4(x: Tensor) -> tuple[Tensor, Tensor]:

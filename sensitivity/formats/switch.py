@@ -17,6 +17,13 @@ quantized product gets or gives (`switchable_linear`). A Linear whose arithmetic
         pictures = pipeline(prompt).images
     # here the Linears are plain nn.Linear again
 
+**Precision by step.** `edge_mode` makes an edge step of what follows: while it is set, quantized
+Linears run in bf16, or in W x A16 (`core.step_policy`). That costs one assignment; no weight is
+quantized again, and nothing is compiled.
+
+    switch.edge_mode = EdgeMode.BF16        # before an edge step
+    switch.edge_mode = None                 # before a step that runs quantized
+
 **Compiled graphs.** A change of formats compiles nothing again (`switchable_linear`).
 
 **Memory.** Quantized weights are kept as long as they fit into `weight_cache_bytes`
@@ -44,6 +51,7 @@ from torch import nn
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName, parse_format, quantized
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.core.words import counted
 from sensitivity.errors import FormatError
 from sensitivity.formats.patches import (
@@ -72,11 +80,13 @@ class Unquantized:
         uncalled: no call reached them.
         bypassed: a patch ran and multiplied by something else than their own weight.
         replaced: they are no part of the module any more.
+        at_edges: all their calls were at edge steps, where they run as they are told.
     """
 
     uncalled: tuple[str, ...]
     bypassed: tuple[str, ...]
     replaced: tuple[str, ...]
+    at_edges: tuple[str, ...] = ()
 
 
 class Switch:
@@ -130,6 +140,17 @@ class Switch:
     @arithmetic.setter
     def arithmetic(self, arithmetic: Arithmetic) -> None:
         self.weights.arithmetic = arithmetic
+
+    @property
+    def edge_mode(self) -> EdgeMode | None:
+        """What quantized Linears compute in from the next call on; None: in their formats. `set`
+        makes it None.
+        """
+        return self.weights.edge.mode
+
+    @edge_mode.setter
+    def edge_mode(self, mode: EdgeMode | None) -> None:
+        self.weights.edge.mode = mode
 
     @property
     def weight_cache_bytes(self) -> int | None:
@@ -204,6 +225,7 @@ class Switch:
         for fqn, linear in self.linears.items():
             activate(cast(SwitchableLinear, linear), active.get(fqn))
         self._formats = dict(formats)
+        self.edge_mode = None
 
     def unquantized(self) -> "Unquantized":
         """Which Linears have a format since the last `set`, and have not run in it."""
@@ -212,16 +234,22 @@ class Switch:
         }
         left = {fqn: linear for fqn, linear in chosen.items() if linear.calls.quantized == 0}
         modules = set(self.module.modules()) if left else set()
-        uncalled, bypassed, replaced = list[str](), list[str](), list[str]()
+        uncalled, bypassed, replaced, at_edges = [list[str]() for _ in range(4)]
         for fqn, linear in left.items():
+            calls = linear.calls
             if linear not in modules:
                 replaced.append(fqn)
-            elif linear.calls.patched > 0 or is_patched(linear):
+            elif calls.a16 > 0 or (calls.bf16 > 0 and calls.patched == 0):
+                at_edges.append(fqn)
+            elif calls.patched > 0 or is_patched(linear):
                 bypassed.append(fqn)
             else:
                 uncalled.append(fqn)
         return Unquantized(
-            uncalled=tuple(uncalled), bypassed=tuple(bypassed), replaced=tuple(replaced)
+            uncalled=tuple(uncalled),
+            bypassed=tuple(bypassed),
+            replaced=tuple(replaced),
+            at_edges=tuple(at_edges),
         )
 
     def check_ran(self) -> tuple[str, ...]:

@@ -8,6 +8,10 @@ Linear becomes one by class assignment, so the module object, its parameters, FQ
     linear.calls.quantized                          # products of quantized numbers so far
     make_plain(linear)
 
+**Edge steps.** All Linears of a `Switch` share one `AtEdge`. While it has a mode, what is quantized
+computes in it instead: in bf16, the call is that of a plain Linear; in W x A16, the kept quantized
+weight meets the activation as it is. Nothing is quantized, and nothing is set on a Linear.
+
 **Patched Linears.** Offloading, casting and adapters put a `forward` of their own on the instance,
 where it hides that of the class. Such a Linear becomes a `PatchedLinear`. The patch runs as it
 stands, and inside it the product with the Linear's own weight is the quantized one. So it
@@ -28,13 +32,28 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.formats._base import Format
-from sensitivity.formats.emulation import as_run_on
+from sensitivity.formats.emulation import as_run_on, linear_with_a16
 from sensitivity.formats.kept_weight import KeptWeight
 from sensitivity.formats.refused_products import linear_of
 
 _numbers = itertools.count()
 _by_number: weakref.WeakValueDictionary[int, "SwitchableLinear"] = weakref.WeakValueDictionary()
+
+
+@dataclass(slots=True)
+class AtEdge:
+    """Whether an edge step runs now, shared by many Linears.
+
+    Attributes:
+        mode: what a quantized Linear computes in; None: in its format.
+    """
+
+    mode: EdgeMode | None = None
+
+
+ALWAYS_QUANTIZED = AtEdge()
 
 
 class Active(NamedTuple):
@@ -45,6 +64,12 @@ class Active(NamedTuple):
     format: Format
     weight: KeptWeight | None
     emulate: bool = False
+    edge: AtEdge = ALWAYS_QUANTIZED
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether an edge step runs now that computes in bf16."""
+        return self.edge.mode is EdgeMode.BF16
 
 
 @dataclass(slots=True)
@@ -54,10 +79,14 @@ class Calls:
     Attributes:
         patched: calls of a Linear whose `forward` stands on the instance.
         quantized: products of quantized numbers.
+        a16: products of a quantized weight and a bf16 activation, at edge steps.
+        bf16: calls in bf16 at edge steps.
     """
 
     patched: int = 0
     quantized: int = 0
+    a16: int = 0
+    bf16: int = 0
 
 
 class SwitchableLinear(nn.Linear):
@@ -86,20 +115,28 @@ class SwitchableLinear(nn.Linear):
         """The same, always eagerly. `remember`: see `emulated_linear`."""
         if self.active is None:
             return super().forward(input)
+        if self.active.in_bf16:
+            self.calls.bf16 += 1
+            return super().forward(input)
         return self.product(input, self.weight, self.bias, remember=remember)
 
     def product(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, *, remember: bool = True
     ) -> Tensor:
-        """input: (..., K), weight: (N, K). Returns (..., N), the product in the active format."""
+        """input: (..., K), weight: (N, K). Returns (..., N), the product in the active format, or
+        of its quantized weight and the input as it is.
+        """
         assert self.active is not None
-        fmt, kept, emulate = self.active
-        self.calls.quantized += 1
+        fmt, kept, emulate, edge = self.active
         if kept is not None and kept.is_of(weight):
             operand = kept.operand
         else:  # not kept, or moved or changed since
             fmt = as_run_on(fmt.name, weight.device, fmt.arithmetic, emulate=emulate)
             operand = fmt.quantize_weight(weight)
+        if edge.mode is EdgeMode.A16:
+            self.calls.a16 += 1
+            return linear_with_a16(input, operand, bias, fmt)
+        self.calls.quantized += 1
         return linear_of(input, operand, weight, bias, fmt, remember=remember)
 
     def run_opaquely(self, input: Tensor) -> Tensor:
@@ -116,6 +153,9 @@ class PatchedLinear(SwitchableLinear):
             return super().__call__(*args, **kwargs)
         if torch.compiler.is_compiling() and len(args) == 1 and not kwargs:
             return torch.ops.sensitivity.switched_linear(args[0], self._number, self.out_features)
+        if self.active.in_bf16:
+            self.calls.bf16 += 1
+            return super().__call__(*args, **kwargs)
         self.calls.patched += 1
         with _QuantizedProducts(self):
             return super().__call__(*args, **kwargs)

@@ -1,7 +1,8 @@
 """What does torchao launch for a quantized Linear, taken apart? `quantizers`, `GEMMS`.
 
 `quantizers()` are torchao's own quantizers of activations as functions of plain tensors, `GEMMS`
-the products of quantized operands that torchao then calls (`torch._scaled_mm`).
+the products of quantized operands that torchao then calls (`torch._scaled_mm`, `torch._int_mm`).
+Variants are made of the parts of their plain format, and of `rotation.rotate`.
 
     codes, scales = quantizers()[FormatName.FP8](x)
     y = GEMMS[FormatName.FP8](codes, scales, *quantizers()[FormatName.FP8](weight), bias)
@@ -18,6 +19,8 @@ from torch import Tensor
 from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.mx_tensor import to_mx
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
+from torchao.quantization import Int8Tensor
+from torchao.quantization.granularity import PerRow
 from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
 
 from sensitivity.core.format_name import FormatName
@@ -54,6 +57,12 @@ def quantize_nvfp4(x: Tensor, *, use_mslk: bool = False) -> tuple[Tensor, Tensor
         is_swizzled_scales=True,
         use_triton_kernel=use_mslk,
     )
+    return quantized.qdata, quantized.scale
+
+
+def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes (M, K) and one fp32 scale a row (M, 1)."""
+    quantized = Int8Tensor.from_hp(x, granularity=PerRow())
     return quantized.qdata, quantized.scale
 
 
@@ -97,6 +106,16 @@ def gemm_nvfp4(
     )
 
 
+def gemm_int8(
+    x: Tensor, x_scale: Tensor, w: Tensor, w_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """torchao's INT8 product (`int_scaled_matmul`), with both scales and the bias. On CUDA it
+    refuses M <= 16.
+    """
+    product = torch._int_mm(x, w.t()) * x_scale * w_scale.t()
+    return (product if bias is None else product + bias).to(torch.bfloat16)
+
+
 def quantizers() -> dict[FormatName, Quantizer]:
     """torchao's quantizers, as `Format.native_config` chooses among them: NVFP4 by mslk if it is
     there.
@@ -105,6 +124,7 @@ def quantizers() -> dict[FormatName, Quantizer]:
         FormatName.FP8: quantize_fp8,
         FormatName.MXFP8: quantize_mxfp8,
         FormatName.NVFP4: partial(quantize_nvfp4, use_mslk=mslk.is_available()),
+        FormatName.INT8: quantize_int8,
     }
 
 
@@ -112,4 +132,5 @@ GEMMS: Mapping[FormatName, Gemm] = {
     FormatName.FP8: gemm_fp8,
     FormatName.MXFP8: gemm_mxfp8,
     FormatName.NVFP4: gemm_nvfp4,
+    FormatName.INT8: gemm_int8,
 }

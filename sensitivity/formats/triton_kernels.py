@@ -1,5 +1,5 @@
-"""How does a GPU quantize to MXFP8, NVFP4 and FP8 in one pass, so that an emulated step keeps up
-with a bf16 one?
+"""How does a GPU quantize to MXFP8, NVFP4, FP8 and INT8 in one pass, so that an emulated step keeps
+up with a bf16 one?
 
 torchao's primitives, run eagerly, read and write a tensor about twenty times. The kernels here read
 it once (NVFP4 twice, since its scale is the whole tensor's) and compute the same numbers. The
@@ -112,13 +112,20 @@ def _nvfp4(x_ptr, amax_ptr, out_ptr, numel, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def _fp8_rows(x_ptr, out_ptr, scale_ptr, k, SIZE: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * k
+def _row_amax(x_ptr, row, k, SIZE: tl.constexpr):
+    """The largest |x| of a row as fp32; NaN if it has one."""
     largest = tl.zeros((SIZE,), tl.int32)
     for start in range(0, k, SIZE):
         at = start + tl.arange(0, SIZE)
         largest = tl.maximum(largest, _bits(tl.load(x_ptr + row + at, mask=at < k, other=0.0)))
-    amax = tl.max(largest, axis=0).to(tl.float32, bitcast=True)
+    return tl.max(largest, axis=0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _fp8_rows(x_ptr, out_ptr, scale_ptr, k, LEAST: tl.constexpr, SIZE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * k
+    amax = _row_amax(x_ptr, row, k, SIZE)
+    amax = tl.where(amax < LEAST, LEAST, amax)  # keeps NaN
     scale = _nearest_bf16(tl.div_rn(amax, 448.0))  # torchao divides in bf16
     tl.store(scale_ptr + tl.program_id(0), scale)
     for start in range(0, k, SIZE):
@@ -130,6 +137,22 @@ def _fp8_rows(x_ptr, out_ptr, scale_ptr, k, SIZE: tl.constexpr):
             _round(y, 2.0**-6, 1.5 * 2.0**20).to(out_ptr.dtype.element_ty),
             mask=at < k,
         )
+
+
+@triton.jit
+def _int8_rows(x_ptr, out_ptr, scale_ptr, k, SIZE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * k
+    scale = _nearest_bf16(tl.div_rn(_row_amax(x_ptr, row, k, SIZE), 127.5))
+    scale = tl.where(scale < 2.0**-23, 2.0**-23, scale)
+    tl.store(scale_ptr + tl.program_id(0), scale)
+    inverse = tl.div_rn(1.0, scale)
+    for start in range(0, k, SIZE):
+        at = start + tl.arange(0, SIZE)
+        y = tl.load(x_ptr + row + at, mask=at < k, other=0.0).to(tl.float32) * inverse
+        y = (y + 1.5 * 2.0**23) - 1.5 * 2.0**23  # to the nearest integer, ties to even
+        y = tl.where(y > 127.0, 127.0, tl.where(y < -128.0, -128.0, y))
+        y = tl.where(y != y, 0.0, y)
+        tl.store(out_ptr + row + at, y.to(tl.int8), mask=at < k)
 
 
 @triton.jit
@@ -178,14 +201,31 @@ def quantize_nvfp4(x: Tensor) -> tuple[Tensor, Tensor]:
     return out, torch.where(amax == 0, torch.nan, whole)
 
 
-def quantize_fp8_rows(x: Tensor, *, codes: bool = False) -> tuple[Tensor, Tensor]:
-    """x: (rows, K). Returns values (rows, K), in bf16 or as e4m3 `codes`, and scales (rows, 1)."""
+def quantize_fp8_rows(
+    x: Tensor, *, codes: bool = False, lower_bound: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """x: (rows, K). Returns values (rows, K), in bf16 or as e4m3 `codes`, and scales (rows, 1).
+
+    lower_bound: what the largest value of a row counts as at least, in bf16, as torchao clamps.
+    """
+    least = 0.0 if lower_bound is None else torch.tensor(lower_bound).bfloat16().item()
     out = torch.empty_like(x, dtype=torch.float8_e4m3fn if codes else torch.bfloat16)
     scale = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
-    _fp8_rows[(x.shape[0],)](
-        x, out, scale, x.shape[1], SIZE=min(ROW_CHUNK, triton.next_power_of_2(x.shape[1])), **EXACT
-    )
+    _fp8_rows[(x.shape[0],)](x, out, scale, x.shape[1], LEAST=least, SIZE=_row_size(x), **EXACT)
     return out, scale
+
+
+def quantize_int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x: (rows, K). Returns codes (rows, K) int8 and scales (rows, 1)."""
+    out = torch.empty_like(x, dtype=torch.int8)
+    scale = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
+    _int8_rows[(x.shape[0],)](x, out, scale, x.shape[1], SIZE=_row_size(x), **EXACT)
+    return out, scale
+
+
+def _row_size(x: Tensor) -> int:
+    """How many elements of a row one step of a kernel reads."""
+    return min(ROW_CHUNK, int(triton.next_power_of_2(x.shape[1])))
 
 
 def scale_and_round(

@@ -18,7 +18,7 @@ from sensitivity.errors import FormatError
 from sensitivity.formats._base import Format, QuantizedOperand
 from sensitivity.formats.emulation import as_run_on
 from sensitivity.formats.kept_weight import KeptWeight
-from sensitivity.formats.switchable_linear import Active
+from sensitivity.formats.switchable_linear import Active, AtEdge
 
 _Key = tuple[str, FormatName, str]
 """FQN, format, and what its weight is (`Format.weight_kind`)"""
@@ -32,6 +32,9 @@ class WeightCache:
         most_bytes: the most that kept weights may take on the device; None keeps all.
         arithmetic: the runtime whose numbers are computed. Emulated weights are the same in all.
         emulate: whether formats are emulated that the device has natively.
+
+    Attributes:
+        edge: whether an edge step runs now, for all that `prepare` gives.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class WeightCache:
         self.most_bytes = most_bytes
         self.arithmetic = arithmetic
         self.emulate = emulate
+        self.edge = AtEdge()
         self.held_bytes = 0
         self._weights: dict[_Key, KeptWeight | None] = {}
 
@@ -93,6 +97,7 @@ class WeightCache:
                 format=fmt,
                 weight=None if fqn in passing else self._weights[_key(fqn, fmt)],
                 emulate=self.emulate,
+                edge=self.edge,
             )
             for fqn, fmt in chosen.items()
         }

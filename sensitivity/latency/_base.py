@@ -17,6 +17,8 @@ Conventions.
   (linear_us + (r - 1) x sibling_us) / r.
 - A Linear outside the repeated blocks has no block in its FQN. It runs eagerly, since only the
   blocks are compiled, and `eager_us` prices it.
+- Formats may be an `Assignment` with a step policy. A quantized Linear then costs the mean of what
+  it costs at quantized and at edge steps, weighted by their number (`step_mix`).
 - A Linear that a format map leaves out is bf16. A Linear that was never called costs nothing; a
   format map may name it.
 - `source` is "predicted" or "measured": where the Linears' times come from.
@@ -35,50 +37,24 @@ Example: a model that knows one rate.
 """
 
 import dataclasses
-import difflib
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import CompileMode, FormatName, Source
-from sensitivity.errors import FormatError, PatternError, UserError
+from sensitivity.core.step_policy import EdgeMode
+from sensitivity.errors import FormatError, UserError
 from sensitivity.latency.estimate import LatencyEstimate, LinearCost
-from sensitivity.latency.host import HostWork, host_work, with_host
+from sensitivity.latency.format_costs import notes_on
+from sensitivity.latency.host import HostWork, StepKind, host_work, with_host
+from sensitivity.latency.run_checks import check_has_rows, check_names
 from sensitivity.latency.runtimes import Runtime, runtime_of
+from sensitivity.latency.savings import Savings
 from sensitivity.latency.scale import scale_of
+from sensitivity.latency.step_mix import StepMix, edge_terms, mixed_costs
 from sensitivity.shapes.table import LinearProfile, ShapeTable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Savings:
-    """What a model needs to know of a run for the interval of its speedup.
-
-    Attributes:
-        shapes: Calls by (M, K, N, format, whether it stands in a compiled block, how many Linears
-            read its input).
-        linears_s: Seconds of all Linears in bf16, corrected if there is an anchor.
-        rest_s: Seconds of everything else.
-        anchored: Whether the sum of both was measured.
-    """
-
-    shapes: Mapping[tuple[int, int, int, FormatName, bool, int], int]
-    linears_s: float
-    rest_s: float
-    anchored: bool
-
-    def fraction(self, model: "LatencyModel") -> float:
-        """The part of the bf16 Linears' time that the formats save, as `model` prices them."""
-        bf16_us = quantized_us = 0.0
-        for (m, k, n, format, compiled, readers), calls in self.shapes.items():
-            bf16_us += calls * model.call_us(
-                m=m, k=k, n=n, format=FormatName.BF16, compiled=compiled, readers=readers
-            )
-            quantized_us += calls * model.call_us(
-                m=m, k=k, n=n, format=format, compiled=compiled, readers=readers
-            )
-        return 1 - quantized_us / bf16_us
 
 
 class LatencyModel(ABC):
@@ -209,52 +185,77 @@ class LatencyModel(ABC):
 
         Args:
             table: The run's shapes, scaled by `stand_for` if they stand for a larger model.
-            formats: FQN -> format; Linears left out are bf16.
+            formats: FQN -> format; Linears left out are bf16. An `Assignment` may have a step
+                policy.
             bf16_seconds: Measured seconds of the whole bf16 run, as an anchor.
 
         Raises:
             PatternError: `formats` names FQNs that the table does not have.
             FormatError: The target cannot compute in one of the formats.
-            UserError: The table has nothing to price, or the anchor cannot be that of this run.
+            UserError: The table has nothing to price, the anchor cannot be that of this run, or
+                there is a step policy and the table does not say how many steps its run has.
         """
-        _check_has_rows(table)
-        _check_names(table, formats)
-        chosen = {
-            linear.fqn: FormatName(formats.get(linear.fqn, FormatName.BF16))
-            for linear in table.linears
-        }
-        readers, alike = table.readers, dict[object, LinearCost]()
-        costs = tuple(
-            self._cost(linear, chosen[linear.fqn], readers.get(linear.fqn, 1), alike)
-            for linear in table.linears
+        check_has_rows(table)
+        check_names(table, formats)
+        chosen = Assignment(
+            {
+                linear.fqn: FormatName(formats.get(linear.fqn, FormatName.BF16))
+                for linear in table.linears
+            },
+            Assignment.of(formats).policy,
         )
+        mix = StepMix.of(table, chosen.policy)
         savings, anchor = self.savings(table, chosen), self.covers
         work, others_s = self.host_work(table), self.others_s(table)
         gpu_s = savings.linears_s + savings.rest_s
         waits = work is not None and work.seconds({}) + others_s > gpu_s
+        factor = 1.0
         if bf16_seconds is not None and not (waits and bf16_seconds > gpu_s):
             factor, rest_s = self.divide_anchor(bf16_seconds, savings.linears_s, savings.rest_s)
             others_s *= rest_s / savings.rest_s if savings.rest_s else 1.0
-            costs = tuple(cost.times(factor) for cost in costs)
             savings = dataclasses.replace(
                 savings, linears_s=savings.linears_s * factor, rest_s=rest_s, anchored=True
             )
         if bf16_seconds is not None:
             anchor = "bf16_s as the caller measured it"
+        costs = self._costs(table, chosen, None, factor)
+        kinds = [StepKind(share=mix.share, formats=chosen, gpu_s=_gpu_s(costs, savings))]
+        if mix.mode is not None:
+            edge = self._costs(table, chosen, mix.mode, factor)
+            launched = chosen if mix.mode is EdgeMode.A16 else {}
+            at_edges = StepKind(share=1 - mix.share, formats=launched, gpu_s=_gpu_s(edge, savings))
+            costs, kinds = mixed_costs(costs, edge, mix.share), [*kinds, at_edges]
         return with_host(
-            self._summed(table, costs, savings, anchor),
+            self._summed(table, costs, savings, [anchor, *mix.notes, *notes_on(chosen.values())]),
             work,
-            chosen,
+            kinds,
             others_s=others_s,
             anchor_s=bf16_seconds,
         )
 
+    def _costs(
+        self,
+        table: ShapeTable,
+        formats: Mapping[str, FormatName],
+        edge: EdgeMode | None,
+        factor: float,
+    ) -> tuple[LinearCost, ...]:
+        """What each Linear costs at quantized steps, or at edge steps of a mode; both times are
+        multiplied by `factor`.
+        """
+        readers, alike = table.readers, dict[object, LinearCost]()
+        costs = tuple(
+            self._cost(linear, formats[linear.fqn], readers.get(linear.fqn, 1), edge, alike)
+            for linear in table.linears
+        )
+        return costs if factor == 1.0 else tuple(cost.times(factor) for cost in costs)
+
     def _summed(
-        self, table: ShapeTable, costs: tuple[LinearCost, ...], savings: Savings, anchor: str
+        self, table: ShapeTable, costs: tuple[LinearCost, ...], savings: Savings, said: list[str]
     ) -> LatencyEstimate:
         """The estimate of a run whose Linears cost `costs`."""
         scale = scale_of(table)
-        origins = [f"{self.source} for {self.target}", anchor, *([str(scale)] if scale else [])]
+        origins = [f"{self.source} for {self.target}", *said, *([str(scale)] if scale else [])]
         stopped = [
             (linear.fqn, why)
             for linear, cost in zip(table.linears, costs, strict=True)
@@ -270,9 +271,7 @@ class LatencyModel(ABC):
             compile_mode=self.compile_mode,
             runtime=self.runtime.name,
             bf16_s=sum(cost.calls * cost.bf16_us for cost in costs) / 1e6 + savings.rest_s,
-            quantized_s=(
-                sum(cost.calls * cost.quantized_us for cost in costs) / 1e6 + savings.rest_s
-            ),
+            quantized_s=_gpu_s(costs, savings),
             linears=costs,
             note="; ".join(origins),
             scale=scale,
@@ -280,15 +279,18 @@ class LatencyModel(ABC):
         )
 
     def savings(self, table: ShapeTable, formats: Mapping[str, FormatName]) -> Savings:
-        """A run's shapes with their calls and formats, and the seconds of its bf16 parts."""
-        shapes: Counter[tuple[int, int, int, FormatName, bool, int]] = Counter()
-        readers = table.readers
+        """A run's shapes with their calls and formats, and the seconds of its bf16 parts.
+
+        Raises UserError as `estimate` for a step policy.
+        """
+        shapes: dict[tuple[int, int, int, FormatName, bool, int], float] = defaultdict(float)
+        readers, mix = table.readers, StepMix.of(table, Assignment.of(formats).policy)
         for linear in table.linears:
-            format = FormatName(formats.get(linear.fqn, FormatName.BF16))
+            own = FormatName(formats.get(linear.fqn, FormatName.BF16))
+            compiled, together = self.compiles(linear), readers.get(linear.fqn, 1)
             for m, calls in linear.m_values:
-                shapes[
-                    m, linear.k, linear.n, format, self.compiles(linear), readers.get(linear.fqn, 1)
-                ] += calls
+                for format, part in mix.terms(own).items():
+                    shapes[m, linear.k, linear.n, format, compiled, together] += calls * part
         linears_us = sum(
             calls
             * self.call_us(m=m, k=k, n=n, format=FormatName.BF16, compiled=compiled, readers=r)
@@ -303,6 +305,7 @@ class LatencyModel(ABC):
         linear: LinearProfile,
         format: FormatName,
         readers: int,
+        edge: EdgeMode | None,
         alike: dict[object, LinearCost],
     ) -> LinearCost:
         """What a Linear costs; `alike` holds the costs of other rows, most of which have twins."""
@@ -312,7 +315,11 @@ class LatencyModel(ABC):
         bf16_us = self.mean_us(linear, FormatName.BF16, readers)
         quantized_us, why = bf16_us, ""
         if format.is_quantized:
-            quantized_us = self.mean_us(linear, format, readers)
+            quantized_us = (
+                self.mean_us(linear, format, readers)
+                if edge is None
+                else self.edge_us(linear, format, edge, readers)
+            )
             why = self.why(
                 m=linear.m, k=linear.k, n=linear.n, format=format, compiled=self.compiles(linear)
             )
@@ -351,6 +358,17 @@ class LatencyModel(ABC):
             / linear.calls
         )
 
+    def edge_us(
+        self, linear: LinearProfile, format: FormatName, mode: EdgeMode, readers: int = 1
+    ) -> float:
+        """Mean microseconds of a Linear's calls at the edge steps of a step policy, where its
+        format is `format` at all other steps; `readers` Linears read its input.
+        """
+        if not format.is_quantized:
+            return self.mean_us(linear, format, readers)
+        terms = edge_terms(format, mode).items()
+        return sum(count * self.mean_us(linear, name, readers) for name, count in terms)
+
     def call_us(
         self, *, m: int, k: int, n: int, format: FormatName, compiled: bool, readers: int
     ) -> float:
@@ -367,24 +385,6 @@ class LatencyModel(ABC):
         return (first_us + (readers - 1) * self.sibling_us(m=m, k=k, n=n, format=format)) / readers
 
 
-def _check_has_rows(table: ShapeTable) -> None:
-    """Raise UserError for a table without a single row to price."""
-    if not any(linear.rows for linear in table.linears):
-        raise UserError(
-            f"The shape table of {table.model!r} has no Linear call with rows; expected one or"
-            " more. Profile a run that calls them."
-        )
-
-
-def _check_names(table: ShapeTable, formats: Mapping[str, FormatName]) -> None:
-    """Raise PatternError for FQNs that the table does not have."""
-    known = set(table.fqns)
-    unknown = [fqn for fqn in formats if fqn not in known]
-    if unknown:
-        closest = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" (closest: {closest[0]!r})" if closest else ""
-        raise PatternError(
-            f"{len(unknown)} FQNs of the format map are no Linear of {table.model!r}, the first is"
-            f" {unknown[0]!r}{hint}; expected some of the {len(known)} FQNs of its shape table."
-            " Remove them, or profile the model that they belong to."
-        )
+def _gpu_s(costs: tuple[LinearCost, ...], savings: Savings) -> float:
+    """Seconds of the GPU in a run whose Linears cost `costs`, in their formats."""
+    return sum(cost.calls * cost.quantized_us for cost in costs) / 1e6 + savings.rest_s

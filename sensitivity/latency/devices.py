@@ -6,7 +6,8 @@ the peaks that they reach, and their shortest times. The devices that come with 
 `devices.toml`, with a source for each number. Anybody can describe another one in a TOML file.
 
 The constants of a B200 and an H100 are fitted to measurements (`benchmarks/calibrate_latency.py`).
-Other chips take those of their family, and say so.
+Other chips take those of their family, and say so. Nothing was fitted in the family of Ampere and
+Ada.
 
 Conventions. FLOP/s, bytes/s, microseconds, bytes. A device is named by its chip in lower case. A
 format without a peak has no matrix instructions on the chip; asking for it is an error, never a
@@ -39,7 +40,8 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.outside_files import DEVICE, parse_toml, read_toml, reason
 from sensitivity.core.words import printable
 from sensitivity.errors import FormatError, UserError
-from sensitivity.latency.constants import BLACKWELL, HOPPER, KernelConstants
+from sensitivity.latency.constants import AMPERE, BLACKWELL, HOPPER, KernelConstants
+from sensitivity.latency.format_costs import gemm_format
 from sensitivity.latency.runtimes import host_factor
 from sensitivity.latency.targets.measured_shapes import MeasuredShapes
 from sensitivity.latency.targets.target_file import (
@@ -49,6 +51,11 @@ from sensitivity.latency.targets.target_file import (
     shipped_targets,
 )
 
+E4M3_CAPABILITY = (8, 9)
+"""The lowest compute capability whose compiled kernels convert e4m3: below it Triton says "type
+fp8e4nv not supported in this architecture" (pytorch/pytorch#167082).
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
@@ -56,7 +63,8 @@ class Device:
 
     Attributes:
         name: Chip name in lower case.
-        peaks_flops_per_s: Dense matrix peak of each format that the chip has, accumulated in fp32.
+        peaks_flops_per_s: Dense matrix peak of bf16 and of each plain format that the chip has,
+            accumulated in fp32, INT8's in int32.
         bandwidth_bytes_per_s: Memory bandwidth.
         memory_bytes: Memory that programs can use.
         sm_count: Streaming multiprocessors.
@@ -85,23 +93,39 @@ class Device:
     samples: tuple[KernelConstants, ...] = ()
     measured: MeasuredShapes | None = None
 
+    @property
+    def formats(self) -> tuple[FormatName, ...]:
+        """The formats that it can compute in, bf16 among them."""
+        return tuple(name for name in FormatName if self.has(name))
+
+    def has(self, format: FormatName) -> bool:
+        """Whether it can compute in a format.
+
+        A format needs matrix instructions for both operands. Weight-only formats multiply in bf16
+        and need to read their codes: Triton converts e4m3, in which FP8's codes and the scales of
+        NVFP4 are, from compute capability 8.9 on (`E4M3_CAPABILITY`).
+        """
+        if not format.is_weight_only:
+            return format.plain in self.peaks_flops_per_s
+        own = tuple(map(int, self.capability.split(".")))
+        return format.plain is FormatName.INT8 or own >= E4M3_CAPABILITY
+
     def peak_flops_per_s(self, format: FormatName) -> float:
-        """The dense peak of a format.
+        """The dense peak of the matrix instructions that a format runs on: those of its plain
+        format, or bf16's if only the weight is quantized.
 
         Raises:
-            FormatError: The chip has no matrix instructions for it.
+            FormatError: The chip cannot compute in it.
         """
-        if format not in self.peaks_flops_per_s:
-            others = [
-                device.name for device in DEVICES.values() if format in device.peaks_flops_per_s
-            ]
+        if not self.has(format):
+            others = [device.name for device in DEVICES.values() if device.has(format)]
             elsewhere = f", or choose {' or '.join(others)} as `target`" if others else ""
             raise FormatError(
                 f"{self.name} has no {format.value}; it has"
-                f" {', '.join(known.value for known in self.peaks_flops_per_s)}. Choose one of"
+                f" {', '.join(known.value for known in self.formats)}. Choose one of"
                 f" these formats{elsewhere}."
             )
-        return self.peaks_flops_per_s[format]
+        return self.peaks_flops_per_s[gemm_format(format)]
 
 
 _Rate = Annotated[float, Field(strict=True, gt=0, le=1e18)]
@@ -123,16 +147,17 @@ class _Entry(BaseModel):
     memory_bytes: _Bytes
     sm_count: _Multiprocessors
     capability: _Capability
-    kernels: Literal["blackwell", "hopper"]
+    kernels: Literal["blackwell", "hopper", "ampere"]
     calibrated: bool = False
     host_factor: _Factor = 1.0
     sources: tuple[str, ...]
 
     def to_device(self, name: str) -> Device:
-        constants = {"blackwell": BLACKWELL, "hopper": HOPPER}[self.kernels]
+        families = {"blackwell": BLACKWELL, "hopper": HOPPER, "ampere": AMPERE}
         peaks = MappingProxyType(self.peaks_flops_per_s)
         values = {key: getattr(self, key) for key in type(self).model_fields}
-        return Device(name=name, **values | {"kernels": constants, "peaks_flops_per_s": peaks})
+        own = {"kernels": families[self.kernels], "peaks_flops_per_s": peaks}
+        return Device(name=name, **values | own)
 
 
 def _read_catalogue() -> Mapping[str, Device]:
@@ -149,6 +174,10 @@ _ALIASES = {
     "rtx-5090": "rtx5090",
     "rtx_5090": "rtx5090",
     "geforce-rtx-5090": "rtx5090",
+    "4090": "rtx4090",
+    "rtx-4090": "rtx4090",
+    "rtx_4090": "rtx4090",
+    "geforce-rtx-4090": "rtx4090",
 }
 
 
@@ -240,8 +269,13 @@ def _read_device_file(path: Path) -> _DeviceFile:
 
 
 def family_constants(capability: str) -> KernelConstants:
-    """The kernel constants of a chip's family, where none were fitted on the chip itself."""
-    return BLACKWELL if int(capability.partition(".")[0]) >= 10 else HOPPER
+    """The kernel constants of a chip's family, where none were fitted on the chip itself. Ampere
+    and Ada are one family, and older chips are taken to be of it.
+    """
+    major = int(capability.partition(".")[0])
+    if major >= 10:
+        return BLACKWELL
+    return HOPPER if major == 9 else AMPERE
 
 
 def device_of_target(target: TargetFile) -> Device:
@@ -289,12 +323,14 @@ def _limits_reached(target: TargetFile, family: KernelConstants) -> Device:
     parts = {
         FormatName.BF16: 1.0,
         FormatName.FP8: family.fp8_matmul,
+        FormatName.INT8: family.int8_matmul,
         FormatName.MXFP8: family.mxfp8_matmul,
         FormatName.NVFP4: family.nvfp4_matmul,
     }
     peaks = {
         format: rate / (family.isolated_matmul * parts[format])
         for format, rate in target.best_rates().items()
+        if format in parts
     }
     reached = [target.limits.get(f"{kind}_bytes_per_s", 0.0) for kind in ("copy", "read")]
     if FormatName.BF16 not in peaks or not max(reached):

@@ -74,6 +74,8 @@ class HostTime:
         quantized_s: Of the host, in the given formats.
         gpu_bf16_s: Of the GPU in the denoisers, with every Linear in bf16.
         gpu_quantized_s: The same in the given formats.
+        steps_lost_s: `lost_s` of a run whose steps differ in precision, since the slower of the two
+            decides in each kind of step; None where all steps are alike.
     """
 
     calls: int
@@ -82,6 +84,7 @@ class HostTime:
     quantized_s: float
     gpu_bf16_s: float
     gpu_quantized_s: float
+    steps_lost_s: float | None = None
 
     @property
     def bf16_lost_s(self) -> float:
@@ -91,6 +94,8 @@ class HostTime:
     @property
     def lost_s(self) -> float:
         """Seconds of the run in the given formats in which the GPU waits for the host."""
+        if self.steps_lost_s is not None:
+            return self.steps_lost_s
         return max(0.0, self.quantized_s - self.gpu_quantized_s)
 
     def __str__(self) -> str:
@@ -109,9 +114,11 @@ class HostTime:
         return ""
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, and the seconds that the GPU waits."""
+        """Every field but `steps_lost_s`, and the seconds that the GPU waits."""
         waits = {"bf16_lost_s": self.bf16_lost_s, "lost_s": self.lost_s}
-        return dataclasses.asdict(self) | waits
+        data = dataclasses.asdict(self) | waits
+        del data["steps_lost_s"]
+        return data
 
 
 def _milliseconds(ms: float) -> str:

@@ -262,7 +262,7 @@ def fit_kernels(
         rows: What was measured on it, in formats that it has.
         start: Where priors stand, and the constants that are not fitted.
         prior_sds: The constants to fit, with the standard deviations of their logarithms before
-            anything is measured; by default those of `PRIOR_SDS` that change a row.
+            anything is measured; by default those of `known_sds` that change a row.
         fixed: Constants that keep their value.
         launched: Sources whose times include a launch.
         also: More residuals, each divided by its standard deviation, such as those of whole runs.
@@ -270,7 +270,7 @@ def fit_kernels(
     Raises:
         FormatError: A row has a format that the device lacks.
     """
-    sds = PRIOR_SDS if prior_sds is None else prior_sds
+    sds = known_sds(start) if prior_sds is None else prior_sds
     names = tuple(sds) if prior_sds is not None else _that_matter(device, rows, start)
     chosen = tuple(name for name in names if name not in fixed)
     problem = _Problem(
@@ -302,12 +302,17 @@ def fit_kernels(
     )
 
 
+def known_sds(start: KernelConstants) -> Mapping[str, float]:
+    """Standard deviations of the logarithms of all constants of Linears before a fit."""
+    return {**PRIOR_SDS, **start.unfitted_sds}
+
+
 def _that_matter(device: Device, rows: Sequence[FitRow], start: KernelConstants) -> tuple[str, ...]:
-    """The constants of `PRIOR_SDS` on which some row depends."""
+    """The constants of `known_sds` on which some row depends."""
     now = predict_rows(device, start, rows)
     return tuple(
         name
-        for name in PRIOR_SDS
+        for name in known_sds(start)
         if any(
             np.any(abs(predict_rows(device, changed, rows) / now - 1) > 1e-3)
             for factor in (0.7, 1.4)

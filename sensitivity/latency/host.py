@@ -3,12 +3,13 @@
 Method. The host and the GPU work at the same time: Python launches ahead, and the GPU works through
 what was launched. Over the steps of a run the slower of the two decides. What the host takes is
 counted: compiled regions, Linears in them, kernels outside of them, quantized Linears. What each
-costs is the runtime's (`runtimes.HostCosts`).
+costs is the runtime's (`runtimes.HostCosts`). Where steps differ in precision (`step_mix`), the
+slower of the two counts for each kind of step.
 
     work = host_work(run.table, get_runtime("torchao-compiled"))
     work.seconds({})                                # the host's seconds of a bf16 run
     work.seconds(dict.fromkeys(table.fqns, FormatName.FP8))
-    with_host(estimate, work, formats, others_s=0.1)    # the slower of GPU and host
+    with_host(estimate, work, kinds, others_s=0.1)      # the slower of GPU and host
 
 What it does not do: components that are no denoisers, the waiting of a scheduler, or a host that
 other processes use.
@@ -17,8 +18,9 @@ other processes use.
 import dataclasses
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.fqns import stack_of, within
@@ -95,6 +97,21 @@ class HostWork:
         return 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepKind:
+    """Steps of a run that are alike.
+
+    Attributes:
+        share: Their part of the run's steps.
+        formats: What is launched in them; Linears left out are bf16.
+        gpu_s: Seconds of the GPU in the whole run, if all steps were like these.
+    """
+
+    share: float
+    formats: Mapping[str, FormatName]
+    gpu_s: float
+
+
 def host_work(table: ShapeTable, runtime: Runtime) -> HostWork | None:
     """What the denoisers of a run launch in a runtime; None where the table has no such counts."""
     counted = [counts for counts in (table.run.components if table.run else ()) if counts.regions]
@@ -137,7 +154,7 @@ def _region_of(fqn: str, regions: Mapping[str, object]) -> str | None:
 def with_host(
     estimate: LatencyEstimate,
     work: HostWork | None,
-    formats: Mapping[str, FormatName],
+    kinds: Sequence[StepKind],
     *,
     others_s: float,
     anchor_s: float | None = None,
@@ -147,33 +164,38 @@ def with_host(
     Args:
         estimate: The GPU's seconds.
         work: What the run launches; None leaves the estimate as it is.
-        formats: What it is an estimate of.
+        kinds: The steps that it is an estimate of.
         others_s: Seconds of the run that are not its denoisers'.
         anchor_s: Measured seconds of the bf16 run, if there are any. What the GPU's estimate does
             not explain of them is the host's.
     """
     if work is None:
         return estimate
-    bf16_s, quantized_s = work.seconds({}), work.seconds(formats)
-    factor = 1.0
+    bf16_s, factor = work.seconds({}), 1.0
     if anchor_s is not None:
         most_s = max(0.0, anchor_s - others_s)
         if bf16_s > most_s or estimate.bf16_s < anchor_s * (1 - 1e-9):
             factor = most_s / bf16_s
+    steps = [
+        _Steps(kind.share, work.seconds(kind.formats) * factor, kind.gpu_s - others_s)
+        for kind in kinds
+    ]
+    lost_s = sum(own.share * max(0.0, own.host_s - own.gpu_s) for own in steps)
     host = HostTime(
         calls=work.calls,
         regions=sum(region.calls for region in work.regions if region.stack != OUTSIDE),
         bf16_s=bf16_s * factor,
-        quantized_s=quantized_s * factor,
+        quantized_s=sum(own.share * own.host_s for own in steps),
         gpu_bf16_s=estimate.bf16_s - others_s,
         gpu_quantized_s=estimate.quantized_s - others_s,
+        steps_lost_s=lost_s if len(steps) > 1 else None,
     )
     return dataclasses.replace(
         estimate,
         bf16_s=estimate.bf16_s + host.bf16_lost_s,
         quantized_s=estimate.quantized_s + host.lost_s,
         host=host,
-        interval90=_interval90(estimate, host, others_s, work.runtime.host.spread),
+        interval90=_interval90(estimate, host, steps, others_s, work.runtime.host.spread),
     )
 
 
@@ -200,15 +222,31 @@ def what_helps(estimate: LatencyEstimate) -> str:
     return "; ".join(ways)
 
 
+class _Steps(NamedTuple):
+    """Steps that are alike: their part of the run, and the seconds that host and GPU would take in
+    the denoisers of the whole run if all steps were like these.
+    """
+
+    share: float
+    host_s: float
+    gpu_s: float
+
+
 def _interval90(
-    estimate: LatencyEstimate, host: HostTime, others_s: float, spread: float
+    estimate: LatencyEstimate,
+    host: HostTime,
+    steps: Sequence[_Steps],
+    others_s: float,
+    spread: float,
 ) -> tuple[float, float] | None:
     """The 5 % and 95 % quantiles of the speedup, the host's uncertainty included.
 
     The GPU's own interval stays where the host is no limit even if it is slow.
     """
     slow = math.exp(_QUANTILE * spread)
-    is_far = host.bf16_s * slow < host.gpu_bf16_s and host.quantized_s * slow < host.gpu_quantized_s
+    is_far = host.bf16_s * slow < host.gpu_bf16_s and all(
+        own.host_s * slow < own.gpu_s for own in steps
+    )
     if estimate.interval90 is None or is_far:
         return estimate.interval90
     low, high = estimate.interval90
@@ -219,6 +257,10 @@ def _interval90(
         gain = middle * math.exp(deviation * noise.gauss(0, 1))
         gpu_s = estimate.bf16_s / gain - others_s
         bf16_s = others_s + max(host.gpu_bf16_s, host.bf16_s * factor)
-        speedups.append(bf16_s / (others_s + max(gpu_s, host.quantized_s * factor)))
+        quantized_s = sum(
+            own.share * max(gpu_s + (own.gpu_s - host.gpu_quantized_s), own.host_s * factor)
+            for own in steps
+        )
+        speedups.append(bf16_s / (others_s + quantized_s))
     speedups.sort()
     return speedups[round(0.05 * (SAMPLES - 1))], speedups[round(0.95 * (SAMPLES - 1))]

@@ -3,20 +3,32 @@
 Method. A Linear is a list of kernels that run one after another, as torchao 0.18 launches them once
 it is compiled:
 
-    bf16    GEMM (bias in its epilogue)
-    fp8     quantize: row maximum and cast, GEMM
-    mxfp8   block scales, cast (two kernels, one pass of bytes), GEMM
-    nvfp4   [absolute maximum], quantize, GEMM, [scale and bias]
+    bf16         GEMM (bias in its epilogue)
+    fp8, fp8-lb  quantize: row maximum and cast, GEMM
+    int8         quantize: row maximum and cast, GEMM, [scale and bias]
+    mxfp8        block scales, cast (two kernels, one pass of bytes), GEMM
+    nvfp4        [absolute maximum], quantize, GEMM, [scale and bias]; nvfp4-4o6 likewise
+    int8-rot     rotate, then as int8
+    -a16         dequantize the weight, GEMM of bf16
 
 A kernel in brackets is launched where the Linear stands alone (`isolated`). Inside a compiled block
 Inductor fuses it into a neighbour that touches the same numbers: the maximum into the producer of
-the input, scale and bias into the consumer of the output. FP8's quantizing is fused into a norm
-that makes the input, and costs its bytes and a part of a launch. If K > N (the second Linear of a
-feed-forward), the input comes from an activation, which is computed twice: for the row's maximum,
-and for the cast.
+the input, scale and bias into the consumer of the output. FP8's and INT8's quantizing is fused into
+a norm that makes the input, and costs its bytes and a part of a launch. If K > N (the second Linear
+of a feed-forward), the input comes from an activation, which is computed twice: for the row's
+maximum, and for the cast.
+
+INT8's GEMM writes int32 (`torch._int_mm`), so its output and the consumer's input are twice as
+large. A rotation is priced as a kernel of its own, one pass over the input or its arithmetic,
+whichever is longer, and what quantizes behind it is fused into no norm. There are kernels that
+rotate and quantize in one pass (comfy-kitchen's ConvRot for INT8), but none that torchao calls. A
+weight-only format dequantizes the whole weight in each call, as `Recipe.apply` runs it: Inductor
+fuses that into no library GEMM, and torchao (FP8, NVFP4), vLLM-Omni and diffusers (Cosmos3) do the
+same. Servers whose GEMM dequantizes on the fly (Marlin) are faster where M is small; torchao's own
+product with INT8 codes is far slower (`format_costs.NOTES`).
 
 Linears outside the repeated blocks run eagerly, since only the blocks are compiled. There each pass
-of torchao's Python quantizer is a kernel (`EAGER_PASSES`).
+of torchao's Python quantizer is a kernel (`format_costs.EAGER_PASSES`).
 
 A kernel takes a ramp, plus the longer of its memory traffic and its arithmetic. `tilings` spreads a
 GEMM over whole waves of output tiles; K may be split, so that small M and N still use the chip. Its
@@ -35,22 +47,24 @@ What it does not do: merge the quantizing of several Linears, or price anything 
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.rotation_block import rotation_block
 from sensitivity.latency.constants import KernelConstants
 from sensitivity.latency.devices import Device
+from sensitivity.latency.format_costs import (
+    EAGER_DEQUANTIZING,
+    EAGER_PASSES,
+    ELEMENT_BYTES,
+    OUTPUT_BYTES,
+    ROW_SCALED,
+    epilogue_of,
+    gemm_format,
+)
 from sensitivity.latency.tilings import OPERAND_BANDWIDTH, tile_work
 
 BF16_BYTES, FP32_BYTES = 2, 4
-EAGER_PASSES: Mapping[FormatName, tuple[int, float]] = MappingProxyType(
-    {FormatName.FP8: (8, 33.0), FormatName.MXFP8: (32, 37.2), FormatName.NVFP4: (5, 6.0)}
-)
-"""{format: (kernels, bytes for each input element)} of eager quantizing, before MSLK's quantizer in
-NVFP4. Counted with a dispatch mode on torchao 0.18.
-"""
 SCALED_ROWS, SCALED_COLUMNS = 128, 128
 """An output tile of kernels with scales."""
 FUSED_LAUNCH = 0.5
@@ -61,17 +75,6 @@ MX_LAUNCHES = 2
 """Kernels of compiled MXFP8 quantizing: block scales, and the cast."""
 FEW_TILES = 0.3
 """Below this part of the full rate a GEMM is said to be bound by its few output tiles."""
-ELEMENT_BYTES: Mapping[FormatName, float] = MappingProxyType(
-    {
-        FormatName.BF16: 2.0,
-        FormatName.FP8: 1.0,
-        FormatName.MXFP8: 1 + 1 / 32,
-        FormatName.NVFP4: 1 / 2 + 1 / 16,
-    }
-)
-"""Bytes of an element with its block scales: e4m3 and one byte for 32, e2m1 and one byte for 16.
-FP8's row scales are counted apart.
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +121,7 @@ class LinearKernels:
         Args:
             m, k, n: The input is (M, K) in bf16, the weight (N, K) in the format, the output
                 (M, N) in bf16.
-            format: The format of both operands.
+            format: The format of the Linear.
             compiled: Whether the Linear stands in a compiled block.
 
         Raises:
@@ -127,20 +130,17 @@ class LinearKernels:
         self.device.peak_flops_per_s(format)
         if m == 0:
             return ()
+        in_graph = compiled or self.isolated
         gemm = self.gemm(m, k, n, format)
         if format is FormatName.BF16:
             return (gemm,)
-        if not compiled and not self.isolated:
-            return (
-                *self._quantize_eagerly(m, k, format),
-                gemm,
-                *self._epilogue(m, n, format, passes=2),
-            )
-        return (
-            *self.quantize(m, k, format, n=n),
-            gemm,
-            *(self._epilogue(m, n, format, passes=1) if self.isolated else ()),
-        )
+        if format.is_weight_only:
+            before: tuple[Kernel, ...] = (self.dequantize(k, n, format, compiled=in_graph),)
+        elif in_graph:
+            before = self.quantize(m, k, format, n=n)
+        else:
+            before = (*self._rotate(m, k, format), *self._quantize_eagerly(m, k, format))
+        return (*before, gemm, *self._epilogue(m, n, format, compiled=in_graph))
 
     def why(self, *, m: int, k: int, n: int, format: FormatName, compiled: bool = True) -> str:
         """A clause on what decides a quantized Linear's gain or loss; "" for bf16 and for M = 0.
@@ -157,25 +157,34 @@ class LinearKernels:
         bound = "reading the weight" if bf16.memory_us >= bf16.math_us else "arithmetic"
         if bf16.memory_us < bf16.math_us and self.tile_efficiency(m, k, n) < FEW_TILES:
             bound = "few output tiles for the chip"
-        added = "launches" if fixed_us > added_us / 2 else "reading and writing the input"
+        what, operand = (
+            ("dequantizing", "weight") if format.is_weight_only else ("quantizing", "input")
+        )
+        added = "launches" if fixed_us > added_us / 2 else f"reading and writing the {operand}"
         outside = "" if compiled else ", outside the compiled blocks"
         return (
-            f"{bound}: GEMM {bf16.us / gemm.us:.1f}x; quantizing takes {added_us / bf16.us:.0%} of"
+            f"{bound}: GEMM {bf16.us / gemm.us:.1f}x; {what} takes {added_us / bf16.us:.0%} of"
             f" bf16's time ({added}{outside})"
         )
 
     def gemm(self, m: int, k: int, n: int, format: FormatName) -> Kernel:
-        """A GEMM that reads both operands in the format and writes bf16."""
+        """The GEMM of a format: its operands as they are stored, bf16 ones where only the weight
+        is quantized. The output is bf16; INT8's is int32.
+        """
         c = self.constants
+        format = gemm_format(format)
         part = {
             FormatName.BF16: 1.0,
             FormatName.FP8: c.fp8_matmul,
+            FormatName.INT8: c.int8_matmul,
             FormatName.MXFP8: c.mxfp8_matmul,
             FormatName.NVFP4: c.nvfp4_matmul,
         }[format]
         rate = self.device.peak_flops_per_s(format) * part
         traffic_bytes = (
-            _operand_bytes(m, k, format) + _operand_bytes(n, k, format) + BF16_BYTES * m * n
+            _operand_bytes(m, k, format)
+            + _operand_bytes(n, k, format)
+            + OUTPUT_BYTES.get(format, BF16_BYTES) * m * n
         )
         power = c.isolated_matmul if self.isolated else c.sustained_matmul
         products = max(m * k * n / power, self.device.sm_count * self._tile_work(m, k, n))
@@ -216,19 +225,21 @@ class LinearKernels:
     def quantize(
         self, m: int, k: int, format: FormatName, *, n: int | None = None
     ) -> tuple[Kernel, ...]:
-        """Quantizing the input (M, K) of a Linear with N outputs; None is an input alone."""
+        """Quantizing the input (M, K) of a Linear with N outputs; None is an input alone. What is
+        rotated is rotated first.
+        """
         c = self.constants
-        read, written = BF16_BYTES * m * k, _operand_bytes(m, k, format)
-        if format is FormatName.FP8:
-            behind_norm = n is not None and k <= n and not self.isolated
+        rotate, plain = self._rotate(m, k, format), format.plain
+        read, written = BF16_BYTES * m * k, _operand_bytes(m, k, plain)
+        if plain in ROW_SCALED:
+            behind_norm = n is not None and k <= n and not self.isolated and not rotate
             launches = FUSED_LAUNCH if behind_norm else 1
             reads = 2 if n is not None and k > n else 1
-            return (
-                self.memory_pass(
-                    "quantize", reads * read + written, c.pass_bandwidth, launches=launches
-                ),
+            quantize = self.memory_pass(
+                "quantize", reads * read + written, c.pass_bandwidth, launches=launches
             )
-        if format is FormatName.MXFP8:
+            return (*rotate, quantize)
+        if plain is FormatName.MXFP8:
             return (
                 self.memory_pass(
                     "quantize", read + written, c.quantize_bandwidth, launches=MX_LAUNCHES
@@ -243,29 +254,65 @@ class LinearKernels:
             return (quantize,)
         return (self.memory_pass("absolute maximum", read, c.nvfp4_bandwidth), quantize)
 
+    def _rotate(self, m: int, k: int, format: FormatName) -> tuple[Kernel, ...]:
+        """Rotating the input (M, K) along K, a product of (M K / B, B) with (B, B) in bf16 for
+        blocks of B; () for a format that does not rotate, and for a K that no block divides.
+        """
+        block = rotation_block(k) if format.is_rotated else None
+        if block is None:
+            return ()
+        rate = self.device.peak_flops_per_s(FormatName.BF16) * self.constants.sustained_matmul
+        moved = self.memory_pass(
+            "rotate", 2 * BF16_BYTES * m * k, self.constants.rotation_bandwidth
+        )
+        return (replace(moved, math_us=2 * m * k * block / rate * 1e6),)
+
+    def dequantize(self, k: int, n: int, format: FormatName, *, compiled: bool = True) -> Kernel:
+        """Dequantizing a weight (N, K) to bf16, in one pass if it is compiled."""
+        c, plain = self.constants, format.plain
+        if compiled:
+            traffic_bytes = _operand_bytes(n, k, plain) + BF16_BYTES * n * k
+            return self.memory_pass("dequantize", traffic_bytes, c.dequantize_bandwidth)
+        launches, bytes_an_element = EAGER_DEQUANTIZING[plain]
+        return self.memory_pass(
+            "eager passes", bytes_an_element * n * k, c.pass_bandwidth, launches=launches
+        )
+
     def _quantize_eagerly(self, m: int, k: int, format: FormatName) -> tuple[Kernel, ...]:
         """Quantizing the input outside compiled graphs: many passes, then MSLK's NVFP4 kernel."""
-        launches, bytes_an_element = EAGER_PASSES[format]
+        launches, bytes_an_element = EAGER_PASSES[format.plain]
         passes = self.memory_pass(
             "eager passes",
             bytes_an_element * m * k,
             self.constants.pass_bandwidth,
             launches=launches,
         )
-        if format is not FormatName.NVFP4:
+        if format.plain is not FormatName.NVFP4:
             return (passes,)
         return (passes, *self.quantize(m, k, format)[-1:])
 
-    def _epilogue(self, m: int, n: int, format: FormatName, *, passes: int) -> tuple[Kernel, ...]:
-        """NVFP4's scale and bias after the product, read and written in bf16."""
-        if format is not FormatName.NVFP4:
+    def _epilogue(
+        self, m: int, n: int, format: FormatName, *, compiled: bool
+    ) -> tuple[Kernel, ...]:
+        """Scales and bias after the product, where the GEMM does not apply them.
+
+        Inside a compiled block the consumer of the output applies them, and reads what it has to
+        read more than a bf16 output.
+        """
+        epilogue, bandwidth = epilogue_of(format), self.constants.pass_bandwidth
+        if epilogue is None:
             return ()
+        if compiled and not self.isolated:
+            more_bytes = epilogue.fused_bytes * m * n
+            fused = self.memory_pass("scale and bias", more_bytes, bandwidth, launches=0)
+            return (fused,) if more_bytes else ()
+        passes = epilogue.alone if compiled else epilogue.eager
         return (
             self.memory_pass(
                 "scale and bias",
-                passes * 2 * BF16_BYTES * m * n,
-                self.constants.pass_bandwidth,
-                launches=passes,
+                passes.bytes_an_element * m * n,
+                bandwidth,
+                launches=passes.launches,
             ),
         )
 
@@ -285,5 +332,5 @@ class LinearKernels:
 
 
 def _operand_bytes(rows: int, k: int, format: FormatName) -> float:
-    row_scales = FP32_BYTES * rows if format is FormatName.FP8 else 0
+    row_scales = FP32_BYTES * rows if format in ROW_SCALED else 0
     return rows * k * ELEMENT_BYTES[format] + row_scales

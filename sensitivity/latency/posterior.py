@@ -3,7 +3,8 @@
 `benchmarks/calibrate_latency.py` fits the constants of a chip and writes `fit_b200.json` and
 `fit_h100.json`: what was fitted, the values, samples around them, and to what. A target file holds
 its own fit (`targets.target_fit`). A chip without a fit takes its family's constants, and samples
-as wide as the priors of a fit.
+as wide as the priors of a fit. So does a constant that a fit left out, because nothing that was
+fitted depends on it (`KernelConstants.unfitted_sds`).
 
     samples_for(get_device("b200"))[0].pass_ramp_us
 
@@ -59,10 +60,10 @@ def samples_for(device: Device, constants: KernelConstants) -> tuple[KernelConst
     if constants != device.kernels:
         return ()
     if device.samples:
-        return device.samples
+        return _with_unfitted(device.samples)
     if device.calibrated:
-        return _fitted_samples(constants)
-    return _prior_samples(constants)
+        return _with_unfitted(_fitted_samples(constants))
+    return _with_unfitted(_prior_samples(constants))
 
 
 def around(
@@ -96,4 +97,26 @@ def _prior_samples(constants: KernelConstants) -> tuple[KernelConstants, ...]:
             },
         )
         for _ in range(PRIOR_SAMPLES)
+    )
+
+
+@cache
+def _with_unfitted(samples: tuple[KernelConstants, ...]) -> tuple[KernelConstants, ...]:
+    """The samples with those constants varied that no fit has: they are the same in all of them."""
+    noise = random.Random(1)
+    unfitted = {
+        name: sd
+        for sample in samples[:1]
+        for name, sd in sample.unfitted_sds.items()
+        if len({getattr(other, name) for other in samples}) == 1
+    }
+    return tuple(
+        dataclasses.replace(
+            sample,
+            **{
+                name: getattr(sample, name) * math.exp(noise.gauss(0, sd))
+                for name, sd in unfitted.items()
+            },
+        )
+        for sample in samples
     )

@@ -6,7 +6,8 @@ of the run (`rest_of_run.py`). The constants come from the device (`devices.py`,
 
 Siblings. One input that feeds q, k and v is quantized three times in NVFP4 and MXFP8: NVFP4's
 quantizer is an opaque operator that Inductor does not merge, and MXFP8's published runs fit three
-times better than once. FP8's quantizing is merged.
+times better than once. FP8's and INT8's quantizing is merged, with the rotation before it. Nothing
+of a weight-only format is shared, since each Linear dequantizes its own weight.
 
 Anchor. A measured bf16 total differs from the prediction. The difference goes to Linears and rest
 in the ratio of the variances that are stated for the two (`linear_sd`, `rest_sd`).
@@ -30,14 +31,16 @@ from typing import get_args
 
 from sensitivity.core.format_name import CompileMode, FormatName, Source
 from sensitivity.errors import UserError
-from sensitivity.latency._base import LatencyModel, Savings
+from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.constants import KernelConstants
 from sensitivity.latency.devices import Device
+from sensitivity.latency.format_costs import ROW_SCALED, gemm_format
 from sensitivity.latency.kernels import LinearKernels
 from sensitivity.latency.posterior import samples_for
 from sensitivity.latency.refusals import refusal_of
 from sensitivity.latency.rest_of_run import RestOfRun
 from sensitivity.latency.runtimes import Runtime, runtime_of
+from sensitivity.latency.savings import Savings
 from sensitivity.latency.uncertainty import row_intervals90, speedup_interval90
 from sensitivity.shapes.table import ShapeTable
 
@@ -97,7 +100,7 @@ class PredictedLatency(LatencyModel):
         return self._runtime
 
     def check_format(self, format: FormatName) -> None:
-        """Raise FormatError if the device has no matrix instructions for the format."""
+        """Raise FormatError if the device cannot compute in the format (`Device.has`)."""
         self.device.peak_flops_per_s(format)
 
     def refusal(self, *, m: int, k: int, n: int, bias: bool, format: FormatName) -> str | None:
@@ -122,10 +125,10 @@ class PredictedLatency(LatencyModel):
     def sibling_us(self, *, m: int, k: int, n: int, format: FormatName) -> float:
         """Microseconds of one more Linear on an input that is already quantized.
 
-        Only FP8's quantizing is merged (see the module).
+        Only FP8's and INT8's quantizing is merged (see the module).
         """
         one_us = self._us(m, k, n, format, compiled=True)
-        if format is not FormatName.FP8:
+        if gemm_format(format) not in ROW_SCALED:
             return one_us
         quantizing = self.kernels.quantize(m, k, format, n=n)
         return one_us - sum(kernel.us for kernel in quantizing) if m else 0.0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.formats.registry import get_format
@@ -109,16 +110,19 @@ class Pricer(ShortRepr):
         dead: tuple[str, ...] = (),
         refused: Mapping[str, str] = MappingProxyType({}),
     ) -> PricedList:
-        """One list's price, memory included; `PricedList` has the arguments.
+        """One list's price, memory included; `PricedList` has the arguments. An `Assignment` is
+        priced with its step policy.
 
         Linears that the target's kernels refuse are priced in bf16, and are among its `refused`.
 
         Raises:
             PatternError: `formats` names FQNs that the run does not have.
             FormatError: The target lacks a format.
+            UserError: There is a step policy, and the run does not say how many steps it has.
         """
         by_kernel = self.refused(formats)
-        formats = {**formats, **dict.fromkeys(by_kernel, FormatName.BF16)}
+        policy = Assignment.of(formats).policy
+        formats = Assignment({**formats, **dict.fromkeys(by_kernel, FormatName.BF16)}, policy)
         estimate = self.latency.estimate(self.table, formats, bf16_seconds=self.bf16_seconds)
         memory = estimate_memory(
             self.table, formats, lambda name, k, n: get_format(name).weight_bytes(k=k, n=n)

@@ -28,6 +28,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.outside_files import DEVICE, parse_toml
 from sensitivity.core.words import first_line
 from sensitivity.latency.devices import Device, get_device
+from sensitivity.latency.format_costs import gemm_format
 
 _Size = Annotated[int, Field(strict=True, ge=0, le=2**40)]
 REFUSED = "refused by the kernel"
@@ -68,7 +69,7 @@ class KnownRefusal(BaseModel):
     """One entry of `refusals.toml`. All conditions must hold.
 
     Attributes:
-        format: The format of weight and input.
+        format: The format of the GEMM's operands; variants that run this GEMM are meant too.
         capabilities: CUDA compute capabilities, "9.0" for Hopper.
         m, k, n: Sizes of the shape.
         mn: Sizes of the product M x N.
@@ -96,7 +97,7 @@ class KnownRefusal(BaseModel):
     ) -> bool:
         """Whether this shape is refused on a GPU of this capability."""
         return (
-            format is self.format
+            gemm_format(format) is self.format
             and capability in self.capabilities
             and m in self.m
             and k in self.k

@@ -25,8 +25,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.latency._base import LatencyModel, Savings
+from sensitivity.latency._base import LatencyModel
 from sensitivity.latency.constants import SHAPE_CORRELATION, KernelConstants
+from sensitivity.latency.savings import Savings
 
 DRAWS = 200
 """Samples from which quantiles are taken."""

@@ -48,7 +48,7 @@ def reads_text(tensors: Iterable[Tensor]) -> bool:
     )
 
 
-def intercept(part: nn.Module, method: str, around: Callable[..., Any]) -> Callable[[], None]:
+def intercept(part: Any, method: str, around: Callable[..., Any]) -> Callable[[], None]:
     """Let `around(original, *args, **kwargs)` answer calls of one object's method.
 
     Returns:

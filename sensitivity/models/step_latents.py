@@ -18,12 +18,15 @@ pipeline has them: packed or not, on its device. They are not copied.
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from sensitivity.errors import CalibrationError
+from sensitivity.models.entry_points import intercept
 from sensitivity.models.generating import MediaGenerator
+from sensitivity.models.step_watch import CALLBACK, INPUTS, has_callback
 
 AfterStep = Callable[[int, tuple[Tensor, ...]], None]
 PARTNERS = ("audio_latents", "sound_latents")
@@ -89,8 +92,11 @@ def run_steps(
 def _watched(pipe: Any, note: Callable[[tuple[Tensor, ...]], None]) -> Iterator[dict[str, Any]]:
     """Inside, `note` gets the latents after each step. Yields arguments for the pipeline's call."""
     if not _has_callback(pipe):
-        with _stepping(pipe.scheduler, note):
+        undo = intercept(pipe.scheduler, "step", partial(_noted, note))
+        try:
             yield {}
+        finally:
+            undo()
         return
     variables = inspect.unwrap(type(pipe).__call__).__code__.co_varnames
     names = ["latents", *(name for name in PARTNERS if name in variables)]
@@ -102,35 +108,22 @@ def _watched(pipe: Any, note: Callable[[tuple[Tensor, ...]], None]) -> Iterator[
     before = pipe.__dict__.get("_callback_tensor_inputs")
     pipe._callback_tensor_inputs = [*dict.fromkeys([*pipe._callback_tensor_inputs, *names])]
     try:
-        yield {"callback_on_step_end": after, "callback_on_step_end_tensor_inputs": names}
+        yield {CALLBACK: after, INPUTS: names}
     finally:
         del pipe._callback_tensor_inputs
         if before is not None:
             pipe._callback_tensor_inputs = before
 
 
-@contextmanager
-def _stepping(scheduler: Any, note: Callable[[tuple[Tensor, ...]], None]) -> Iterator[None]:
-    """Inside, `note` gets what each step of the scheduler returns first."""
-    before, take_step = scheduler.__dict__.get("step"), scheduler.step
-
-    def step(*args: Any, **kwargs: Any) -> Any:
-        result = take_step(*args, **kwargs)
-        first = result[0] if isinstance(result, tuple) else result.prev_sample
-        note((first,))
-        return result
-
-    scheduler.step = step
-    try:
-        yield
-    finally:
-        del scheduler.step
-        if before is not None:
-            scheduler.step = before
+def _noted(
+    note: Callable[[tuple[Tensor, ...]], None], take_step: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """A step of the scheduler; `note` gets what it returns first."""
+    result = take_step(*args, **kwargs)
+    note((result[0] if isinstance(result, tuple) else result.prev_sample,))
+    return result
 
 
 def _has_callback(pipe: Any) -> bool:
     """Whether the pipeline's call tells of each step, with its latents."""
-    accepted = inspect.signature(type(pipe).__call__).parameters
-    wanted = {"callback_on_step_end", "callback_on_step_end_tensor_inputs"}
-    return wanted <= set(accepted) and "latents" in getattr(pipe, "_callback_tensor_inputs", ())
+    return has_callback(pipe) and "latents" in getattr(pipe, "_callback_tensor_inputs", ())

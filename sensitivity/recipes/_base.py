@@ -2,9 +2,15 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from sensitivity.core.short_reprs import short_args
 
@@ -16,6 +22,21 @@ class Record(BaseModel):
     """A frozen record whose unknown fields survive a round trip."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    later_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came with a later version of the file. They are not written where they have their
+    default, so that files of earlier versions are written back as they were.
+    """
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.without_unset(handler(self))
+
+    def without_unset(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The written fields without those of `later_fields` that have their default."""
+        fields = type(self).model_fields
+        unset = {name for name in self.later_fields if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in data.items() if name not in unset}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """The fields of the repr, each with a short value."""

@@ -11,12 +11,15 @@ does not take it, and offloading, casting or an adapter may hide a quantized wei
 What this module does not do: read recipes, or import torch before it is called.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, quantized
+from sensitivity.core.step_policy import PLAIN, EdgeMode, StepPolicy
 from sensitivity.core.words import and_more, counted
 from sensitivity.errors import RecipeError, RecipeMismatchError
 from sensitivity.recipes.records import ModelInfo
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sensitivity.recipes.proof import Proof
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,9 @@ class ApplyReport:
         counts: {format: number of Linears}.
         refused: empty, since a Linear that is refused raises.
         proof: which quantized Linears were seen to run quantized. It grows with the first call of
-            each denoiser, which raises RecipeError if one ran in bf16.
+            each denoiser at a quantized step, which raises RecipeError if one ran in bf16.
         caveat: the recipe's, to be shown.
+        policy: the recipe's step policy, by which nothing runs yet (`note`).
     """
 
     mode: Literal["native", "emulated"]
@@ -47,10 +53,22 @@ class ApplyReport:
     refused: Mapping[str, str]
     proof: "Proof"
     caveat: str = ""
+    policy: StepPolicy = PLAIN
+
+    @property
+    def note(self) -> str:
+        """What is still to be done: how the recipe's step policy is run; "" without one."""
+        if self.policy.is_plain:
+            return ""
+        return (
+            f"the recipe runs its {self.policy.words}, and every step runs quantized until the"
+            " pipeline is called inside `with sensitivity.precision_by_step(pipeline, recipe)`"
+        )
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
-        return f"ApplyReport({self.mode}: {counts}; {self.proof})"
+        note = f"; {self.note}" if self.note else ""
+        return f"ApplyReport({self.mode}: {counts}; {self.proof}{note})"
 
 
 def apply_layers(
@@ -64,8 +82,11 @@ def apply_layers(
 ) -> ApplyReport:
     """Quantize the Linears of `holder` as `layers` says.
 
+    A step policy is not run here: the report says how it is, and so does a warning in the log. What
+    it needs is kept, which is the bf16 weights where edge steps run in bf16.
+
     Args:
-        layers: the format of every Linear.
+        layers: the format of every Linear; an `Assignment` may have a step policy.
         model: the denoisers that `layers` is for.
         holder: a diffusers pipeline, or the denoiser itself if there is one.
         name: the recipe's, for messages.
@@ -79,7 +100,7 @@ def apply_layers(
     denoiser = _find_denoiser(model, holder)
     _check_classes(model, denoiser, name)
     linears = _matching_linears(layers, denoiser, name)
-    chosen = quantized(layers)
+    chosen, policy = quantized(layers), Assignment.of(layers).policy
     _check_patches(linears, chosen, is_native=not emulate)
     _check_weights(denoiser)
     _check_shapes(linears, chosen)
@@ -87,15 +108,21 @@ def apply_layers(
         proof = _emulate(denoiser, layers)
     else:
         _check_hardware(linears, chosen)
+        if policy.mode is EdgeMode.BF16 and not policy.is_plain:
+            _keep_weights(linears, chosen)
         proof = _quantize(denoiser, chosen)
-    return ApplyReport(
+    report = ApplyReport(
         mode="emulated" if emulate else "native",
         layers=dict(layers),
         counts=dict(Counter(layers.values())),
         refused={},
         proof=proof,
         caveat=caveat,
+        policy=policy,
     )
+    if report.note:
+        log.warning("%s: %s", name, report.note)
+    return report
 
 
 def _find_denoiser(model: ModelInfo, holder: object) -> "nn.Module":
@@ -267,6 +294,13 @@ def _emulate(denoiser: "nn.Module", layers: Mapping[str, FormatName]) -> "Proof"
         raise
     prove_in_first_calls(denoiser, proof, emulated(switch, chosen))
     return proof
+
+
+def _keep_weights(linears: Mapping[str, "nn.Linear"], chosen: Mapping[str, FormatName]) -> None:
+    """Keep the bf16 weights of what is quantized, for edge steps in bf16."""
+    from sensitivity.formats.edge_weights import keep_weights
+
+    keep_weights(linears[fqn] for fqn in chosen)
 
 
 def _quantize(denoiser: "nn.Module", chosen: Mapping[str, FormatName]) -> "Proof":

@@ -81,7 +81,7 @@ def check_alike(a: Recipe, b: Recipe) -> None:
 
 def _price_both(a: Recipe, b: Recipe, pricer: Pricer) -> tuple[PricedPair, dict[str, float]]:
     """Seconds of both recipes, and {FQN: seconds of a run that B saves}."""
-    of_a, of_b = (pricer.price(recipe.name, recipe.layers).estimate for recipe in (a, b))
+    of_a, of_b = (pricer.price(recipe.name, recipe.assignment).estimate for recipe in (a, b))
     saved_s = {
         x.fqn: x.calls * (x.quantized_us - y.quantized_us) / 1e6
         for x, y in zip(of_a.linears, of_b.linears, strict=True)

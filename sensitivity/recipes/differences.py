@@ -79,6 +79,12 @@ class Side(ShortRepr):
         return ", ".join(f"{counts[name]} {name}" for name in FormatName if counts[name])
 
     @property
+    def steps(self) -> str:
+        """Which steps run at higher precision: "every step quantized" where none does."""
+        policy = self.recipe.step_policy
+        return self.recipe.assignment.policy.words if policy is None else policy.words
+
+    @property
     def latency_text(self) -> str:
         """The seconds in the recipe's file, in words."""
         latency = self.recipe.latency
@@ -109,6 +115,7 @@ class Side(ShortRepr):
             "unverified": recipe.is_unverified,
             "notice": recipe.notice,
             "quantized_linears": len(recipe.layers) - len(recipe.skip),
+            "step_policy": recipe.step_policy and recipe.step_policy.model_dump(mode="json"),
             "latency": recipe.latency.model_dump(mode="json"),
             "lpips": lpips,
             "front": front,
@@ -139,6 +146,11 @@ class RecipeDiff:
     lpips_ratio: tuple[float, float, float] | None
     notes: tuple[str, ...]
 
+    @property
+    def steps_differ(self) -> bool:
+        """Whether their step policies differ."""
+        return self.a.recipe.assignment.policy != self.b.recipe.assignment.policy
+
     def __repr__(self) -> str:
         return f"RecipeDiff({self._words})"
 
@@ -146,6 +158,8 @@ class RecipeDiff:
     def _words(self) -> str:
         count = sum(len(change.fqns) for change in self.changes)
         words = [f"{count} Linear{'' if count == 1 else 's'} differ{'s' if count == 1 else ''}"]
+        if self.steps_differ:
+            words.append("steps differ")
         if self.priced is not None:
             words.append(f"b saves {(self.priced.a_s - self.priced.b_s) * 1e3:.3g} ms a run")
         if self.lpips_ratio is not None:
@@ -188,9 +202,10 @@ class RecipeDiff:
             value, low, high = self.lpips_ratio
             ratio = {"ratio": value, "ci95": [low, high]}
         return {
-            "identical": not self.changes,
+            "identical": not self.changes and not self.steps_differ,
             "a": self.a.to_json(),
             "b": self.b.to_json(),
+            "steps_differ": self.steps_differ,
             "changes": [change.to_json() for change in self.changes],
             "latency": None if self.priced is None else asdict(self.priced),
             "unpriced": self.unpriced or None,

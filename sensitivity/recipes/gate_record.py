@@ -2,11 +2,11 @@
 writes it into a recipe.
 
     recipe.gate.decision, recipe.gate.date      # "passes", "2026-11-29"
-    recipe.gate.is_of(recipe.layers)            # False where formats were changed since then
+    recipe.gate.is_of(recipe.assignment)        # False where formats or steps were changed since
 
 The record is the JSON of the check: its bounds, every criterion with its numbers, the LPIPS of each
 prompt, the weights and the versions. It says nothing of later changes of the recipe, which is why
-it names the formats that were tested by their digest.
+it names the formats that were tested, and the step policy, by their digest.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.recipes._base import Count, Real, Record
 
 Verdict = Literal["passes", "fails", "undecided"]
@@ -46,9 +47,9 @@ class GateRecord(Record):
     """What `sensitivity check` found.
 
     `gate` has the bounds that were set, and `against` the name of the recipe that it was compared
-    with. `layers_sha256` is of the formats that were tested (`layers_digest`). `weights_sha256`
-    identifies the model's weights; it, `net`, `per_prompt` and `kernels` are null where nothing was
-    drawn. `environment` has versions and machine; `date` is a day in UTC.
+    with. `layers_sha256` is of the formats and the step policy that were tested (`layers_digest`).
+    `weights_sha256` identifies the model's weights; it, `net`, `per_prompt` and `kernels` are null
+    where nothing was drawn. `environment` has versions and machine; `date` is a day in UTC.
     """
 
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
@@ -65,12 +66,17 @@ class GateRecord(Record):
     environment: Annotated[Mapping[str, JsonValue], Field(max_length=256)]
 
     def is_of(self, layers: Mapping[str, str]) -> bool:
-        """Whether these formats were tested."""
+        """Whether these formats were tested, by their policy where they are an `Assignment`."""
         return self.layers_sha256 == layers_digest(layers)
 
 
 def layers_digest(layers: Mapping[str, str]) -> str:
-    """sha256 of the formats of a recipe: of {FQN: format} as JSON, sorted, without blanks."""
+    """sha256 of the formats of a recipe: of {FQN: format} as JSON, sorted, without blanks.
+
+    Of an `Assignment` with a step policy, its key (`StepPolicy.key`) follows in a line of its own.
+    """
     formats = {fqn: str(name) for fqn, name in layers.items()}
     text = json.dumps(formats, sort_keys=True, separators=(",", ":"))
+    if isinstance(layers, Assignment) and not layers.policy.is_plain:
+        text += f"\n{layers.policy.key}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.assignment import Assignment
+from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.fqns import block_of, list_of
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyEstimate
 from sensitivity.recipes.reasons import Worth, patterns_with_reasons
@@ -66,14 +68,31 @@ def count_stack_patterns(formats: Mapping[str, str]) -> dict[str, int]:
 def weight_bytes(denoiser: "nn.Module", formats: Mapping[str, FormatName]) -> tuple[int, int]:
     """Bytes of the denoisers' parameters in bf16, and in these formats.
 
-    A quantized Linear has the codes and scales that torchao stores.
+    A quantized Linear has the codes and scales that torchao stores. Its bf16 weight comes on top
+    where `formats` is an `Assignment` whose edge steps run in bf16 (`beside_bytes`).
     """
     bf16 = sum(2 * p.numel() for p in denoiser.parameters())
-    quantized = bf16
+    held, shapes = bf16, {}
     for fqn, name in formats.items():
         n, k = denoiser.get_parameter(f"{fqn}.weight").shape  # (N, K)
-        quantized += get_format(name).weight_bytes(k=k, n=n) - 2 * n * k
-    return bf16, quantized
+        shapes[fqn] = (k, n)
+        held += get_format(name).weight_bytes(k=k, n=n) - 2 * n * k
+    return bf16, held + beside_bytes(formats, shapes)
+
+
+def beside_bytes(formats: Mapping[str, FormatName], shapes: Mapping[str, tuple[int, int]]) -> int:
+    """Bytes of the bf16 weights that a step policy keeps beside the quantized ones.
+
+    Args:
+        formats: {FQN: format}; 0 bytes where it is no `Assignment`, its policy is plain, or its
+            edge steps run with quantized weights.
+        shapes: {FQN: (K, N)} of every Linear that is counted.
+    """
+    policy = Assignment.of(formats).policy
+    if policy.is_plain or policy.mode is not EdgeMode.BF16:
+        return 0
+    kept = (shapes[fqn] for fqn in quantized(formats) if fqn in shapes)
+    return sum(2 * k * n for k, n in kept)
 
 
 FRONT = "the sum of shapes, by which the search ranks"

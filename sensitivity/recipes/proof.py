@@ -36,6 +36,7 @@ from torch.overrides import TorchFunctionMode
 from sensitivity.core.fqns import is_in
 from sensitivity.core.words import counted
 from sensitivity.errors import RecipeError
+from sensitivity.formats.edge_weights import is_at_edge, quantized_weight
 from sensitivity.formats.patches import describe, is_recording_order
 from sensitivity.formats.switch import Switch, Unquantized
 from sensitivity.formats.switchable_linear import SwitchableLinear
@@ -140,9 +141,14 @@ def native(denoiser: nn.Module, linears: Mapping[str, nn.Linear]) -> Look:
         plain = [
             fqn
             for fqn, linear in linears.items()
-            if fqn not in replaced and type(linear.weight.data) is Tensor
+            if fqn not in replaced and type(quantized_weight(linear).data) is Tensor
         ]
-        return Unquantized(uncalled=(), bypassed=tuple(plain), replaced=tuple(replaced))
+        return Unquantized(
+            uncalled=(),
+            bypassed=tuple(plain),
+            replaced=tuple(replaced),
+            at_edges=tuple(fqn for fqn, linear in linears.items() if is_at_edge(linear)),
+        )
 
     return look
 
@@ -181,8 +187,10 @@ class _FirstCall:
     def __call__(self, part: nn.Module, *_: object) -> None:
         if torch.compiler.is_compiling():
             return  # compiled as a whole since; what follows would break its graph
-        self.handle.remove()
         found = self.look()
+        if found is not None and any(fqn in self.own for fqn in found.at_edges):
+            return  # an edge step of a step policy, which runs at higher precision: look again
+        self.handle.remove()
         if found is None:
             return
         replaced, bypassed, uncalled = (

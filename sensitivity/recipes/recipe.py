@@ -33,7 +33,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     Field,
@@ -45,11 +45,13 @@ from pydantic import (
     model_validator,
 )
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, skipped
 from sensitivity.core.fqns import by_component
 from sensitivity.core.json_files import check_value, write_whole
 from sensitivity.core.outside_files import RECIPE, read_json
 from sensitivity.core.patterns import FQN, MAX_LENGTH, Pattern
+from sensitivity.core.step_policy import PLAIN
 from sensitivity.core.words import printable
 from sensitivity.errors import RecipeError
 from sensitivity.recipes._base import Count, Record
@@ -72,15 +74,21 @@ from sensitivity.recipes.rules import (
     check_evidence,
     check_layers,
     check_patterns,
+    check_policy,
     check_refused,
     check_skip,
     wrong_fields,
 )
 from sensitivity.recipes.shown import facts_table, layers_table, patterns_table, short_words
+from sensitivity.recipes.step_policy_record import StepPolicyRecord
 
-SCHEMA_VERSION = "2.1"
-"""2.0 has each Linear once: `skip`, which 1.x requires, is gone. `patterns` come first, and `made`
-and `search.consumers` are new.
+SCHEMA_VERSION = "2.2"
+"""2.2 declares `step_policy`, here and in `front`, `memory.beside_bytes` and the peaks in `memory`,
+and the formats int8 and the variants. No reader of 2.0 or 2.1 was ever released; one would keep
+`step_policy` and run every step as `layers` says.
+
+2.1 declares `gate`. 2.0 has each Linear once: `skip`, which 1.x requires, is gone. `patterns` come
+first, and `made` and `search.consumers` are new.
 
 1.3 declares what `fidelity.lpips` says of typical LPIPS, of the expected mean and of flips,
 `fidelity.against`, `front.typical`, `choice.max_typical` and `max_flips`, and `latency.whole_run`.
@@ -114,6 +122,8 @@ class Recipe(Record):
     Its fields are those of the JSON file.
     """
 
+    later_fields: ClassVar[frozenset[str]] = frozenset({"gate", "step_policy"})
+
     schema_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)] = (
         SCHEMA_VERSION
     )
@@ -122,6 +132,7 @@ class Recipe(Record):
     model: ModelInfo
     patterns: Annotated[tuple[Pattern, ...], Field(max_length=1_000)] = ()
     layers: Annotated[Mapping[str, FormatName], Field(max_length=20_000, json_schema_extra=LAYERS)]
+    step_policy: StepPolicyRecord | None = None
     latency: Latency
     fidelity: Fidelity | None
     notice: Annotated[str, Field(min_length=1, max_length=2_000)] | None = None
@@ -155,6 +166,7 @@ class Recipe(Record):
         if (skip := (self.model_extra or {}).pop("skip", None)) is not None:
             check_skip(skip, self.layers)
         check_refused(self.refused, self.layers)
+        check_policy(self.layers, has_policy=self.step_policy is not None)
         check_value(self.model_dump())
         check_patterns(self.patterns, self.layers)
         check_evidence(
@@ -165,19 +177,25 @@ class Recipe(Record):
         return self
 
     @model_serializer(mode="wrap")
-    def _as_its_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The fields, without `gate` where there is none; for a file of 1.x with `skip`, which its
-        readers require.
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields, without `gate` and `step_policy` where there are none; for a file of 1.x with
+        `skip`, which its readers require.
         """
-        data: dict[str, Any] = handler(self)
-        if self.gate is None:
-            data.pop("gate", None)
+        data = self.without_unset(handler(self))
         return data | ({"skip": list(self.skip)} if self.schema_version.startswith("1.") else {})
 
     @property
     def skip(self) -> tuple[str, ...]:
         """The bf16 Linears."""
         return tuple(skipped(self.layers))
+
+    @property
+    def assignment(self) -> Assignment:
+        """The formats of the Linears, and the policy by which steps run in them: what is drawn,
+        priced and compared. It is `layers` where there is no policy.
+        """
+        policy = PLAIN if self.step_policy is None else self.step_policy.policy
+        return Assignment(self.layers, policy)
 
     @property
     def is_unverified(self) -> bool:
@@ -195,14 +213,14 @@ class Recipe(Record):
         return f"{'UNVERIFIED' if self.is_unverified else 'notice'}: {printable(self.notice)}"
 
     def __repr__(self) -> str:
-        return f"Recipe({self.name}: {short_words(self.layers, self.latency, self.fidelity)})"
+        return f"Recipe({self.name}: {short_words(self.assignment, self.latency, self.fidelity)})"
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
         title = ": ".join(text for text in (self.name, self.caveat) if text)
         facts = facts_table(
-            title, self.model, self.layers, self.latency, self.fidelity, self.memory
+            title, self.model, self.assignment, self.latency, self.fidelity, self.memory
         )
         return f"{facts.to_html()}\n{patterns_table(self.patterns).to_html()}"
 
@@ -274,7 +292,8 @@ class Recipe(Record):
         """Quantize a pipeline's denoisers in place, exactly as the recipe says.
 
         Nothing is changed unless the model fits: it has the recipe's classes and Linears, and the
-        formats take every shape.
+        formats take every shape. A step policy is run by `step_switching.precision_by_step`; until
+        then every step runs quantized, which the report and a warning say (`ApplyReport.note`).
 
         Args:
             pipeline_or_module: a diffusers pipeline, or the denoiser itself if there is one.
@@ -291,7 +310,7 @@ class Recipe(Record):
         """
         self.check_weights(allow_random=allow_random_weights)
         return apply_layers(
-            self.layers,
+            self.assignment,
             self.model,
             pipeline_or_module,
             name=self.name,

@@ -8,12 +8,13 @@ fields that came with a later version have defaults, so that older recipes are r
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sensitivity.core.format_name import Source
 from sensitivity.recipes._base import Count, Real, Record, check_order, check_ratio
+from sensitivity.recipes.step_policy_record import StepPolicyRecord
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -152,11 +153,36 @@ class Timing(Record):
 
 
 class Memory(Record):
-    """Bytes of the denoisers' weights, scales included."""
+    """Bytes of the denoisers' weights, scales included.
+
+    `quantized_bytes` counts all that is held while the recipe runs. `beside_bytes` of them are bf16
+    weights that a step policy keeps beside the quantized ones; 0 without such a policy.
+
+    `peak_bytes` is the peak of GPU memory in a whole run of the recipe, and `bf16_peak_bytes` that
+    of bf16 (null: not known). `peak_source` says where both come from. A predicted peak is that of
+    the priced scale, and lacks what CUDA itself takes: some GB of a large model.
+    """
+
+    later_fields: ClassVar[frozenset[str]] = frozenset(
+        {"beside_bytes", "peak_bytes", "bf16_peak_bytes", "peak_source"}
+    )
 
     bf16_bytes: Count
     quantized_bytes: Count
     source: Source
+    beside_bytes: Count = 0
+    peak_bytes: Count | None = None
+    bf16_peak_bytes: Count | None = None
+    peak_source: Source | None = None
+
+    @model_validator(mode="after")
+    def _check_beside(self) -> Self:
+        if self.beside_bytes > self.quantized_bytes:
+            raise ValueError(
+                f"found beside_bytes {self.beside_bytes} of quantized_bytes"
+                f" {self.quantized_bytes}; expected a part of them: count all bytes that are held"
+            )
+        return self
 
 
 class Made(Record):
@@ -203,8 +229,11 @@ class ChoiceInfo(Record):
     on the held-out prompts that `fidelity.lpips` reports. Those in `passed_over` could have been
     chosen too, but had no such score: none was to be computed, or its run failed. All names are
     those of `front` and `verified`. `max_judge` and `min_judge` bound the mean of judges
-    (`fidelity.judges`) over the held-out prompts.
+    (`fidelity.judges`) over the held-out prompts. `max_memory_bytes` bounds the predicted peak of
+    GPU memory in a run; it only leaves out what does not fit, and is part of no rule.
     """
+
+    later_fields: ClassVar[frozenset[str]] = frozenset({"max_memory_bytes"})
 
     rule: Literal["fastest", "least LPIPS", "knee"]
     max_lpips: Annotated[Real, Field(ge=0)] | None = None
@@ -212,6 +241,7 @@ class ChoiceInfo(Record):
     max_flips: Count | None = None
     min_speedup: Annotated[Real, Field(gt=0)] | None = None
     max_seconds: Annotated[Real, Field(gt=0)] | None = None
+    max_memory_bytes: Annotated[Count, Field(gt=0)] | None = None
     max_judge: Annotated[Mapping[str, Real], Field(max_length=64)] = Field(default_factory=dict)
     min_judge: Annotated[Mapping[str, Real], Field(max_length=64)] = Field(default_factory=dict)
     first: str
@@ -227,6 +257,7 @@ class ChoiceInfo(Record):
             self.max_flips,
             self.min_speedup,
             self.max_seconds,
+            self.max_memory_bytes,
             dict(self.max_judge) or None,
             dict(self.min_judge) or None,
         )
@@ -237,11 +268,17 @@ class FrontMember(Record):
 
     Both are estimates from all trials: `typical` is its typical LPIPS on the search prompts, by
     which it is ranked (null: an older file, ranked by the mean), and `lpips` the expected mean.
-    `audio` is the mean distance of its sound.
+    `audio` is the mean distance of its sound. `memory_bytes` is the predicted peak of GPU memory in
+    a run (null: not known; see `memory.peak_bytes`). `step_policy` is the member's (null: every
+    step runs quantized).
     """
+
+    later_fields: ClassVar[frozenset[str]] = frozenset({"step_policy", "memory_bytes"})
 
     name: str
     latency: Latency
     lpips: Annotated[Real, Field(ge=0)]
     typical: Annotated[Real, Field(ge=0)] | None = None
     audio: Annotated[Real, Field(ge=0)] | None = None
+    memory_bytes: Count | None = None
+    step_policy: StepPolicyRecord | None = None

@@ -6,6 +6,7 @@ calls them when it is made, so a recipe that exists keeps to all of them:
 - every layer has the name of a module; with several components, that of its component first;
 - `skip` has exactly the bf16 layers;
 - what a kernel refused is bf16;
+- a recipe with a step policy quantizes something;
 - every pattern matches bf16 layers only, and at least one;
 - a recipe without pictures says so in `notice`, and is not verified.
 """
@@ -80,6 +81,17 @@ def check_refused(refused: Collection[str], layers: Mapping[str, FormatName]) ->
         raise ValueError(
             f"found the refused layers {counted(wrong)}, which are quantized or in no layer;"
             " expected bf16 layers: export the recipe again"
+        )
+
+
+def check_policy(layers: Mapping[str, FormatName], *, has_policy: bool) -> None:
+    """Raise ValueError if there is a step policy and no layer is quantized, so that it says
+    nothing.
+    """
+    if has_policy and not any(name.is_quantized for name in layers.values()):
+        raise ValueError(
+            f"found a step policy and {len(layers)} layers in bf16; expected a quantized layer,"
+            " since a policy changes only those: write step_policy null"
         )
 
 

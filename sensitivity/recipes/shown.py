@@ -3,12 +3,14 @@
     recipe                  # Recipe(tiny-flux-nvfp4-b200: 33 of 88 Linears quantized, 1.377x ...)
     recipe.to_pandas()      # a row for each Linear: name, block, role, format, why it is refused
 
-The functions take parts of a recipe, and `recipes.recipe` calls them.
+The functions take parts of a recipe, and `recipes.recipe` calls them. Where they take formats, an
+`Assignment` with a step policy is shown with it.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.fqns import block_of, role_of
 from sensitivity.core.patterns import Pattern
@@ -26,11 +28,13 @@ def speed_words(latency: Latency) -> str:
 def short_words(
     layers: Mapping[str, FormatName], latency: Latency, fidelity: Fidelity | None
 ) -> str:
-    """One line: how much is quantized, how fast it is, and what it costs."""
+    """One line: how much is quantized and when, how fast it is, and what it costs."""
     pictures = "unverified" if fidelity is None else fidelity.lpips.words
+    policy = Assignment.of(layers).policy
+    when = "" if policy.is_plain else f", {policy.words}"
     return (
-        f"{len(quantized(layers))} of {len(layers)} Linears quantized, {speed_words(latency)},"
-        f" {pictures}"
+        f"{len(quantized(layers))} of {len(layers)} Linears quantized{when},"
+        f" {speed_words(latency)}, {pictures}"
     )
 
 
@@ -56,16 +60,14 @@ def facts_table(
     """What a recipe says of itself, a row for each fact."""
     counts = Counter(layers.values())
     formats = ", ".join(f"{counts[name]} {name}" for name in FormatName if counts[name])
+    policy = Assignment.of(layers).policy
     rows = [
         ("model", f"{model.id} ({model.pipeline_class}, {', '.join(model.classes.values())})"),
         ("Linears", formats),
+        *([] if policy.is_plain else [("steps", policy.words)]),
         ("speedup", _speed_words(latency)),
         *([] if fidelity is None else _pictures(fidelity)),
-        (
-            "weights",
-            f"{memory.quantized_bytes / 2**20:.4g} MiB instead of"
-            f" {memory.bf16_bytes / 2**20:.4g} MiB ({memory.source})",
-        ),
+        ("weights", _weights_words(memory)),
     ]
     return RecordTable(title=title, columns=("", ""), rows=tuple(rows))
 
@@ -84,6 +86,15 @@ def _speed_words(latency: Latency) -> str:
     bounds = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}] (90 %)"
     larger = f", at {latency.stands_for} x its dimensions" if latency.stands_for > 1 else ""
     return f"{speed_words(latency)}, batch {latency.batch_size}{larger}{bounds}"
+
+
+def _weights_words(memory: Memory) -> str:
+    beside = f", {memory.beside_bytes / 2**20:.4g} MiB of them bf16 weights kept beside"
+    return (
+        f"{memory.quantized_bytes / 2**20:.4g} MiB instead of"
+        f" {memory.bf16_bytes / 2**20:.4g} MiB ({memory.source})"
+        f"{beside if memory.beside_bytes else ''}"
+    )
 
 
 def _pictures(fidelity: Fidelity) -> Iterator[tuple[str, str]]:

@@ -20,20 +20,30 @@ from typing import Any
 
 import torch
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.environment import describe_environment
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError, UnknownModelError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency.pricer import PricedList
-from sensitivity.recipes.parts import NEVER_CALLED, latency_record, layer_records, made_record
+from sensitivity.latency.step_mix import steps_of
+from sensitivity.recipes.parts import (
+    NEVER_CALLED,
+    beside_bytes,
+    latency_record,
+    layer_records,
+    made_record,
+)
 from sensitivity.recipes.recipe import UNSAFE, Recipe
+from sensitivity.recipes.step_policy_record import StepPolicyRecord
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
 from sensitivity.spec.loading import load_spec
 from sensitivity.spec.shipped import list_studies
 from sensitivity.spec.study_spec import StudySpec
 
-FINGERPRINT = re.compile(r"-(?:bf16|nvfp4|mxfp8|fp8)(?:\+\w+)*-[\w.-]+-[0-9a-f]{8}")
+_FORMAT = "|".join(sorted((re.escape(name) for name in FormatName), key=len, reverse=True))
+FINGERPRINT = re.compile(rf"-(?:{_FORMAT})(?:\+(?:{_FORMAT}))*-[\w.-]+-[0-9a-f]{{8}}")
 """What a search appends to the name of its study: formats, target, eight digits of a hash."""
 OF_A_DEVICE = ("device_type", "device")
 """Fields of an environment that a prediction does not depend on."""
@@ -45,7 +55,8 @@ def priced_recipe(
     """The unverified recipe of a priced list.
 
     Args:
-        priced: the list; Linears that it does not name stay bf16.
+        priced: the list; Linears that it does not name stay bf16. An `Assignment` may have a step
+            policy, which the recipe gets.
         run: the run that it was priced on, of all denoisers of the study.
         spec: the study.
         name: the recipe's name; characters that are not safe in a file name become hyphens.
@@ -53,8 +64,10 @@ def priced_recipe(
 
     Raises:
         FormatError: a format refuses the shape of a Linear that should get it.
+        UserError: there is a step policy, and the run does not say how many steps it has.
     """
-    formats = complete_formats(priced.formats, run.table)
+    policy = Assignment.of(priced.formats).policy
+    formats = Assignment(complete_formats(priced.formats, run.table), policy)
     environment = describe_environment("cpu")
     uncalled = dict.fromkeys(run.table.uncalled, NEVER_CALLED)
     return Recipe.from_mapping(
@@ -66,6 +79,7 @@ def priced_recipe(
             "model": _model_record(spec, run),
             "made": made_record(None),
             **layer_records(formats, fixed={**priced.refused, **uncalled}),
+            "step_policy": _policy_record(formats, run),
             "latency": latency_record(priced.estimate),
             "memory": _memory_record(formats, run),
             "refused": dict(priced.refused),
@@ -83,6 +97,14 @@ def priced_recipe(
     )
 
 
+def _policy_record(assignment: Assignment, run: ShapeRun) -> dict[str, Any] | None:
+    """The field `step_policy` of a recipe that was priced for this run."""
+    if assignment.policy.is_plain:
+        return None
+    record = StepPolicyRecord.of(assignment, steps=steps_of(run.table))
+    return None if record is None else record.model_dump(mode="json")
+
+
 def _model_record(spec: StudySpec, run: ShapeRun) -> dict[str, Any]:
     main = spec.model.component
     return {
@@ -96,15 +118,21 @@ def _model_record(spec: StudySpec, run: ShapeRun) -> dict[str, Any]:
     }
 
 
-def _memory_record(formats: Mapping[str, FormatName], run: ShapeRun) -> dict[str, Any]:
+def _memory_record(formats: Assignment, run: ShapeRun) -> dict[str, Any]:
     """Predicted bytes of the denoisers' weights, in bf16 and in these formats."""
     saved = sum(
         2 * x.k * x.n - get_format(formats[x.fqn]).weight_bytes(k=x.k, n=x.n)
         for x in run.table.linears
     )
+    beside = beside_bytes(formats, {x.fqn: (x.k, x.n) for x in run.table.linears})
     components = run.table.run.components if run.table.run is not None else ()
     bf16 = sum(part.weight_bytes for part in components if part.component in run.classes)
-    return {"bf16_bytes": bf16, "quantized_bytes": bf16 - saved, "source": "predicted"}
+    return {
+        "bf16_bytes": bf16,
+        "quantized_bytes": bf16 - saved + beside,
+        "beside_bytes": beside,
+        "source": "predicted",
+    }
 
 
 def safe_name(text: str) -> str:

@@ -27,7 +27,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, overload
@@ -72,7 +72,7 @@ class RunError(MeasurementError):
 def known_or_scored(
     evaluator: Evaluator,
     store: Store,
-    formats: dict[str, FormatName],
+    formats: Mapping[str, FormatName],
     split: Split,
     pictures: Callable[[int], Any],
     *,
@@ -85,7 +85,7 @@ def known_or_scored(
 def known_or_scored(
     evaluator: Evaluator,
     store: Store,
-    formats: dict[str, FormatName],
+    formats: Mapping[str, FormatName],
     split: Split,
     pictures: Callable[[int], Any],
     *,
@@ -98,7 +98,7 @@ def known_or_scored(
 def known_or_scored(
     evaluator: Evaluator,
     store: Store,
-    formats: dict[str, FormatName],
+    formats: Mapping[str, FormatName],
     split: Split,
     pictures: Callable[[int], Any],
     *,
@@ -302,7 +302,7 @@ def counting_deaths(
 
 
 def forget_deaths(
-    evaluator: Evaluator, store: Store, formats: dict[str, FormatName], split: Split
+    evaluator: Evaluator, store: Store, formats: Mapping[str, FormatName], split: Split
 ) -> None:
     """Let a skip-list be tried again, whatever its runs did."""
     evaluation, assignment = evaluator.evaluation_key(split), assignment_key(formats)

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Granularity, Source
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.core.storage_url import Storage
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.core.words import printable
@@ -62,6 +63,9 @@ _DISTINGUISHING = (
     "latency",
     "runtime",
     "consumers",
+    "edge_steps",
+    "first_steps",
+    "last_steps",
 )
 """Settings that distinguish studies of one model, in the order in which they are shown."""
 _UNSAID: Mapping[str, tuple[Any, ...]] = {
@@ -70,6 +74,9 @@ _UNSAID: Mapping[str, tuple[Any, ...]] = {
     "latency": ("predicted",),
     "runtime": (DEFAULT,),
     "consumers": ((), []),
+    "edge_steps": (None,),
+    "first_steps": (None,),
+    "last_steps": (None,),
 }
 """Values that are not shown."""
 
@@ -90,6 +97,9 @@ class Wanted:
     latency: Source | None = None
     runtime: str | None = None
     consumers: tuple[str, ...] | None = None
+    edge_steps: EdgeMode | None = None
+    first_steps: tuple[int, ...] | None = None
+    last_steps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
@@ -164,6 +174,8 @@ def _describe(key: str, value: Any) -> str:
     if key in ("formats", "consumers"):
         field = "`format`" if key == "formats" else "`consumers`"
         return " ".join(f"{field} {name}" for name in value)
+    if key in ("first_steps", "last_steps"):
+        return f"`{key}` {','.join(map(str, value))}"
     return f"`{key}` {value}"
 
 
@@ -177,7 +189,7 @@ def list_optuna_studies(store: Store, model: str) -> list[KeptStudy]:
     if not store.may_write and not store.has_studies():
         return []
     open_storage(store)  # checks the version of Optuna's tables
-    formats = "|".join(map(re.escape, QUANTIZED_FORMATS))
+    formats = "|".join(map(re.escape, sorted(QUANTIZED_FORMATS, key=len, reverse=True)))
     name_of_model = re.compile(rf"{re.escape(model)}-({formats})(\+({formats}))*-.+-[0-9a-f]{{8}}")
     found = []
     with store.reading() as session:

@@ -11,6 +11,11 @@ A choice is made by constraints, never by a weighted sum:
     speedup >= y, seconds <= z, or both           the least typical LPIPS that meets all of them
     no constraint                                 the knee
 
+A bound on memory may stand beside any of these, or alone: it only leaves out what does not fit, and
+the choice is the same one among the rest (alone: the knee of the front of what fits). Memory is no
+third axis of the front. It is the predicted peak of a run, without what CUDA itself takes
+(`latency.memory`).
+
     front = pareto_front(points)
     choose(offers, bf16_s=2.1, constraints=Constraints(max_lpips=0.15))
 
@@ -25,9 +30,11 @@ from typing import Literal
 import moocore
 import numpy as np
 
+from sensitivity.core.words import gigabytes
 from sensitivity.errors import ConstraintError, UserError
 from sensitivity.fidelity.score import JudgeValues
 from sensitivity.fidelity.words import lpips_words
+from sensitivity.search.choice_memory import check_bound, unknown_memory
 
 Point = tuple[float, float]
 """(seconds, typical LPIPS)"""
@@ -43,12 +50,14 @@ class Offer:
         typical: its typical LPIPS.
         mean: its expected mean LPIPS.
         flips: how many of the prompts became another picture.
+        memory_bytes: predicted peak of GPU memory in a run; None is not known.
     """
 
     seconds: float
     typical: float
     mean: float
     flips: int = 0
+    memory_bytes: int | None = None
 
     @property
     def point(self) -> Point:
@@ -66,6 +75,7 @@ class Constraints:
         max_flips: how many prompts of a set may become another picture.
         min_speedup: the smallest speedup over bf16.
         max_seconds: the most priced seconds of one pipeline run, quantized.
+        max_memory_bytes: the largest peak of GPU memory in a run, as it is predicted.
         max_judge, min_judge: {judge: bound on its mean over held-out prompts}, of judges where
             lower, or higher, is better. They are no part of the first choice, since judges look at
             held-out pictures only.
@@ -76,6 +86,7 @@ class Constraints:
     max_flips: int | None = None
     min_speedup: float | None = None
     max_seconds: float | None = None
+    max_memory_bytes: int | None = None
     max_judge: Mapping[str, float] = field(default_factory=dict, hash=False)
     min_judge: Mapping[str, float] = field(default_factory=dict, hash=False)
 
@@ -108,6 +119,8 @@ class Constraints:
             ("seconds a run <=", self.max_seconds, " s"),
         )
         asked = [f"{what} {bound:g}{unit}" for what, bound, unit in bounds if bound is not None]
+        if self.max_memory_bytes is not None:
+            asked.append(f"peak memory <= {gigabytes(self.max_memory_bytes)}")
         return (*asked, *self.judge_words)
 
     @property
@@ -131,9 +144,18 @@ class Constraints:
 
     def is_met(self, offer: Offer, *, bf16_s: float) -> bool:
         """Whether a skip-list keeps to all constraints."""
-        return self.is_fast_enough(offer.seconds, bf16_s=bf16_s) and self.is_good_enough(
-            typical=offer.typical, mean=offer.mean, flips=offer.flips
+        return (
+            self.fits(offer.memory_bytes)
+            and self.is_fast_enough(offer.seconds, bf16_s=bf16_s)
+            and self.is_good_enough(typical=offer.typical, mean=offer.mean, flips=offer.flips)
         )
+
+    def fits(self, memory_bytes: int | None) -> bool:
+        """Whether a run with this peak keeps to the bound on memory; one that is not known does
+        not.
+        """
+        most = self.max_memory_bytes
+        return most is None or (memory_bytes is not None and memory_bytes <= most)
 
     def is_good_enough(self, *, typical: float, mean: float, flips: int) -> bool:
         """Whether such pictures keep to the constraints on damage."""
@@ -175,6 +197,7 @@ def check_constraints(constraints: Constraints) -> None:
             f"`max_seconds` is {seconds}; expected a time above 0: choose priced seconds of one"
             " pipeline run, such as 1.5"
         )
+    check_bound(constraints.max_memory_bytes)
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
@@ -232,12 +255,16 @@ def choose(offers: Sequence[Offer], *, bf16_s: float, constraints: Constraints) 
 
     Raises:
         ConstraintError: nothing meets the constraints; the message says how near the front comes.
+        UserError: memory is bounded, and no offer says what it needs.
     """
     if not offers:
         raise ConstraintError(
             "there is no scored skip-list; expected at least one: raise `budget` (the study is"
             " kept)"
         )
+    known = any(offer.memory_bytes is not None for offer in offers)
+    if constraints.max_memory_bytes is not None and not known:
+        raise unknown_memory("these skip-lists")
     meets = [i for i, o in enumerate(offers) if constraints.is_met(o, bf16_s=bf16_s)]
     if not meets:
         raise ConstraintError(_unmet(offers, bf16_s, constraints))
@@ -258,6 +285,8 @@ def _unmet(offers: Sequence[Offer], bf16_s: float, constraints: Constraints) -> 
     if constraints.bounds_damage and constraints.bounds_time and fast:
         least = _describe(fast[-1], bf16_s, constraints)
         nearest = f", and what is fast enough comes down to {least}"
+    if constraints.max_memory_bytes is not None:
+        nearest += f"; {_least_memory(offers)}"
     return (
         f"no scored skip-list has {' and '.join(constraints.words)}; the front runs from {fastest}"
         f" to {best}{nearest}: relax the constraint (`sensitivity select` chooses again from these"
@@ -265,11 +294,20 @@ def _unmet(offers: Sequence[Offer], bf16_s: float, constraints: Constraints) -> 
     )
 
 
+def _least_memory(offers: Sequence[Offer]) -> str:
+    """The least peak that a scored skip-list has, in words."""
+    least = min(offer.memory_bytes for offer in offers if offer.memory_bytes is not None)
+    return f"the least peak memory of a scored skip-list is {gigabytes(least)}, predicted"
+
+
 def _describe(offer: Offer, bf16_s: float, constraints: Constraints) -> str:
     """Speedup, seconds and typical LPIPS as text, and what else is bounded."""
     mean = "" if constraints.max_lpips is None else f", mean {lpips_words(offer.mean)}"
     flips = "" if constraints.max_flips is None else f", flips {offer.flips}"
+    memory = ""
+    if constraints.max_memory_bytes is not None and offer.memory_bytes is not None:
+        memory = f", peak memory {gigabytes(offer.memory_bytes)}"
     return (
         f"{bf16_s / offer.seconds:.3f}x ({offer.seconds:.4g} s a run) at typical LPIPS"
-        f" {lpips_words(offer.typical)}{mean}{flips}"
+        f" {lpips_words(offer.typical)}{mean}{flips}{memory}"
     )

@@ -28,6 +28,7 @@ from sensitivity.consumers.limits import Limits
 from sensitivity.core.format_name import FormatName, Granularity
 from sensitivity.core.fqns import indices_of, stack_of
 from sensitivity.core.patterns import expand
+from sensitivity.core.step_policy import PLAIN, EdgeMode, StepPolicy
 from sensitivity.errors import FormatError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency import LatencyModel
@@ -50,6 +51,8 @@ def make_candidates(
     granularity: Granularity = "group",
     unfit: Mapping[str, str] = MappingProxyType({}),
     limits: Sequence[Limits] = (),
+    policies: Sequence[StepPolicy] = (PLAIN,),
+    steps: int | None = None,
 ) -> Candidates:
     """Group the Linears of a profiled model and price each group in each format.
 
@@ -63,44 +66,80 @@ def make_candidates(
         granularity: "group" or "layer".
         unfit: {FQN: reason} of Linears whose weights no format can hold (`Switch.unfit`).
         limits: what the consumers ask that every choice is for (`search.bound_groups`).
+        policies: the step policies that may be chosen (`search.step_policies`).
+        steps: denoising steps of a run; needed where a policy is not the plain one.
 
     Raises:
         FormatError: no Linear takes any of the formats, or the target does not have a format.
     """
     always, dead = _always_skipped(table, spec, table.fqns)
     own = _own_refusals(table, spec, formats, latency)
-    reasons = _family_refusals(table, spec, own)
-    refused = _joined(reasons)
-    fixed = dict.fromkeys(table.uncalled, NEVER_CALLED)
-    fixed |= {fqn: unfit[fqn] for fqn in table.fqns if fqn in unfit} | always
-    fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
-    reasons = with_limits(reasons, fixed, limits)
-    fixed = {fqn: str(why[0]) for fqn, why in reasons.items() if all(why)} | fixed
+    family = _family_refusals(table, spec, own)
+    others = {fqn: unfit[fqn] for fqn in table.fqns if fqn in unfit} | always
+    reasons, fixed = _fixed(table, family, others, limits)
     never = {fqn for fqn, why in own.items() if why[-1]} | unfit.keys()
     free = [linear for linear in table.linears if linear.fqn not in fixed]
     if not free:
         raise FormatError(_nothing_free(table, formats, fixed))
     grouped, bound = bind(_grouped(free, spec, granularity), limits)
+    in_a16 = any(own.mode is EdgeMode.A16 for own in policies if not own.is_plain)
     groups = tuple(
-        _priced(name, members, reasons, formats, latency, table.readers)
+        _priced(name, members, reasons, formats, latency, table.readers, in_a16=in_a16)
         for name, members in grouped.items()
     )
     bf16_s, host, groups = _with_host(groups, table, latency)
-    return Candidates(
+    found = Candidates(
         formats=(FormatName.BF16, *formats),
         groups=groups,
         fixed=fixed,
-        refused=refused,
+        refused=_joined(family),
         fqns=table.fqns,
         bf16_s=bf16_s,
-        rule_of_thumb=_choice(groups, rule_of_thumb(table, spec), bound),
-        published=tuple(
-            _published(own, published_list(table, own) - never, groups, bound)
-            for own in spec.published
-        ),
+        rule_of_thumb=(),
         dead=dead,
         host=host,
+        policies=tuple(policies),
+        steps=steps,
     )
+    return _with_lists(found, table, spec, never, bound)
+
+
+def _with_lists(
+    found: Candidates,
+    table: ShapeTable,
+    spec: StudySpec,
+    never: AbstractSet[str],
+    bound: AbstractSet[str],
+) -> Candidates:
+    """The candidates with the choices of lists by hand; `never`: what no list quantizes here."""
+    named = [
+        _published(own, published_list(table, own) - never, found.groups, bound)
+        for own in spec.published
+    ]
+    thumb = _choice(found.groups, rule_of_thumb(table, spec), bound)
+    return replace(
+        found,
+        rule_of_thumb=found.with_policy(thumb),
+        published=tuple((label, found.with_policy(options)) for label, options in named),
+    )
+
+
+def _fixed(
+    table: ShapeTable, reasons: Reasons, others: Mapping[str, str], limits: Sequence[Limits]
+) -> tuple[Reasons, dict[str, str]]:
+    """The reasons with those of the consumers, and {FQN: why it stays bf16 in every choice}.
+
+    Args:
+        table: of the run.
+        reasons: why formats refuse a Linear.
+        others: {FQN: another reason for which no format is taken}.
+        limits: what the consumers ask.
+    """
+    refused, fixed = _joined(reasons), dict.fromkeys(table.uncalled, NEVER_CALLED)
+    fixed |= others
+    fixed |= {fqn: refused[fqn] for fqn, why in reasons.items() if all(why) and fqn not in fixed}
+    reasons = with_limits(reasons, fixed, limits)
+    return reasons, {fqn: str(why[0]) for fqn, why in reasons.items() if all(why)} | fixed
 
 
 def _joined(reasons: Reasons) -> dict[str, str]:
@@ -137,7 +176,7 @@ def _published(
     groups: Sequence[Group],
     bound: AbstractSet[str],
 ) -> tuple[str, Choice]:
-    """The label and the choice of a published list.
+    """The label and the options of a published list.
 
     A choice quantizes whole groups, and nothing that the study always skips. The label is the
     list's own name only if the choice is that list; otherwise it says what the choice has of it.
@@ -273,28 +312,49 @@ def _priced(
     formats: Sequence[FormatName],
     latency: LatencyModel,
     readers: Mapping[str, int],
+    *,
+    in_a16: bool,
 ) -> Group:
-    """A group with what takes each format and the seconds that saves."""
-    members: list[tuple[str, ...]] = [()]
-    gains = [0.0]
-    for i, fmt in enumerate(formats):
-        chosen = [linear for linear in linears if reasons[linear.fqn][i] is None]
-        members.append(tuple(linear.fqn for linear in chosen))
-        gains.append(
-            sum(_saved_s(linear, fmt, latency, readers.get(linear.fqn, 1)) for linear in chosen)
-        )
+    """A group with what takes each format and the seconds that saves; `in_a16`: also with what the
+    weight-only form saves.
+    """
+    options = [
+        [linear for linear in linears if reasons[linear.fqn][i] is None]
+        for i in range(len(formats))
+    ]
+
+    def gains(edge: EdgeMode | None) -> tuple[float, ...]:
+        saved = [
+            sum(_saved_s(x, fmt, latency, readers.get(x.fqn, 1), edge) for x in chosen)
+            for fmt, chosen in zip(formats, options, strict=True)
+        ]
+        return (0.0, *saved)
+
     return Group(
         name=name,
         fqns=tuple(linear.fqn for linear in linears),
-        members=tuple(members),
-        gains_s=tuple(gains),
+        members=((), *(tuple(linear.fqn for linear in chosen) for chosen in options)),
+        gains_s=gains(None),
+        edge_gains_s=gains(EdgeMode.A16) if in_a16 else (),
     )
 
 
-def _saved_s(linear: LinearProfile, fmt: FormatName, latency: LatencyModel, readers: int) -> float:
-    """Seconds of one pipeline run that the format saves here; negative where it is slower."""
+def _saved_s(
+    linear: LinearProfile,
+    fmt: FormatName,
+    latency: LatencyModel,
+    readers: int,
+    edge: EdgeMode | None,
+) -> float:
+    """Seconds of one pipeline run that the format saves here in every step, or what it computes in
+    at edge steps; negative where that is slower.
+    """
     bf16_us = latency.mean_us(linear, FormatName.BF16, readers)
-    return linear.calls * (bf16_us - latency.mean_us(linear, fmt, readers)) / 1e6
+    if edge is None:
+        own_us = latency.mean_us(linear, fmt, readers)
+    else:
+        own_us = latency.edge_us(linear, fmt, edge, readers)
+    return linear.calls * (bf16_us - own_us) / 1e6
 
 
 def _choice(

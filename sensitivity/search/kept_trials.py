@@ -123,6 +123,7 @@ def read_tried(trial: FrozenTrial, candidates: Candidates) -> Tried:
             "index": kept.index,
             "choice": kept.choice,
             "seconds": kept.seconds,
+            "policy": candidates.decode(kept.choice).policy,
         }
         if kept.stopped is not None:
             return StoppedTrial(**common, latency_s=latency_s, stop=kept.stopped)
@@ -132,7 +133,13 @@ def read_tried(trial: FrozenTrial, candidates: Candidates) -> Tried:
         raise ValueError(first_fault(error)) from None
     except (StoreError, FormatError) as error:
         raise ValueError(first_line(error)) from None
-    return ScoredTrial(**common, label=kept.label, latency_s=trial.values[0], score=score)
+    return ScoredTrial(
+        **common,
+        label=kept.label,
+        latency_s=trial.values[0],
+        score=score,
+        memory_bytes=candidates.memory_bytes(kept.choice),
+    )
 
 
 def read_failed(trial: FrozenTrial) -> tuple[Choice, str] | None:

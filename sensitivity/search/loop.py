@@ -37,28 +37,25 @@ whose score is in the store counts, and generates no picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sensitivity.core.short_reprs import ShortRepr
-from sensitivity.core.words import and_more
-from sensitivity.errors import CalibrationError, DamageError, FormatError
+from sensitivity.errors import DamageError
 from sensitivity.fidelity.evaluator import Evaluator
-from sensitivity.search.attempts import (
-    RunError,
-    attempt,
-    counting_deaths,
-    make_references,
-    of_the_caller,
-)
-from sensitivity.search.calibration.jobs import Errors, broken_options
-from sensitivity.search.calibration.stored import calibrate, calibration_cost
+from sensitivity.search.attempts import make_references, of_the_caller
 from sensitivity.search.candidates import Candidates, Choice, baselines
 from sensitivity.search.claims import Claims
 from sensitivity.search.log import open_log, read_log, study_names
 from sensitivity.search.patience import patient
-from sensitivity.search.proposers import SamplerName, make_proposer
+from sensitivity.search.priors import (
+    measure_priors,
+    measures_priors,
+    prior_pictures,
+    without_broken,
+)
+from sensitivity.search.proposers import make_proposer
 from sensitivity.search.settings import EARLIER, SearchSettings, interim_tests, study_name
 from sensitivity.search.shortlist import ANSWERS, NEAR
 from sensitivity.search.stopping import ALPHA, StoppingRule
@@ -245,28 +242,25 @@ def _prepare(
         else None
     )
     store = log.store
-    errors = (
-        _calibrated(evaluator, log.candidates, store, events) if _uses_errors(settings) else None
-    )
+    errors, steps = measure_priors(evaluator, log.candidates, store, settings, events)
     log.keep_errors(errors)
-    candidates = _without_broken(log.candidates, errors or {}, events)
+    log.keep_steps(steps)
+    candidates = without_broken(log.candidates, errors or {}, events)
+    proposer = make_proposer(
+        settings.sampler, candidates, seed=settings.seed, errors=errors, steps=steps
+    )
     return TrialRunner(
         evaluator=evaluator,
         store=store,
         log=log,
         claims=claims,
         candidates=candidates,
-        proposer=make_proposer(settings.sampler, candidates, seed=settings.seed, errors=errors),
+        proposer=proposer,
         rule=rule,
         known=_known_before(log, evaluator, store, settings, events),
         budget=budget,
         events=events,
     )
-
-
-def _uses_errors(settings: SearchSettings) -> bool:
-    """Whether layer sensitivities guide the proposals."""
-    return settings.calibrated and settings.sampler == SamplerName.KNAPSACK
 
 
 def _work(
@@ -279,8 +273,7 @@ def _work(
     """What there is to do before the search is at its end. Nothing is run."""
     by_hand, tried = baselines(candidates), {trial.choice for trial in history}
     done, prompts = len(proposals(history)), len(evaluator.prompts("search")[0])
-    calibrates = done < settings.budget and _uses_errors(settings)
-    cost = calibration_cost(evaluator, candidates, store) if calibrates else None
+    measures = done < settings.budget and measures_priors(settings)
     held_out = evaluator.evaluation_key("held_out")
     unverified = [
         label
@@ -290,7 +283,7 @@ def _work(
     ]
     return SearchWork(
         references=evaluator.undrawn("search"),
-        sensitivities=0.0 if cost is None else cost.trials * prompts,
+        sensitivities=prior_pictures(evaluator, candidates, store) if measures else 0.0,
         baselines=len(by_hand),
         baselines_done=sum(choice in tried for _, choice in by_hand),
         trials=settings.budget,
@@ -323,58 +316,6 @@ def _known_before(
     log.keep_continued(name)
     events.noted(f"{name} of an earlier version is continued here: {len(found)} scored trials")
     return found
-
-
-def _calibrated(
-    evaluator: Evaluator, candidates: Candidates, store: Store, events: SearchEvents
-) -> Errors | None:
-    """Layer sensitivities. None where this denoiser cannot be calibrated: the search then goes on
-    without them, and an event says so. A process that ends in it is counted as long as nothing more
-    is known than when it began; where others share the work, a begun calibration is no sign of it.
-    """
-    cost = calibration_cost(evaluator, candidates, store)
-    events.calibrating(cost.describe())
-    if cost.known == cost.jobs:
-        return calibrate(evaluator, candidates, store)
-    progress, after = of_the_caller(events.calibrated), f"calibration after {cost.numbers} numbers"
-
-    def noted(text: str) -> None:
-        events.noted(f"measuring layer sensitivities: {text}")
-
-    key = evaluator.evaluation_key("search")
-    try:
-        with nullcontext() if store.is_shared else counting_deaths(store, key, after, noted):
-            return attempt(
-                lambda: calibrate(evaluator, candidates, store, progress=progress, noted=noted),
-                evaluator,
-                noted=noted,
-            )
-    except (CalibrationError, RunError) as error:
-        evaluator.recover()
-        reason = str(error).partition("; ")[0]
-        events.noted(f"the search goes on without layer sensitivities: {reason}")
-        return None
-
-
-def _without_broken(candidates: Candidates, errors: Errors, events: SearchEvents) -> Candidates:
-    """The candidates without the options that give NaN or inf on the recorded states already.
-
-    Raises FormatError where no option is left.
-    """
-    broken = sorted(broken_options(errors))
-    if not broken:
-        return candidates
-    names = [f"{candidates.groups[g].name} in {candidates.formats[o]}" for g, o in broken]
-    what = (
-        f"{and_more(names, most=5)}: NaN or inf, as torchao's kernels give for operands that are"
-        " all zeros"
-    )
-    if len(broken) == len(errors):
-        raise FormatError(
-            f"{what}; expected a format in which some group stays finite: choose another `format`"
-        )
-    events.noted(f"left out of the search: {what}")
-    return candidates.without(broken)
 
 
 def _result(log: StudyLog, *, interrupted: bool) -> SearchResult:

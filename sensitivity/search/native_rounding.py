@@ -148,11 +148,12 @@ def _key(evaluator: Evaluator, other: Arithmetic, pair: str) -> str:
 
 def against(formats: Collection[FormatName], own: Arithmetic) -> Arithmetic | None:
     """The arithmetic that a list is drawn in beside its own; None where nothing differs."""
-    if FormatName.NVFP4 not in formats and FormatName.FP8 not in formats:
+    rounded = {name.plain for name in formats if not name.is_weight_only}  # activations at run time
+    if FormatName.NVFP4 not in rounded and FormatName.FP8 not in rounded:
         return None
     if own is not Arithmetic.EAGER:
         return Arithmetic.EAGER
-    return Arithmetic.COMPILED if FormatName.FP8 in formats else Arithmetic.MSLK
+    return Arithmetic.COMPILED if FormatName.FP8 in rounded else Arithmetic.MSLK
 
 
 def _compare(

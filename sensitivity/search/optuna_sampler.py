@@ -5,7 +5,8 @@
     study.optimize(lambda trial: score(sampler.suggest(trial)), n_trials=50)
 
 where score(choice) returns (seconds, typical LPIPS). The search space is one categorical parameter
-for each group. It has the group's name, and the formats that the group takes as choices. Other
+for each group. It has the group's name, and the formats that the group takes as choices. Where step
+policies are searched, `step_policy` is one more, whose choices are the policies' keys. Other
 parameters of an objective are sampled at random.
 
 The history is read from the study: finished trials with a value for every group. The last objective
@@ -16,7 +17,7 @@ does with the baselines.
 Constraints and values of pruned trials are not used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -27,7 +28,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sensitivity.search.calibration.jobs import Errors
 from sensitivity.search.candidates import Candidates, Choice
-from sensitivity.search.proposers import KnapsackProposer, Observation
+from sensitivity.search.proposers import STEP_POLICY, KnapsackProposer, Observation
+from sensitivity.search.step_table import StepTable
 
 STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
 """States of trials whose choice is not proposed again."""
@@ -39,6 +41,7 @@ class KnapsackSampler(BaseSampler):
     Args:
         candidates: groups, formats and gains.
         errors: {(group, option): calibrated error}, None without calibration.
+        steps: what each group does in which part of a run; None: the same in every step.
         seed: of everything random.
         first: choices that are proposed before all others.
     """
@@ -48,11 +51,12 @@ class KnapsackSampler(BaseSampler):
         candidates: Candidates,
         *,
         errors: Errors | None = None,
+        steps: StepTable | None = None,
         seed: int = 0,
         first: Sequence[Choice] = (),
     ) -> None:
         self.candidates, self.first = candidates, tuple(first)
-        self._proposer = KnapsackProposer(candidates, seed=seed, errors=errors)
+        self._proposer = KnapsackProposer(candidates, seed=seed, errors=errors, steps=steps)
         self._random = RandomSampler(seed=seed)
         self.space: dict[str, BaseDistribution] = {
             group.name: CategoricalDistribution(
@@ -64,6 +68,8 @@ class KnapsackSampler(BaseSampler):
             )
             for group in candidates.groups
         }
+        if candidates.chooses_policy:
+            self.space[STEP_POLICY] = CategoricalDistribution(_keys(candidates))
 
     def reseed_rng(self) -> None:
         """Reseed the sampling of parameters that are no groups.
@@ -109,18 +115,34 @@ class KnapsackSampler(BaseSampler):
 
     def suggest(self, trial: optuna.Trial) -> Choice:
         """The trial's choice. Call this in the objective."""
-        names = [str(fmt) for fmt in self.candidates.formats]
-        return tuple(
-            names.index(str(trial.suggest_categorical(name, space.choices)))
-            for name, space in self._categorical()
+        return self._choice(
+            {
+                name: trial.suggest_categorical(name, own.choices)
+                for name, own in self._categorical()
+            }
         )
 
     def parameters(self, choice: Choice) -> dict[str, str]:
         """A choice as Optuna's parameters, for `study.enqueue_trial`."""
-        return {
+        options = self.candidates.options_of(choice)
+        found = {
             group.name: str(self.candidates.formats[option])
-            for group, option in zip(self.candidates.groups, choice, strict=True)
+            for group, option in zip(self.candidates.groups, options, strict=True)
         }
+        if self.candidates.chooses_policy:
+            found[STEP_POLICY] = _keys(self.candidates)[self.candidates.place_of_policy(choice)]
+        return found
+
+    def _choice(self, parameters: Mapping[str, Any]) -> Choice:
+        """The choice of these parameters.
+
+        Raises KeyError, ValueError: one is missing, or is none of ours.
+        """
+        formats, keys = list(map(str, self.candidates.formats)), _keys(self.candidates)
+        options = [formats.index(str(parameters[group.name])) for group in self.candidates.groups]
+        chooses = self.candidates.chooses_policy
+        place = keys.index(parameters[STEP_POLICY]) if chooses else 0
+        return self.candidates.with_policy(options, place)
 
     def _categorical(self) -> list[tuple[str, CategoricalDistribution]]:
         return [
@@ -131,15 +153,20 @@ class KnapsackSampler(BaseSampler):
 
     def _read(self, study: Study, current: FrozenTrial) -> tuple[list[Observation], set[Choice]]:
         """The scored choices in order, and all choices of other trials."""
-        names = {str(fmt): option for option, fmt in enumerate(self.candidates.formats)}
         history, seen = [], set()
         for trial in study.get_trials(deepcopy=False, states=STATES):
-            if trial.number == current.number or any(
-                trial.params.get(name) not in names for name in self.space
-            ):
+            if trial.number == current.number:
                 continue
-            choice = tuple(names[trial.params[name]] for name in self.space)
+            try:
+                choice = self._choice(trial.params)
+            except (KeyError, ValueError):
+                continue
             seen.add(choice)
             if trial.state is TrialState.COMPLETE and trial.values[-1] >= 0:
                 history.append(Observation(choice=choice, typical=trial.values[-1]))
         return history, seen
+
+
+def _keys(candidates: Candidates) -> list[str]:
+    """What the step policies are called as a parameter's choices."""
+    return [policy.key or "plain" for policy in candidates.policies]

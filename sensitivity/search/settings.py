@@ -15,6 +15,7 @@ from typing import Any
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName, Granularity, Source
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.fidelity.evaluator import Evaluator
 from sensitivity.latency.runtimes import DEFAULT
@@ -49,6 +50,10 @@ class SearchSettings:
         runtime: the name of the way of running that is priced.
         objective: what was minimised instead of LPIPS, as "module:function"; None: LPIPS.
         consumers: the tools that can express every choice, by the names of their exporters.
+        edge_steps: what a quantized Linear computes in at edge steps; None: there are none, and
+            every step runs as the skip-list says.
+        first_steps, last_steps: how many first and last steps may be edge steps; None: chosen by
+            the length of a run (`search.step_policies`).
     """
 
     formats: tuple[FormatName, ...]
@@ -64,6 +69,9 @@ class SearchSettings:
     runtime: str = DEFAULT
     objective: str | None = None
     consumers: tuple[str, ...] = ()
+    edge_steps: EdgeMode | None = None
+    first_steps: tuple[int, ...] | None = None
+    last_steps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type."""
@@ -107,6 +115,7 @@ def study_name(
         | _measured_terms(candidates)
         | _runtime_terms(candidates, settings)
         | ({"consumers": list(settings.consumers)} if settings.consumers else {})
+        | _step_terms(candidates)
     )
     return f"{evaluator.spec.name}-{'+'.join(settings.formats)}-{settings.target}-{fingerprint[:8]}"
 
@@ -130,6 +139,18 @@ def _runtime_terms(candidates: Candidates, settings: SearchSettings) -> dict[str
         added = [list(group.host_s) for group in candidates.groups]
         terms["host"] = [[f"{seconds:.9g}" for seconds in row] for row in (bf16, *added)]
     return terms
+
+
+def _step_terms(candidates: Candidates) -> dict[str, Any]:
+    """The step policies, and what A16 edge steps save; nothing for the plain policy alone."""
+    if all(policy.is_plain for policy in candidates.policies):
+        return {}
+    edges = [[f"{gain:.9g}" for gain in g.edge_gains_s] for g in candidates.groups]
+    return {
+        "policies": [policy.key for policy in candidates.policies],
+        "steps": candidates.steps,
+        **({"edges": edges} if any(edges) else {}),
+    }
 
 
 def for_words(consumers: Sequence[str]) -> tuple[str, ...]:

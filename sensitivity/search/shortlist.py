@@ -87,17 +87,23 @@ class Contest:
             typical=trial.typical,
             mean=self.rules.damage_curve.mean(trial.typical),
             flips=len(self.rules.flips(trial.score)),
+            memory_bytes=trial.memory_bytes,
         )
 
     def is_fast_enough(self, trial: ScoredTrial) -> bool:
         """Whether a trial keeps to the bounds on time."""
         return self.constraints.is_fast_enough(trial.latency_s, bf16_s=self.bf16_s)
 
+    def front(self) -> list[ScoredTrial]:
+        """The front of what keeps to the bound on memory, fastest first."""
+        return front_of([t for t in self.trials if self.constraints.fits(t.memory_bytes)])
+
     def first_choice(self) -> ScoredTrial:
         """What the search prompts choose.
 
         Raises:
             ConstraintError: no trial keeps to the constraints, or to the study's bound on sound.
+            UserError: memory is bounded, and not known.
         """
         kept = [t for t in self.trials if t.score.is_allowed]
         if self.trials and not kept:

@@ -33,6 +33,7 @@ from sensitivity.errors import OutputError
 from sensitivity.search.database import Database
 from sensitivity.search.kept_trials import TRIED
 from sensitivity.search.optuna_storage import SealedStorage
+from sensitivity.search.proposers import STEP_POLICY
 from sensitivity.search.seals import OURS
 from sensitivity.search.trials import name_of
 
@@ -70,6 +71,7 @@ class Extras:
         trial_note: (name of a trial, how the address of its pictures begins) -> Markdown.
         groups: names of the groups of Linears; with more than `MOST_GROUPS` they are not shown.
         formats: the formats of a group's options, bf16 first.
+        policies: the step policies that were searched, in words.
     """
 
     note: str = ""
@@ -78,6 +80,7 @@ class Extras:
     trial_note: Callable[[str, str], str] = lambda _name, _address: ""
     groups: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
 
 
 class ShownStorage(_CachedStorage):
@@ -260,15 +263,18 @@ def _shown(trial: FrozenTrial, name: str, extras: Extras, bf16_s: float | None) 
 def _parameters(
     choice: object, extras: Extras
 ) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """The format of each group, as Optuna's parameters and their distributions."""
+    """The format of each group, and the step policy where several were searched, as Optuna's
+    parameters and their distributions.
+    """
+    spaces = dict.fromkeys(extras.groups, CategoricalDistribution(extras.formats))
+    if len(extras.policies) > 1:
+        spaces[STEP_POLICY] = CategoricalDistribution(extras.policies)
     try:
-        names = [extras.formats[option] for option in json.loads(str(choice))]
+        pairs = zip(spaces.values(), json.loads(str(choice)), strict=True)
+        names = [own.choices[place] for own, place in pairs]
     except (ValueError, TypeError, IndexError):
         return {}, {}
-    if len(names) != len(extras.groups):
-        return {}, {}
-    distribution = CategoricalDistribution(extras.formats)
-    return dict(zip(extras.groups, names, strict=True)), dict.fromkeys(extras.groups, distribution)
+    return dict(zip(spaces, names, strict=True)), dict(spaces)
 
 
 def _mean(score: object) -> float | None:

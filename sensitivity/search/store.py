@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, true
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.file_names import slug
 from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.storage_url import Storage
@@ -45,6 +46,8 @@ from sensitivity.spec.study_spec import StudySpec
 
 T = TypeVar("T")
 
+STEPS = "steps:"
+"""What a step policy is named by among FQNs; no FQN has a colon."""
 END_TO_END = "end to end"
 """In the place of a compile mode: the row is of a whole run, and no shape's."""
 log = logging.getLogger(__name__)
@@ -63,8 +66,12 @@ def kept_beside(storage: Storage | None, spec: StudySpec) -> Path:
 
 
 def assignment_key(formats: Mapping[str, FormatName]) -> str:
-    """sha256 of what is quantized, by FQN; equal for equal assignments however they were made."""
-    return _digest({fqn: str(name) for fqn, name in quantized(formats).items()})
+    """sha256 of what is quantized, by FQN, and of the step policy where there is one; equal for
+    equal assignments however they were made. A plain mapping has the plain policy.
+    """
+    policy = Assignment.of(formats).policy
+    steps = {} if policy.is_plain else {STEPS: policy.key}
+    return _digest({fqn: str(name) for fqn, name in quantized(formats).items()} | steps)
 
 
 class Store(Database):

@@ -44,12 +44,15 @@ from sensitivity.search.kept_trials import (
 from sensitivity.search.optuna_storage import sealed
 from sensitivity.search.proposers import KnapsackProposer, Observation, State
 from sensitivity.search.seals import CONTINUES, SETTINGS
+from sensitivity.search.step_table import StepTable
 from sensitivity.search.store import Store
 from sensitivity.search.tables import FinishedRow, Table
 from sensitivity.search.trials import ScoredTrial, StoppedTrial, Tried
 
 SAME_FAILURES = 3
 """Failures in a row with one reason that end a search."""
+STEPS = "steps"
+"""The attribute of a study that has its `StepTable`."""
 _ERRORS = TypeAdapter(list[tuple[int, int, float]])
 _FINISHED = Table.metadata.tables[FinishedRow.__tablename__]
 _MADE_AGAIN = "run the same search again, which makes it again from the scores that are kept"
@@ -260,9 +263,17 @@ class StudyLog:
     def keep_errors(self, errors: Errors | None) -> None:
         """Keep the layer sensitivities, so that `estimated` needs no model later."""
         rows = None if errors is None else [[g, o, error] for (g, o), error in errors.items()]
+        self._keep_changed("errors", rows)
+
+    def keep_steps(self, steps: StepTable | None) -> None:
+        """Keep what each group does in which part of a run, as far as that was ever measured."""
+        if steps is not None or STEPS in self.study.user_attrs:
+            self._keep_changed(STEPS, None if steps is None else steps.to_json())
+
+    def _keep_changed(self, key: str, value: Any) -> None:
         attributes = self.study.user_attrs
-        if "errors" not in attributes or attributes["errors"] != rows:
-            self.study.set_user_attr("errors", rows)
+        if key not in attributes or attributes[key] != value:
+            self.study.set_user_attr(key, value)
 
     def errors(self) -> Errors | None:
         """The layer sensitivities that were kept; None where the search had none."""
@@ -270,6 +281,11 @@ class StudyLog:
         if rows is None:
             return None
         return {(g, o): error for g, o, error in _ERRORS.validate_python(rows)}
+
+    def step_table(self) -> StepTable | None:
+        """What each group does in which part of a run; None where it was not measured."""
+        kept = self.study.user_attrs.get(STEPS)
+        return None if kept is None else StepTable.from_json(kept)
 
     def estimated(self, trials: Sequence[ScoredTrial]) -> tuple[ScoredTrial, ...]:
         """The trials with the typical and mean damage that all of them say each has."""
@@ -294,7 +310,7 @@ class StudyLog:
 
     def _proposer(self, errors: Errors | None) -> KnapsackProposer:
         left = self.candidates.without(broken_options(errors or {}))
-        return KnapsackProposer(left, seed=0, errors=errors)
+        return KnapsackProposer(left, seed=0, errors=errors, steps=self.step_table())
 
 
 def read_fact(text: object) -> Any:

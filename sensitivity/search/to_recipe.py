@@ -27,12 +27,13 @@ from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.formats import mslk
 from sensitivity.formats.refused_products import refused_products
 from sensitivity.latency import LatencyEstimate
-from sensitivity.recipes.parts import latency_record, layer_records, made_record, weight_bytes
+from sensitivity.recipes.parts import latency_record, layer_records, made_record
 from sensitivity.recipes.reasons import Worth
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.loop import SearchResult
 from sensitivity.search.native_rounding import SKIP_LIST, NativeRounding
+from sensitivity.search.recipe_memory import peaks_record, policy_record, weights_record
 from sensitivity.search.settings import SearchSettings, for_words
 from sensitivity.search.shortlist import front_of
 from sensitivity.search.trials import ScoredTrial
@@ -78,10 +79,11 @@ def build_recipe(
                 fixed=candidates.fixed,
                 worth=worth_of(candidates, chosen.choice, result.damages),
             ),
+            "step_policy": policy_record(candidates, chosen),
             "latency": latency_record(estimate),
             "fidelity": _fidelity(evaluator, winner, chosen, floor, formats)
             | {"against": against(winner, result.trials)},
-            "memory": _memory(evaluator, formats),
+            "memory": weights_record(evaluator, formats) | peaks_record(candidates, chosen),
             "search": _search(settings, result, chosen),
             "choice": _choice(winner),
             "verified": _verified(evaluator, candidates, result, winner),
@@ -90,15 +92,22 @@ def build_recipe(
                 fqn: why for fqn, why in candidates.refused.items() if not formats[fqn].is_quantized
             },
             "front": [
-                {
-                    "name": t.name,
-                    "latency": latency_record(estimate, t.latency_s),
-                    **_estimated(t, winner.rules),
-                }
+                {"latency": latency_record(estimate, t.latency_s)}
+                | _member(candidates, t, winner.rules)
                 for t in front_of(result.trials)
             ],
         }
     )
+
+
+def _member(candidates: Candidates, trial: ScoredTrial, rules: SummaryRules) -> dict[str, Any]:
+    """A member of the front, without its seconds."""
+    return {
+        "name": trial.name,
+        **_estimated(trial, rules),
+        "memory_bytes": trial.memory_bytes,
+        "step_policy": policy_record(candidates, trial),
+    }
 
 
 def worth_of(
@@ -110,6 +119,7 @@ def worth_of(
     equally among its Linears. Shares are of the damage of everything in that format.
     """
     last = [max(option for option, own in enumerate(g.members) if own) for g in candidates.groups]
+    gains = candidates.gains_s(candidates.place_of_policy(choice))
     total = sum(damages.get(item, 0.0) for item in enumerate(last))
     found = {}
     for place, (group, option) in enumerate(zip(candidates.groups, last, strict=True)):
@@ -119,7 +129,7 @@ def worth_of(
         count = len(group.members[option])
         for fqn in group.members[option]:
             part = None if share is None else share / count
-            found[fqn] = Worth(share=part, saved_s=group.gains_s[option] / count)
+            found[fqn] = Worth(share=part, saved_s=gains[place][option] / count)
     return found
 
 
@@ -287,12 +297,6 @@ def _values(metric: MetricValues) -> dict[str, Any]:
         "noise_floor": metric.noise_floor,
         "per_prompt": list(metric.per_prompt),
     }
-
-
-def _memory(evaluator: Evaluator, formats: Mapping[str, FormatName]) -> dict[str, Any]:
-    """Bytes of the denoisers' weights."""
-    bf16_bytes, quantized_bytes = weight_bytes(evaluator.loaded.denoiser, formats)
-    return {"bf16_bytes": bf16_bytes, "quantized_bytes": quantized_bytes, "source": "predicted"}
 
 
 def _search(settings: SearchSettings, result: SearchResult, chosen: ScoredTrial) -> dict[str, Any]:

@@ -224,13 +224,14 @@ class TrialRunner:
     def _try(self, wanted: Wanted) -> RunError | None:
         """Score the choice, and record what comes of it; why, where it failed."""
         name, choice = name_of(wanted.label, wanted.number), wanted.choice
+        formats = self.candidates.decode(choice)
         self.events.began(wanted.number, wanted.label)
         begun, graphs, stops = time.monotonic(), compiled_graphs(), list[Stop]()
         try:
             score = known_or_scored(
                 self.evaluator,
                 self.store,
-                self.candidates.decode(choice),
+                formats,
                 "search",
                 self.events.pictures,
                 noted=lambda text: self.events.noted(f"{name}: {text}"),
@@ -245,12 +246,14 @@ class TrialRunner:
             "choice": choice,
             "latency_s": self.candidates.latency_s(choice),
             "seconds": time.monotonic() - begun,
+            "policy": formats.policy,
         }
         tried: Tried
         if isinstance(score, PartialScore):
             tried = StoppedTrial(**common, stop=stops[-1])
         else:
-            tried = ScoredTrial(**common, label=wanted.label, score=score)
+            memory = self.candidates.memory_bytes(choice)
+            tried = ScoredTrial(**common, label=wanted.label, score=score, memory_bytes=memory)
         compiled = compiled_graphs() - graphs if self.evaluator.compiled else None
         self._record(tried, wanted.state, compiled)  # 0: switching formats compiles nothing
         return None
@@ -333,7 +336,7 @@ def replay_waiting(log: StudyLog, noted: Callable[[str], Any]) -> None:
 
     def keep(kept: KeptTrial) -> None:
         tried = kept.tried
-        if len(tried.choice) != len(log.candidates.groups):
+        if len(tried.choice) != log.candidates.length:
             raise ValueError(f"it has {len(tried.choice)} options")
         seconds = log.candidates.latency_s(tried.choice)
         if tried.latency_s != seconds:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sensitivity.core.short_reprs import ShortRepr
+from sensitivity.core.step_policy import PLAIN, StepPolicy
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.typical import typical
 from sensitivity.search.candidates import Choice
@@ -36,6 +37,9 @@ class ScoredTrial(ShortRepr):
         estimate: the typical damage that all trials together say it has (`search.estimate`); None
             while the search runs.
         expected_mean: the mean damage that goes with it (`fidelity.mean_curve`); None likewise.
+        memory_bytes: predicted peak of GPU memory in a run (`search.choice_memory`); None is not
+            known.
+        policy: at which steps it runs at higher precision.
     """
 
     index: int
@@ -47,6 +51,8 @@ class ScoredTrial(ShortRepr):
     seconds: float
     estimate: float | None = None
     expected_mean: float | None = None
+    memory_bytes: int | None = None
+    policy: StepPolicy = PLAIN
 
     @property
     def name(self) -> str:
@@ -79,7 +85,7 @@ class StoppedTrial(ShortRepr):
     """One trial that ended before its last prompt. Only proposals are stopped.
 
     Attributes:
-        index, number, choice, latency_s, seconds: as in `ScoredTrial`.
+        index, number, choice, latency_s, seconds, policy: as in `ScoredTrial`.
         stop: why and where it stopped; `stop.rival` is the index of the trial that is better.
     """
 
@@ -89,6 +95,7 @@ class StoppedTrial(ShortRepr):
     latency_s: float
     stop: Stop
     seconds: float
+    policy: StepPolicy = PLAIN
 
     @property
     def label(self) -> str:

@@ -23,9 +23,9 @@ and report the other half, with intervals that are a third wider.
     winner.chosen, winner.said(winner.chosen).typical_ci95
 
 A bound on the mean is one on the expected mean (`fidelity.summary`), not on the average of the
-prompts at hand. Where there is sound, "LPIPS" means damage (`fidelity.score`), and a trial whose
-sound breaks the study's bound never wins. Scores are only read here: `search.held_out` computes
-them.
+prompts at hand. What a bound on memory leaves out takes no part: neither the front nor its chord
+has it. Where there is sound, "LPIPS" means damage (`fidelity.score`), and a trial whose sound
+breaks the study's bound never wins. Scores are only read here: `search.held_out` computes them.
 """
 
 import math
@@ -41,7 +41,7 @@ from sensitivity.fidelity.summary import ScoreSummary, SummaryRules
 from sensitivity.fidelity.typical import Ratio, ratio, typical, typical_interval
 from sensitivity.fidelity.words import lpips_words
 from sensitivity.search.front import Constraints
-from sensitivity.search.shortlist import Contest, describe_sound, front_of
+from sensitivity.search.shortlist import Contest, describe_sound
 from sensitivity.search.trials import ScoredTrial
 
 FURTHER = 6
@@ -163,7 +163,7 @@ def _score_slower(
     held_out = sum(scores[t.index].typical for t in scored)
     factor = held_out / max(sum(t.typical for t in scored), 1e-300)
     slowest, asked = max(t.latency_s for t in scored), []
-    for trial in front_of(contest.trials):
+    for trial in contest.front():
         known = contest.offer(trial)
         is_expected = contest.constraints.is_good_enough(
             typical=factor * known.typical, mean=factor * known.mean, flips=known.flips
@@ -192,7 +192,7 @@ def _chord(
 
     It is the chord's slope on the search prompts, scaled to all prompts by the shortlist's ratio.
     """
-    front, search = front_of(contest.trials), sum(t.typical for t in scored)
+    front, search = contest.front(), sum(t.typical for t in scored)
     if len(front) < 3 or not search:
         return None
     slope = (front[0].typical - front[-1].typical) / (front[-1].latency_s - front[0].latency_s)

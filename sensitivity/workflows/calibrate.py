@@ -18,6 +18,7 @@ from typing import Any
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import (
+    DEFAULT_FORMATS,
     QUANTIZED_FORMATS,
     FormatName,
     Granularity,
@@ -216,9 +217,13 @@ def calibrate_study(
 
 
 def formats_of_target(spec: StudySpec, target: str | None) -> tuple[FormatName, ...]:
-    """The quantized formats that the target (None: the study's) has, in `FormatName`'s order."""
+    """The formats that are calibrated where nobody names any: those of `DEFAULT_FORMATS` that the
+    target (None: the study's) has; where it has none, its plain formats.
+    """
     latency = latency_model(spec, target)
-    return tuple(name for name in QUANTIZED_FORMATS if latency.supports(name))
+    plain = [name for name in QUANTIZED_FORMATS if name is name.plain]
+    found = [tuple(filter(latency.supports, names)) for names in (DEFAULT_FORMATS, plain)]
+    return found[0] or found[1]
 
 
 def denoiser_calls(table: ShapeTable) -> int:

@@ -1,6 +1,6 @@
 """Does a recipe keep to the bounds of a gate? `check_recipe`: every bound, each decided by itself.
 
-    gate = Gate(constraints=Constraints(max_lpips=0.15, max_flips=2), max_memory_bytes=24 * 10**9)
+    gate = Gate(constraints=Constraints(max_lpips=0.15, max_memory_bytes=24 * 10**9))
     found = check_recipe(load_recipe("recipe.json"), spec, gate, Drawing(device="cpu"))
     found.decision, found.criteria[0].found          # Decision.PASSES, "0.0163 [0.0101, 0.0262]"
     found = check_recipe(new, spec, Gate(), Drawing(device="cpu"), against=old)
@@ -33,8 +33,10 @@ from sensitivity.fidelity.judges.wishes import JudgeWishes
 from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.fidelity.summary import SummaryRules
 from sensitivity.formats.execution import Execution
+from sensitivity.latency.memory import MISSING_BYTES
 from sensitivity.recipes.diff import check_alike
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.recipes.without_policy import without_step_policy
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.comparing import check_objective, compare_by
@@ -48,9 +50,6 @@ from sensitivity.workflows.prepare import CheckedPipeline, load_checked
 from sensitivity.workflows.progress import Say, silent
 from sensitivity.workflows.recipe_times import RECIPE, runtime_named, why_not_timed
 from sensitivity.workflows.verify import summary_rules, verification_execution
-
-MISSING_BYTES = 6 * 10**9
-"""What a predicted peak may lack: the most that it did beside published ones (`latency.memory`)."""
 
 
 def check_recipe(
@@ -136,7 +135,7 @@ def _load(asked: _Asked) -> CheckedPipeline:
             recipe.check_weights(allow_random=spec.model.weights == "random")
     compared = compare_by(spec, device=how.device, wishes=wishes, objective=how.objective)
     pipeline = load_checked(spec, compared, device=how.device, say=asked.say)
-    asked.recipe.apply(
+    without_step_policy(asked.recipe).apply(  # the evaluator runs the policy
         pipeline.loaded.pipe, emulate=True, allow_random_weights=spec.model.weights == "random"
     )
     return pipeline
@@ -164,10 +163,10 @@ def _draw(asked: _Asked, pipeline: CheckedPipeline) -> Drawn:
     )
     try:
         asked.say(f"drawing {len(evaluator.prompts('held_out')[0])} prompts")
-        score, other = evaluator.score(recipe.layers, "held_out"), None
+        score, other = evaluator.score(recipe.assignment, "held_out"), None
         if against is not None:
-            is_same = dict(recipe.layers) == dict(against.layers)
-            other = score if is_same else evaluator.score(against.layers, "held_out")
+            is_same = recipe.assignment == against.assignment
+            other = score if is_same else evaluator.score(against.assignment, "held_out")
         return Drawn(
             score=score,
             other=other,
@@ -208,18 +207,18 @@ def _priced(asked: _Asked, untimed: str) -> list[Criterion]:
     """
     recipe, spec, gate = asked.recipe, asked.spec, asked.gate
     asked.say(f"pricing {spec.name}")
-    estimate = pricer_for(recipe, spec).price(recipe.name, recipe.layers).estimate
+    estimate = pricer_for(recipe, spec).price(recipe.name, recipe.assignment).estimate
     source = f"predicted for {estimate.target}, batch {estimate.batch_size}"
     source += f" ({untimed})" if untimed else ""
     found = []
     if (least := gate.constraints.min_speedup) is not None:
         found.append(speed_criterion(estimate.speedup, estimate.interval90, least, source))
-    if (most := gate.max_memory_bytes) is not None:
+    if (most := gate.constraints.max_memory_bytes) is not None:
         peak = None if estimate.memory is None else estimate.memory.quantized_peak_bytes
         if peak is None:
             raise UserError(
                 f"the peak memory of {spec.name} is not known, since its run was not counted;"
-                " expected a pipeline that runs without weights: leave `max_memory` out"
+                " expected a pipeline that runs without weights: leave `max_memory_bytes` out"
             )
         found.append(memory_criterion(peak, MISSING_BYTES, most, source))
     return found
@@ -244,6 +243,6 @@ def _of_run(run: MeasuredRun, source: str, gate: Gate) -> list[Criterion]:
     found = []
     if (least := gate.constraints.min_speedup) is not None:
         found.append(speed_criterion(run.ratio.value, run.ratio.interval90, least, source))
-    if (most := gate.max_memory_bytes) is not None:
+    if (most := gate.constraints.max_memory_bytes) is not None:
         found.append(memory_criterion(run.peak_bytes, 0, most, source))
     return found

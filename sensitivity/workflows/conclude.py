@@ -97,7 +97,7 @@ class SearchOutcome:
         front = f"front of {len(self.front)} among {trials} lists"
         if recipe is None or self.chosen is None:
             return f"{self.result.study}: {front}, nothing chosen"
-        words = short_words(recipe.layers, recipe.latency, recipe.fidelity)
+        words = short_words(recipe.assignment, recipe.latency, recipe.fidelity)
         return f"{self.chosen.name}: {words}; {front}"
 
     def _repr_html_(self) -> str:

@@ -67,6 +67,7 @@ def extras_of(
         trial_note=trial_note,
         groups=tuple(group.name for group in report.groups),
         formats=report.formats,
+        policies=report.policies,
     )
 
 

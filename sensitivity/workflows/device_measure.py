@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sensitivity.core.devices import check_device
-from sensitivity.core.format_name import QUANTIZED_FORMATS, CompileMode, FormatName
-from sensitivity.errors import MeasurementError
+from sensitivity.core.format_name import DEFAULT_FORMATS, CompileMode, FormatName
+from sensitivity.errors import FormatError, MeasurementError
 from sensitivity.formats.registry import get_format
 from sensitivity.latency.targets.target_file import TargetFile
 from sensitivity.latency.timing.device_jobs import COMPLETE, QUICK, Job, JobRunner, Result
@@ -65,6 +65,8 @@ class DeviceRequest:
         minutes: The time limit; None is that of `quick`.
         compile_mode: How the priced run is compiled.
         name: What the target is called; None is the chip's name.
+        formats: The quantized formats that are measured; () are those of `DEFAULT_FORMATS` that
+            run natively.
     """
 
     device: str = "cuda"
@@ -72,6 +74,7 @@ class DeviceRequest:
     minutes: float | None = None
     compile_mode: CompileMode = "reduce-overhead"
     name: str | None = None
+    formats: tuple[FormatName, ...] = ()
 
     @property
     def limit_s(self) -> float:
@@ -156,6 +159,7 @@ def measure_device(
 
     Raises:
         UserError: There is no such GPU.
+        FormatError: A format of the request does not run natively there.
         MeasurementError: Nothing could be measured.
     """
     check_device(request.device, gpu_only=request.device != "cpu")
@@ -190,7 +194,7 @@ def _begin(
 ) -> _Session:
     """A session, with what an earlier file of this machine has unless that is complete."""
     started = clock()
-    formats = native_formats(request.device)
+    formats = native_formats(request.device, request.formats)
     machine = describe_machine(request.device, formats, request.compile_mode, request.name)
     session = _Session(
         request=request,
@@ -220,12 +224,19 @@ def _runner(session: _Session) -> JobRunner:
     )
 
 
-def native_formats(device: str) -> tuple[FormatName, ...]:
-    """The quantized formats that run natively on a device."""
+def native_formats(device: str, wanted: Sequence[FormatName] = ()) -> tuple[FormatName, ...]:
+    """The formats that are measured on a device: `wanted`, or those of `DEFAULT_FORMATS` that run
+    natively.
+
+    Raises:
+        FormatError: One of `wanted` does not run natively.
+    """
     where = device_of(device)
-    return tuple(
-        name for name in QUANTIZED_FORMATS if get_format(name).native_refusal(where) is None
-    )
+    reasons = {name: get_format(name).native_refusal(where) for name in wanted or DEFAULT_FORMATS}
+    for reason in (reasons[name] for name in wanted):
+        if reason is not None:
+            raise FormatError(f"`format`: {reason}, or leave it out")
+    return tuple(name for name, reason in reasons.items() if reason is None)
 
 
 def _run_stages(session: _Session, shapes: StudyShapes, worker: MeasuringProcess, say: Say) -> None:

@@ -85,11 +85,12 @@ def first_stages(formats: tuple[FormatName, ...]) -> tuple[Stage, ...]:
     """What can be measured before the studies' shapes are known; the last stage is the grid, which
     goes on as long as they are not.
     """
+    plain = _with_own_kernels(formats)
     quantizers = [
-        tuple(QuantizerShape(m=m, k=k, format=name) for name in formats) for m, k in _QUANTIZED_MK
+        tuple(QuantizerShape(m=m, k=k, format=name) for name in plain) for m, k in _QUANTIZED_MK
     ]
     grid = [
-        _gemms(m, k, n, bias=True, formats=formats)
+        _gemms(m, k, n, bias=True, formats=plain)
         for (k, n), m in _diagonally(_GRID_KN, _GRID_M)
         if m * k * n <= _LARGEST
     ]
@@ -114,7 +115,7 @@ def study_stages(
     """
     runs = list(runs)
     linears = _valued_linears(runs, formats)
-    gemms = list(dict.fromkeys(_gemms_of(group, formats) for group in linears))
+    gemms = list(dict.fromkeys(_gemms_of(group, _with_own_kernels(formats)) for group in linears))
     compared = [
         tuple(GemmShape(m=m, k=k, n=n, bias=bias, format=name) for name in formats)
         for m, k, n, bias in SHAPES
@@ -131,6 +132,11 @@ def study_stages(
         Stage(name="attention", part=0.07, jobs=_jobs("attention", _attentions(runs))),
         Stage(name="agreement with emulation", part=0.07, jobs=_jobs("ulps", compared)),
     )
+
+
+def _with_own_kernels(formats: tuple[FormatName, ...]) -> tuple[FormatName, ...]:
+    """The plain formats whose quantizers and GEMMs these run, for measuring each once."""
+    return tuple(dict.fromkeys(name.plain for name in formats if not name.is_weight_only))
 
 
 def _jobs(kind: str, groups: Iterable[tuple[object, ...]]) -> tuple[Job, ...]:

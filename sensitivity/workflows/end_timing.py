@@ -181,8 +181,9 @@ def with_timing(recipe: Recipe, times: EndTimes, *, chosen: str) -> Recipe:
     """The recipe with what was measured end to end.
 
     If its list ran, `latency` becomes that, with the sum of shapes beside it and a note on where
-    both differ; where the denoisers' calls alone were timed, with that of the whole run too.
-    Otherwise `latency` stays, and its note says why. `timings` has all lists.
+    both differ; where the denoisers' calls alone were timed, with that of the whole run too. Where
+    the whole call was run, `memory` has its measured peaks. Otherwise `latency` stays, and its note
+    says why. `timings` has all lists.
 
     Args:
         recipe: the winner's.
@@ -196,6 +197,7 @@ def with_timing(recipe: Recipe, times: EndTimes, *, chosen: str) -> Recipe:
         return untimed(Recipe.from_mapping(data), run.failure)
     whole_run = None if times.whole else whole_run_of(recipe.latency)
     data["latency"] |= _measured(run.timed, times, chosen) | {"whole_run": whole_run}
+    data["memory"] |= _measured_peaks(times, chosen)
     return Recipe.from_mapping(data)
 
 
@@ -214,6 +216,16 @@ def _measured(timed: TimedList, times: EndTimes, chosen: str) -> dict[str, Any]:
         "shapes": None if estimate is None else shape_sum(estimate),
         "note": times.difference(chosen),
     }
+
+
+def _measured_peaks(times: EndTimes, chosen: str) -> dict[str, Any]:
+    """The fields of `memory` that a run decides; {} where not the whole call was run, or where no
+    peak is measured, as on a CPU.
+    """
+    peak, bf16 = (times.find(name).peak_bytes for name in (chosen, BF16))
+    if not (times.whole and peak and bf16):
+        return {}
+    return {"peak_bytes": peak, "bf16_peak_bytes": bf16, "peak_source": "measured"}
 
 
 def shape_sum(estimate: LatencyEstimate) -> dict[str, Any]:

@@ -254,4 +254,7 @@ def _settings(request: SearchRequest, prepared: Prepared) -> SearchSettings:
         runtime=prepared.latency.runtime.name,
         objective=request.objective,
         consumers=request.consumers,
+        edge_steps=request.edge_steps,
+        first_steps=request.first_steps,
+        last_steps=request.last_steps,
     )

@@ -1,6 +1,6 @@
 """What does a gate ask of a recipe, and what did it find? `Gate`, `Drawing`, `Drawn`, `Checked`.
 
-    gate = Gate(constraints=Constraints(max_lpips=0.15), max_memory_bytes=24 * 10**9)
+    gate = Gate(constraints=Constraints(max_lpips=0.15, max_memory_bytes=24 * 10**9))
     check_gate(gate)                    # UserError for a bound that makes no sense
     checked.decision, checked.to_json()
     with_gate(checked).save("checked.json")                 # the recipe with a record of this
@@ -29,12 +29,11 @@ class Gate:
     """What a recipe must keep to.
 
     Attributes:
-        constraints: bounds on pictures and on the speedup; `max_seconds` is not looked at.
-        max_memory_bytes: the largest peak of GPU memory in a run; None: any.
+        constraints: bounds on pictures, on the speedup and on peak memory; `max_seconds` is not
+            looked at.
     """
 
     constraints: Constraints = field(default_factory=Constraints)
-    max_memory_bytes: int | None = None
 
     @property
     def bounds_pictures(self) -> bool:
@@ -45,7 +44,8 @@ class Gate:
     @property
     def bounds_run(self) -> bool:
         """Whether any bound is on what a run takes."""
-        return self.constraints.min_speedup is not None or self.max_memory_bytes is not None
+        asked = self.constraints
+        return asked.min_speedup is not None or asked.max_memory_bytes is not None
 
     def to_json(self) -> dict[str, Any]:
         """The bounds that are set."""
@@ -57,7 +57,7 @@ class Gate:
             "min_speedup": asked.min_speedup,
             "max_judge": dict(asked.max_judge) or None,
             "min_judge": dict(asked.min_judge) or None,
-            "max_memory_bytes": self.max_memory_bytes,
+            "max_memory_bytes": asked.max_memory_bytes,
         }
         return {name: bound for name, bound in bounds.items() if bound is not None}
 
@@ -137,7 +137,7 @@ def with_gate(checked: Checked) -> Recipe:
     record = checked.to_json()
     record = {name: record[name] for name in record if name not in ("recipe", "model")}
     data = checked.recipe.model_dump(mode="json")
-    digest = layers_digest(checked.recipe.layers)
+    digest = layers_digest(checked.recipe.assignment)
     return Recipe.from_mapping(data | {"gate": record | {"layers_sha256": digest}})
 
 
@@ -175,6 +175,6 @@ def check_gate(gate: Gate, *, compares: bool = False) -> None:
     if not (gate.bounds_pictures or gate.bounds_run or compares):
         raise UserError(
             "found no bound; expected one at least of `max_lpips`, `max_typical`, `max_flips`,"
-            " `min_speedup`, `max_memory`, `max_judge`, `min_judge` or `against`: set one, such as"
-            " `max_lpips` 0.15"
+            " `min_speedup`, `max_memory_bytes`, `max_judge`, `min_judge` or `against`: set one,"
+            " such as `max_lpips` 0.15"
         )

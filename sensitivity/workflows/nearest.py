@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.core.storage_url import Storage, parse_storage
@@ -130,7 +131,8 @@ def nearest_recipe(
     changed = {
         fqn: (old, formats[fqn]) for fqn, old in recipe.layers.items() if formats[fqn] is not old
     }
-    after = pricer.price("nearest", formats)
+    assignment = Assignment(formats, recipe.assignment.policy)
+    after = pricer.price("nearest", assignment)
     consumer = f"{exporter.name} ({exporter.form})"
     made = priced_recipe(
         after,
@@ -154,7 +156,7 @@ def nearest_recipe(
         recipe=nearest,
         obstacles=tuple(exporter.obstacles(recipe)),
         changed=changed,
-        before=pricer.price(recipe.name, recipe.layers),
+        before=pricer.price(recipe.name, recipe.assignment),
         after=after,
         damage={} if storage is None else _damage(pricer, spec, changed, parse_storage(storage)),
     )

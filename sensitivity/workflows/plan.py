@@ -25,10 +25,13 @@ from sensitivity.fidelity.evaluator import OTHER_PROMPTS
 from sensitivity.latency.devices import DEVICES, Device, get_device
 from sensitivity.latency.pricer import at_priced_scale, latency_model
 from sensitivity.latency.runtimes import choose_runtime
+from sensitivity.search.calibration.by_step import PROMPTS, steps_of_runs
 from sensitivity.search.calibration.choosing import RunSize, choose_estimator
-from sensitivity.search.calibration.jobs import Job, jobs_of
+from sensitivity.search.calibration.jobs import jobs_of
+from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
 from sensitivity.search.shortlist import ANSWERS, NEAR
+from sensitivity.search.step_policies import policies_for
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.spec.call_names import frames_in
@@ -36,6 +39,7 @@ from sensitivity.spec.prompts import PromptSource
 from sensitivity.spec.study_spec import StudySpec
 from sensitivity.workflows.latency_source import latency_source
 from sensitivity.workflows.plan_done import Done, done_of
+from sensitivity.workflows.prepare import check_memory
 from sensitivity.workflows.requests import SearchRequest
 from sensitivity.workflows.run_seconds import seconds_of_run, seconds_on, slower
 from sensitivity.workflows.sizing import SizeEstimate, advice, estimate_sizes, largest_batch
@@ -149,8 +153,11 @@ def plan_search(spec: StudySpec, request: SearchRequest, *, on: str | None = Non
     Raises:
         UserError: and its kinds, for a model that cannot be run, prices that cannot be measured, or
             a GPU that is not known.
+        ConstraintError: no skip-list keeps to the request's bound on memory.
         MeasurementError: the pipeline cannot be run without weights.
     """
+    if request.max_memory_bytes is not None:
+        check_memory(spec, request, run_shapes(spec))
     machine = None if on is None else get_device(on)
     shapes = _shapes(spec, request, machine)
     done = Done()
@@ -303,7 +310,7 @@ def _shapes(spec: StudySpec, request: SearchRequest, machine: Device | None) -> 
         request.latency,
         target=request.target,
         device=request.device,
-        formats=request.formats,
+        formats=request.priced_formats,
     )
     if source == "predicted":
         return None
@@ -322,7 +329,7 @@ def _shapes(spec: StudySpec, request: SearchRequest, machine: Device | None) -> 
 def _source_on(spec: StudySpec, request: SearchRequest, machine: Device) -> Source:
     """Where prices come from on another machine, as `latency_source` says for this one."""
     target = get_device(request.target or spec.pricing.target).name
-    lacking = [name for name in request.formats if name not in machine.peaks_flops_per_s]
+    lacking = [name for name in request.priced_formats if not machine.has(name)]
     can = target == machine.name and not lacking and spec.pricing.stands_for == 1
     if request.latency == "measured" and not can:
         raise UserError(
@@ -340,7 +347,10 @@ def _calibration_pictures(spec: StudySpec, request: SearchRequest, run: ShapeRun
     calls = sum(call.calls for call in run.calls) or 1
     steps = spec.settings.get("num_inference_steps")
     steps = steps if isinstance(steps, int) and steps > 0 else calls
-    jobs, denoisers = _jobs(spec, request, run), len(spec.model.denoisers)
+    candidates, denoisers = _candidates(spec, request, run), len(spec.model.denoisers)
+    if candidates is None:
+        return 0.0
+    jobs = list(jobs_of(candidates).values())
     size = RunSize(steps=steps, denoisers=denoisers, prompts=len(spec.prompts.search))
     estimator = choose_estimator(jobs, run=size)
     if estimator.unit == "linear":
@@ -348,24 +358,29 @@ def _calibration_pictures(spec: StudySpec, request: SearchRequest, run: ShapeRun
     own = estimator.picture_calls(jobs, states=estimator.default_states(steps))
     if estimator.inputs == "steps":
         own *= calls / steps / denoisers
-    return min(estimator.default_prompts, size.prompts) * (1 + own / calls)
+    by_step = min(PROMPTS, size.prompts) * steps_of_runs(candidates) / steps
+    return min(estimator.default_prompts, size.prompts) * (1 + own / calls) + by_step
 
 
-def _jobs(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> list[Job]:
-    """What is calibrated; nothing where no Linear takes a format."""
+def _candidates(spec: StudySpec, request: SearchRequest, run: ShapeRun) -> Candidates | None:
+    """What is searched; None where no Linear takes a format."""
     limits = limits_of(request.consumers, request.formats, fqns=run.table.fqns, classes=run.classes)
+    policies, steps = policies_for(
+        request.steps_asked, run.table, request.consumers, request.formats, run.classes
+    )
     try:
-        candidates = make_candidates(
+        return make_candidates(
             at_priced_scale(run.table, spec),
             spec,
             formats=request.formats,
             latency=latency_model(spec, request.target),
             granularity=request.granularity,
             limits=limits,
+            policies=policies,
+            steps=steps,
         )
     except FormatError:
-        return []
-    return list(jobs_of(candidates).values())
+        return None
 
 
 def _media_bytes(run: ShapeRun) -> int:

@@ -82,6 +82,9 @@ def done_of(spec: StudySpec, request: SearchRequest, *, latency: Source) -> Done
         latency=latency,
         runtime=choose_runtime(request.runtime).name,
         consumers=request.consumers,
+        edge_steps=request.edge_steps,
+        first_steps=request.first_steps,
+        last_steps=request.last_steps,
     )
     try:
         with Store.read(storage) as store:

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from sensitivity.consumers.limits import Limits
 from sensitivity.consumers.named_consumers import limits_of
 from sensitivity.core.arithmetic import Arithmetic
-from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName, Source
+from sensitivity.core.format_name import DEFAULT_FORMATS, FormatName, Source
 from sensitivity.core.short_reprs import ShortRepr
 from sensitivity.errors import ConfigMismatchError, MeasurementError
 from sensitivity.fidelity.evaluator import Evaluator
@@ -32,6 +32,8 @@ from sensitivity.models.loading import LoadedPipeline, load_pipeline
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
 from sensitivity.search.kept_prices import KeptPrices
+from sensitivity.search.memory_bound import check_memory_fits, choice_memory
+from sensitivity.search.step_policies import policies_for
 from sensitivity.shapes.deriving import derive_study
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
@@ -73,7 +75,7 @@ class CheckedPipeline:
         compiled: bool | None = None,
         arithmetic: Arithmetic = Arithmetic.EAGER,
         emulate: bool = False,
-        formats: Sequence[FormatName] = QUANTIZED_FORMATS,
+        formats: Sequence[FormatName] = DEFAULT_FORMATS,
     ) -> Evaluator:
         """An `Evaluator` of the pipeline. See there for the arguments."""
         made = Evaluator(
@@ -155,7 +157,7 @@ def prepare(
     Args:
         spec: the study; it is derived where only its model is known.
         request: formats, arithmetic, emulate, target, latency, granularity, consumers, device,
-            compilation and cache folder are used.
+            compilation, cache folder and the bound on memory are used.
         say: called with each step as it begins.
         measuring: how the caller follows a measurement of shapes.
         studies: gives the rows that studies of the same database were searched by, which go before
@@ -166,31 +168,28 @@ def prepare(
     Raises:
         UserError: and its kinds: an unknown target, a target without a format, prices that cannot
             be measured here, missing weights, a model that does not fit, or that a consumer does
-            not know.
+            not know, or a bound on memory that is not known to be kept by any choice.
+        ConstraintError: no choice keeps to the bound on memory.
         MeasurementError: the model cannot be profiled.
     """
     spec = derive_study(spec)
     pricing = _Pricing.of(spec, request, measuring or Measuring(), studies, prices)
     checked = check_study(spec, _compared(spec, request, say), device=request.device, say=say)
     run = checked.run
-    limits = None if run is None else _limits(request, run.table, run.classes)
+    if run is not None:
+        _limits(request, run.table, run.classes)  # raises before anything is measured
+    check_memory(spec, request, run)
     latency = None if run is None else pricing.model(run, at_priced_scale(run.table, spec))
     if grouped is not None and run is not None and latency is not None:
-        grouped(_candidates(run.table, spec, request, latency, limits=limits or ()), latency)
+        grouped(_candidates(run.table, spec, request, latency, run.classes), latency)
     evaluator = _evaluator(checked, request, say)
     if request.device.startswith("cuda"):
         say(evaluator.execution.describe())
     table = evaluator.profile() if run is None else run.table
     priced = at_priced_scale(table, spec)
     latency = latency or pricing.model(None, priced)
-    candidates = _candidates(
-        table,
-        spec,
-        request,
-        latency,
-        unfit=evaluator.switch.unfit(),
-        limits=_limits(request, table, evaluator.loaded.classes) if limits is None else limits,
-    )
+    classes, unfit = evaluator.loaded.classes, evaluator.switch.unfit()
+    candidates = _candidates(table, spec, request, latency, classes, unfit=unfit)
     return Prepared(
         evaluator=evaluator,
         table=table,
@@ -199,6 +198,27 @@ def prepare(
         candidates=replace(candidates, prices=prices or prices_of(latency)),
         run=run,
     )
+
+
+def check_memory(spec: StudySpec, request: SearchRequest, run: ShapeRun | None) -> None:
+    """Check that some skip-list keeps to the request's bound on memory, if it has one.
+
+    Args:
+        spec: the study.
+        request: what is searched.
+        run: a run without weights, at the study's own settings; None where there is none.
+
+    Raises:
+        ConstraintError: none does; the message has the least peak of any.
+        UserError: no peak is known.
+    """
+    if request.max_memory_bytes is None:
+        return
+    candidates = None
+    if run is not None:
+        predicted = latency_model(spec, request.target, runtime=choose_runtime(request.runtime))
+        candidates = _candidates(run.table, spec, request, predicted, run.classes)
+    check_memory_fits(candidates, request.max_memory_bytes, model=spec.name)
 
 
 def _compared(spec: StudySpec, request: SearchRequest, say: Say) -> Compared:
@@ -213,20 +233,27 @@ def _candidates(
     spec: StudySpec,
     request: SearchRequest,
     latency: LatencyModel,
+    classes: Mapping[str, str],
     *,
-    limits: tuple[Limits, ...],
     unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> Candidates:
-    """What can be searched of a model with these shapes."""
-    return make_candidates(
-        at_priced_scale(table, spec),
+    """What can be searched of a model with these shapes, and what memory its choices need."""
+    priced = at_priced_scale(table, spec)
+    policies, steps = policies_for(
+        request.steps_asked, table, request.consumers, request.formats, classes
+    )
+    found = make_candidates(
+        priced,
         spec,
         formats=request.formats,
         latency=latency,
         granularity=request.granularity,
         unfit=unfit,
-        limits=limits,
+        limits=_limits(request, table, classes),
+        policies=policies,
+        steps=steps,
     )
+    return replace(found, memory=choice_memory(priced, found))
 
 
 def _evaluator(checked: CheckedStudy, request: SearchRequest, say: Say) -> Evaluator:
@@ -280,14 +307,14 @@ class _Pricing:
             UserError: as `prepare`.
         """
         predicted = latency_model(spec, request.target, runtime=choose_runtime(request.runtime))
-        for name in request.formats:
+        for name in request.priced_formats:
             predicted.check_format(name)
         source = latency_source(
             spec,
             request.latency if prices is None else "predicted",
             target=request.target,
             device=request.device,
-            formats=request.formats,
+            formats=request.priced_formats,
             noted=follow.noted,
         )
         return cls(
@@ -310,7 +337,7 @@ class _Pricing:
             self.spec,
             run,
             priced,
-            self.request.formats,
+            self.request.priced_formats,
             device=self.request.device,
             predicted=self.predicted,
             progress=self.follow.progress,

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import CompileMode, FormatName
 from sensitivity.core.outside_files import NAME_LIST, read_text, reason
 from sensitivity.core.patterns import expand, read_list
@@ -36,6 +37,7 @@ from sensitivity.latency.pricer import (
     latency_model,
 )
 from sensitivity.latency.runtimes import Runtime, choose_runtime
+from sensitivity.latency.step_mix import priced_formats
 from sensitivity.recipes.recipe import Recipe, load_recipe
 from sensitivity.shapes.by_hand import rule_of_thumb
 from sensitivity.shapes.shape_run import ShapeRun
@@ -101,10 +103,13 @@ class Prices:
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `sensitivity latency`.
 
-        "unmatched_patterns", "refused" ({FQN: reason}) and "notice" are left out where there are
-        none, "compare" where nothing was compared.
+        "unmatched_patterns", "refused" ({FQN: reason}), "notice" and "step_policy" are left out
+        where there are none, "compare" where nothing was compared.
         """
         data = self.main.estimate.to_json()
+        policy = Assignment.of(self.main.formats).policy
+        if not policy.is_plain:
+            data["step_policy"] = dataclasses.asdict(policy)
         if self.main.dead:
             data["unmatched_patterns"] = list(self.main.dead)
         if self.main.refused:
@@ -179,11 +184,7 @@ class _Asked:
         return cls(
             files={path: _read(field_name, path) for field_name, path in named},
             recipe=recipe,
-            formats=(
-                (request.format,)
-                if recipe is None
-                else tuple(dict.fromkeys(recipe.layers.values()))
-            ),
+            formats=((request.format,) if recipe is None else priced_formats(recipe.assignment)),
         )
 
 
@@ -222,7 +223,7 @@ def _main(lists: _Lists, asked: _Asked, request: PriceRequest) -> PricedList:
     """The list that was asked for: the recipe, else the skip file, else everything."""
     if asked.recipe is not None:
         check_same_linears(asked.recipe, lists.pricer.run.table)
-        priced = lists.pricer.price(asked.recipe.name, dict(asked.recipe.layers))
+        priced = lists.pricer.price(asked.recipe.name, asked.recipe.assignment)
         notes = [asked.recipe.caveat, _stopped(priced, lists.pricer.latency.target)]
         return dataclasses.replace(priced, notice="; ".join(filter(None, notes)))
     if request.skip is None:

@@ -8,8 +8,8 @@ The recipe, nothing, everything and the rule of thumb are timed end to end, in t
 (`end_timing`), in the way of running that the recipe names. Everything, and the rule of thumb,
 are quantized to the format that most Linears of the recipe have.
 
-Times are not measured on a device that lacks a format of the recipe, nor for a model that stands
-for a larger one: `why_not_timed` says so.
+Times are not measured on a device that lacks a format of the recipe, for a model that stands for a
+larger one, nor for a recipe with a step policy: `why_not_timed` says so.
 """
 
 from collections import Counter
@@ -40,6 +40,8 @@ def why_not_timed(recipe: Recipe, spec: StudySpec, *, device: str) -> str | None
     """Why the recipe's time cannot be measured on a device; None if it can."""
     if gpu_name(device) is None:
         return f"torch runs on {device}, and times are measured on a GPU"
+    if not (policy := recipe.assignment.policy).is_plain:
+        return f"lists are timed with every step alike, and the recipe runs its {policy.words}"
     if spec.pricing.stands_for > 1:
         return f"{spec.name} stands for a model {spec.pricing.stands_for} times its size"
     for name in dict.fromkeys(quantized(recipe.layers).values()):

@@ -20,6 +20,7 @@ from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.devices import check_device
 from sensitivity.core.format_name import FormatName, Granularity, Source, parse_formats
 from sensitivity.core.short_reprs import ShortRepr
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.core.storage_url import Storage
 from sensitivity.core.typed_fields import coerce_fields
 from sensitivity.errors import UserError
@@ -28,9 +29,11 @@ from sensitivity.fidelity.references import default_cache_folder
 from sensitivity.formats.native_formats import default_arithmetic
 from sensitivity.formats.served import format_in
 from sensitivity.latency.runtimes import choose_runtime
+from sensitivity.latency.step_mix import edge_terms
 from sensitivity.search.finished import Wanted
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.proposers import SamplerName, stock_sampler
+from sensitivity.search.step_policies import EdgeSteps, asked_steps
 from sensitivity.spec.study_spec import check_budget
 from sensitivity.workflows.picture_files import KEPT_PROMPTS
 
@@ -46,6 +49,8 @@ class _Request(ShortRepr):
             picture.
         min_speedup: least speedup over bf16 that the winner must have.
         max_seconds: most priced seconds of a run that the winner may take.
+        max_memory_bytes: the largest peak of GPU memory that a run of the winner may have, as it is
+            predicted: without what CUDA itself takes (`latency.memory`).
         max_judge, min_judge: {judge: bound on its mean over the held-out prompts}, of judges where
             lower, or higher, is better.
         judges: judges that must look at the held-out pictures, beside those that are installed:
@@ -68,6 +73,7 @@ class _Request(ShortRepr):
     max_flips: int | None = None
     min_speedup: float | None = None
     max_seconds: float | None = None
+    max_memory_bytes: int | None = None
     max_judge: Mapping[str, float] = field(default_factory=dict)
     min_judge: Mapping[str, float] = field(default_factory=dict)
     judges: tuple[str, ...] = ()
@@ -88,6 +94,7 @@ class _Request(ShortRepr):
             max_flips=self.max_flips,
             min_speedup=self.min_speedup,
             max_seconds=self.max_seconds,
+            max_memory_bytes=self.max_memory_bytes,
             max_judge=self.max_judge,
             min_judge=self.min_judge,
         )
@@ -129,6 +136,10 @@ class SearchRequest(_Request):
             measured where that is possible (`workflows.latency_source`).
         consumers: the tools that will serve the model, by the names of their exporters; every
             choice is one that each of them can express. Their order says nothing.
+        edge_steps: what a quantized Linear computes in at edge steps, which the search chooses with
+            the skip-list; None: every step runs as the skip-list says.
+        first_steps, last_steps: how many first and last steps may be edge steps; None: chosen by
+            the length of a run (`search.step_policies`).
         shared: whether other processes may search by the same file too; a server is always shared.
         joins: the name of the study that this must be, as another process began it; None is any.
 
@@ -148,6 +159,9 @@ class SearchRequest(_Request):
     latency: Source | None = None
     runtime: str | None = None
     consumers: tuple[str, ...] = ()
+    edge_steps: EdgeMode | None = None
+    first_steps: tuple[int, ...] | None = None
+    last_steps: tuple[int, ...] | None = None
     shared: bool = False
     joins: str | None = None
 
@@ -161,10 +175,27 @@ class SearchRequest(_Request):
             expected = f"at most {2**32 - 1}" if self.seed > 0 else "0 or more"
             raise UserError(f"`seed` is {self.seed}; expected {expected}: choose another")
         object.__setattr__(self, "consumers", check_consumers(self.consumers, self.formats))
+        _ = self.steps_asked
         for name in self.formats:
             format_in(name, self.arithmetic or Arithmetic.EAGER)
         if self.sampler != SamplerName.KNAPSACK:
             stock_sampler(self.sampler, seed=0)  # made once now, so that it cannot fail later
+
+    @property
+    def steps_asked(self) -> EdgeSteps | None:
+        """Which step policies are asked for; None is the plain one alone.
+
+        Raises UserError for counts of steps that cannot be.
+        """
+        return asked_steps(self.edge_steps, self.first_steps, self.last_steps)
+
+    @property
+    def priced_formats(self) -> tuple[FormatName, ...]:
+        """The formats whose prices a search needs: those of edge steps in A16 too."""
+        if self.edge_steps is not EdgeMode.A16:
+            return self.formats
+        terms = [name for own in self.formats for name in edge_terms(own, EdgeMode.A16)]
+        return tuple(dict.fromkeys([*self.formats, *terms]))
 
     @property
     def own_arithmetic(self) -> Arithmetic:

@@ -165,6 +165,9 @@ def _as_searched(
         min_judge=request.min_judge,
         objective=request.objective,
         consumers=settings.consumers,
+        edge_steps=settings.edge_steps,
+        first_steps=settings.first_steps,
+        last_steps=settings.last_steps,
     )
 
 

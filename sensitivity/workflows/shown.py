@@ -5,6 +5,8 @@
 
 Skip-lists are in the order of their seconds, the fastest first, as on the screen. LPIPS of the
 search prompts is what all trials together estimate; that of held-out prompts is the list's own.
+Peak memory is the predicted one of a whole run, without what CUDA itself takes. A step policy is
+named by its key, such as first2-last1-bf16.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +30,8 @@ COLUMNS = (
     "held_out_typical_lpips",
     "held_out_mean_lpips",
     "held_out_flips",
+    "peak_memory_gb",
+    "step_policy",
 )
 
 
@@ -67,6 +71,8 @@ def tried_table(
                 None if said is None else said.typical,
                 None if said is None else said.mean,
                 None if said is None else len(said.flips),
+                None if trial.memory_bytes is None else trial.memory_bytes / 1e9,
+                trial.policy.key or None,
             )
         )
     return RecordTable(columns=COLUMNS, rows=tuple(rows))

@@ -32,7 +32,7 @@ from sensitivity.workflows.end_timing import (
 from sensitivity.workflows.progress import Say, silent
 
 NOT_RUN = "choosing again runs nothing, and the search did not time this choice: verify the recipe"
-_KEPT = ("latency", "timings")
+_KEPT = ("latency", "timings", "memory")
 CLOSE = 1e-9
 """Relative difference up to which two sums of shapes are of the same part of a run."""
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def lists_beside(outcome: SearchOutcome) -> tuple[str, dict[str, dict[str, Forma
     name = BF16 if choice == candidates.none_quantized else chosen.name
     others = {label: other for label, other in baselines(candidates) if other != choice}
     return name, {
-        label: candidates.decode(own)
+        label: dict(candidates.decode(own))
         for label, own in ({name: choice} | others).items()
         if label != BF16
     }
@@ -73,6 +73,9 @@ def time_winner(outcome: SearchOutcome, *, say: Say = silent, **changes: Any) ->
     loaded, runtime = prepared.evaluator.loaded, prepared.latency.runtime
     if runtime.fused_quantizers:
         return _without_times(outcome, recipe, f"torchao does not run as {runtime.name} does")
+    if not (policy := recipe.assignment.policy).is_plain:
+        why = f"lists are timed with every step alike, and the winner runs its {policy.words}"
+        return _without_times(outcome, recipe, why)
     how = conditions_of(loaded, runtime, say=say, **changes)
     try:
         say(f"timing {len(lists) + 1} lists end to end; if this is ended, the recipe stays")
@@ -100,7 +103,7 @@ def keep_times(outcome: SearchOutcome, store: Store) -> None:
         return
     data = recipe.model_dump(mode="json", include=set(_KEPT))
     try:
-        store.save_end_times(outcome.result.study, assignment_key(recipe.layers), data)
+        store.save_end_times(outcome.result.study, assignment_key(recipe.assignment), data)
     except (OutputError, StoreError) as error:
         log.warning("end-to-end times stand in the recipe alone: %s", first_line(error))
 
@@ -113,7 +116,7 @@ def with_kept_times(outcome: SearchOutcome, store: Store) -> SearchOutcome:
     recipe = outcome.recipe
     if recipe is None or not is_timed(outcome):
         return outcome
-    kept = store.find_end_times(outcome.result.study, assignment_key(recipe.layers))
+    kept = store.find_end_times(outcome.result.study, assignment_key(recipe.assignment))
     if kept is None:
         return _without_times(outcome, recipe, NOT_RUN)
     data = recipe.model_dump(mode="json") | {key: kept[key] for key in _KEPT if key in kept}

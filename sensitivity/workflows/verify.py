@@ -31,6 +31,7 @@ from sensitivity.formats.native_formats import default_arithmetic
 from sensitivity.formats.served import format_in
 from sensitivity.latency.runtimes import Runtime, get_runtime, runnable
 from sensitivity.recipes.recipe import Recipe
+from sensitivity.recipes.without_policy import without_step_policy
 from sensitivity.search.front import Constraints, check_constraints
 from sensitivity.search.store import assignment_key
 from sensitivity.search.winner import broken_bounds
@@ -231,7 +232,7 @@ def _scored(
     """
     spec = derive_study(spec)
     pipeline = load_checked(spec, compared, device=device)
-    recipe.apply(
+    without_step_policy(recipe).apply(  # the evaluator runs the policy
         pipeline.loaded.pipe, emulate=True, allow_random_weights=spec.model.weights == "random"
     )
     evaluator = pipeline.evaluator(
@@ -242,10 +243,10 @@ def _scored(
     )
     try:
         if kept is None:
-            return evaluator.score(recipe.layers, "held_out"), pipeline
+            return evaluator.score(recipe.assignment, "held_out"), pipeline
         with keeping_pictures(evaluator, kept[0], most=kept[1]) as keeper:
-            score = evaluator.score(recipe.layers, "held_out")
-            key, trial = assignment_key(recipe.layers), recipe.search.trial
+            score = evaluator.score(recipe.assignment, "held_out")
+            key, trial = assignment_key(recipe.assignment), recipe.search.trial
             name = f"trial {trial}" if trial else recipe.name
             keeper.finish({key: name}, chosen=key)
         return score, pipeline

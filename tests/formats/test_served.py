@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
+from torchao.quantization import Int8Tensor
+from torchao.quantization.granularity import PerRow
 from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
 
 from sensitivity.core.arithmetic import Arithmetic
@@ -14,10 +16,14 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
 from sensitivity.formats.emulation import arithmetic_on, as_run_on, emulated_linear
 from sensitivity.formats.registry import get_format
+from sensitivity.formats.rotation import rotate
 from sensitivity.formats.served import format_in
 from sensitivity.formats.switch import Switch
 
+from support.quantized_values import assert_same
+
 MXFP8, NVFP4, FP8 = FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8
+INT8, FP8_LB = FormatName.INT8, FormatName.FP8_LB
 EAGER, COMPILED, MSLK = Arithmetic.EAGER, Arithmetic.COMPILED, Arithmetic.MSLK
 Floats = npt.NDArray[np.float64]
 
@@ -33,24 +39,31 @@ def wide(rows: int, k: int, *, spread: float = 2.0) -> Tensor:
 def activation_and_epilogue(
     x: Tensor, product: Tensor, scale: Tensor, bias: Tensor
 ) -> tuple[Tensor, ...]:
-    """What torchao compiles around a product: FP8's activation, and NVFP4's epilogue
-    (`_addmm_nvfp4_dispatch` after `_scaled_mm`).
+    """What torchao compiles around a product: FP8's activation, without and with a lower bound,
+    INT8's, and NVFP4's epilogue (`_addmm_nvfp4_dispatch` after `_scaled_mm`).
     """
     row_scale = _choose_scale_float8(x, [1, x.shape[-1]])
+    bounded = _choose_scale_float8(x, [1, x.shape[-1]], hp_value_lb=1e-12)
+    int8 = Int8Tensor.from_hp(x, granularity=PerRow())
     out = product * scale.to(torch.bfloat16)
     return (
         row_scale,
         _quantize_affine_float8(x, row_scale),
         out + bias.to(torch.bfloat16),
+        bounded,
+        _quantize_affine_float8(x, bounded),
+        int8.scale,
+        int8.qdata,
     )
 
 
 def test_compiled_is_what_torch_compile_makes_of_torchao() -> None:
-    """FP8's codes and fp32 row scales, and the output of NVFP4's epilogue, have the bits of the
-    compiled functions, and are not the eager ones. (One graph, since the compiler takes seconds;
-    `tests/gpu` has NVFP4's activation too.)
+    """FP8's and INT8's codes and fp32 row scales, and the output of NVFP4's epilogue, have the bits
+    of the compiled functions, and are not the eager ones. (One graph, since the compiler takes
+    seconds; `tests/gpu` has NVFP4's activation too.)
     """
     x, weight = wide(16, 64), wide(32, 64)
+    x[3] = 0  # 0 / 0 in FP8 without a bound
     bias = torch.linspace(-1, 1, 32).bfloat16()
     nvfp4 = format_in(NVFP4, COMPILED)
     a, w = nvfp4.quantize_activation(x), nvfp4.quantize_weight(weight)
@@ -58,16 +71,27 @@ def test_compiled_is_what_torch_compile_makes_of_torchao() -> None:
     assert w.scale is not None
     product = (a.values.double() @ w.values.double().t()).float().bfloat16()
     compiled = torch.compile(activation_and_epilogue, dynamic=False)
-    row_scale, codes, out = compiled(x, product, a.scale * w.scale, bias)
+    row_scale, codes, out, *others = compiled(x, product, a.scale * w.scale, bias)
 
     found = format_in(FP8, COMPILED).quantize_activation(x)
     assert found.scale is not None
     assert torch.equal(found.scale, row_scale)
-    assert torch.equal(found.values, codes.float())
+    assert_same(found.values, codes)
     eager = get_format(FP8).quantize_activation(x)
     assert eager.scale is not None
     assert not torch.equal(eager.scale, row_scale)
     assert not torch.equal(eager.values, codes.float())
+
+    for name, scale, numbers in ((FP8_LB, *others[:2]), (INT8, *others[2:])):
+        fmt = format_in(name, COMPILED)
+        found, eager = fmt.quantize_activation(x), get_format(name).quantize_activation(x)
+        assert fmt.arithmetic is COMPILED
+        assert found.scale is not None
+        assert eager.scale is not None
+        assert found.scale.isfinite().all()
+        assert torch.equal(found.scale, scale)
+        assert torch.equal(found.values.float(), numbers.float())
+        assert not torch.equal(eager.scale, scale)
 
     assert torch.equal(nvfp4.linear(a, w, bias), out)
     assert not torch.equal(get_format(NVFP4).linear(a, w, bias), out)
@@ -172,6 +196,35 @@ def test_weights_and_mxfp8_are_the_same_everywhere() -> None:
         found, expected = fmt.quantize_weight(weight), get_format(name).quantize_weight(weight)
         assert fmt.arithmetic is arithmetic
         assert torch.equal(found.values, expected.values)
+
+
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_variants_follow_their_plain_format(arithmetic: Arithmetic) -> None:
+    """A rotated format and four-over-six have the activations and the epilogue of their plain
+    format in that arithmetic; weight-only formats are the same in all; one object stands for each.
+    """
+    x, weight = wide(8, 64), wide(32, 64)
+    for name in FormatName:
+        if name is name.plain or name.plain is FP8:
+            continue
+        fmt, plain = format_in(name, arithmetic), format_in(name.plain, arithmetic)
+        assert format_in(name, arithmetic) is fmt
+        if name.is_weight_only:
+            assert fmt is get_format(name)
+            continue
+        assert fmt.arithmetic is plain.arithmetic
+        own = rotate(x) if name.is_rotated else x
+        a, expected = fmt.quantize_activation(x), plain.quantize_activation(own)
+        assert_same(a.values, expected.values)
+        w = fmt.quantize_weight(weight)
+        assert torch.equal(fmt.linear(a, w, None), plain.linear(expected, w, None))
+
+
+@pytest.mark.parametrize("name", [FP8, FP8_LB, FormatName.FP8_A16])
+def test_no_fp8_is_known_with_mslk(name: FormatName) -> None:
+    """MSLK's quantizer, its GEMM, or both would run."""
+    with pytest.raises(FormatError, match=f"`format` {name} with `arithmetic` mslk"):
+        format_in(name, MSLK)
 
 
 def test_what_is_not_known_is_refused() -> None:

@@ -5,7 +5,9 @@ import math
 
 import pytest
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.step_policy import EdgeMode, StepPolicy
 from sensitivity.latency import LatencyEstimate, LatencyModel, PredictedLatency, get_device
 from sensitivity.latency.host import OUTSIDE, host_work, what_helps
 from sensitivity.latency.runtimes import HostCosts, Runtime, get_runtime
@@ -100,6 +102,27 @@ def test_what_is_launched_is_counted(name: str, bf16_us: float, added_us: float)
     assert work.seconds({}) == pytest.approx(bf16_us / 1e6)
     assert work.seconds(ALL) == pytest.approx((bf16_us + added_us) / 1e6)
     assert sum(work.added_s(row) for row in TABLE.linears) == pytest.approx(added_us / 1e6)
+
+
+def test_the_slower_of_the_two_decides_in_each_kind_of_step() -> None:
+    """Of 4 steps 2 run quantized and are limited by the host; at the others the GPU is the limit,
+    and its spare time does not help.
+    """
+    us, others_s = 280.0, 0.5
+    table = dataclasses.replace(TABLE, settings={"num_inference_steps": 4})
+    model = Toy(us, runtime("torchao-compiled"))
+    halves = Assignment(ALL, StepPolicy(first_steps=2))
+    estimate = model.estimate(table, halves)
+    quantized_host_s, edge_gpu_s = 4 * 1655e-6, 20 * us / 1e6
+    assert edge_gpu_s > 4 * 1255e-6
+    assert estimate.quantized_s == pytest.approx(others_s + (quantized_host_s + edge_gpu_s) / 2)
+    assert estimate.host is not None
+    assert estimate.host.quantized_s == pytest.approx(4 * (1655 + 1255) / 2 * 1e-6)
+    assert estimate.host.lost_s == pytest.approx((quantized_host_s - 10 * us / 1e6) / 2)
+    in_a16 = Assignment(ALL, StepPolicy(first_steps=2, mode=EdgeMode.A16))
+    found = model.estimate(table, in_a16)
+    assert found.host is not None
+    assert found.host.quantized_s == pytest.approx(quantized_host_s)  # as much is launched
 
 
 def test_regions_are_told_by_their_stack() -> None:

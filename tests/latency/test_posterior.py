@@ -50,4 +50,26 @@ def test_other_constants_have_no_samples() -> None:
     other = dataclasses.replace(device.kernels, pass_ramp_us=1.0)
     assert samples_for(device, other) == ()
     own = dataclasses.replace(device, kernels=other, samples=(device.kernels,))
-    assert samples_for(own, other) == (device.kernels,)
+    (found,) = samples_for(own, other)
+    known = {name: getattr(device.kernels, name) for name in device.kernels.unfitted_sds}
+    assert dataclasses.replace(found, **known) == device.kernels
+
+
+@pytest.mark.parametrize("chip", ["b200", "h100", "a100"])
+def test_what_no_fit_knows_is_as_uncertain_as_its_family_says(chip: str) -> None:
+    """Constants of formats that no fit has vary by their family's deviations, fit or no fit; those
+    that a fit knows keep their samples.
+    """
+    device = get_device(chip)
+    samples = samples_for(device, device.kernels)
+    for name, sd in device.kernels.unfitted_sds.items():
+        logs = [
+            math.log(getattr(sample, name) / getattr(device.kernels, name)) for sample in samples
+        ]
+        assert statistics.stdev(logs) == pytest.approx(sd, rel=0.35)
+    measured = dataclasses.replace(
+        device,
+        samples=tuple(dataclasses.replace(device.kernels, int8_matmul=part) for part in (0.8, 0.9)),
+    )
+    found = samples_for(measured, measured.kernels)
+    assert [sample.int8_matmul for sample in found] == [0.8, 0.9]

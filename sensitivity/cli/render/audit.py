@@ -30,6 +30,7 @@ TABLED = ("quantized-at-a-loss", "skipped-for-nothing", "sensitive-quantized")
 def audit_report(audit: "Audit") -> Lines:
     """The whole report."""
     parts: list[RenderableType] = [_heading(audit)]
+    parts += [Text(audit.policy_words)] if audit.policy_words else []
     parts += [Text(note, style="yellow") for note in audit.notes]
     if audit.findings:
         parts += ["", _findings_table(audit.findings, audit.priced[0].estimate.source)]

@@ -64,13 +64,14 @@ def trial_notes(report: Report) -> Callable[[str, str], str]:
 
 def _numbers(trial: Trial) -> str:
     where = "; on the front" if trial.on_front else ""
+    edges = f", {trial.policy}" if trial.policy else ""
     own = (
         f"; its own pictures: {numbers.lpips(trial.own_typical)} {numbers.interval(trial.own_ci95)}"
         if trial.own_typical is not None
         else ""
     )
     return (
-        f"**{cell_of(trial.name)}** ({trial.kind}): {numbers.speedup(trial.speedup)},"
+        f"**{cell_of(trial.name)}** ({trial.kind}){edges}: {numbers.speedup(trial.speedup)},"
         f" {numbers.seconds(trial.seconds)} a run, {trial.quantized} Linears quantized, typical"
         f" LPIPS {numbers.lpips(trial.typical)} (estimate){own}{where}"
     )

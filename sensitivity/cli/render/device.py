@@ -10,7 +10,7 @@ from sensitivity.cli.render.tables import FittedTable, number, words
 from sensitivity.latency.targets.target_file import TargetFile
 from sensitivity.latency.targets.target_list import ListedTarget
 
-PEAKS = ("bf16", "fp8", "mxfp8", "nvfp4")
+PEAKS = ("bf16", "fp8", "int8", "mxfp8", "nvfp4")
 """The formats that a GPU may have a peak for."""
 _PLAIN_EVERY_S = 15.0
 

@@ -31,16 +31,21 @@ def diff_report(diff: RecipeDiff) -> Lines:
         for letter, side in (("A", a), ("B", b))
         if side.recipe.caveat
     ]
-    body = (
-        [_changes(diff)]
-        if diff.changes
-        else [Text("identical: A and B give every Linear the same format", style="green")]
-    )
+    body = [_changes(diff)] if diff.changes else [Lines(_same_formats(diff))]
+    if diff.steps_differ:
+        body.append(Lines(Text(f"steps differ: A runs {a.steps}, B {b.steps}")))
     after = [
         Text(printable(line)) for line in (_seconds(diff), *_quality(diff), *_places(diff)) if line
     ]
     notes = [Text(f"note: {printable(note)}", style="yellow") for note in diff.notes]
     return Lines(*lines, *body, *after, *notes)
+
+
+def _same_formats(diff: RecipeDiff) -> Text:
+    same = "A and B give every Linear the same format"
+    if diff.steps_differ:
+        return Text(same)
+    return Text(f"identical: {same}", style="green")
 
 
 def _changes(diff: RecipeDiff) -> Lines:

@@ -12,6 +12,7 @@ from sensitivity.cli.render.judges import distance_words
 from sensitivity.cli.render.priced import at_scale
 from sensitivity.cli.render.tables import FittedTable, number, words
 from sensitivity.core.format_name import quantized
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.fidelity.alike import letters_of_alike
 from sensitivity.fidelity.flips import FlipRule
 from sensitivity.fidelity.score import MetricValues, Score
@@ -39,8 +40,10 @@ def front_table(outcome: SearchOutcome) -> Lines:
         words("", least=3),
         words("skip-list", least=14),
         number("quantized", drop=3),
+        words("edge steps", least=4),
         number("ms a run", drop=2),
         number("speedup"),
+        number("peak GB", drop=4, called="peak memory"),
         number("typical"),
         number("flips", drop=4, called="flips of the search prompts"),
         number("sound", drop=6),
@@ -110,8 +113,10 @@ def _cells(outcome: SearchOutcome, trial: ScoredTrial, letters: str) -> list[str
     return [
         trial.name,
         f"{len(quantized(candidates.decode(trial.choice)))}/{len(candidates.fqns)}",
+        _edges(trial),
         f"{trial.latency_s * 1e3:.2f}",
         f"{candidates.bf16_s / trial.latency_s:.3f}x",
+        "" if trial.memory_bytes is None else f"{trial.memory_bytes / 1e9:.2f}",
         lpips_words(trial.typical),
         _share(outcome.rules.flips(trial.score), trial.score),
         _mean(trial.score.audio),
@@ -119,6 +124,12 @@ def _cells(outcome: SearchOutcome, trial: ScoredTrial, letters: str) -> list[str
         *_held_out(outcome, held),
         _mean(held.audio if held else None),
     ]
+
+
+def _edges(trial: ScoredTrial) -> str:
+    """How many first and last steps run at higher precision: "2 + 1"; "" where none does."""
+    policy = trial.policy
+    return "" if policy.is_plain else f"{policy.first_steps} + {policy.last_steps}"
 
 
 def _held_out(outcome: SearchOutcome, held: Score | None) -> tuple[str, str, str, str, str]:
@@ -156,6 +167,15 @@ def _rounding_line(floor: NativeRounding | None) -> list[str]:
     ]
 
 
+def _edges_line(shown: Sequence[ScoredTrial]) -> list[str]:
+    """What the edge steps are; [] where there are none."""
+    mode = next((t.policy.mode for t in shown if not t.policy.is_plain), None)
+    if mode is None:
+        return []
+    how = "bf16" if mode is EdgeMode.BF16 else "W x A16"
+    return [f"edge steps: first + last steps, in which what is quantized runs in {how}"]
+
+
 def anchor_words(rule: FlipRule) -> str:
     """What LPIPS of another seed is here, to compare with; "" where it was not measured."""
     return "" if rule.another_seed is None else f"another seed is {rule.another_seed:.2f} here"
@@ -174,6 +194,7 @@ def _legend(outcome: SearchOutcome, shown: Sequence[ScoredTrial], near: int) -> 
         f"* on the front   > chosen{f'   + could have been chosen ({near})' if near else ''}",
         f"LPIPS to compare with: noise floor {noise}{f', {anchor}' if anchor else ''}",
         *_rounding_line(outcome.native_rounding),
+        *_edges_line(shown),
         f"typical: geometric mean of LPIPS over the {prompts} search prompts, as all trials"
         " together estimate it; the search ranks by it",
         "held-out: on prompts that proposed nothing; mean: LPIPS expected over other prompts, from"
@@ -184,6 +205,11 @@ def _legend(outcome: SearchOutcome, shown: Sequence[ScoredTrial], near: int) -> 
         "alike: skip-lists that share a letter cannot be told apart on the search prompts (ratio of"
         " typical LPIPS, prompt by prompt, 95 %)",
     ]
+    if any(trial.memory_bytes is not None for trial in shown):
+        lines.append(
+            "peak GB: GPU memory of a whole run with all components loaded, predicted, without what"
+            " CUDA itself takes"
+        )
     if score is not None and score.audio is not None:
         bound = score.max_audio_distance
         lines.append(

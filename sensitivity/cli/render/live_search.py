@@ -334,7 +334,8 @@ class SearchProgress(Follower):
         known yet.
         """
         name = f"baseline {trial.label}" if trial.label else f"{trial.name}/{self.budget}"
-        return f"{name}: {self._gain(trial)}"
+        edges = "" if trial.policy.is_plain else f", {trial.policy.words}"
+        return f"{name}: {self._gain(trial)}{edges}"
 
     def _gain(self, trial: Tried) -> str:
         if self.bf16_s:

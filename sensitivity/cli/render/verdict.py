@@ -21,7 +21,7 @@ from sensitivity.core.words import and_more, printable
 from sensitivity.fidelity.words import bounds_words, interval_words, lpips_words
 from sensitivity.workflows.report.records import Snippet
 from sensitivity.workflows.report.verdict_records import Against, Damage, Kept, Verdict
-from sensitivity.workflows.report.verdict_words import anchors, flips_words, headline
+from sensitivity.workflows.report.verdict_words import anchors, flips_words, headline, peak_words
 
 MOST_PATTERNS = 6
 """Patterns that have a row of their own."""
@@ -93,6 +93,10 @@ def _rows(verdict: Verdict) -> list[tuple[str, str]]:
             f" (predicted); {verdict.quantized} of {verdict.linears} Linears quantized",
         )
     )
+    if verdict.steps:
+        rows.append(("steps", verdict.steps))
+    if peak := peak_words(verdict):
+        rows.append(("peak memory", f"{peak}, in a whole run"))
     if judges := _judges(verdict):
         rows.append(("judges", judges))
     if verdict.rule:

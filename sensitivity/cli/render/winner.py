@@ -3,16 +3,20 @@
 The verdict itself is `render.verdict`.
 """
 
+import math
+
 from sensitivity.cli.render.priced import at_scale
-from sensitivity.core.words import and_more
+from sensitivity.core.words import and_more, gigabytes
 from sensitivity.fidelity.score import Score
 from sensitivity.fidelity.summary import ScoreSummary
-from sensitivity.recipes.records import Latency
+from sensitivity.recipes.records import Latency, Memory
 from sensitivity.search.front import Constraints
 from sensitivity.search.trials import ScoredTrial
 from sensitivity.search.winner import Winner
 from sensitivity.workflows.conclude import SearchOutcome
 
+PREDICTED = "(predicted, without what CUDA itself takes, which was 3 to 6 GB of FLUX.1-dev)"
+"""What a predicted peak is (`latency.memory`)."""
 MAX_PROMPTS = 3
 """Prompts that flipped which are named in a line."""
 MAX_PROMPT = 60
@@ -27,6 +31,7 @@ def note_lines(outcome: SearchOutcome) -> list[str]:
     runs = () if outcome.times is None else outcome.times.runs
     return [
         *_about_seconds(recipe.latency, outcome.untimed, winner.constraints),
+        *_about_memory(outcome, recipe.memory, winner.constraints),
         *(f"{run.name} was not timed: {run.failure}" for run in runs if run.failure),
     ]
 
@@ -105,6 +110,25 @@ def _about_seconds(latency: Latency, untimed: str, bounds: Constraints) -> list[
         f"end to end {text}; by the sum of shapes, which the search ranks by, it is within it"
         for text in broken
     ]
+
+
+def _about_memory(outcome: SearchOutcome, memory: Memory, bounds: Constraints) -> list[str]:
+    """What a bound on memory was compared with, and whether a measured peak breaks it."""
+    most, peak = bounds.max_memory_bytes, memory.peak_bytes
+    if most is None or peak is None:
+        return []
+    if memory.peak_source == "predicted":
+        return [f"peak memory {gigabytes(peak)} {PREDICTED}: the bound was compared with that"]
+    text = f"peak memory {gigabytes(peak)}, measured end to end"
+    predicted = None if outcome.chosen is None else outcome.chosen.memory_bytes
+    if peak <= most or predicted is None:
+        return [text]
+    text += (
+        f": more than the {gigabytes(most)} that were asked for; {gigabytes(predicted)} were"
+        " predicted, which is within it"
+    )
+    within = math.floor((most - (peak - predicted)) / 1e8) / 10  # GB, by what the prediction lacks
+    return [text + (f": choose again with --max-memory {within:g}GB" if within > 0 else "")]
 
 
 def beside_lpips_words(held: Score) -> str:

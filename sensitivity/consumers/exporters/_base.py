@@ -10,7 +10,14 @@ layers; `verify` checks the same on the Linears of a real model.
     text = exporter.export(recipe)
     exporter.verify(recipe, [name for name, _ in linears_of_the_model])
 
-Convention: a Linear that the consumer does not quantize is `bf16`.
+Conventions. A Linear that the consumer does not quantize is `bf16`. `formats` are those that the
+consumer has; all others are refused, with the reason of `lacking`. Where a file describes weights
+that lie beside it, one of its words may stand for two formats (`reads_as`): NVFP4 weights are NVFP4
+however their scales were chosen.
+
+Steps. A recipe may have a step policy, and most consumers run every step alike. A policy that an
+exporter does not carry is an obstacle (`policy_obstacles`), and what a text says of steps is proved
+like its formats (`step_policy`): no exporter drops a policy by saying nothing of it.
 
 It does not run the consumer. The tests do so with the real consumers, where a small model allows
 it.
@@ -25,8 +32,10 @@ from typing import Any, ClassVar
 from sensitivity.consumers.limits import Limits
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.other_formats import ListedFormat
-from sensitivity.core.format_name import FormatName
+from sensitivity.core.assignment import Assignment
+from sensitivity.core.format_name import QUANTIZED_FORMATS, FormatName
 from sensitivity.core.patterns import is_fqn
+from sensitivity.core.step_policy import PLAIN, StepPolicy
 from sensitivity.core.words import and_more
 from sensitivity.errors import PatternError, RecipeError
 from sensitivity.recipes.recipe import Recipe
@@ -38,12 +47,43 @@ CALIBRATED = (
 """A note for consumers whose nvfp4 has a static scale of the activations."""
 
 
+CALIBRATES = frozenset({FormatName.NVFP4, FormatName.NVFP4_4O6})
+"""The formats that `CALIBRATED` is about."""
+
+SAME_WORD: Mapping[FormatName, FormatName] = {FormatName.NVFP4_4O6: FormatName.NVFP4}
+"""{format: the one that a file names instead}, where the file describes weights that lie beside it:
+four-over-six scales are among these.
+"""
+
+FOUR_OVER_SIX = (
+    "its text says nvfp4: that the scales are four-over-six is in the weights, which have to be"
+    " quantized so (exporter modelopt, form quant-cfg)"
+)
+"""A note for consumers whose files have one word for nvfp4 and nvfp4-4o6."""
+
+INT8_NOTE = (
+    "it divides the largest value of a row by 127 for int8's scale; torchao's int8, which this tool"
+    " measures, by 127.5, rounded to bf16"
+)
+"""A note for consumers whose int8 is not torchao's."""
+
+NO_WORD_FOR: Mapping[FormatName, str] = {
+    FormatName.NVFP4_4O6: "it cannot be told to choose four-over-six scales",
+    FormatName.FP8_LB: "it cannot be told a lower bound of activations",
+    **dict.fromkeys(
+        (name for name in FormatName if name.is_rotated), "it cannot be told to rotate activations"
+    ),
+    **{name: f"it has no weight-only {name.plain}" for name in FormatName if name.is_weight_only},
+}
+"""{format: why a consumer without it lacks it}."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exporter(ABC):
     """Writes recipes for one consumer.
 
     Subclasses give `name`, `forms`, `render` and `assign`. Where the consumer has limits they also
-    give `formats`, `max_formats` and `limits`.
+    give `formats`, `max_formats`, `reads_as`, `lacks`, `apart` and `limits`.
 
     Attributes:
         form: one of `forms`; "" is the first.
@@ -60,6 +100,17 @@ class Exporter(ABC):
 
     max_formats: ClassVar[int] = len(FormatName)
     """How many quantized formats one file may name."""
+
+    reads_as: ClassVar[Mapping[FormatName, FormatName]] = {}
+    """{format: the one that the file names instead}, where the file describes weights in which the
+    difference lies.
+    """
+
+    lacks: ClassVar[Mapping[FormatName, str]] = {}
+    """{format: why the consumer lacks it}, where `NO_WORD_FOR` does not say it."""
+
+    apart: ClassVar[Mapping[frozenset[FormatName], str]] = {}
+    """{two formats that one file cannot name: why}."""
 
     form: str = ""
 
@@ -81,6 +132,27 @@ class Exporter(ABC):
     def render(self, recipe: Recipe) -> str:
         """The text for the consumer, not yet proved."""
 
+    def policy_obstacles(self, assignment: Assignment, classes: Mapping[str, str]) -> list[str]:
+        """Why the consumer does not run a model by this step policy, one sentence each; none if it
+        does, or if every step runs alike.
+
+        Args:
+            assignment: formats and policy of a recipe.
+            classes: {component: class} of its denoisers.
+        """
+        del classes
+        if assignment.policy.is_plain:
+            return []
+        return [f"it runs every step alike, and the recipe runs its {assignment.policy.words}"]
+
+    def step_policy(self, text: str, recipe: Recipe) -> StepPolicy:
+        """The step policy by which the consumer runs the model when it reads `text`.
+
+        The plain one, unless an exporter that carries policies says otherwise.
+        """
+        del text, recipe
+        return PLAIN
+
     @abstractmethod
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """{FQN: format} that the consumer gives each of `fqns` when it reads `text`."""
@@ -99,12 +171,16 @@ class Exporter(ABC):
             form=self.form,
             formats=self.formats,
             max_formats=self.max_formats,
+            lacks={**NO_WORD_FOR, **self.lacks},
+            reads_as=self.reads_as,
+            apart=self.apart,
             classes=", ".join(dict.fromkeys(tree.classes.values())),
         )
 
     def obstacles(self, recipe: Recipe) -> list[str]:
         """Why the consumer cannot express this recipe, one sentence each; none if it can."""
-        return self.limits(tree_of(recipe, recipe.layers)).obstacles(recipe.layers)
+        found = self.limits(tree_of(recipe, recipe.layers)).obstacles(recipe.layers)
+        return found + self.policy_obstacles(recipe.assignment, recipe.model.classes)
 
     def nearest(self, recipe: Recipe) -> dict[str, FormatName]:
         """{FQN: format} of the nearest recipe that the consumer can express.
@@ -133,16 +209,40 @@ class Exporter(ABC):
                 the recipe is of random weights and that is not allowed.
         """
         recipe.check_weights(allow_random=allow_random_weights)
+        self.check(recipe)
+        text = self.render(recipe)
+        self._prove(text, recipe, recipe.layers)
+        return text
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise RecipeError if the consumer cannot express the recipe; the message names layers."""
         if obstacles := self.obstacles(recipe):
             raise RecipeError(
                 f"found a recipe that {self.name} ({self.form}) cannot express:"
                 f" {and_more(obstacles, most=5, separator='; ')}. Expected a recipe that it can"
-                " express exactly; choose another exporter, or the nearest recipe that it can"
-                " express (`nearest`)"
+                f" express exactly{self._takes(recipe)}; choose another exporter,"
+                f" {self._way_out(recipe)}"
             )
-        text = self.render(recipe)
-        self._prove(text, recipe, recipe.layers)
-        return text
+
+    def _way_out(self, recipe: Recipe) -> str:
+        """What else can be done about obstacles."""
+        if self.policy_obstacles(recipe.assignment, recipe.model.classes):
+            return (
+                "run it with `Recipe.apply` and `precision_by_step`, or export the list alone"
+                " (`without_step_policy`)"
+            )
+        return "or the nearest recipe that it can express (`nearest`)"
+
+    def _takes(self, recipe: Recipe) -> str:
+        """The formats that the consumer has, and what runs the others, where it lacks one."""
+        if self.formats >= set(recipe.layers.values()):
+            return ""
+        names = ", ".join(name for name in QUANTIZED_FORMATS if name in self.formats)
+        return f" (it takes {names}; `Recipe.apply` runs the others)"
+
+    def as_read(self, layers: Mapping[str, FormatName]) -> dict[str, FormatName]:
+        """{FQN: format} as the consumer's text names them (`reads_as`)."""
+        return {fqn: self.reads_as.get(name, name) for fqn, name in layers.items()}
 
     def verify(self, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         """{FQN: format} that the consumer gives a model whose Linears are `fqns`: the recipe's.
@@ -156,7 +256,7 @@ class Exporter(ABC):
     def _prove(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, FormatName]:
         names = list(dict.fromkeys(fqns))
         try:
-            assigned = self.assign(text, recipe, names)
+            assigned, policy = self.assign(text, recipe, names), self.step_policy(text, recipe)
         except PatternError as error:
             raise RecipeError(
                 f"found a recipe of {len(recipe.layers)} Linears whose text for {self.name}"
@@ -164,11 +264,18 @@ class Exporter(ABC):
                 " or exporter"
             ) from None
         problems = [f"{fqn} is not in the model" for fqn in recipe.layers if fqn not in assigned]
+        expected = self.as_read(recipe.layers)
         for fqn, found in assigned.items():
-            if fqn not in recipe.layers:
+            if fqn not in expected:
                 problems.append(f"{fqn if is_fqn(fqn) else repr(fqn)} is not in the recipe")
-            elif found != recipe.layers[fqn]:
-                problems.append(f"{fqn} would be {found}, not {recipe.layers[fqn]}")
+            elif found != expected[fqn]:
+                problems.append(f"{fqn} would be {found}, not {expected[fqn]}")
+        if policy != recipe.assignment.policy:
+            raise RecipeError(
+                f"found a text by which {self.name} would run {policy.words!r}, and the recipe"
+                f" {recipe.name!r} runs {recipe.assignment.policy.words!r}. Expected the same; use"
+                " another exporter, or export the list alone (`without_step_policy`)"
+            )
         if problems:
             raise RecipeError(
                 f"found {len(problems)} Linear(s) that {self.name} would treat otherwise than the"

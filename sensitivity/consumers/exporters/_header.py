@@ -15,8 +15,11 @@ from sensitivity.recipes.recipe import Recipe
 
 
 def describe(recipe: Recipe) -> tuple[str, ...]:
-    """The lines: name and counts, model, latency, LPIPS, and the recipe's notice if it has one."""
-    lines = (_counts(recipe), _model(recipe), _latency(recipe), *_fidelity(recipe))
+    """The lines: name and counts, the step policy if there is one, model, latency, LPIPS, and the
+    recipe's notice if it has one.
+    """
+    steps = () if recipe.step_policy is None else (f"steps: {recipe.step_policy.words}",)
+    lines = (_counts(recipe), *steps, _model(recipe), _latency(recipe), *_fidelity(recipe))
     return tuple(map(printable, lines))
 
 

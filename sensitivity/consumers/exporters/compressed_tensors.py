@@ -11,9 +11,12 @@ So the result does not depend on the order in which a reader tries its rules, an
 an entry for each layer have one. `config` has exact names. `recipe` has one regular expression a
 role, such as `re:^blocks\.(?:[0-9]|1[0-8])\.attn\.to_q$` (`exporters.exact_targets`).
 
-Formats are presets of compressed-tensors 0.20: NVFP4, MXFP8 (0.15 and newer), and FP8_DYNAMIC for
-fp8 (one scale a row of the weight, one a token at run time). In NVFP4 the activations have one
-scale a tensor, which needs calibration data; this tool's nvfp4 computes it at run time.
+Formats are presets of compressed-tensors 0.20: NVFP4, MXFP8 (0.15 and newer), and with one scale a
+row of the weight and one a token at run time FP8_DYNAMIC for fp8 and INT8 for int8. Weight-only are
+NVFP4A16, MXFP8A16, and fp8 and int8 with one scale a row (its W8A16 has one for 128 values). In
+NVFP4 the activations have one scale a tensor, which needs calibration data; this tool's nvfp4
+computes it at run time. Its Hadamard transforms (`transform_config`) are of another kind than this
+tool's rotation, and no scheme chooses four-over-six scales; both are refused.
 
 A recipe for several denoisers becomes one config for each, under the component's name. How the
 consumer reads them is in `readers.compressed_tensors`.
@@ -56,6 +59,9 @@ _MXFP8 = {
     "scale_dtype": "torch.uint8",
 }
 _FP8 = {"num_bits": 8, "type": "float", "symmetric": True}
+_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
+_A_ROW = {"strategy": "channel", "dynamic": False}
+_A_TOKEN = {"strategy": "token", "dynamic": True}
 
 SCHEMES: Mapping[FormatName, dict[str, Any]] = {
     FormatName.NVFP4: {
@@ -67,18 +73,31 @@ SCHEMES: Mapping[FormatName, dict[str, Any]] = {
         "input_activations": {**_MXFP8, "dynamic": True},
     },
     FormatName.FP8: {
-        "weights": {**_FP8, "strategy": "channel", "dynamic": False},
-        "input_activations": {**_FP8, "strategy": "token", "dynamic": True},
+        "weights": {**_FP8, **_A_ROW},
+        "input_activations": {**_FP8, **_A_TOKEN},
     },
+    FormatName.INT8: {
+        "weights": {**_INT8, **_A_ROW},
+        "input_activations": {**_INT8, **_A_TOKEN},
+    },
+    FormatName.NVFP4_A16: {"weights": {**_NVFP4, "dynamic": False}},
+    FormatName.MXFP8_A16: {"weights": {**_MXFP8, "dynamic": False}},
+    FormatName.FP8_A16: {"weights": {**_FP8, **_A_ROW}},
+    FormatName.INT8_A16: {"weights": {**_INT8, **_A_ROW}},
 }
-"""{format: weights and input_activations of its preset}."""
+"""{format: weights and input_activations of its preset}; without the second it is weight-only."""
 
 STORED: Mapping[FormatName, str] = {
     FormatName.NVFP4: "nvfp4-pack-quantized",
     FormatName.MXFP8: "mxfp8-quantized",
     FormatName.FP8: "float-quantized",
+    FormatName.INT8: "int-quantized",
+    FormatName.NVFP4_A16: "nvfp4-pack-quantized",
+    FormatName.MXFP8_A16: "mxfp8-quantized",
+    FormatName.FP8_A16: "naive-quantized",
+    FormatName.INT8_A16: "pack-quantized",
 }
-"""{format: how a checkpoint stores it (`CompressionFormat`)}."""
+"""{format: how a checkpoint stores it (`CompressionFormat`, as `infer_module_format` finds it)}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +109,11 @@ class CompressedTensorsExporter(Exporter):
         "config": ".compressed-tensors.json",
         "recipe": ".llmcompressor.yaml",
     }
+    formats: ClassVar[frozenset[FormatName]] = frozenset({FormatName.BF16, *SCHEMES})
+    lacks: ClassVar[Mapping[FormatName, str]] = dict.fromkeys(
+        (name for name in FormatName if name.is_rotated),
+        "its transforms multiply by other Hadamard matrices",
+    )
 
     def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002
         """That nvfp4 needs calibration, in the form that has no comments."""
@@ -167,6 +191,8 @@ def _header(recipe: Recipe) -> list[str]:
         lines.append("mxfp8: needs compressed-tensors 0.15 or newer")
     if FormatName.FP8 in used:
         lines.append("fp8: FP8_DYNAMIC, one scale a row of the weight, one a token at run time")
+    if FormatName.INT8 in used:
+        lines.append("int8: INT8 (W8A8), one scale a row of the weight, one a token at run time")
     return lines
 
 

@@ -1,5 +1,5 @@
 """How does a diffusers pipeline load already quantized as the recipe says? With a
-`PipelineQuantizationConfig` for its denoisers: the object of `to_diffusers`, or one of three texts:
+`PipelineQuantizationConfig` for its denoisers: the object of `to_diffusers`, or one of these texts:
 
 - `python` (default) defines `quantization_config()`, with `TorchAoConfig(FqnToConfig(...))`, and
   `load_pipeline()`. It needs diffusers 0.42, and the code checks that: older releases do not
@@ -10,11 +10,19 @@
   (`proj_out` skips 39 Linears of FLUX). The text has the shortest list that hits exactly the bf16
   Linears (`exporters.substrings`).
 
+- `modelopt` is the `quantization_config` of the denoiser's config.json in a checkpoint that
+  ModelOpt wrote, with exact names in `ignore`; it describes weights that were quantized with this
+  list. Its fp8 has one scale a tensor. For Cosmos3 it carries a step policy.
+
+Both Pythons of a recipe with a step policy in 16 bits define `StepPolicy`, a context manager and
+`callback_on_step_end` in one (`exporters._steps_code`).
+
     from flux_recipe import load_pipeline
     pipeline = load_pipeline()            # `from_pretrained` with `quantization_config()`
 
 A role of several blocks is one `re:` key, which spells out the blocks' numbers
-(`exporters.exact_targets`). The config quantizes the recipe's components and changes no other
+(`exporters.exact_targets`). Formats are those of torchao's configs (`exporters.torchao`). The
+config quantizes the recipe's components and changes no other
 component. diffusers never quantizes Linears whose name contains a part of their class's
 `_keep_in_fp32_modules`: a recipe that quantizes one is refused, and the nearest recipe leaves them
 in bf16. How diffusers reads a list is in `readers.diffusers`. It is imported inside functions only.
@@ -28,8 +36,17 @@ from typing import Any, ClassVar
 from sensitivity.consumers.exporters._base import (
     Exporter,
     indented_json,
+    one_or_all,
     only_format,
+    quantized_formats,
     tree_of,
+)
+from sensitivity.consumers.exporters._checkpoint_policy import (
+    ALGORITHMS,
+    DIFFUSERS_NOTE,
+    checkpoint_configs,
+    checkpoint_obstacles,
+    policy_in,
 )
 from sensitivity.consumers.exporters._header import describe
 from sensitivity.consumers.exporters._python import (
@@ -39,12 +56,17 @@ from sensitivity.consumers.exporters._python import (
     write_configs,
     write_layers,
 )
+from sensitivity.consumers.exporters._steps_code import steps_code, steps_constant, steps_in
 from sensitivity.consumers.exporters.exact_targets import counted_targets
 from sensitivity.consumers.exporters.substrings import exact_substrings
 from sensitivity.consumers.exporters.torchao import (
+    FORMATS,
+    LACKS,
+    check_version,
     fqn_to_config_dicts,
     fqn_to_configs,
     native_config_dicts,
+    torchao_notes,
 )
 from sensitivity.consumers.limits import Limits
 from sensitivity.consumers.lists import ModelTree
@@ -52,14 +74,16 @@ from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
 from sensitivity.consumers.readers.diffusers import kept_in_fp32
 from sensitivity.consumers.rules import hits
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, quantized, skipped
+from sensitivity.core.step_policy import EdgeMode, StepPolicy
 from sensitivity.errors import RecipeError
 from sensitivity.recipes.recipe import Recipe
 
 MIN_DIFFUSERS, MIN_FOR_SUBSTRINGS = (0, 42), (0, 37)
 """The oldest diffusers that reads `FqnToConfig`, and `modules_to_not_convert`, as written here."""
 
-SUBSTRINGS = "modules-to-not-convert"
+SUBSTRINGS, CHECKPOINT = "modules-to-not-convert", "modelopt"
 
 _HEAD = """\
 {header}
@@ -80,7 +104,7 @@ def quantization_config():
         raise RuntimeError(
             f"found diffusers {{diffusers.__version__}}; expected {dotted} or newer, since older"
             " ones misread it; pip install -U diffusers"
-        )
+        ){check}
     if "nvfp4" in CONFIGS and not _has_mslk():
         CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
     configs = {{name: config_from_dict(config) for name, config in CONFIGS.items()}}
@@ -120,27 +144,67 @@ class DiffusersExporter(Exporter):
         "python": ".py",
         "json": ".diffusers.json",
         SUBSTRINGS: ".py",
+        CHECKPOINT: ".diffusers.json",
     }
+    lacks: ClassVar[Mapping[FormatName, str]] = LACKS
+
+    @property
+    def formats(self) -> frozenset[FormatName]:  # type: ignore[override]
+        """torchao's; of ModelOpt's checkpoints those with a name there."""
+        return frozenset({FormatName.BF16, *ALGORITHMS}) if self.form == CHECKPOINT else FORMATS
+
+    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:
+        """torchao's notes; of a checkpoint those of its reader, and how Cosmos3 is switched."""
+        if self.form != CHECKPOINT:
+            return torchao_notes(recipe)
+        own = () if recipe.step_policy is None else (DIFFUSERS_NOTE,)
+        return (*get_reader("modelopt").read(text).notes, *own)
 
     @property
     def max_formats(self) -> int:  # type: ignore[override]
-        """One in the form whose list has no formats."""
-        return 1 if self.form == SUBSTRINGS else len(FormatName)
+        """One in the forms whose list has no formats."""
+        return 1 if self.form in (SUBSTRINGS, CHECKPOINT) else len(FormatName)
 
     def render(self, recipe: Recipe) -> str:
         """The text of the form."""
+        if self.form == CHECKPOINT:
+            return indented_json(one_or_all(recipe, checkpoint_configs(recipe)))
         if self.form == "json":
             return indented_json(_exact_configs(fqn_to_config_dicts(recipe)))
         configs = {name.value: config for name, config in native_config_dicts(recipe).items()}
         header = "\n".join(f"# {line}" for line in describe(recipe))
         constants = write_configs(configs)
+        imports = "import torchao\n" if FormatName.FP8_LB in configs else ""
         if self.form == SUBSTRINGS:
-            imports = ""
             constants += _write_substrings(recipe)
         else:
-            imports = "from torchao.quantization import FqnToConfig\n"
+            imports += "from torchao.quantization import FqnToConfig\n"
             constants += write_layers(_layers(recipe), "what is not here stays bf16")
+        constants += steps_constant(recipe)
         return _HEAD.format(header=header, imports=imports) + constants + self._code(recipe)
+
+    def policy_obstacles(self, assignment: Assignment, classes: Mapping[str, str]) -> list[str]:
+        """Of Python: bf16 weights, which a pipeline that is loaded quantized never has. Of a
+        ModelOpt checkpoint: those of diffusers' own parser. A JSON says nothing of steps.
+        """
+        if self.form == CHECKPOINT:
+            return checkpoint_obstacles(self.name, assignment, classes)
+        if self.form == "json":
+            return super().policy_obstacles(assignment, classes)
+        if assignment.policy.is_plain or assignment.policy.mode is EdgeMode.A16:
+            return []
+        return [
+            "it loads the pipeline quantized, so that there are no bf16 weights to keep beside for"
+            f" {assignment.policy.words} (the exporter torchao, form filter-fn, keeps them)"
+        ]
+
+    def step_policy(self, text: str, recipe: Recipe) -> StepPolicy:
+        """What the Python runs, or what diffusers' parser makes of a checkpoint's policy."""
+        if self.form == CHECKPOINT and not recipe.model.components:
+            return policy_in(self.name, json.loads(text))
+        if self.form in ("python", SUBSTRINGS):
+            return steps_in(text, recipe)
+        return super().step_policy(text, recipe)
 
     def _code(self, recipe: Recipe) -> str:
         """The code behind the constants."""
@@ -156,11 +220,15 @@ class DiffusersExporter(Exporter):
             minimum=minimum,
             dotted=".".join(map(str, minimum)),
             mapping=_PARTS if for_older else _EXACT,
+            check=check_version(quantized_formats(recipe)),
         )
-        return code + MSLK
+        return code + MSLK + steps_code(recipe)
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of the config that the text defines."""
+        if self.form == CHECKPOINT:
+            listed = get_reader("modelopt").read(text)
+            return listed.assign(tree_of(recipe, fqns), quantized=FormatName.BF16)
         tree, mapping = tree_of(recipe, fqns), self._mapping(text, recipe)
         if not mapping:
             return dict.fromkeys(tree.fqns, FormatName.BF16)
@@ -228,7 +296,9 @@ def to_diffusers(recipe: Recipe, *, allow_random_weights: bool = False) -> Any:
             " not resolve FqnToConfig; pip install -U diffusers, or export it in the form"
             f" {SUBSTRINGS}, or with the exporter torchao"
         )
-    DiffusersExporter(form="json").verify(recipe, recipe.layers)
+    exporter = DiffusersExporter(form="json")
+    exporter.check(recipe)
+    exporter.verify(recipe, recipe.layers)
     mapping = {
         component: diffusers.TorchAoConfig(config)
         for component, config in fqn_to_configs(recipe).items()

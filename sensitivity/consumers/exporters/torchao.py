@@ -20,10 +20,18 @@ function for each component and format. With one component and one format the fu
     from recipe import config, filter_fn
     quantize_(pipeline.transformer, config("nvfp4"), filter_fn=filter_fn)
 
+Steps. `filter-fn` of a recipe with a step policy also defines `StepPolicy`, a context manager and
+`callback_on_step_end` in one (`exporters._steps_code`).
+
 mslk. A JSON is the same on whichever machine it is exported. Its nvfp4 therefore uses the mslk
 kernel (`use_triton_kernel`), as torchao does by default. Where mslk is missing, torchao fails at
 the first forward pass: install it, or set false there. The exported Python and `to_torchao` look
 for mslk on the machine that they run on.
+
+Formats. A config says mxfp8, nvfp4, fp8, fp8-lb (`activation_value_lb`, torchao 0.18 and newer) and
+int8, and weight-only nvfp4, fp8 and int8. None says four-over-six scales or a rotation, and there
+is no weight-only mxfp8; `Recipe.apply` puts these into torchao's tensors itself. torchao's
+weight-only products round more often than this tool's; no code differs.
 
 torchao is imported inside functions only, and configs are made by `sensitivity.formats`. Those of
 mxfp8 and nvfp4 are prototypes of torchao: another version may refuse them. How torchao reads a list
@@ -51,12 +59,15 @@ from sensitivity.consumers.exporters._python import (
     write_configs,
     write_layers,
 )
+from sensitivity.consumers.exporters._steps_code import steps_code, steps_constant, steps_in
 from sensitivity.consumers.exporters.exact_targets import counted_regexes
 from sensitivity.consumers.lists import ConsumerList, Entry
 from sensitivity.consumers.other_formats import ListedFormat
 from sensitivity.consumers.readers import get_reader
 from sensitivity.consumers.readers.torchao_configs import format_of
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, quantized
+from sensitivity.core.step_policy import StepPolicy
 from sensitivity.recipes.recipe import Recipe
 
 _HEAD = """\
@@ -65,15 +76,50 @@ _HEAD = """\
 import importlib.util
 import re
 
-from torch import nn
+{imports}from torch import nn
 from torchao.core.config import config_from_dict
 
 """
 
+FORMATS = frozenset(
+    {
+        *(FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4, FormatName.FP8, FormatName.INT8),
+        *(FormatName.FP8_LB, FormatName.NVFP4_A16, FormatName.FP8_A16, FormatName.INT8_A16),
+    }
+)
+"""The formats that a config of torchao 0.18 says."""
+
+LACKS: Mapping[FormatName, str] = {
+    FormatName.NVFP4_4O6: "none of its configs chooses four-over-six scales",
+    FormatName.MXFP8_A16: "it has no weight-only config for mxfp8",
+    **dict.fromkeys((own for own in FormatName if own.is_rotated), "none of its configs rotates"),
+}
+"""{format: why no config of torchao 0.18 says it}."""
+
+LOWER_BOUND_NOTE = "fp8-lb (`activation_value_lb`) needs torchao 0.18 or newer"
+ROUNDING_NOTE = (
+    "torchao's weight-only products round more often than this tool's (the dequantized weight, or"
+    " the product before its scale, to bf16); the weights' codes are the same"
+)
+SLOW_INT8_NOTE = (
+    "int8-a16: do not compile torchao's Int8WeightOnlyConfig for many rows. On an H200 (torch 2.11,"
+    " torchao 0.18) its compiled product takes 10.7 ms at M = 512, K = N = 3072, where bf16 takes"
+    " 0.02 ms; `Recipe.apply` dequantizes instead, and that is what was priced"
+)
+
+MIN_FOR_LOWER_BOUND = (0, 18)
+"""The oldest torchao whose fp8 keeps to `activation_value_lb`."""
+
+_CHECK = """
+    if tuple(int(part) for part in torchao.__version__.split(".")[:2]) < {minimum}:
+        raise RuntimeError(
+            f"found torchao {{torchao.__version__}}; expected {dotted} or newer, which fp8-lb needs"
+        )"""
+
 _CONFIG = '''
 
 def config(format):
-    """The torchao config of a format, for quantize_."""
+    """The torchao config of a format, for quantize_."""{check}
     if format == "nvfp4" and not _has_mslk():
         CONFIGS["nvfp4"]["_data"]["use_triton_kernel"] = False
     return config_from_dict(CONFIGS[format])
@@ -94,6 +140,12 @@ class TorchaoExporter(Exporter):
 
     name: ClassVar[str] = "torchao"
     forms: ClassVar[Mapping[str, str]] = {"json": ".torchao.json", "filter-fn": ".py"}
+    formats: ClassVar[frozenset[FormatName]] = FORMATS
+    lacks: ClassVar[Mapping[FormatName, str]] = LACKS
+
+    def notes(self, recipe: Recipe, text: str) -> tuple[str, ...]:  # noqa: ARG002
+        """The version that fp8-lb needs, and how weight-only products round."""
+        return torchao_notes(recipe)
 
     def render(self, recipe: Recipe) -> str:
         """The text of the form."""
@@ -106,7 +158,22 @@ class TorchaoExporter(Exporter):
             {component: _lines(own) for component, own in layers.items()},
             "component -> format -> Linears to quantize, for re.fullmatch",
         )
-        return _HEAD.format(header=header) + constants + _functions(layers)
+        imports = "" if recipe.step_policy is None else "import torch\n"
+        imports += "import torchao\n" if FormatName.FP8_LB in configs else ""
+        head = _HEAD.format(header=header, imports=imports) + constants + steps_constant(recipe)
+        return head + _functions(layers) + steps_code(recipe)
+
+    def policy_obstacles(self, assignment: Assignment, classes: Mapping[str, str]) -> list[str]:
+        """None of Python, which has a class for it; a JSON says nothing of steps."""
+        if self.form == "filter-fn":
+            return []
+        return super().policy_obstacles(assignment, classes)
+
+    def step_policy(self, text: str, recipe: Recipe) -> StepPolicy:
+        """What the Python runs."""
+        if self.form == "filter-fn":
+            return steps_in(text, recipe)
+        return super().step_policy(text, recipe)
 
     def assign(self, text: str, recipe: Recipe, fqns: Iterable[str]) -> dict[str, ListedFormat]:
         """What the reader makes of a JSON; of Python, the formats of the names in `LAYERS`."""
@@ -114,7 +181,8 @@ class TorchaoExporter(Exporter):
         if self.form == "json":
             return get_reader("torchao").read(text).assign(tree, quantized=other)
         (layers,) = read_constants(text, "LAYERS")
-        (configs,) = read_constants(text, "CONFIGS", code=_functions(layers))
+        code = _functions(layers) + steps_code(recipe)
+        (configs,) = read_constants(text, "CONFIGS", code=code)
         formats = {name: format_of(config, name) for name, config in configs.items()}
         entries = tuple(
             Entry(text=pattern, rule="regex-full", format=formats[name], component=component)
@@ -124,6 +192,24 @@ class TorchaoExporter(Exporter):
         )
         listed = ConsumerList(consumer=self.name, entries=entries, default=FormatName.BF16)
         return listed.assign(tree, quantized=other)
+
+
+def torchao_notes(recipe: Recipe) -> tuple[str, ...]:
+    """What torchao's configs do not say, for the formats that a recipe uses."""
+    used = quantized_formats(recipe)
+    return (
+        *((LOWER_BOUND_NOTE,) if FormatName.FP8_LB in used else ()),
+        *((ROUNDING_NOTE,) if any(name.is_weight_only for name in used) else ()),
+        *((SLOW_INT8_NOTE,) if FormatName.INT8_A16 in used else ()),
+    )
+
+
+def check_version(used: Iterable[str]) -> str:
+    """The exported lines that check torchao's version; "" where no format needs a newer one."""
+    if FormatName.FP8_LB not in used:
+        return ""
+    minimum = MIN_FOR_LOWER_BOUND
+    return _CHECK.format(minimum=minimum, dotted=".".join(map(str, minimum)))
 
 
 def to_torchao(recipe: Recipe, *, allow_random_weights: bool = False) -> Any:
@@ -138,9 +224,11 @@ def to_torchao(recipe: Recipe, *, allow_random_weights: bool = False) -> Any:
             about the model.
 
     Raises:
-        RecipeError: the recipe is of random weights and that is not allowed.
+        RecipeError: the recipe is of random weights and that is not allowed; or it has a format
+            that no config of torchao says.
     """
     recipe.check_weights(allow_random=allow_random_weights)
+    TorchaoExporter().check(recipe)
     return one_or_all(recipe, fqn_to_configs(recipe))
 
 
@@ -222,7 +310,7 @@ def _functions(layers: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
                 [
                     "filter_fn",
                     *([component] if names_component else []),
-                    *([name] if names_format else []),
+                    *([name.replace("-", "_")] if names_format else []),
                 ]
             ),
             component=component,
@@ -230,4 +318,5 @@ def _functions(layers: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
         )
         for component, name in pairs
     ]
-    return _CONFIG + "".join(filters) + MSLK
+    code = _CONFIG.format(check=check_version(name for _, name in pairs))
+    return code + "".join(filters) + MSLK

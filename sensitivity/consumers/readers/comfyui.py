@@ -11,6 +11,11 @@ pipeline with several denoisers has one file for each, so its list has one such 
 they do in whole checkpoints. They must be the file's own names, so either all names of a list have
 this prefix or none has.
 
+INT8. `int8_tensorwise` has one scale a weight or one a row of it, which the file's tensor decides;
+it is read as this tool's int8, one a row, and a note says so. With `convrot` it is int8-rot, by the
+same Hadamard matrix, where the group size is 256, 64 or 16 (this tool takes the largest that
+divides K; `convrot_groupsize` is 256 if nothing is said).
+
 Weight-only. A layer with `full_precision_matrix_mult` has its weight dequantized before a product
 in 16 bits, so its format is weight-only, whatever `format` says.
 
@@ -36,17 +41,27 @@ from sensitivity.consumers.readers.documents import (
 from sensitivity.consumers.readers.entries import check_count, check_name
 from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.rotation_block import BLOCKS
 from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
 KEY = "_quantization_metadata"
 PREFIX = "model.diffusion_model."
 
-FORMATS = {"nvfp4": FormatName.NVFP4, "mxfp8": FormatName.MXFP8, "float8_e4m3fn": FormatName.FP8}
+INT8 = "int8_tensorwise"
+FORMATS = {
+    "nvfp4": FormatName.NVFP4,
+    "mxfp8": FormatName.MXFP8,
+    "float8_e4m3fn": FormatName.FP8,
+    INT8: FormatName.INT8,
+}
 """{ComfyUI's format: ours}."""
 
+DEFAULT_GROUP = 256
+"""ComfyUI's `convrot_groupsize` where nothing is said."""
+
 OTHERS = (
-    *("float8_e5m2", "int8_tensorwise", "int8_rowwise", "int8_blockwise", "hybrid_mxfp8", "mxfp4"),
+    *("float8_e5m2", "int8_rowwise", "int8_blockwise", "hybrid_mxfp8", "mxfp4"),
     *("convrot_w4a4", "convrot_w4a8", "svdquant_w4a4", "bnb_nf4", "bnb_fp4", "int4_awq"),
     "asym_w4a8_int8",
 )
@@ -67,6 +82,10 @@ CHECKPOINT_NOTE = (
 FUSED_NOTE = (
     "a fused layer (qkv, linear1) has one nvfp4 tensor scale in ComfyUI; this tool measured one for"
     " each Linear that is in it"
+)
+INT8_NOTE = (
+    "int8_tensorwise is read with one scale a row, as this tool's int8 has; where the file's"
+    " weight_scale is one number, the layer is coarser than what was measured here"
 )
 FP8_NOTE = "ComfyUI's float8_e4m3fn has one scale a tensor; this tool's fp8 has one a row"
 
@@ -92,6 +111,7 @@ class ComfyuiReader(Reader):
             [CHECKPOINT_NOTE]
             + [FUSED_NOTE] * (FormatName.NVFP4 in used)
             + [FP8_NOTE] * (FormatName.FP8 in used)
+            + [INT8_NOTE] * bool(used & {FormatName.INT8, FormatName.INT8_A16})
         )
         return ServedList(
             consumer=self.name,
@@ -145,9 +165,27 @@ def _format(name: str, layer: Any) -> ListedFormat:
             f"found {name[:80]} with the format {str(found)[:80]!r}; expected one of"
             f" {', '.join(known)}; {hint}"
         )
+    group = _rotated_by(layer) if found == INT8 else None
     if layer.get("full_precision_matrix_mult") or found in _WEIGHT_ONLY:
-        return weight_only(found)
+        ours = FORMATS.get(found)
+        has_own_scales = ours is not None and ours is not FormatName.FP8 and group is None
+        return ours.weight_only if ours and has_own_scales else weight_only(found)
+    if group is not None:
+        is_ours = group in BLOCKS
+        return FormatName.INT8_ROT if is_ours else OtherFormat(f"{INT8}, rotated by {group}")
     return FORMATS.get(found) or OtherFormat(found)
+
+
+def _rotated_by(layer: Mapping[str, Any]) -> int | None:
+    """The group size of a layer's rotation (`convrot`), under either of ComfyUI's two spellings;
+    None if it has none.
+    """
+    params = layer.get("params")
+    both = {**(params if isinstance(params, dict) else {}), **layer}
+    if not both.get("convrot"):
+        return None
+    group = both.get("convrot_groupsize", DEFAULT_GROUP)
+    return group if isinstance(group, int) else 0
 
 
 def _is_another(found: str, known: Collection[str]) -> bool:

@@ -2,9 +2,10 @@
 
     groups_of({"config_groups": {"NVFP4": ["Linear"]}})     # [TargetGroup(["Linear"], nvfp4, True)]
 
-A group has a preset's name, or the arguments of its weights and activations. nvfp4, mxfp8 and fp8
-of both are formats of this tool. Any other group, weight-only ones among them, is in a format that
-this tool does not have, named by its preset or by its numbers.
+A group has a preset's name, or the arguments of its weights and activations. Of both, nvfp4, mxfp8,
+fp8, and int8 with one scale a row and one a token, are formats of this tool; of weights alone,
+nvfp4, mxfp8, and fp8 and int8 with one scale a row. Any other group is in a format that this tool
+does not have, named by its preset or by its numbers.
 
 Source: compressed-tensors 0.20.1 (`quantization/quant_scheme.py`: `PRESET_SCHEMES`).
 """
@@ -24,16 +25,28 @@ PRESETS: Mapping[str, tuple[FormatName, bool]] = {
     "FP8_DYNAMIC": (FormatName.FP8, True),
     "FP8": (FormatName.FP8, False),
     "FP8_BLOCK": (FormatName.FP8, False),
+    "INT8": (FormatName.INT8, True),
+    "W8A8": (FormatName.INT8, True),
+    "NVFP4A16": (FormatName.NVFP4_A16, True),
+    "MXFP8A16": (FormatName.MXFP8_A16, True),
 }
 """{preset: (our format, whether its scales are those of our format)}."""
 
 OTHER_PRESETS = (
-    *("W8A8", "INT8", "W4AFP8", "MXFP4", "MXFP4XFP8", "MXFP6A8"),
+    *("W4AFP8", "MXFP4", "MXFP4XFP8", "MXFP6A8"),
     *(f"W{bits}A{a}" for bits in range(2, 8) for a in (4, 8) if bits < 5 or a == 8),
     *(f"W{bits}A16" for bits in range(2, 9)),
-    *("W4A16_ASYM", "NVFP4A16", "MXFP4A16", "MXFP6A16", "MXFP8A16"),
+    *("W4A16_ASYM", "MXFP4A16", "MXFP6A16"),
 )
 """Presets that are none of our formats; those with A16 are weight-only."""
+
+WEIGHT_ONLY = {
+    "nvfp4": FormatName.NVFP4_A16,
+    "mxfp8": FormatName.MXFP8_A16,
+    "fp8 channel False": FormatName.FP8_A16,
+    "int8 channel False": FormatName.INT8_A16,
+}
+"""{kind of the weights: our weight-only format}."""
 
 
 class TargetGroup(NamedTuple):
@@ -129,8 +142,11 @@ def _format(weights: Any, inputs: Any, outputs: Any) -> tuple[ListedFormat, bool
             return FormatName(str(kinds[0])), True
         if all(kind and kind.startswith("fp8") for kind in kinds):
             return FormatName.FP8, kinds == ("fp8 channel False", "fp8 token True")
+        if kinds == ("int8 channel False", "int8 token True"):
+            return FormatName.INT8, True
     if inputs is None and outputs is None:
-        return weight_only(_words(weights)), True
+        ours = WEIGHT_ONLY.get(_kind(weights) or "")
+        return ours or weight_only(_words(weights)), True
     words = [
         f"{_words(args)} {side}"
         for side, args in (("weights", weights), ("activations", inputs), ("outputs", outputs))
@@ -141,7 +157,8 @@ def _format(weights: Any, inputs: Any, outputs: Any) -> tuple[ListedFormat, bool
 
 def _words(args: Mapping[str, Any]) -> str:
     """The numbers of quantization arguments in words: "int4 in groups of 128"."""
-    if kind := _kind(args):
+    kind = _kind(args)
+    if kind and not kind.startswith("int8"):
         return kind.removesuffix(" True").removesuffix(" False")
     size, bits = args.get("group_size"), args.get("num_bits", 8)
     groups = f" in groups of {size}" if isinstance(size, int) and size > 0 else ""
@@ -149,17 +166,20 @@ def _words(args: Mapping[str, Any]) -> str:
 
 
 def _kind(args: Any) -> str | None:
-    """The format that quantization arguments stand for: "nvfp4", "mxfp8", or for fp8 also the
-    strategy and whether scales are computed at run time ("fp8 token True"). None: none of ours.
+    """The format that quantization arguments stand for: "nvfp4", "mxfp8", or for fp8 and symmetric
+    int8 also the strategy and whether scales are computed at run time ("fp8 token True"). None:
+    none of ours.
     """
-    if not isinstance(args, Mapping) or str(args.get("type", "int")).lower() != "float":
+    if not isinstance(args, Mapping):
         return None
+    is_float = str(args.get("type", "int")).lower() == "float"
     bits, size = args.get("num_bits", 8), args.get("group_size")
-    if bits == 4:
+    if is_float and bits == 4:
         return "nvfp4" if size == 16 else None
-    if bits != 8:
+    if bits != 8 or not (is_float or args.get("symmetric", True)):
         return None
-    if size == 32 and "uint8" in str(args.get("scale_dtype")):
+    if is_float and size == 32 and "uint8" in str(args.get("scale_dtype")):
         return "mxfp8"
     implied = "tensor" if size is None else "channel" if size == -1 else "group"
-    return f"fp8 {args.get('strategy') or implied} {bool(args.get('dynamic'))}"
+    strategy = args.get("strategy") or implied
+    return f"{'fp8' if is_float else 'int8'} {strategy} {bool(args.get('dynamic'))}"

@@ -15,7 +15,11 @@ With `nvfp4` or `mxfp8` and neither `custom_type` nor `fallback` another routine
 `custom_layers`, and leaves alone all weights with "norm" or "bias" in their names, and more.
 
 Formats. Its fp8 has one scale a tensor, in `scaling_mode` row or block other ones; row is
-dequantized before the product. `full_precision_matrix_mult` makes a format weight-only.
+dequantized before the product. Its int8 in `scaling_mode` row is this tool's int8, and with
+`convrot` int8-rot in groups of 256, 64 or 16, where K is a multiple of the group; where it is not,
+convert_to_quant takes 64 for a main format, and rotates nothing for custom layers.
+`full_precision_matrix_mult` makes a format weight-only. What is said for all with `convrot` is so
+for custom layers of int8 too.
 
 An expression's alternatives are entries of their own. Text between several commands says which
 component each is for: `# component: NAME`.
@@ -36,13 +40,14 @@ from typing import ClassVar, NamedTuple
 from sensitivity.consumers.lists import Entry, ModelTree
 from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers._base import Reader
-from sensitivity.consumers.readers.comfyui import FP8_NOTE, FUSED_NOTE
+from sensitivity.consumers.readers.comfyui import DEFAULT_GROUP, FP8_NOTE, FUSED_NOTE
 from sensitivity.consumers.readers.command_lines import Command, read_commands
 from sensitivity.consumers.readers.convert_to_quant_filters import ALWAYS, FILTERS, OTHER_FILTERS
 from sensitivity.consumers.readers.entries import check_count
 from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.consumers.rules import hits
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.rotation_block import BLOCKS
 from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
@@ -50,6 +55,11 @@ PROGRAMS = ("ctq", "convert_to_quant", "convert-to-quant")
 RULE = "weight-regex-search"
 TYPES = ("fp8", "int8", "mxfp8", "nvfp4")
 """What `custom_type` and `fallback` may be."""
+
+WEIGHT_ONLY: Mapping[ListedFormat, FormatName] = {
+    name: name.weight_only for name in (FormatName.NVFP4, FormatName.MXFP8, FormatName.INT8)
+}
+"""{format: the one of a layer whose weight is dequantized before the product}."""
 
 OTHER_MODES = (
     *("convert_fp8_scaled", "convert_int8_scaled", "make_hybrid_mxfp8", "legacy_input_add"),
@@ -262,14 +272,33 @@ def _format(kind: str, options: Mapping[str, str], *, custom: bool = False) -> L
     )
     if kind in (FormatName.NVFP4, FormatName.MXFP8):
         found: ListedFormat = FormatName(kind)
-    elif kind == "int8":
-        found = OtherFormat(f"int8, one scale a {mode} (convert_to_quant)")
+    elif kind == FormatName.INT8:
+        found = _int8(mode, options, custom=custom)
     elif mode == "tensor":
         found = FormatName.FP8
     else:
         found = OtherFormat(f"fp8, one scale a {mode} (convert_to_quant)")
         in_16_bits = in_16_bits or mode == "row"
-    return weight_only(found.value) if in_16_bits else found
+    if not in_16_bits:
+        return found
+    return WEIGHT_ONLY.get(found) or weight_only(found.value)
+
+
+def _int8(mode: str, options: Mapping[str, str], *, custom: bool) -> ListedFormat:
+    """int8 or int8-rot where scales are one a row, else a format of another name."""
+    if mode != "row":
+        return OtherFormat(f"int8, one scale a {mode} (convert_to_quant)")
+    if custom and "custom_convrot" in options:
+        group = options.get("custom_convrot_group_size", str(DEFAULT_GROUP))
+    elif "dynamic_convrot" in options:
+        return OtherFormat("int8, rotated by as much as K allows (convert_to_quant)")
+    elif "convrot" in options:
+        group = options.get("convrot_group_size", str(DEFAULT_GROUP))
+    else:
+        return FormatName.INT8
+    if group in map(str, BLOCKS):
+        return FormatName.INT8_ROT
+    return OtherFormat(f"int8, rotated by {group[:8]} (convert_to_quant)")
 
 
 def _notes(meanings: Collection[_Meaning]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ Linears in bf16:
                      front means its beginning (`readers.sdnq` has all of its lists)
     nunchaku_lite    whole names of the Linears that are quantized; all others stay bf16
 
-torchao has formats of this tool, and sdnq has fp8. The others, most of them weight-only, have a
-name and no price.
+torchao and sdnq have formats of this tool. The others, most of them weight-only, have a name and no
+price.
 
 A config with the key of another backend is refused, since its own backend ignores that list. What
 sdnq adds to its list by itself when it quantizes is not seen; a saved checkpoint's list has it.
@@ -57,6 +57,13 @@ RULES: Mapping[str, str] = {
 _LIST_KEY, _BITSANDBYTES_KEY = "modules_to_not_convert", "llm_int8_skip_modules"
 _OLD_NAME = re.compile(r"[a-z]+\d*[a-z]*\d*(?:_[a-z0-9]+)*")
 """A torchao config as older diffusers name it: int8wo, float8dq_e4m3_row."""
+_OURS: Mapping[str, FormatName] = {
+    **dict.fromkeys(("int8wo", "int8_weight_only"), FormatName.INT8_A16),
+    **dict.fromkeys(("int8dq", "int8_dynamic_activation_int8_weight"), FormatName.INT8),
+    **dict.fromkeys(("float8wo", "float8wo_e4m3", "float8_weight_only"), FormatName.FP8_A16),
+    "float8dq_e4m3_row": FormatName.FP8,
+}
+"""{older name of a torchao config: our format}."""
 
 
 _MODELOPT_NEVER = ("proj_out", "lm_head", "router", "output_layer")
@@ -163,6 +170,8 @@ def _refuse_key(part: Mapping[str, Any], method: str, *, expected: str, other: s
 def _torchao(kind: Any, component: str) -> tuple[list[Entry], ListedFormat]:
     """(keys, default) of `quant_type`: a config under "default", or its name in older releases."""
     if isinstance(kind, str) and len(kind) <= 40 and _OLD_NAME.fullmatch(kind):
+        if kind in _OURS:
+            return [], _OURS[kind]
         is_weight = kind.split("_")[0].endswith("wo") or kind.startswith(("fpx", "uint", "fp"))
         return [], weight_only(kind.removesuffix("wo")) if is_weight else OtherFormat(kind)
     if not isinstance(kind, dict) or list(kind) != ["default"]:

@@ -142,5 +142,6 @@ def _join(parts: Mapping[str, ConsumerList]) -> ConsumerList:
         entries=entries,
         default=FormatName.BF16,
         defaults={component: one.default for component, one in parts.items()},
+        policies=tuple(policy for one in lists for policy in one.policies),
         notes=notes,
     )

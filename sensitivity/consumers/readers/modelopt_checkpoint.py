@@ -6,7 +6,8 @@ This is `hf_quant_config.json`. `exclude_modules` are shell patterns on the name
 `quant_algo` MIXED_PRECISION, `quantized_layers` gives each quantized Linear its own `quant_algo`.
 What ModelOpt writes into `config.json` (`quant_method: modelopt`, with `ignore`) is read alike.
 
-A policy by denoising step leaves some steps in 16 bits, so that the format is another one.
+A policy by denoising step (`runtime.diffusion_step_policy`) is kept beside the list, unchecked: the
+formats are those of the steps between (`consumers.step_policies`).
 Algorithms that are none of our formats (`OTHERS`), weight-only ones among them, are read by name.
 
 Source: ModelOpt 0.47.0 (`torch/export/quant_utils.py`: `process_layer_quant_config`).
@@ -15,10 +16,11 @@ Source: ModelOpt 0.47.0 (`torch/export/quant_utils.py`: `process_layer_quant_con
 from collections.abc import Mapping
 from typing import Any
 
-from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.lists import ConsumerList, Entry, ListedPolicy
 from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers.entries import check_name
 from sensitivity.consumers.readers.modelopt_quant_cfg import PER_TENSOR_NOTE
+from sensitivity.consumers.step_policies import POLICY_TOOLS, raw_policy
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.patterns import META
 from sensitivity.core.words import did_you_mean
@@ -29,6 +31,8 @@ ALGORITHMS: Mapping[str, FormatName] = {
     "MXFP8": FormatName.MXFP8,
     "FP8_PER_CHANNEL_PER_TOKEN": FormatName.FP8,
     "FP8": FormatName.FP8,
+    "W4A16_NVFP4": FormatName.NVFP4_A16,
+    "W8A16": FormatName.INT8_A16,
 }
 """{quant_algo: our format}."""
 
@@ -40,11 +44,9 @@ OTHERS: Mapping[str, OtherFormat] = {
     "NVFP4_SVD": OtherFormat("nvfp4 with a low-rank part (svdquant)"),
     "NVFP4_SVDQUANT": OtherFormat("nvfp4 with a low-rank part (svdquant)"),
     "W4A16_AWQ": weight_only("int4 (awq)"),
-    "W4A16_NVFP4": weight_only("nvfp4"),
     "W4A8_AWQ": OtherFormat("int4 weights, fp8 activations"),
     "W4A8_MXFP4_FP8": OtherFormat("mxfp4 weights, fp8 activations"),
     "W4A8_NVFP4_FP8": OtherFormat("nvfp4 weights, fp8 activations"),
-    "W8A16": weight_only("int8"),
     "W8A8_SQ_PER_CHANNEL": OtherFormat("int8 (smoothquant)"),
 }
 """{quant_algo that is none of our formats: its words}."""
@@ -84,14 +86,18 @@ def read_checkpoint(value: Mapping[str, Any], component: str) -> ConsumerList:
     named = [_entry(name, found, component) for name, found in own.items()]
     default: ListedFormat = FormatName.BF16
     if algorithm not in (MIXED, None):
-        default = at_all_steps(algorithm_format(algorithm), inner)
+        default = algorithm_format(algorithm)
     layers = inner.get("quantized_layers") if own else None
     used = [algorithm, *map(_algorithm_of, layers.values() if layers else ())]
     notes = [PER_TENSOR_NOTE] if "FP8" in used else []
     if any(META.isdisjoint(entry.text) for entry in kept):
         notes.append(_SUBSTRING_NOTE)
     return ConsumerList(
-        consumer="modelopt", entries=(*kept, *named), default=default, notes=tuple(notes)
+        consumer="modelopt",
+        entries=(*kept, *named),
+        default=default,
+        policies=policies_of(inner, tuple(POLICY_TOOLS), component),
+        notes=tuple(notes),
     )
 
 
@@ -107,25 +113,20 @@ def checkpoint_layers(inner: Mapping[str, Any]) -> dict[str, ListedFormat]:
             f"found {MIXED} with quantized_layers {str(layers)[:80]}; expected an object with every"
             " quantized Linear; add them, or name one quant_algo"
         )
-    found = {name: algorithm_format(_algorithm_of(layer)) for name, layer in layers.items()}
-    return {name: at_all_steps(one, inner) for name, one in found.items()}
+    return {name: algorithm_format(_algorithm_of(layer)) for name, layer in layers.items()}
 
 
 def _algorithm_of(layer: Any) -> Any:
     return layer.get("quant_algo") if isinstance(layer, Mapping) else layer
 
 
-def at_all_steps(found: ListedFormat, config: Mapping[str, Any]) -> ListedFormat:
-    """The format, or another one where the checkpoint has a policy by denoising step
-    (`runtime.diffusion_step_policy`): some steps run in 16 bits then.
-    """
-    runtime = config.get("runtime")
-    has_policy = isinstance(runtime, Mapping) and bool(runtime.get("diffusion_step_policy"))
-    return (
-        OtherFormat(f"{found}, 16 bits at some steps")
-        if has_policy and found.is_quantized
-        else found
-    )
+def policies_of(
+    config: Mapping[str, Any], tools: tuple[str, ...], component: str
+) -> tuple[ListedPolicy, ...]:
+    """The policy by denoising step that a `quantization_config` has, unchecked; () without one."""
+    if raw_policy(config) is None:
+        return ()
+    return (ListedPolicy(tools=tools, config=config, component=component),)
 
 
 def _entry(name: Any, becomes: ListedFormat, component: str) -> Entry:

@@ -1,9 +1,12 @@
 """Which format do the attributes of a ModelOpt quantizer (`cfg`) give a tensor?
 
 numerics_of("*weight_quantizer", {"num_bits": (4, 3), "axis": 0})     # fp8, row-wise
-numerics_of("*weight_quantizer", {"num_bits": 8, "axis": 0})          # OtherFormat("int8")
+numerics_of("*weight_quantizer", {"num_bits": 8, "axis": 0})          # int8
+numerics_of("*weight_quantizer", {"num_bits": 8, "axis": None})       # "per-tensor int8"
 
-Attributes of any other kind are in a format that this tool does not have, named by their bits.
+Attributes of any other kind are in a format that this tool does not have, named by their bits. So
+are those with `rotate`: ModelOpt rotates by Sylvester's Hadamard matrix over the whole of K, or a
+block size of one's own, this tool by ConvRot's.
 """
 
 from collections.abc import Mapping
@@ -43,23 +46,35 @@ def numerics_of(name: str, cfg: Any) -> Numerics:
         bits = _bits(cfg.get("num_bits"))
         block_size = blocks.get(-1, blocks.get("-1"))
         scale_bits = _bits(blocks.get("scale_bits"))
+        has_block = -1 in blocks or "-1" in blocks
+        a_token = cfg.get("type") == "dynamic" and has_block and block_size is None
+        a_row = not blocks and cfg.get("axis") == 0
+        if _rotates(cfg.get("rotate")):
+            plain = numerics_of(name, {key: cfg[key] for key in cfg if key != "rotate"})
+            return Numerics(OtherFormat(f"{plain.format}, rotated (modelopt)"))
         if (bits, block_size, scale_bits) == ((2, 1), 16, (4, 3)):
-            return Numerics(FormatName.NVFP4)
+            chosen = blocks.get("four_over_six") and blocks.get("type") == "static"
+            return Numerics(FormatName.NVFP4_4O6 if chosen else FormatName.NVFP4)
         if (bits, block_size, scale_bits) == ((4, 3), 32, (8, 0)):
             return Numerics(FormatName.MXFP8)
         if bits == (4, 3) and scale_bits is None:
-            has_block = -1 in blocks or "-1" in blocks
-            a_token = cfg.get("type") == "dynamic" and has_block and block_size is None
-            a_row = not blocks and cfg.get("axis") == 0
             return Numerics(FormatName.FP8, rowwise=a_token or a_row)
+        if bits in (8, None) and scale_bits is None and (a_row or a_token):
+            return Numerics(FormatName.INT8)
         if (words := _words(bits)) is not None:
             size = f" in blocks of {block_size}" if isinstance(block_size, int) else ""
-            return Numerics(OtherFormat(f"{words}{size}"))
+            a_tensor = "per-tensor " if words == FormatName.INT8 and not size else ""
+            return Numerics(OtherFormat(f"{a_tensor}{words}{size}"))
     raise PatternError(
         f"found {name[:80]!r} with the cfg {str(cfg)[:120]}; expected attributes of a quantizer,"
         " such as NVFP4 (num_bits (2, 1), blocks of 16 with scale_bits (4, 3)), MXFP8 ((4, 3),"
         " blocks of 32 with scale_bits (8, 0)) or FP8 ((4, 3)); take the entry out, or turn it off"
     )
+
+
+def _rotates(rotate: Any) -> bool:
+    """Whether the attribute `rotate` is on: True, or an object with `enable`."""
+    return bool(rotate.get("enable") if isinstance(rotate, Mapping) else rotate)
 
 
 def _words(bits: Any) -> str | None:

@@ -31,8 +31,11 @@ from sensitivity.errors import PatternError
 IMPORT = "$import"
 
 
-def _blocks(bits: str, size: int, scale_bits: str, kind: str = "dynamic") -> dict[str, Any]:
-    return {"num_bits": bits, "block_sizes": {-1: size, "type": kind, "scale_bits": scale_bits}}
+def _blocks(
+    bits: str, size: int, scale_bits: str, kind: str = "dynamic", **more: bool
+) -> dict[str, Any]:
+    sizes: dict[Any, Any] = {-1: size, "type": kind, "scale_bits": scale_bits, **more}
+    return {"num_bits": bits, "block_sizes": sizes}
 
 
 NUMERICS: Mapping[str, dict[str, Any]] = {
@@ -46,7 +49,7 @@ NUMERICS: Mapping[str, dict[str, Any]] = {
     "mxint8": {"num_bits": 8, "block_sizes": {-1: 32, "type": "dynamic", "scale_bits": "e8m0"}},
     "nvfp4": _blocks("e2m1", 16, "e4m3"),
     "nvfp4_bs32": _blocks("e2m1", 32, "e4m3"),
-    "nvfp4_four_over_six": _blocks("e2m1", 16, "e4m3", "static"),
+    "nvfp4_four_over_six": _blocks("e2m1", 16, "e4m3", "static", four_over_six=True),
     "nvfp4_static": _blocks("e2m1", 16, "e4m3", "static"),
 }
 """{file of configs/numerics: the attributes of a quantizer}."""

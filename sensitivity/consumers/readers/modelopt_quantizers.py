@@ -6,9 +6,11 @@ the input are on, in ModelOpt's default (int8), and the output is off.
 
     QuantizerList(consumer="modelopt", entries=entries, steps=entries).assign(tree, quantized=...)
 
-A Linear whose weight is quantized and whose input is turned off by an entry is weight-only. One
-with two formats that entries give has both in its name. Neither is a format of this tool. What is
-left in ModelOpt's default on one side only was surely forgotten, and is refused.
+A Linear whose weight is quantized and whose input is turned off by an entry is weight-only: in
+this tool's format where its scales are (one a row for fp8 and int8), else under a name of its own.
+One with two formats that entries give has both in its name, but for four-over-six weights with
+nvfp4 inputs, which are nvfp4-4o6. What is left in ModelOpt's default on one side only was surely
+forgotten, and is refused.
 
 `readers.modelopt_quant_cfg` makes such a list from a text, and has the sources.
 """
@@ -29,6 +31,12 @@ from sensitivity.errors import PatternError
 QUANTIZERS = ("weight_quantizer", "input_quantizer", "output_quantizer")
 LINEAR = "nn.Linear"
 LOW_RANK = " with a low-rank part (svdquant)"
+
+WEIGHT_ONLY: Mapping[ListedFormat, FormatName] = {
+    name: name.weight_only
+    for name in (FormatName.NVFP4, FormatName.MXFP8, FormatName.FP8, FormatName.INT8)
+}
+"""{format of a weight: the one of a Linear whose input is off}."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +202,13 @@ def _decide(
         return "is left in ModelOpt's default (int8)"
     outputs = ", outputs too" if output.on else ""
     if not inputs.on:
-        return OtherFormat(f"{found[0]} weight-only{outputs}")
+        rowwise = weight.numerics is None or weight.numerics.rowwise
+        ours = WEIGHT_ONLY.get(found[0]) if rowwise and not outputs else None
+        return ours or OtherFormat(f"{found[0]} weight-only{outputs}")
+    if found == [FormatName.NVFP4_4O6, FormatName.NVFP4] and not outputs:
+        return FormatName.NVFP4_4O6
+    if found == [FormatName.NVFP4_4O6] * 2:
+        return OtherFormat(f"nvfp4-4o6 weights and activations{outputs}")
     if found[0] == found[1] and not outputs:
         return found[0]
     both = f"{found[0]} weights, {found[1]} activations"

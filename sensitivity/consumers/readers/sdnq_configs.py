@@ -15,9 +15,12 @@ A config has a type for all weights (`weights_dtype`) and four lists of names:
 A key of `modules_dtype_dict` may also say a number of bits (`minimum_6bit`): where `weights_dtype`
 has fewer, the weight gets the integer of so many bits.
 
-Formats. Weights in float8_e4m3fn with one scale a row, and products in FP8 with one scale a token,
-are this tool's fp8. All else has a name and no price: SDNQ has neither MXFP8 nor NVFP4. Its
-float4_e2m1fn has scales in float32, and its products run in 8 or 16 bits.
+Formats. Weights in float8_e4m3fn or int8 with one scale a row, and products in the same type with
+one scale a token, are this tool's fp8 and int8; int8 with `use_hadamard` is int8-rot, by the same
+matrix where a group of 256, 64 or 16 divides K (SDNQ takes Sylvester's and 128 where that is the
+largest); weights alone, with `group_size` -1, are fp8-a16 and int8-a16. All else has a name and no
+price: SDNQ has neither MXFP8 nor NVFP4. Its float4_e2m1fn has scales in float32, and its products
+run in 8 or 16 bits.
 
 Source: sdnq 0.2.8 (`SDNQConfig`, `get_quant_kwargs`, `get_minimum_dtype`), read, and run beside
 this in the tests.
@@ -32,14 +35,20 @@ from sensitivity.consumers.lists import Entry
 from sensitivity.consumers.other_formats import ListedFormat, OtherFormat, weight_only
 from sensitivity.consumers.readers.entries import check_name, check_names
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.rotation_block import BLOCKS
 from sensitivity.errors import PatternError
 
 RULE = "sdnq"
 KEPT, NO_MATMUL = "modules_to_not_convert", "modules_to_not_use_matmul"
+ROTATED = "rotated"
 DTYPES, CONFIGS = "modules_dtype_dict", "modules_quant_config"
 
-FP8 = "float8_e4m3fn"
-_FP8_NAMES = (FP8, "fp8")
+FP8, INT8 = "float8_e4m3fn", "int8"
+_NAMES: Mapping[str, tuple[FormatName, tuple[str, ...]]] = {
+    **dict.fromkeys((FP8, "fp8"), (FormatName.FP8, (FP8, "fp8"))),
+    INT8: (FormatName.INT8, (INT8,)),
+}
+"""{type: (our plain format, the names of the type)}."""
 _DTYPE = re.compile(r"(?:bool|(?:u?int|u?fp|float)(?P<bits>\d{1,2})(?:_e\d+m\d+\w*)?)")
 _BITS = re.compile(r"(?:minimum)?[-_]?(?P<kind>u?int)?(?P<bits>\d{1,2})[-_]?(?:bits?)?")
 
@@ -159,23 +168,39 @@ def format_of(
         words
         for key, words in (
             ("use_svd", "with a low-rank part"),
-            ("use_hadamard", "rotated"),
+            ("use_hadamard", ROTATED),
             ("use_codebook", "with a codebook"),
             ("use_dynamic_quantization", "or finer"),
         )
         if arguments.get(key)
     ]
-    is_ours = (
-        dtype in _FP8_NAMES
-        and not more
-        and arguments.get("group_size", 0) in (0, -1)
-        and arguments.get("scale_dtype") in (None, "none")
-        and arguments.get("quantized_matmul_dtype") in (None, *_FP8_NAMES)
-    )
-    if is_ours and matmul:
-        return FormatName.FP8
+    if (ours := _ours(arguments, dtype, matmul=matmul, more=more)) is not None:
+        return ours
     words = " ".join([f"{dtype} (sdnq)", *more])
     return OtherFormat(words) if matmul else weight_only(words)
+
+
+def _ours(
+    arguments: Mapping[str, Any], dtype: str, *, matmul: bool, more: list[str]
+) -> FormatName | None:
+    """This tool's format of a type with one scale a row; None if it is another.
+
+    `more` is what SDNQ does beside rounding, in words.
+    """
+    if dtype not in _NAMES or arguments.get("scale_dtype") not in (None, "none"):
+        return None
+    name, names = _NAMES[dtype]
+    keeps_scales = name is FormatName.FP8 or arguments.get("dequantize_fp32") is not False
+    if not keeps_scales or arguments.get("quantized_matmul_dtype") not in (None, *names):
+        return None
+    if not matmul:  # a group size of 0 is 512 or less then
+        return name.weight_only if arguments.get("group_size") == -1 and not more else None
+    if arguments.get("group_size", 0) not in (0, -1):
+        return None
+    is_rotated_alone = more == [ROTATED] and arguments.get("hadamard_group_size", 256) in BLOCKS
+    if is_rotated_alone and name is FormatName.INT8:
+        return FormatName.INT8_ROT
+    return None if more else name
 
 
 def dtype_of(key: str, arguments: Mapping[str, Any]) -> str | None:

@@ -32,7 +32,7 @@ from sensitivity.consumers.readers.documents import (
     parts_of,
 )
 from sensitivity.consumers.readers.entries import check_count, check_names
-from sensitivity.consumers.readers.modelopt_checkpoint import algorithm_format, at_all_steps
+from sensitivity.consumers.readers.modelopt_checkpoint import algorithm_format, policies_of
 from sensitivity.consumers.readers.served_lists import ServedList
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
@@ -43,8 +43,8 @@ ALGORITHMS = ("NVFP4", "FP8")
 METHODS: Mapping[str, ListedFormat] = {
     "fp8": FormatName.FP8,
     "mxfp4": OtherFormat("mxfp4"),
-    "convrot_int8": OtherFormat("convrot_int8"),
-    "kitchen_int8": OtherFormat("convrot_int8"),
+    "convrot_int8": FormatName.INT8_ROT,
+    "kitchen_int8": FormatName.INT8_ROT,
 }
 """{online method that takes ignored layers: its format, which may be none of ours}. kitchen_int8 is
 an older name of convrot_int8.
@@ -113,6 +113,11 @@ class SglangReader(Reader):
             defaults=used,
             served=self.name,
             parts=named_parts(parts),
+            policies=tuple(
+                policy
+                for component, part in parts.items()
+                for policy in policies_of(_inner(part or {}), (self.name,), component)
+            ),
             notes=tuple(notes),
             own_parts=PACKED_PARTS,
         )
@@ -148,6 +153,12 @@ def _is_checkpoint(part: Mapping[str, Any]) -> bool:
     return any(key in part for key in _CHECKPOINT_KEYS)
 
 
+def _inner(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What has the algorithm: the object itself, or what `hf_quant_config.json` has in it."""
+    inner = part.get("quantization", part)
+    return inner if isinstance(inner, Mapping) else {}
+
+
 def _checkpoint(part: Mapping[str, Any]) -> tuple[ListedFormat, tuple[str, ...]]:
     """(format, list) of one `quantization_config` or `hf_quant_config.json`."""
     inner = part.get("quantization", part)
@@ -164,7 +175,7 @@ def _checkpoint(part: Mapping[str, Any]) -> tuple[ListedFormat, tuple[str, ...]]
             f" {', '.join(ALGORITHMS)}, which SGLang's diffusion server has; name one of these"
         )
     key = "exclude_modules" if inner is not part else "ignore"
-    return at_all_steps(found, inner), check_names(inner.get(key), key)
+    return found, check_names(inner.get(key), key)
 
 
 def _arguments(value: Mapping[str, Any]) -> Iterator[tuple[str, Any, tuple[str, ...]]]:

@@ -4,15 +4,16 @@
     entries, default = read_torchao_config(json_of_an_fqn_to_config, component="transformer")
 
 The JSON is that of `torchao.core.config.config_to_dict`. A config is recognised by its type and the
-fields that matter: mxfp8, nvfp4, row-wise fp8. Any other config of torchao (`OTHERS`) is a format
-that this tool does not have, weight-only ones among them. A type that torchao does not have is
-refused. Nothing in the JSON is run or imported.
+fields that matter: mxfp8, nvfp4, fp8 with and without a lower bound of activations, int8, and
+weight-only nvfp4, fp8 and int8; the last three with one scale a row. Any other config of torchao
+(`OTHERS`) is a format that this tool does not have. A type that torchao does not have is refused.
+Nothing in the JSON is run or imported.
 
 Source of `OTHERS`: torchao 0.18, every subclass of `AOBaseConfig` for inference, and those that it
 had since 0.10.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sensitivity.consumers.lists import Entry
@@ -21,11 +22,18 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
-_MXFP8, _NVFP4, _FP8 = (
+_MXFP8, _NVFP4, _FP8, _INT8 = (
     "MXDynamicActivationMXWeightConfig",
     "NVFP4DynamicActivationNVFP4WeightConfig",
     "Float8DynamicActivationFloat8WeightConfig",
+    "Int8DynamicActivationInt8WeightConfig",
 )
+_NVFP4_A16, _FP8_A16, _INT8_A16 = (
+    f"{name}WeightOnlyConfig" for name in ("NVFP4", "Float8", "Int8")
+)
+
+LOWER_BOUND = 1e-12
+"""The `activation_value_lb` of fp8-lb; another one is another format."""
 
 OTHERS: Mapping[str, OtherFormat] = {
     **{
@@ -33,15 +41,12 @@ OTHERS: Mapping[str, OtherFormat] = {
         for name, words in {
             "Codebook": "codebook",
             "FPX": "fpx",
-            "Float8": "fp8",
             "GGUF": "gguf",
             "GemliteUIntX": "uintx",
             "Int4": "int4",
-            "Int8": "int8",
             "IntN": "intn",
             "Intx": "intx",
             "NF4": "nf4",
-            "NVFP4": "nvfp4",
             "PrototypeInt4": "int4",
             "UIntX": "uintx",
             "UIntx": "uintx",
@@ -58,7 +63,6 @@ OTHERS: Mapping[str, OtherFormat] = {
     "Float8StaticActivationFloat8WeightConfig": OtherFormat("fp8, static"),
     "Int4DynamicActivationInt4WeightConfig": OtherFormat("int4"),
     "Int8DynamicActivationInt4WeightConfig": OtherFormat("int4 weights, int8 activations"),
-    "Int8DynamicActivationInt8WeightConfig": OtherFormat("int8"),
     "Int8DynamicActivationIntxWeightConfig": OtherFormat("intx weights, int8 activations"),
     "Int8DynamicActivationUIntxWeightConfig": OtherFormat("uintx weights, int8 activations"),
     "Int8StaticActivationInt8WeightConfig": OtherFormat("int8, static"),
@@ -126,19 +130,15 @@ def format_of(config: Any, where: str) -> ListedFormat:
         return FormatName.BF16
     kind = config.get("_type") if isinstance(config, dict) else None
     data = config.get("_data") if isinstance(config, dict) else None
-    known = (_MXFP8, _NVFP4, _FP8, *OTHERS)
+    known = (*READERS, *OTHERS)
     if not isinstance(kind, str) or not isinstance(data, dict):
         raise PatternError(
             f"found {config!r:.80} for {where[:80]}; expected a config as"
             f" torchao.core.config.config_to_dict writes it, such as {', '.join(known[:3])}, or"
             " null"
         )
-    if kind == _MXFP8:
-        return _mx_format(data)
-    if kind == _NVFP4:
-        return FormatName.NVFP4
-    if kind == _FP8:
-        return _fp8_format(data)
+    if kind in READERS:
+        return READERS[kind](data)
     if kind not in OTHERS:
         hint = did_you_mean(kind[:80], known, otherwise="take it out, or write null")
         raise PatternError(
@@ -160,23 +160,80 @@ def _mx_format(data: Mapping[str, Any]) -> ListedFormat:
 
 def _fp8_format(data: Mapping[str, Any]) -> ListedFormat:
     """Row-wise fp8, or what else a dynamic fp8 config stands for."""
-    given = data.get("granularity")
-    scales = {_name(side) for side in (given if isinstance(given, list) else [given])}
+    scales = _scales(data, "PerTensor")
     dtypes = {
         _name(data.get(f"{side}_dtype") or "float8_e4m3fn") for side in ("weight", "activation")
     }
-    if scales == {"PerRow"} and dtypes == {"float8_e4m3fn"}:
-        return FormatName.FP8
-    words = " and ".join(sorted(name.replace("None", "PerTensor") for name in scales))
+    bounds = (data.get("activation_value_lb"), data.get("activation_value_ub"))
+    if scales == {"PerRow"} and dtypes == {"float8_e4m3fn"} and bounds[1] is None:
+        if bounds[0] is None:
+            return FormatName.FP8
+        if bounds[0] == LOWER_BOUND:
+            return FormatName.FP8_LB
     other = "" if dtypes == {"float8_e4m3fn"} else f" of {' and '.join(sorted(dtypes))}"
-    return OtherFormat(f"fp8{other}, {words}"[:80])
+    bounded = "" if bounds == (None, None) else ", bounded"
+    return OtherFormat(f"fp8{other}, {' and '.join(sorted(scales))}{bounded}"[:80])
+
+
+def _int8_format(data: Mapping[str, Any]) -> ListedFormat:
+    """Row-wise symmetric int8, or what else a dynamic int8 config stands for."""
+    scales = _scales(data, "PerRow")
+    mapping = _name(data.get("act_mapping_type") or "SYMMETRIC")
+    is_plain = not (data.get("weight_only_decode") or data.get("reduce_range"))
+    if scales == {"PerRow"} and mapping == "SYMMETRIC" and is_plain:
+        return FormatName.INT8
+    words = [*sorted(scales), *(["asymmetric"] if mapping != "SYMMETRIC" else [])]
+    return OtherFormat(f"int8, {' and '.join(words)}{'' if is_plain else ', reduced'}"[:80])
+
+
+def _nvfp4_weights(data: Mapping[str, Any]) -> ListedFormat:
+    """nvfp4-a16, or nvfp4 weights without a scale a tensor."""
+    has_both = data.get("use_dynamic_per_tensor_scale", True)
+    return FormatName.NVFP4_A16 if has_both else weight_only("nvfp4 of one scale level")
+
+
+def _fp8_weights(data: Mapping[str, Any]) -> ListedFormat:
+    """fp8-a16, or what else a weight-only fp8 config stands for."""
+    dtype = _name(data.get("weight_dtype") or "float8_e4m3fn")
+    is_ours = dtype == "float8_e4m3fn" and _scales(data, "PerRow") == {"PerRow"}
+    return FormatName.FP8_A16 if is_ours else _weights("fp8", data)
+
+
+def _int8_weights(data: Mapping[str, Any]) -> ListedFormat:
+    """int8-a16, or what else a weight-only int8 config stands for."""
+    is_ours = _scales(data, "PerRow") == {"PerRow"} and data.get("group_size") is None
+    return FormatName.INT8_A16 if is_ours else _weights("int8", data)
+
+
+def _weights(what: str, data: Mapping[str, Any]) -> OtherFormat:
+    return weight_only(f"{what}, {' and '.join(sorted(_scales(data, 'PerGroup')))},"[:60])
+
+
+READERS: Mapping[str, Callable[[Mapping[str, Any]], ListedFormat]] = {
+    _MXFP8: _mx_format,
+    _NVFP4: lambda _data: FormatName.NVFP4,
+    _FP8: _fp8_format,
+    _INT8: _int8_format,
+    _NVFP4_A16: _nvfp4_weights,
+    _FP8_A16: _fp8_weights,
+    _INT8_A16: _int8_weights,
+}
+"""{type of a config: what it stands for, by its fields}."""
+
+
+def _scales(data: Mapping[str, Any], default: str) -> set[str]:
+    """The names of the granularities of a config; `default` where it names none."""
+    given = data.get("granularity")
+    sides = given if isinstance(given, list) else [given]
+    return {default if side is None else _name(side) for side in sides}
 
 
 def _name(value: Any) -> str:
-    """The name of a dtype or of a granularity.
+    """The name of a dtype, of a member of an enum or of a granularity.
 
-    A dtype is {"_type": "torch.dtype", "_data": name}, a granularity {"_type": name, ...}.
+    The first two are {"_type": ..., "_data": name}, a granularity is {"_type": name, ...}.
     """
     if not isinstance(value, dict):
         return str(value)
-    return str(value.get("_data") if value.get("_type") == "torch.dtype" else value.get("_type"))
+    data = value.get("_data")
+    return data if isinstance(data, str) else str(value.get("_type"))

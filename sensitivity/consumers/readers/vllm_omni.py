@@ -46,8 +46,8 @@ from sensitivity.consumers.readers.entries import check_count, check_names
 from sensitivity.consumers.readers.modelopt_checkpoint import (
     MIXED,
     algorithm_format,
-    at_all_steps,
     checkpoint_layers,
+    policies_of,
 )
 from sensitivity.consumers.readers.served_lists import ServedList, run_time_names
 from sensitivity.core.format_name import FormatName
@@ -55,14 +55,18 @@ from sensitivity.core.patterns import META
 from sensitivity.core.words import did_you_mean
 from sensitivity.errors import PatternError
 
-METHODS: Mapping[str, FormatName] = {"fp8": FormatName.FP8, "mxfp8": FormatName.MXFP8}
+METHODS: Mapping[str, FormatName] = {
+    "fp8": FormatName.FP8,
+    "int8": FormatName.INT8,
+    "mxfp8": FormatName.MXFP8,
+    "torchao_float8_weight_only": FormatName.FP8_A16,
+}
 """{method for diffusion: our format}."""
 
 OTHER_METHODS: Mapping[str, OtherFormat] = {
     **{name: weight_only(name) for name in ("bitsandbytes", "awq", "awq_marlin", "gguf")},
     **{name: weight_only(name) for name in ("gptq", "gptq_marlin", "inc", "auto_round")},
-    "torchao_float8_weight_only": weight_only("fp8"),
-    **{name: OtherFormat(name) for name in ("int8", "mxfp4", "mxfp4_dualscale", "torchao")},
+    **{name: OtherFormat(name) for name in ("mxfp4", "mxfp4_dualscale", "torchao")},
     "svdquant": OtherFormat("nvfp4 with a low-rank part (svdquant)"),
 }
 """{method for diffusion that is none of our formats: its words}."""
@@ -141,6 +145,11 @@ class VllmOmniReader(Reader):
             defaults=used,
             served=self.name,
             parts=tuple(part for part in named_parts(parts) if part != "default"),
+            policies=tuple(
+                policy
+                for component, part in parts.items()
+                for policy in policies_of(part or {}, (self.name,), component)
+            ),
             notes=tuple(notes),
         )
 
@@ -204,8 +213,7 @@ def _format(part: Mapping[str, Any]) -> ListedFormat | None:
     given = {_method(part[key]) for key in _METHOD_KEYS if part.get(key) is not None}
     if "quant_algo" in part and (not given or given <= set(MODELOPT)):
         algorithm = part["quant_algo"]
-        found = FormatName.BF16 if algorithm == MIXED else algorithm_format(algorithm)
-        return at_all_steps(found, part)
+        return FormatName.BF16 if algorithm == MIXED else algorithm_format(algorithm)
     if len(given) > 1:
         raise PatternError(
             f"found the methods {' and '.join(sorted(given))[:160]} in one config; expected the"
@@ -215,7 +223,7 @@ def _format(part: Mapping[str, Any]) -> ListedFormat | None:
     if method == "fp8" and part.get("weight_block_size"):
         return OtherFormat("fp8 in blocks")
     if method in METHODS:
-        return at_all_steps(METHODS[method], part)
+        return METHODS[method]
     if method in OTHER_METHODS:
         return OTHER_METHODS[method]
     hint = did_you_mean(method[:80], _KNOWN, otherwise="name one of these")

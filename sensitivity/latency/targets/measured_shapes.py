@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sensitivity.core.format_name import CompileMode, FormatName
+from sensitivity.latency.format_costs import priced_as
 from sensitivity.latency.shape_times import parse_linear
 from sensitivity.latency.targets.target_file import TargetFile
 
@@ -64,8 +65,12 @@ class MeasuredShapes:
         )
 
     def us(self, *, m: int, k: int, n: int, format: FormatName, kind: Kind) -> float | None:
-        """Microseconds of a Linear; None if it was not measured, or bf16 not beside it."""
+        """Microseconds of a Linear; None if it was not measured, or bf16 not beside it. A variant
+        that runs its plain format's kernels takes what that took.
+        """
         us = self.linears.get((m, k, n, format, kind))
+        if us is None:
+            us = self.linears.get((m, k, n, priced_as(format), kind))
         beside = "eager" if kind == "eager" else "compiled"
         if (m, k, n, FormatName.BF16, beside) not in self.linears:
             return None

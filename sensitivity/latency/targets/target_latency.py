@@ -21,11 +21,12 @@ from types import MappingProxyType
 from typing import Any
 
 from sensitivity.core.format_name import CompileMode, FormatName
-from sensitivity.latency._base import Savings
 from sensitivity.latency.devices import Device
 from sensitivity.latency.estimate import LatencyEstimate
+from sensitivity.latency.format_costs import priced_as
 from sensitivity.latency.predicted import PredictedLatency
 from sensitivity.latency.runtimes import Runtime
+from sensitivity.latency.savings import Savings
 from sensitivity.latency.shape_times import attention_key
 from sensitivity.latency.targets.measured_shapes import Kind, MeasuredShapes
 from sensitivity.latency.uncertainty import speedup_interval90
@@ -102,7 +103,8 @@ class TargetLatency(PredictedLatency):
 
     def refusal(self, *, m: int, k: int, n: int, bias: bool, format: FormatName) -> str | None:
         """Why the target's kernels refuse a Linear, as was found there or as shipped data knows."""
-        found = self.measured.refusals.get((m, k, n, bias, format))
+        known = self.measured.refusals
+        found = known.get((m, k, n, bias, format)) or known.get((m, k, n, bias, priced_as(format)))
         return found or super().refusal(m=m, k=k, n=n, bias=bias, format=format)
 
     def rest_s(self, table: ShapeTable) -> float:

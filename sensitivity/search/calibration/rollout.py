@@ -111,8 +111,10 @@ class Bf16Path:
         evaluator: its pipeline is run.
         steps: of a whole run; of several denoisers, each has its part of them.
         prompts: how many search prompts, from the first.
+        replays: whether runs may start at any step; else only where a denoiser's jobs start.
 
     Attributes:
+        steps: that were run.
         windows: {component: (first step of it, step before which its jobs end)}.
 
     Raises:
@@ -120,7 +122,9 @@ class Bf16Path:
         MeasurementError: no denoiser was called, or one gives NaN or inf.
     """
 
-    def __init__(self, evaluator: Evaluator, *, steps: int, prompts: int) -> None:
+    def __init__(
+        self, evaluator: Evaluator, *, steps: int, prompts: int, replays: bool = False
+    ) -> None:
         self._evaluator = evaluator
         texts, seeds = evaluator.prompts("search")
         self._prompts = texts[:prompts], seeds[:prompts]
@@ -129,9 +133,10 @@ class Bf16Path:
         self._calls: list[tuple[int, str, Any]] = []
         self._step = self._call = 0
         several = len(self._parts) > 1
-        with watching_denoisers(evaluator, partial(self._record, kept=several)):
+        with watching_denoisers(evaluator, partial(self._record, kept=several or replays)):
             done = self._run(ALL_STEPS if several else steps, self._keep)
         check_calls(len(self._calls))
+        self.steps = done
         if not done:
             raise CalibrationError(
                 f"the {type(evaluator.loaded.pipe).__name__} ended without a step that can be"
@@ -140,7 +145,7 @@ class Bf16Path:
         check_finite([tensor for latents in self._after for tensor in latents])
         share = min(steps / done, 1.0) if several else 1.0
         self.windows = {name: self._window(name, share) for name in self._parts}
-        last = max(start for start, _ in self.windows.values())
+        last = done if replays else max(start for start, _ in self.windows.values())
         self._calls = [call for call in self._calls if call[0] < last]
 
     def _record(
@@ -168,15 +173,22 @@ class Bf16Path:
             raise CalibrationError(f"the run never called {component}; {INSTEAD}")
         return own[0], own[math.ceil(share * len(own)) - 1] + 1
 
-    def run_again(self, start: int, stop: int) -> Latents:
-        """Latents before step `stop`, with the formats that are set from step `start` on."""
+    def run_again(
+        self, start: int, stop: int, before_step: Callable[[int], None] = lambda _step: None
+    ) -> Latents:
+        """Latents before step `stop`, with the formats that are set from step `start` on.
+
+        `before_step` is called with the number of each step before it runs, from 0 on.
+        """
         found: Latents = ()
 
         def keep(step: int, latents: Latents) -> None:
             nonlocal found
             found = latents
             self._step = step + 1
+            before_step(step + 1)
 
+        before_step(0)
         with self._replaying(start):
             self._run(stop, keep)
         return found

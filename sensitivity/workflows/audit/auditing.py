@@ -25,15 +25,17 @@ from sensitivity.errors import PatternError, SensitivityError
 from sensitivity.latency.pricer import MakeLatency, PricedList, latency_model
 from sensitivity.latency.runtimes import choose_runtime
 from sensitivity.recipes.recipe import load_recipe
+from sensitivity.search.choice_memory import check_bound
 from sensitivity.search.store import default_storage
 from sensitivity.shapes.by_hand import rule_of_thumb
 from sensitivity.spec.loading import spec_of
 from sensitivity.spec.overrides import RunOptions
 from sensitivity.spec.study_spec import StudySpec
-from sensitivity.workflows.audit import blocks, gains, host, other_runs, sensitive
+from sensitivity.workflows.audit import blocks, gains, host, other_runs, policies, sensitive
 from sensitivity.workflows.audit.dead import dead_entries, fitting_form
 from sensitivity.workflows.audit.findings import Finding, Severity
 from sensitivity.workflows.audit.fixing import Fixed, fix
+from sensitivity.workflows.audit.memory import keeps_to_memory
 from sensitivity.workflows.audit.model import AuditedModel, audited_model
 from sensitivity.workflows.audit.over_matching import over_matching, redundant_entries
 from sensitivity.workflows.audit.parts import denoiser_parts, unknown_parts
@@ -61,6 +63,7 @@ class AuditRequest(ShortRepr):
         target: the GPU that is priced; None is the study's.
         runtime: the way of running that is priced; None is the default.
         recipe: a recipe whose price stands beside the list's.
+        max_memory_bytes: the largest peak of GPU memory that a run may have; None: any.
         storage: the study's database, for layer sensitivities; None is where a search puts it.
         vary: whether other batch sizes and prompt lengths are looked at.
         options: changes to the study's run.
@@ -74,13 +77,17 @@ class AuditRequest(ShortRepr):
     target: str | None = None
     runtime: str | None = None
     recipe: Path | None = None
+    max_memory_bytes: int | None = None
     storage: Storage | None = None
     vary: bool = True
     options: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        """Raise UserError for a value of another type, or an unknown runtime."""
+        """Raise UserError for a value of another type, an unknown runtime, or a bound that makes no
+        sense.
+        """
         coerce_fields(self)
+        check_bound(self.max_memory_bytes)
         choose_runtime(self.runtime)
 
 
@@ -165,7 +172,8 @@ def audit_on(model: AuditedModel, request: AuditRequest, others: OtherRuns) -> A
         damage = stored_damage(model.pricer, model.spec, request.format, storage)
     except SensitivityError as error:
         broken.append(sensitive.unreadable(storage, error))
-    found = [*_checks(subject, damage, others), *broken]
+    memory = keeps_to_memory(subject, request.max_memory_bytes)
+    found = [*_checks(subject, damage, others), *memory, *broken]
     fixed = fix(subject)
     return Audit(
         source=request.source,
@@ -200,6 +208,7 @@ def _checks(subject: Subject, damage: dict[str, float], others: OtherRuns) -> It
     yield from gains.refused_by_format(subject)
     yield from gains.not_measured(subject)
     yield from blocks.fused_conflicts(subject)
+    yield from policies.step_policies(subject)
     yield from blocks.too_many_patterns(subject)
     if not subject.is_priced:
         return
@@ -234,14 +243,16 @@ def _priced(subject: Subject, request: AuditRequest, fixed: Fixed) -> Iterator[P
         fqn: bf16 if model.refusal(fqn, name) else FormatName(name)
         for fqn, name in subject.formats.items()
     }
-    yield price(request.source.name, run)
+    yield price(request.source.name, policies.with_policy(subject, run))
     if fixed.formats != subject.formats and fixed.is_priced:
         own = {fqn: FormatName(name) for fqn, name in fixed.formats.items()}
-        yield price("the same, fixed", own)
+        yield price("the same, fixed", policies.with_policy(subject, own))
+    if not policies.with_policy(subject, run).policy.is_plain:
+        yield price(policies.EVERY_STEP, run)
     if request.recipe is not None:
         recipe = load_recipe(request.recipe)
         check_same_linears(recipe, model.run.table)
-        yield price(recipe.name, recipe.layers)
+        yield price(recipe.name, recipe.assignment)
     by_hand = rule_of_thumb(model.pricer.table, model.spec)
     yield price(
         "rule of thumb", {fqn: name if fqn in by_hand else bf16 for fqn, name in taken.items()}

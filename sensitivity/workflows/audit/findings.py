@@ -31,9 +31,11 @@ class Kind(StrEnum):
     HOST = "limited-by-the-host"
     SENSITIVE = "sensitive-quantized"
     FUSED = "fused-conflict"
+    STEPS = "step-policy"
     PATTERNS = "too-many-block-patterns"
     SKIPPED = "skipped-for-nothing"
     SMALL = "below-rule-of-thumb"
+    MEMORY = "peak-memory"
     VARIES = "depends-on-the-run"
     UNCALLED = "never-called"
 

@@ -11,6 +11,7 @@ from sensitivity.core.format_name import FormatName
 from sensitivity.latency.estimate import LatencyEstimate
 from sensitivity.latency.host import what_helps
 from sensitivity.workflows.audit.findings import Finding, Kind, Severity
+from sensitivity.workflows.audit.policies import with_policy
 from sensitivity.workflows.audit.subject import Subject
 
 
@@ -18,7 +19,7 @@ def limited_by_host(subject: Subject) -> Iterator[Finding]:
     """A run of the list that the host limits, with what helps; no fault of a list that quantizes
     nothing.
     """
-    estimate = _estimate(subject)
+    estimate = estimate_of(subject)
     host = estimate.host
     if host is None or not host.lost_s:
         return
@@ -36,14 +37,16 @@ def limited_by_host(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _estimate(subject: Subject) -> LatencyEstimate:
-    """The list's price. What a format or a kernel refuses is bf16."""
+def estimate_of(subject: Subject) -> LatencyEstimate:
+    """The list's price, memory included, by its step policy. What a format or a kernel refuses is
+    bf16.
+    """
     model = subject.model
     formats = {
         fqn: FormatName.BF16 if model.refusal(fqn, name) else FormatName(name)
         for fqn, name in subject.formats.items()
     }
-    return model.pricer.price("audited", formats).estimate
+    return model.pricer.price("audited", with_policy(subject, formats)).estimate
 
 
 def _without_host(estimate: LatencyEstimate) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensitivity.consumers.lists import ConsumerList, Entry
+from sensitivity.consumers.lists import ConsumerList, Entry, ListedPolicy
 from sensitivity.consumers.readers import READERS, Reader, get_reader, guess_reader
 from sensitivity.consumers.readers.filter_fn import FilterFnReader
 from sensitivity.consumers.readers.plain import PLAIN_RULES
@@ -221,9 +221,11 @@ def _recipe_list(text: str) -> ConsumerList:
         )
     recipe = Recipe.from_mapping(data)
     entries = tuple(Entry(text=fqn, rule="fqn", format=name) for fqn, name in recipe.layers.items())
+    policy = recipe.assignment.policy
     return ConsumerList(
         consumer=RECIPE,
         entries=entries,
+        policies=() if policy.is_plain else (ListedPolicy(own=policy),),
         default=FormatName.BF16,
         either_name=bool(recipe.model.components),
         notes=(recipe.caveat,) if recipe.caveat else (),

@@ -22,6 +22,7 @@ from sensitivity.recipes.unverified import priced_recipe
 from sensitivity.workflows.audit.findings import Finding, Severity
 from sensitivity.workflows.audit.fixing import Fixed, plain_list
 from sensitivity.workflows.audit.own_form import own_form
+from sensitivity.workflows.audit.policies import EVERY_STEP, AuditedPolicy, audited_policy
 from sensitivity.workflows.audit.reading import Source
 from sensitivity.workflows.audit.subject import Subject
 
@@ -171,6 +172,7 @@ class Audit:
             "linears": len(subject.formats),
             "quantized": len(subject.quantized),
             "calibrated": self.calibrated,
+            "step_policy": self._policy_json(),
             "notes": list(self.notes),
             "errors": self.count(Severity.ERROR),
             "warnings": self.count(Severity.WARNING),
@@ -181,6 +183,49 @@ class Audit:
                 "given_up": list(self.fixed.given_up),
                 "skip": sorted(self.fixed.causes),
             },
+        }
+
+    @property
+    def policy(self) -> AuditedPolicy | None:
+        """The step policy beside the list, on the model; None if it has none."""
+        return audited_policy(self.subject)
+
+    @property
+    def policy_words(self) -> str:
+        """The step policy in a line, with the seconds that it costs and the bytes that are kept for
+        it; "" without one.
+        """
+        if self.policy is None:
+            return ""
+        prices = self._with_and_without
+        if prices is None:
+            return self.policy.words
+        own, every = (price.estimate for price in prices)
+        kept = own.memory.kept_bf16_bytes if own.memory is not None else None
+        beside = f", {kept / 1e9:.1f} GB of bf16 weights kept beside" if kept else ""
+        return (
+            f"{self.policy.words}: {own.quantized_s:.4g} s a run, {every.quantized_s:.4g} s without"
+            f" it ({own.source}){beside or ', no second copy of the weights'}"
+        )
+
+    @property
+    def _with_and_without(self) -> tuple[PricedList, PricedList] | None:
+        """The list's price, and that of every step quantized; None without a policy that is run."""
+        every = next((own for own in self.priced if own.name == EVERY_STEP), None)
+        return None if every is None else (self.priced[0], every)
+
+    def _policy_json(self) -> dict[str, Any] | None:
+        if self.policy is None:
+            return None
+        prices = self._with_and_without
+        if prices is None:
+            return self.policy.to_json()
+        own, every = (price.estimate for price in prices)
+        kept = own.memory.kept_bf16_bytes if own.memory is not None else None
+        return self.policy.to_json() | {
+            "quantized_s": own.quantized_s,
+            "quantized_s_without": every.quantized_s,
+            "kept_bf16_bytes": kept or 0,
         }
 
     @property

@@ -16,6 +16,7 @@ from sensitivity.errors import SensitivityError
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.finished import KeptStudy
 from sensitivity.search.loop import SearchResult, read_search
+from sensitivity.search.step_policies import asked_steps
 from sensitivity.search.store import Store, kept_beside
 from sensitivity.workflows.picture_files import pictures_beside, pictures_folder
 from sensitivity.workflows.progress import Say, silent
@@ -56,7 +57,7 @@ def collect_report(subject: Subject, *, say: Say = silent) -> Report:
     result = _trials(subject, side, gaps)
     trials = () if result is None or side is None else trial_records(result, side.candidates)
     say("collecting")
-    formats: Mapping[str, FormatName] = {} if recipe is None else recipe.layers
+    formats: Mapping[str, FormatName] = {} if recipe is None else recipe.assignment
     gallery, missing = _gallery(subject)
     if missing:
         gaps["pictures"] = missing
@@ -71,6 +72,7 @@ def collect_report(subject: Subject, *, say: Say = silent) -> Report:
         trials=trials,
         groups=() if side is None else side.groups(),
         formats=() if side is None else tuple(name.value for name in side.candidates.formats),
+        policies=() if side is None else tuple(own.words for own in side.candidates.policies),
         layers=_layers(subject, side, formats, gaps),
         time=Time() if side is None else side.time(formats),
         trust=trust_of(recipe, trials),
@@ -137,6 +139,7 @@ def _way(recipe: Recipe | None, kept: KeptStudy | None, target: str) -> Way:
             granularity=own.granularity,
             prices=kept.prices,
             consumers=own.consumers,
+            steps=asked_steps(own.edge_steps, own.first_steps, own.last_steps),
         )
     if recipe is None:
         return Way(formats=(FormatName.NVFP4,), target=target)

@@ -38,7 +38,7 @@ def gallery_of(recipe: Recipe | None, folder: Path) -> tuple[Gallery, str]:
     index = read_index(folder)
     if index is None or not index.lists:
         return Gallery(), NONE_KEPT
-    key = "" if recipe is None else assignment_key(recipe.layers)
+    key = "" if recipe is None else assignment_key(recipe.assignment)
     names = _names(index)
     lists = sorted(index.lists, key=lambda own: own != key)
     scenes = [

@@ -26,6 +26,7 @@ from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.grouping import make_candidates
 from sensitivity.search.kept_prices import KeptPrices
+from sensitivity.search.step_policies import EdgeSteps, policies_for
 from sensitivity.shapes.run import run_shapes
 from sensitivity.shapes.shape_run import ShapeRun
 from sensitivity.shapes.table import ShapeTable
@@ -48,6 +49,7 @@ class Way:
         prices: measured times that the study keeps; None where they were predicted.
         unfit: {FQN: reason} of Linears whose weights no format can hold.
         consumers: the tools that can express every choice.
+        steps: which step policies were searched; None: the plain one alone.
     """
 
     formats: tuple[FormatName, ...]
@@ -57,6 +59,7 @@ class Way:
     prices: KeptPrices | None = None
     unfit: Mapping[str, str] = field(default_factory=dict)
     consumers: tuple[str, ...] = ()
+    steps: EdgeSteps | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class ModelSide:
         latency: LatencyModel = predicted
         if way.prices is not None:
             latency = kept_latency(way.prices, predicted=predicted)
+        policies, steps = policies_for(way.steps, table, way.consumers, way.formats, run.classes)
         candidates = make_candidates(
             table,
             spec,
@@ -98,6 +102,8 @@ class ModelSide:
             granularity=way.granularity,
             unfit=way.unfit,
             limits=limits_of(way.consumers, way.formats, fqns=run.table.fqns, classes=run.classes),
+            policies=policies,
+            steps=steps,
         )
         candidates = replace(candidates, prices=way.prices)
         return cls(run=run, table=table, latency=latency, candidates=candidates)

@@ -73,8 +73,11 @@ class Trial(Part):
         own_ci95: its 95 % interval.
         quantized: how many Linears are quantized.
         took_s: seconds that scoring took.
+        memory_bytes: predicted peak of GPU memory in a run; None: not known, or not scored.
         on_front: whether no other list beats it on both seconds and typical damage.
-        choice: the option of each group, in order: "0" is bf16, "1" the first format.
+        choice: the option of each group, in order: "0" is bf16, "1" the first format; after 9 come
+            letters, as in base 36.
+        policy: at which steps it runs at higher precision, in words; "" where at none.
         hypervolume: of all lists up to this one, as a part of the last; None for baselines that
             come before.
     """
@@ -90,8 +93,10 @@ class Trial(Part):
     own_ci95: Interval | None = None
     quantized: int
     took_s: float
+    memory_bytes: int | None = None
     on_front: bool = False
     choice: str
+    policy: str = ""
     hypervolume: float | None = None
 
 
@@ -255,6 +260,7 @@ class Report(Part):
         trials: every list that was tried, in order.
         groups: what the lists choose.
         formats: the options of a choice.
+        policies: the step policies that were searched, in words.
         layers: every Linear.
         time: where the seconds go.
         trust: whether predictions came true.
@@ -273,6 +279,7 @@ class Report(Part):
     trials: tuple[Trial, ...] = ()
     groups: tuple[Group, ...] = ()
     formats: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()
     time: Time = Time()
     trust: tuple[Comparison, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any
 from sensitivity.core.words import printable
 from sensitivity.recipes.recipe import Recipe
 from sensitivity.search.finished import KeptStudy
+from sensitivity.search.settings import SearchSettings
 from sensitivity.workflows.report.records import Reproduction
 
 
@@ -48,6 +49,7 @@ def _of_search(recipe: Recipe | None, kept: KeptStudy | None) -> dict[str, str]:
             "emulate": str(bool(own.emulate)).lower(),
             **({"objective": own.objective} if own.objective else {}),
             **_consumers(own.consumers),
+            **_steps(own),
         }
     if recipe is None:
         return {}
@@ -67,6 +69,13 @@ def _of_search(recipe: Recipe | None, kept: KeptStudy | None) -> dict[str, str]:
 def _consumers(names: Sequence[str]) -> dict[str, str]:
     """The tools that it kept to, where there are any."""
     return {"consumers": ",".join(names)} if names else {}
+
+
+def _steps(own: SearchSettings) -> dict[str, str]:
+    """Which step policies were searched, where any were."""
+    counts = {"first_steps": own.first_steps, "last_steps": own.last_steps}
+    found = {name: ",".join(map(str, each)) for name, each in counts.items() if each is not None}
+    return {} if own.edge_steps is None else {"edge_steps": own.edge_steps.value, **found}
 
 
 def _of_pictures(recipe: Recipe) -> dict[str, str]:

@@ -161,10 +161,6 @@ def _recipe_of(kept: KeptStudy, folder: Path) -> Path | None:
             continue
         if recipe.search.study == kept.name:
             choice = recipe.choice
-            bounded = choice is not None and (
-                choice.max_lpips,
-                choice.min_speedup,
-                choice.max_seconds,
-            ) != (None, None, None)
+            bounded = choice is not None and any(bound is not None for bound in choice.bounds)
             found.append((bounded, path.name, path))
     return min(found)[2] if found else None

@@ -8,6 +8,7 @@ all trials together estimate it. The area that the front dominates (hypervolume,
 seconds and the largest damage) is stated as a part of the last one, so it ends at 1.
 """
 
+import string
 from collections.abc import Sequence
 
 from sensitivity.core.format_name import quantized
@@ -17,6 +18,8 @@ from sensitivity.search.loop import SearchResult
 from sensitivity.search.shortlist import front_of
 from sensitivity.search.trials import ScoredTrial, StoppedTrial, Tried
 from sensitivity.workflows.report.records import Trial
+
+_DIGITS = string.digits + string.ascii_lowercase
 
 
 def trial_records(result: SearchResult, candidates: Candidates) -> tuple[Trial, ...]:
@@ -54,8 +57,10 @@ def _scored(
         own_ci95=score.typical_ci95,
         quantized=_count(candidates, trial.choice),
         took_s=trial.seconds,
+        memory_bytes=trial.memory_bytes,
         on_front=on_front,
-        choice=_text(trial.choice),
+        choice=_text(candidates.options_of(trial.choice)),
+        policy=_policy(trial),
         hypervolume=part,
     )
 
@@ -71,7 +76,8 @@ def _stopped(trial: StoppedTrial, candidates: Candidates, part: float | None) ->
         mean=trial.stop.estimate,
         quantized=_count(candidates, trial.choice),
         took_s=trial.seconds,
-        choice=_text(trial.choice),
+        choice=_text(candidates.options_of(trial.choice)),
+        policy=_policy(trial),
         hypervolume=part,
     )
 
@@ -93,6 +99,11 @@ def _count(candidates: Candidates, choice: Choice) -> int:
     return len(quantized(candidates.decode(choice)))
 
 
-def _text(choice: Choice) -> str:
-    """A choice as one character a group; options beyond 9 do not exist (there are four formats)."""
-    return "".join(map(str, choice))
+def _text(options: Choice) -> str:
+    """Options as one character a group: digits, then letters, as `int(character, 36)` reads."""
+    return "".join(_DIGITS[option] for option in options)
+
+
+def _policy(trial: Tried) -> str:
+    """The step policy in words; "" where every step runs as the skip-list says."""
+    return "" if trial.policy.is_plain else trial.policy.words

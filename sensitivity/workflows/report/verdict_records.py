@@ -126,7 +126,10 @@ class Verdict(Part):
         flip_rule: what counts as another picture, in words.
         quantized, linears: how many Linears are quantized, of how many.
         formats: {format: how many Linears}.
+        steps: which steps run at higher precision, in words; "" where every step runs quantized.
         bf16_bytes, quantized_bytes: of the weights.
+        peak_bytes, bf16_peak_bytes: peaks of GPU memory in a whole run; None: not known.
+        peak_source: "predicted" or "measured"; "" where they are not known.
         against: other lists beside it.
         kept: what stays in bf16.
         rule: how it was chosen, in words.
@@ -159,8 +162,12 @@ class Verdict(Part):
     quantized: int
     linears: int
     formats: Mapping[str, int] = Field(default_factory=dict)
+    steps: str = ""
     bf16_bytes: int
     quantized_bytes: int
+    peak_bytes: int | None = None
+    bf16_peak_bytes: int | None = None
+    peak_source: str = ""
     against: tuple[Against, ...] = ()
     kept: tuple[Kept, ...] = ()
     rule: str = ""

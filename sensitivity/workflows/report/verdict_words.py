@@ -9,6 +9,7 @@ runtime's own roundings move it as much, no difference is claimed. Speeds are co
 source, predicted or measured, and never across.
 """
 
+from sensitivity.core.words import gigabytes
 from sensitivity.workflows.report._base import Interval
 from sensitivity.workflows.report.verdict_records import Verdict
 
@@ -90,6 +91,15 @@ def anchors(verdict: Verdict) -> tuple[tuple[float, str], ...]:
     if verdict.noise_floor is not None:
         found.append((verdict.noise_floor, "bf16 computed again"))
     return tuple(sorted(found, reverse=True))
+
+
+def peak_words(verdict: Verdict) -> str:
+    """The peak of GPU memory beside bf16's, and where both come from; "" where it is not known."""
+    peak, bf16 = verdict.peak_bytes, verdict.bf16_peak_bytes
+    if peak is None or bf16 is None:
+        return ""
+    lacks = ", without what CUDA itself takes" if verdict.peak_source == "predicted" else ""
+    return f"{gigabytes(peak)} instead of {gigabytes(bf16)} ({verdict.peak_source}{lacks})"
 
 
 def flips_words(flips: int | None, prompts: int) -> str:

@@ -64,9 +64,9 @@ def _with(key: str, value: object) -> Callable[[dict[str, Any]], object]:
         (_with("sm_count", "132"), "sm_count"),
         (_with("rows", [{"key": "linear m=1 k=2"}]), "names no shape of rows"),
         (_with("rows", [{"key": "gemm m=1 k=2 n=3 bias=1 fp8"}]), "names no shape of rows"),
-        (_with("gemms", [{"key": "gemm m=1 k=2 n=3 bias=1 int8"}]), "names no shape of gemms"),
+        (_with("gemms", [{"key": "gemm m=1 k=2 n=3 bias=1 int4"}]), "names no shape of gemms"),
         (_with("rows", [{"key": "linear m=1 k=2 n=3 bias=1 fp8", "us": ["x"]}]), "rows.0.us.0"),
-        (_with("formats", ["int8"]), "formats.0"),
+        (_with("formats", ["int4"]), "formats.0"),
         (_with("kernels", {"constants": {"gemm_ramp_us": "fast"}}), "gemm_ramp_us"),
         (
             _with("kernels", {"constants": {"gemm_ramp_us": -1.0}}),

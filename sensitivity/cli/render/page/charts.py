@@ -16,6 +16,8 @@ from sensitivity.recipes.recipe import Recipe
 from sensitivity.workflows.report.records import Comparison, Report, Trial
 
 MOST_GROUPS = 8
+BASE = 36
+"""Of the characters of a trial's choice."""
 """Groups that a hover names before it counts the rest."""
 
 
@@ -102,24 +104,32 @@ def formats_of(report: Report, trial: Trial) -> dict[str, str]:
     """{FQN: format} of a trial."""
     formats = {layer.fqn: "bf16" for layer in report.layers}
     for group, option in zip(report.groups, trial.choice, strict=False):
-        for place in group.members[int(option)]:
-            formats[report.layers[place].fqn] = report.formats[int(option)]
+        for place in group.members[int(option, BASE)]:
+            formats[report.layers[place].fqn] = report.formats[int(option, BASE)]
     return formats
 
 
 def differences(report: Report, trial: Trial, chosen: Trial | None) -> list[str]:
     """What a trial does otherwise than the recipe, a line for each kind of change."""
-    if chosen is None or trial.choice == chosen.choice:
+    if chosen is None or _is_same(trial, chosen):
         return []
     changes: dict[tuple[str, str], list[str]] = {}
     for group, own, other in zip(report.groups, trial.choice, chosen.choice, strict=False):
         if own != other:
-            kind = report.formats[int(other)], report.formats[int(own)]
+            kind = report.formats[int(other, BASE)], report.formats[int(own, BASE)]
             changes.setdefault(kind, []).append(group.name)
+    steps = [] if trial.policy == chosen.policy else [trial.policy or "every step quantized"]
     return [
-        f"{old} → {new}: {and_more(names, most=MOST_GROUPS)}"
-        for (old, new), names in sorted(changes.items())
+        *steps,
+        *(
+            f"{old} → {new}: {and_more(names, most=MOST_GROUPS)}"
+            for (old, new), names in sorted(changes.items())
+        ),
     ]
+
+
+def _is_same(one: Trial, other: Trial) -> bool:
+    return (one.choice, one.policy) == (other.choice, other.policy)
 
 
 def _front_of_recipe(report: Report) -> tuple[Series, ...]:
@@ -208,7 +218,7 @@ def _hover(report: Report, trial: Trial, chosen: Trial | None) -> Iterator[str]:
     yield f"typical LPIPS {lpips(trial.typical)} (estimate), mean {lpips(trial.mean)}"
     if trial.own_typical is not None:
         yield f"its own pictures: {lpips(trial.own_typical)} {interval(trial.own_ci95)}"
-    if chosen is not None and trial.choice == chosen.choice:
+    if chosen is not None and _is_same(trial, chosen):
         yield "this is the recipe"
     elif chosen is not None:
         yield from differences(report, trial, chosen)

@@ -28,6 +28,9 @@ OPTIONS = {
     "granularity": "--granularity",
     "arithmetic": "--arithmetic",
     "objective": "--objective",
+    "edge_steps": "--edge-steps",
+    "first_steps": "--first-steps",
+    "last_steps": "--last-steps",
 }
 FLAGS = {("calibrated", "false"): "--no-calibrate", ("emulate", "true"): "--emulate"}
 

@@ -80,7 +80,8 @@ def _about(report: Report) -> str:
         f"{cell_of(report.model.name)}: time {verdict.origin} for {cell_of(verdict.target)}"
         + (f" at {scale} times its size" if scale > 1 else "")
         + (", speedup with its 90 % interval" if verdict.speedup_interval90 else ""),
-        f"{verdict.quantized} of {verdict.linears} Linears quantized",
+        f"{verdict.quantized} of {verdict.linears} Linears quantized"
+        + (f", {verdict.steps}" if verdict.steps else ""),
     ]
     if verdict.damage is not None:
         words.append(

@@ -25,6 +25,7 @@ from sensitivity.cli.render.page.svg import svg_of
 from sensitivity.cli.render.page.texts import visible
 from sensitivity.errors import UserError
 from sensitivity.workflows.report.records import Report
+from sensitivity.workflows.report.verdict_words import peak_words
 
 MOST_BYTES = 9_600_000
 """Of a page; pictures take what the rest leaves."""
@@ -61,6 +62,8 @@ def _context(report: Report, charts: dict[str, Chart], scripts: Scripts) -> dict
         "charts": {name: Markup(svg_of(chart)) for name, chart in charts.items()},
         "heat": heat_tables(report.layers),
         "chosen": chosen,
+        "peaks": any(trial.memory_bytes is not None for trial in report.trials),
+        "peak": "" if report.verdict is None else peak_words(report.verdict),
         "next_commands": next_commands(report),
         "search_command": search_command(report),
         "recipe_uri": _json_uri(report.recipe),

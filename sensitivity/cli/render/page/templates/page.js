@@ -131,8 +131,9 @@
   const layersOf = (trial) => {
     const layers = Object.fromEntries(report.layers.map((layer) => [layer.fqn, "bf16"]));
     [...trial.choice].forEach((option, place) => {
-      for (const at of report.groups[place].members[option])
-        layers[report.layers[at].fqn] = report.formats[option];
+      const own = parseInt(option, 36);
+      for (const at of report.groups[place].members[own])
+        layers[report.layers[at].fqn] = report.formats[own];
     });
     return layers;
   };
@@ -141,7 +142,7 @@
     return {
       notice: "one list of a search, not a recipe: its pictures were compared on search prompts",
       name: trial.name, study: report.reproduction.search.study ?? null,
-      speedup: trial.speedup, typical_lpips: trial.typical, layers,
+      speedup: trial.speedup, typical_lpips: trial.typical, steps: trial.policy || null, layers,
       skip: Object.keys(layers).filter((fqn) => layers[fqn] === "bf16"),
     };
   };

@@ -37,7 +37,7 @@ ROOMS = (
 )
 """A room imports rooms to its left, and itself."""
 
-CLOSURES = {"price": 85, "audit": 187, "nearest": 118}
+CLOSURES = {"price": 99, "audit": 205, "nearest": 133}
 """{workflow: how many modules of ours importing it may load at most}"""
 
 MAX_LINES, MAX_FUNCTION_LINES, MAX_WIDTH = 400, 60, 100

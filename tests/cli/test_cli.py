@@ -1011,6 +1011,7 @@ def test_export_json(run: Run, searched: dict[str, Any], tmp_path: Path, to: str
         "text": text,
         "notice": None,
         "notes": [],
+        "step_policy": None,
     }
     assert data == said | {"path": "x"}
     assert (tmp_path / "x").read_text() == text

@@ -83,7 +83,8 @@ def test_estimators_on_the_command_line_are_those_of_the_library() -> None:
     from typing import get_args
 
     from sensitivity.cli.calibrate import EstimatorChoice
-    from sensitivity.cli.options import Net, QuantizedFormat
+    from sensitivity.cli.format_choice import QuantizedFormat
+    from sensitivity.cli.options import Net
     from sensitivity.core.format_name import QUANTIZED_FORMATS
     from sensitivity.search.calibration.jobs import EstimatorName
     from sensitivity.spec.study_spec import FidelitySection

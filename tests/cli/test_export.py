@@ -23,6 +23,8 @@ from sensitivity.spec.loading import resolve_spec
 from sensitivity.workflows.model_linears import linears_of
 from sensitivity.workflows.nearest import nearest_recipe
 
+from support.policies import with_steps
+
 SPEC = resolve_spec("tiny-flux")
 NOTICE = "priced for a test"
 
@@ -436,3 +438,35 @@ def test_apply_reports_the_caveat(one: Path) -> None:
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter)
     assert load_recipe(one).apply(module, emulate=True).caveat == f"UNVERIFIED: {NOTICE}"
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def test_a_step_policy_needs_a_reader_that_has_one(one: Path, tmp_path: Path) -> None:
+    """The refusal names the option, with which the list alone is written and says so; where a form
+    of the reader carries the policy, that form is taken.
+    """
+    made = with_steps(load_recipe(one), first_steps=1, steps=8).save(tmp_path / "steps.json")
+    refused = invoke(made, "--to", "skip-list")
+    assert isinstance(refused.exception, RecipeError)
+    assert "it runs every step alike, and the recipe runs its first 1 step in W x A16" in str(
+        refused.exception
+    )
+    alone = invoke(made, "--to", "skip-list", "--without-step-policy", "--json", "-")
+    data = json.loads(alone.stdout)
+    assert "without its step policy (first 1 step in W x A16)" in data["text"]
+    assert data["step_policy"] is None
+    data = json.loads(invoke(made, "--to", "torchao", "--json", "-").stdout)
+    assert (data["form"], data["step_policy"]["first_steps"]) == ("filter-fn", 1)
+
+
+def test_no_nearest_recipe_drops_a_step_policy(one: Path) -> None:
+    """Its steps would be coarser; the nearest keeps the policy where formats alone hinder."""
+    recipe = with_steps(load_recipe(one), mode="bf16", steps=8)
+    with pytest.raises(RecipeError, match="runs every step alike"):
+        nearest_recipe(recipe, get_exporter("skip-list"), SPEC)
+    found = nearest_recipe(recipe, get_exporter("torchao", form="filter-fn"), SPEC)
+    assert found.recipe.assignment.policy == recipe.assignment.policy
+    assert found.recipe.memory.beside_bytes > 0
+    assert found.after.estimate.quantized_s == found.before.estimate.quantized_s

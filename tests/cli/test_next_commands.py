@@ -1,5 +1,6 @@
 """The commands that come next: they name what was typed, and choose what they say."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,7 @@ def outcome(seconds: list[float], chosen: int, *, study: str = "tiny-flux") -> A
         recipe=recipe(),
         front=tuple(trials),
         chosen=trials[chosen],
+        winner=None,
     )
 
 
@@ -131,3 +133,17 @@ def test_what_is_not_said_is_the_usual(typed: dict[str, list[str]]) -> None:
     ]
     assert after_verifying(recipe(), path, []) == []
     assert typed == {}
+
+
+def test_a_bound_on_memory_holds_for_other_choices(typed: dict[str, list[str]]) -> None:
+    """Only what fits is named, and the bound is repeated."""
+    found = outcome([1.0, 1.5, 2.0, 2.5], chosen=1)
+    sizes = (10, 20, 30, 25, 40)
+    trials = [replace(t, memory_bytes=gb) for t, gb in zip(found.front, sizes, strict=True)]
+    found.front, found.chosen = tuple(trials), trials[1]
+    found.winner = SimpleNamespace(constraints=Constraints(max_memory_bytes=25))
+    assert [trial.index for _, trial in alternatives(found)] == [0, 3]
+    typed["max_memory"] = ["--max-memory", "25b"]
+    lines = [line for _, line in next_commands(found, Path("r.json"), []) if " select " in line]
+    assert len(lines) == 2
+    assert all("--max-memory 25b --min-speedup" in line for line in lines)

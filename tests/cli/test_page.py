@@ -317,3 +317,24 @@ def test_numbers_keep_what_they_say() -> None:
     assert (milliseconds(2.5), seconds(0.0754), seconds(3.2)) == ("2.5 ms", "75.4 ms", "3.2 s")
     assert (memory(11_700_000), memory(900)) == ("11.7 MB", "900 B")
     assert (interval((0.0067, 0.0134)), interval(None)) == ("[0.0067, 0.0134]", "")
+
+
+def test_peak_memory_has_a_column_where_it_is_known(report: Report) -> None:
+    """Each list's, and the recipe's in the verdict; a report of an older recipe has neither."""
+    assert report.verdict is not None
+    verdict = report.verdict.model_copy(
+        update={
+            "peak_bytes": 23 * 10**9,
+            "bf16_peak_bytes": 36 * 10**9,
+            "peak_source": "measured",
+        }
+    )
+    first, *others = report.trials
+    trials = (first.model_copy(update={"memory_bytes": 21 * 10**9}), *others)
+    known = render_page(report.model_copy(update={"verdict": verdict, "trials": trials}))
+    assert "a peak of 23 GB instead of 36 GB (measured) of GPU memory" in known
+    assert '<td class="n" data-v="21000000000">21 GB</td>' in known
+    assert known.count("peak memory, predicted</th>") == 1
+    older = render_page(report)
+    assert "peak memory, predicted" not in older
+    assert "of GPU memory" not in older

@@ -25,6 +25,8 @@ def test_the_choice_is_part_of_the_name() -> None:
     assert choice_words(recipe()) == ("knee",)
     assert choice_words(recipe(min_speedup=1.3, max_lpips=0.02)) == ("lpips-0.02", "speedup-1.3")
     assert choice_words(recipe(max_seconds=1e-5)) == ("seconds-1e-05",)
+    assert choice_words(recipe(max_memory_bytes=22 * 2**30)) == ("memory-23.6223GB",)
+    assert recipe(max_memory_bytes=22).choice.bounds != recipe().choice.bounds  # type: ignore[union-attr]
 
 
 def test_another_choice_or_study_gets_a_path_of_its_own(tmp_path: Path) -> None:

@@ -102,3 +102,17 @@ def test_verify_says_whether_a_bound_is_kept() -> None:
     text = drawn(verified_screen(recipe(), broken, bound), 120).splitlines()
     assert text[0].endswith(": it breaks `max_typical`: found 0.6000, expected at most 0.5")
     assert " holds: " in text[1]
+
+
+def test_peak_memory_is_said_with_its_source() -> None:
+    """Beside bf16's, and what a predicted one lacks; an older recipe says nothing of it."""
+    older = recipe()
+    peaks = {"peak_bytes": 21 * 10**9, "bf16_peak_bytes": 35 * 10**9}
+    for source, words in (
+        ("predicted", "21 GB instead of 35 GB (predicted, without what CUDA itself takes), in a"),
+        ("measured", "21 GB instead of 35 GB (measured), in a whole run"),
+    ):
+        memory = older.memory.model_copy(update=peaks | {"peak_source": source})
+        verdict = verdict_of(older.model_copy(update={"memory": memory}))
+        assert f"peak memory  {words}" in drawn(verdict_screen(verdict, ()), 200)
+    assert "peak memory" not in drawn(verdict_screen(verdict_of(older), ()), 200)

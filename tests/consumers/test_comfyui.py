@@ -146,18 +146,91 @@ def test_metadata_is_read_as_it_is_found(wrap: Any) -> None:
     assert any("one scale a tensor" in note for note in listed.notes)
 
 
+INT8 = {"format": "int8_tensorwise"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "format"),
+    [
+        (INT8, FormatName.INT8),
+        ({**INT8, "convrot": False, "convrot_groupsize": 256}, FormatName.INT8),
+        ({**INT8, "convrot": True}, FormatName.INT8_ROT),
+        ({**INT8, "params": {"convrot": True, "convrot_groupsize": 64}}, FormatName.INT8_ROT),
+        ({**INT8, "full_precision_matrix_mult": True}, FormatName.INT8_A16),
+        ({"format": "nvfp4", "full_precision_matrix_mult": True}, FormatName.NVFP4_A16),
+        ({"format": "mxfp8", "full_precision_matrix_mult": True}, FormatName.MXFP8_A16),
+    ],
+)
+def test_variants_are_ours(layer: dict[str, object], format: FormatName) -> None:
+    """INT8 with and without ConvRot, in both of ComfyUI's spellings, and weights alone."""
+    text = json.dumps({"layers": {"double_blocks.0.img_mlp.2": layer}})
+    listed = get_reader("comfyui").read(text)
+    assert [entry.format for entry in listed.entries] == [format]
+    assert listed.other_formats == ()
+    assert any("with one scale a row" in note for note in listed.notes) == (
+        format in (FormatName.INT8, FormatName.INT8_A16)
+    )
+
+
+VARIANTS = {
+    "nvfp4-4o6": {"format": "nvfp4"},
+    "int8": INT8,
+    "int8-rot": {**INT8, "convrot": True, "convrot_groupsize": 256},
+    "nvfp4-a16": {"format": "nvfp4", "full_precision_matrix_mult": True},
+    "mxfp8-a16": {"format": "mxfp8", "full_precision_matrix_mult": True},
+    "int8-a16": {**INT8, "full_precision_matrix_mult": True},
+}
+
+
+def test_variants_are_exported() -> None:
+    """Each layer says what ComfyUI's loader looks for; notes say what the tensors must hold."""
+    fqns = [f"blocks.{n}.ffn.net.2" for n in range(len(VARIANTS))]
+    recipe = make_recipe(fqns, fqns, *VARIANTS, component_class="WanTransformer3DModel")
+    text = ComfyuiExporter().export(recipe)
+    layers = json.loads(text)["_quantization_metadata"]["layers"]
+    assert [layers[f"blocks.{n}.ffn.2"] for n in range(len(VARIANTS))] == [*VARIANTS.values()]
+    notes = "\n".join(ComfyuiExporter().notes(recipe, text))
+    for words in (
+        "four-over-six is in the weights",
+        "one scale a row (per_channel)",
+        "by 127 for int8's scale",
+        "where K is no multiple of 256",
+    ):
+        assert words in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("fp8-a16", "its float8_e4m3fn has one scale a tensor"),
+        ("fp8-lb", "its float8_e4m3fn has one scale a tensor"),
+    ],
+)
+def test_other_variants_are_refused(name: str, why: str) -> None:
+    """With the reason, the formats that it takes, and what runs the others."""
+    fqn = "blocks.0.ffn.net.2"
+    recipe = make_recipe([fqn], [fqn], name, component_class="WanTransformer3DModel")
+    with pytest.raises(
+        RecipeError, match=rf"it has no {name} \({why}\).*it takes mxfp8, nvfp4, int8,.*`Recipe.app"
+    ):
+        ComfyuiExporter().export(recipe)
+
+
 @pytest.mark.parametrize(
     ("layer", "format"),
     [
         ({"format": "nvfp4"}, "nvfp4"),
         ({"format": "nvfp4", "full_precision_matrix_mult": False}, "nvfp4"),
-        ({"format": "nvfp4", "full_precision_matrix_mult": True}, "nvfp4 weight-only"),
         (
             {"format": "float8_e4m3fn", "full_precision_matrix_mult": True},
             "float8_e4m3fn weight-only",
         ),
-        ({"format": "int8_tensorwise"}, "int8_tensorwise"),
         ({"format": "bnb_nf4"}, "bnb_nf4 weight-only"),
+        ({**INT8, "convrot": True, "convrot_groupsize": 1024}, "int8_tensorwise, rotated by 1024"),
+        (
+            {**INT8, "convrot": True, "full_precision_matrix_mult": True},
+            "int8_tensorwise weight-only",
+        ),
     ],
 )
 def test_a_product_in_16_bits_is_weight_only(layer: dict[str, object], format: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sensitivity.consumers.exporters.convert_to_quant import ConvertToQuantExporter
@@ -116,7 +117,9 @@ def test_options_are_read_as_the_tool_reads_them(name: str) -> None:
     assert read(f"ctq -i in.safetensors -o out.safetensors --simple {options}") == expected
 
 
-def converted(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def converted(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, *, k: int = 64
+) -> Path:
     """The file that the real tool makes of one whose weights are small, with `arguments`.
 
     The classes that quantize to mxfp8 and nvfp4 need a GPU and are replaced; the others are the
@@ -147,7 +150,7 @@ def converted(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fp8_conversion, "LearnedNVFP4Converter", Finer)
     monkeypatch.setattr(mxfp8_conversion, "MXFP8Converter", Converter)
     source, made = folder / "in.safetensors", folder / "out.safetensors"
-    tensors = {f"{name}.weight": torch.randn(32, 64) for name in (*FQNS, *OTHERS)}
+    tensors = {f"{name}.weight": torch.randn(32, k) for name in (*FQNS, *OTHERS)}
     save_file({key: value.bfloat16() for key, value in tensors.items()}, source)
     options = get_parser().parse_args(
         [
@@ -202,6 +205,53 @@ def test_the_real_tool_quantizes_exactly_the_recipe(
         _, *arguments = shlex.split(text.replace("\\\n", ""), comments=True)
         expected = {fqn: own for fqn, own in recipe.layers.items() if own.is_quantized}
         assert formats_in(converted(arguments, folder, monkeypatch)) == expected
+
+
+PAIRS = (
+    ("int8",),
+    ("int8-rot",),
+    ("int8", "int8-rot"),
+    ("nvfp4-a16", "int8"),
+    ("nvfp4-a16", "mxfp8-a16"),
+    ("nvfp4", "nvfp4-a16"),
+)
+"""Int8 beside a main nvfp4 or mxfp8 is not among them: the tool wants a GPU for it."""
+
+
+@real_tool
+@pytest.mark.parametrize("formats", PAIRS, ids="+".join)
+def test_the_real_tool_makes_the_variants(
+    formats: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INT8 a row, rotated or not, and weights alone: the metadata of the real tool's file gives
+    each layer the recipe's format, and INT8 weights have one scale a row.
+    """
+    chosen = [BLOCK.format(b, r) for b in (0, 1, 10) for r in ("img_mlp.net.2", "txt_mod.1")]
+    layers = {fqn: formats[place % len(formats)] for place, fqn in enumerate(chosen)}
+    recipe = recipe_of(KIND, dict.fromkeys(FQNS, "bf16") | layers)
+    text = ConvertToQuantExporter().export(recipe)
+    _, *arguments = shlex.split(text.replace("\\\n", ""), comments=True)
+    made = converted(arguments, tmp_path, monkeypatch, k=256)
+    assert formats_in(made) == layers
+    with safe_open(made, "pt") as file:
+        for fqn, name in layers.items():
+            if name.startswith("int8"):
+                assert file.get_tensor(f"{fqn}.weight_scale").numel() == 32
+
+
+def test_a_rotation_beside_weights_alone_is_refused() -> None:
+    """What is said for one of two formats is for both there; the nearest recipe has one of them."""
+    recipe = make_recipe([*FQNS], FQNS[:2], "int8-rot", "nvfp4-a16", component_class=KIND)
+    with pytest.raises(RecipeError, match="cannot name int8-rot and nvfp4-a16 together: the opt"):
+        ConvertToQuantExporter().export(recipe)
+    nearest = ConvertToQuantExporter().nearest(recipe)
+    assert set(nearest.values()) == {FormatName.INT8_ROT, FormatName.BF16}
+    three = make_recipe([*FQNS], FQNS[:3], "int8", "nvfp4", "mxfp8", component_class=KIND)
+    with pytest.raises(RecipeError, match="its file names 2 quantized format"):
+        ConvertToQuantExporter().export(three)
+    lacking = make_recipe([*FQNS], FQNS[:1], "fp8-a16", component_class=KIND)
+    with pytest.raises(RecipeError, match=r"it has no fp8-a16 \(ComfyUI has no fp8 with one sc"):
+        ConvertToQuantExporter().export(lacking)
 
 
 @real_tool
@@ -282,7 +332,20 @@ def test_fp8_is_refused() -> None:
         ("--scaling-mode row", "fp8, one scale a row (convert_to_quant) weight-only"),
         ("--scaling_mode=block", "fp8, one scale a block (convert_to_quant)"),
         ("--nvfp4", FormatName.NVFP4),
-        ("--mxfp8 --custom-type fp8 -fpmm", "mxfp8 weight-only"),
+        ("--mxfp8 --custom-type fp8 -fpmm", FormatName.MXFP8_A16),
+        ("-fpmm", "fp8 weight-only"),
+        ("--int8 --scaling_mode row", FormatName.INT8),
+        ("--int8 --scaling_mode row -fpmm", FormatName.INT8_A16),
+        ("--int8 --scaling_mode row --convrot", FormatName.INT8_ROT),
+        ("--int8 --scaling_mode row --convrot --convrot-group-size 64", FormatName.INT8_ROT),
+        (
+            "--int8 --scaling_mode row --convrot --convrot-group-size 1024",
+            "int8, rotated by 1024 (convert_to_quant)",
+        ),
+        (
+            "--int8 --scaling_mode row --dynamic-convrot",
+            "int8, rotated by as much as K allows (convert_to_quant)",
+        ),
     ],
 )
 def test_the_main_format(options: str, expected: str) -> None:

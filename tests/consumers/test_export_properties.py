@@ -194,11 +194,14 @@ FORMS: Mapping[Any, Callable[[str, Recipe], Said]] = {
 
 
 def test_every_form_is_tested() -> None:
-    """No form of these exporters is without a second reading."""
+    """No form of these exporters is without a second reading, but the config of a checkpoint, whose
+    names are read in `test_step_policies`.
+    """
     assert {(type(e), e.form) for e in FORMS} == {
         (cls, form)
         for cls in (SkipListExporter, TorchaoExporter, DiffusersExporter)
         for form in cls.forms
+        if (cls, form) != (DiffusersExporter, "modelopt")
     }
 
 

@@ -35,7 +35,7 @@ real_sdnq = pytest.mark.skipif(
 
 FP8 = {"weights_dtype": "float8_e4m3fn", "use_quantized_matmul": True}
 FREE = {"add_skip_keys": False, "minimum_allowed_numel": 0, "minimum_allowed_channel_size": 0}
-INT8, UINT4 = "int8 (sdnq)", "uint4 (sdnq)"
+INT8, UINT4 = "int8", "uint4 (sdnq)"
 
 
 def net() -> nn.Module:
@@ -169,6 +169,15 @@ def formats_of(module: nn.Module) -> dict[str, set[str]]:
             assert not made.re_quantize_for_matmul
             assert child.scale.numel() == made.original_shape[0]
             words = "fp8"
+        if made.weights_dtype == "int8" and made.group_size == -1:
+            assert (made.quantized_matmul_dtype, child.scale.dtype) == ("int8", torch.float32)
+            assert child.scale.numel() == made.original_shape[0]
+            words = "int8-rot" if made.use_hadamard else "int8"
+            assert not made.use_hadamard or made.hadamard_group_size in (16, 64, 256)
+        is_wide = made.original_shape[-1] > 32  # else SDNQ's groups are rows, whatever is asked for
+        if not made.use_quantized_matmul and made.group_size == -1 and is_wide:
+            assert child.scale.numel() == made.original_shape[0]
+            words = {"int8": "int8-a16", "float8_e4m3fn": "fp8-a16"}[made.weights_dtype]
         found.setdefault(words, set()).add(fqn)
     return found
 
@@ -239,6 +248,48 @@ def test_from_pretrained_quantizes_exactly_the_recipe(tmp_path: Path) -> None:
     assert {fqn for fqn, own in found.items() if own.is_quantized} == expected
 
 
+VARIANTS = ("int8", "int8-rot", "int8-a16", "fp8-a16", "fp8")
+
+
+def wide_net() -> nn.Module:
+    """Linears whose K is 256, the group of a rotation."""
+    blocks = (nn.ModuleDict({"q": nn.Linear(256, 64)}) for _ in range(11))
+    return nn.ModuleDict({"blocks": nn.ModuleList(blocks), "proj_out": nn.Linear(256, 64)})
+
+
+@real_sdnq
+@pytest.mark.usefixtures("eager")
+def test_the_real_sdnq_quantizes_the_variants() -> None:
+    """Each Linear has the type, the scales, the rotation and the product of its format, where one
+    config says one of them, two or all.
+    """
+    for count in (1, 2, len(VARIANTS)):
+        for start in range(len(VARIANTS) if count < 3 else 1):
+            formats = [VARIANTS[(start + place) % len(VARIANTS)] for place in range(count)]
+            module = wide_net()
+            fqns = linears(module)
+            recipe = make_recipe(fqns, [fqn for fqn in fqns if fqn != "proj_out"], *formats)
+            expected: dict[str, set[str]] = {}
+            for fqn, own in recipe.layers.items():
+                if own.is_quantized:
+                    expected.setdefault(own.value, set()).add(fqn)
+            assert quantize(module, json.loads(SdnqExporter().export(recipe))) == expected
+
+
+@real_sdnq
+@pytest.mark.usefixtures("eager")
+def test_the_real_sdnqs_rotation_is_ours() -> None:
+    """Its Hadamard matrix of each of this tool's blocks is this tool's own."""
+    from sdnq.quant_utils import build_hadamard
+
+    from sensitivity.core.rotation_block import BLOCKS
+    from sensitivity.formats.rotation import hadamard
+
+    for block in BLOCKS:
+        ours = hadamard(block, torch.device("cpu"))
+        assert torch.equal(build_hadamard(block).bfloat16(), ours)
+
+
 def test_the_config_of_flux() -> None:
     """Namesakes are told apart, sets of blocks keep a star, and both lists are exact; nothing is
     left to SDNQ's own lists and bounds.
@@ -267,14 +318,15 @@ def test_two_denoisers_have_a_config_each() -> None:
     assert guess_reader(text).name == "sdnq"
 
 
-@pytest.mark.parametrize("name", ["nvfp4", "mxfp8"])
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp8", "fp8-lb", "nvfp4-a16"])
 def test_formats_that_sdnq_lacks_are_refused(name: str) -> None:
     """It has no block scales of that kind; a finer format is what comes near."""
     recipe = make_recipe(FQNS, FQNS[:1], name)
     with pytest.raises(RecipeError, match=rf"sdnq \(json\) cannot express: it has no {name}"):
         SdnqExporter().export(recipe)
     nearest = SdnqExporter().nearest(recipe)[FQNS[0]]
-    assert nearest is (FormatName.FP8 if name == "nvfp4" else FormatName.BF16)
+    finer = {"nvfp4": "fp8", "nvfp4-a16": "fp8-a16"}
+    assert nearest == finer.get(name, "bf16")
 
 
 def test_small_weights_and_products() -> None:

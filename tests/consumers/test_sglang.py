@@ -263,14 +263,17 @@ def test_names_that_lose_their_block_are_refused() -> None:
 @pytest.mark.parametrize(
     ("exporter", "format"),
     [
-        (SglangExporter(), "fp8"),
         (SglangExporter(), "mxfp8"),
+        (SglangExporter(), "int8-rot"),
+        (SglangExporter(), "nvfp4-a16"),
         (ARGUMENTS, "nvfp4"),
         (ARGUMENTS, "mxfp8"),
+        (ARGUMENTS, "int8"),
+        (ARGUMENTS, "fp8-lb"),
     ],
 )
-def test_each_form_has_one_format(exporter: SglangExporter, format: str) -> None:
-    """nvfp4 is for checkpoints, fp8 for the server; mxfp8 takes no list there."""
+def test_formats_that_a_form_lacks_are_refused(exporter: SglangExporter, format: str) -> None:
+    """nvfp4 is for checkpoints, int8-rot for the server; mxfp8 takes no list there."""
     with pytest.raises(RecipeError, match=f"it has no {format}"):
         exporter.export(
             make_recipe(
@@ -280,6 +283,31 @@ def test_each_form_has_one_format(exporter: SglangExporter, format: str) -> None
                 component_class="WanTransformer3DModel",
             )
         )
+
+
+def test_rotated_int8_is_convrot_int8() -> None:
+    """The server's arguments name the method, and read back as int8-rot under either of its names;
+    a note says which Linears stay in bf16.
+    """
+    fqns = [f"blocks.{n}.ffn.net.2" for n in (0, 1)]
+    recipe = make_recipe(fqns, fqns[:1], "int8-rot", component_class="WanTransformer3DModel")
+    text = ARGUMENTS.export(recipe)
+    assert json.loads(text) == {
+        "quantization": "convrot_int8",
+        "quantization_ignored_layers": ["blocks.1.ffn.fc_out"],
+    }
+    older = text.replace("convrot_int8", "kitchen_int8")
+    assert ARGUMENTS.assign(older, recipe, fqns) == recipe.layers
+    assert "groups of 256 and leaves" in ARGUMENTS.notes(recipe, text)[0]
+
+
+def test_four_over_six_is_a_checkpoints_nvfp4() -> None:
+    """The list says NVFP4, beside plain nvfp4 too: the scales are in the weights, says a note."""
+    fqns = [f"blocks.{n}.ffn.net.2" for n in (0, 1)]
+    recipe = make_recipe(fqns, fqns, "nvfp4-4o6", "nvfp4", component_class="WanTransformer3DModel")
+    text = SglangExporter().export(recipe)
+    assert json.loads(text)["quant_algo"] == "NVFP4"
+    assert any("four-over-six" in note for note in SglangExporter().notes(recipe, text))
 
 
 def test_hf_quant_config_is_read() -> None:

@@ -234,11 +234,35 @@ def test_a_modelopt_checkpoint_keeps_exactly_the_bf16_linears() -> None:
     assert exporter_for("vllm-omni", recipe) == exporter
 
 
+def test_int8_is_a_method_of_its_own() -> None:
+    """The config names it, with the same list as fp8's; a note says how its scale differs."""
+    fqns = [f"blocks.{n}.ffn.net.2" for n in (0, 1)]
+    recipe = make_recipe(fqns, fqns[:1], "int8", component_class="WanTransformer3DModel")
+    text = VllmOmniExporter().export(recipe)
+    assert json.loads(text) == {
+        "method": "int8",
+        "activation_scheme": "dynamic",
+        "ignored_layers": ["blocks.1.ffn.net_2"],
+    }
+    assert "by 127 for int8's scale" in VllmOmniExporter().notes(recipe, text)[0]
+    four = make_recipe(fqns, fqns, "nvfp4-4o6", component_class="WanTransformer3DModel")
+    exporter = exporter_for("vllm-omni", four)
+    assert exporter.form == "checkpoint"
+    assert any("four-over-six" in note for note in exporter.notes(four, exporter.export(four)))
+
+
 @pytest.mark.parametrize(
     ("formats", "kind", "words"),
     [
         (("nvfp4",), "WanTransformer3DModel", "it has no nvfp4"),
         (("mxfp8", "fp8"), "WanTransformer3DModel", "it has no mxfp8"),
+        (("int8", "fp8"), "WanTransformer3DModel", r"the recipe has 2 \(fp8, int8\)"),
+        (
+            ("int8-rot",),
+            "WanTransformer3DModel",
+            r"it has no int8-rot \(it cannot be told to rotate.*it takes fp8, int8; `Recipe.apply`",
+        ),
+        (("fp8-a16",), "WanTransformer3DModel", r"it has no fp8-a16 \(it has no weight-only fp8\)"),
         (
             ("fp8",),
             "SD3Transformer2DModel",
@@ -365,11 +389,11 @@ def test_other_texts_are_refused(text: str) -> None:
         ({"method": "int8", "ignored_layers": []}, "int8"),
         ({"method": "gptq"}, "gptq weight-only"),
         ({"quant_method": "awq", "modules_to_not_convert": ["ffn"]}, "awq weight-only"),
-        ({"method": "torchao-float8-weight-only"}, "fp8 weight-only"),
+        ({"method": "torchao-float8-weight-only"}, "fp8-a16"),
         ({"method": "fp8", "weight_block_size": [128, 128]}, "fp8 in blocks"),
         ({"method": "svdquant", "rank": 32}, "nvfp4 with a low-rank part (svdquant)"),
         ({"quant_method": "modelopt_fp4", "quant_algo": "NVFP4", "ignore": ["*ffn*"]}, "nvfp4"),
-        ({"producer": {}, "quantization": {"quant_algo": "W4A16_NVFP4"}}, "nvfp4 weight-only"),
+        ({"producer": {}, "quantization": {"quant_algo": "W4A16_NVFP4"}}, "nvfp4-a16"),
         (
             {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"blocks.0.attn1.to_qkv": "FP8"}},
             "fp8",

@@ -148,7 +148,15 @@ def full_recipe() -> Recipe:
     }
     data["fidelity"]["motion"] |= {"noise_floor": 0.01}
     data["fidelity"]["audio"]["max_distance"] = 0.75
+    data["memory"] |= {
+        "peak_bytes": 23_000_000_000,
+        "bf16_peak_bytes": 36_000_000_000,
+        "peak_source": "measured",
+    }
     data["gate"] = full_gate()
+    steps = {"first_steps": 2, "last_steps": 1, "mode": "a16", "steps": 28}
+    data["step_policy"] = steps
+    data["memory"]["beside_bytes"] = 64
     choice = {
         "rule": "knee",
         "max_lpips": 0.2,
@@ -158,6 +166,7 @@ def full_recipe() -> Recipe:
         "min_judge": {"psnr": 30.0},
         "min_speedup": 1.2,
         "max_seconds": 3.0,
+        "max_memory_bytes": 24_000_000_000,
         "first": "t1",
         "shortlist": ["t1", "t7"],
         "passed_over": ["t9"],
@@ -172,7 +181,10 @@ def full_recipe() -> Recipe:
             "choice": choice,
             "verified": {"split": "held_out", "prompts": 2},
             "environment": {"torch": "2.15", "gpus": [1, 2.5, True]},
-            "front": [data["front"][0] | {"latency": latency}],
+            "front": [
+                data["front"][0]
+                | {"latency": latency, "memory_bytes": 21_000_000_000, "step_policy": steps}
+            ],
             "timings": [timing],
             "refused": {"a.blocks.0.down": "refused by the kernel"},
         }

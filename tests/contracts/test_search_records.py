@@ -7,6 +7,7 @@ import pytest
 
 from sensitivity.core.arithmetic import Arithmetic
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.step_policy import EdgeMode
 from sensitivity.errors import StoreError
 from sensitivity.fidelity.score import JudgeValues, MetricValues, Score
 from sensitivity.latency.shape_times import ShapeTime
@@ -60,6 +61,9 @@ SETTINGS = SearchSettings(
     runtime="torchao-step-graph",
     objective="mine:distance",
     consumers=("torchao",),
+    edge_steps=EdgeMode.A16,
+    first_steps=(0, 2),
+    last_steps=(1,),
 )
 ERRORS = {(0, 1): 0.1 + 0.2, (0, 2): 1e-300, (1, 1): 10.0}
 CANDIDATES = Candidates(
@@ -75,8 +79,11 @@ CANDIDATES = Candidates(
     bf16_s=2.0,
 )
 NAME = "tiny-mxfp8+nvfp4-b200-0123abcd"
-COMPUTED = {f"ScoredTrial.{field}" for field in ("estimate", "expected_mean", "index", "number")}
-"""What follows from a trial's place and from all trials, and is not kept."""
+COMPUTED = {
+    f"ScoredTrial.{field}"
+    for field in ("estimate", "expected_mean", "index", "memory_bytes", "number", "policy")
+} | {"StoppedTrial.policy"}
+"""What follows from a trial's place, its choice and from all trials, and is not kept."""
 
 
 def opened(store: Store) -> StudyLog:
@@ -129,7 +136,7 @@ def test_trials_in_the_study(tmp_path: Path) -> None:
         seconds=2 / 3,
     )
     assert_all_fields_set(scored, only_value=COMPUTED)
-    assert_all_fields_set(stopped)
+    assert_all_fields_set(stopped, only_value=COMPUTED)
     state = {"NSGAIISampler:generation": 3, "sensitivity:asked": [2, 1]}
     with Store.open(tmp_path / "s.db") as store:
         log = opened(store)

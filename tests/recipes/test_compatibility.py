@@ -107,7 +107,7 @@ def test_what_a_later_minor_must_not_do_says_to_update() -> None:
     """
     later = {**first(), "schema_version": "2.9"} | {"layers": first()["layers"] | {"head": "int3"}}
     with pytest.raises(
-        RecipeError, match=r"layers\.head: .*its schema_version is 2\.9, this reads 2\.1: update"
+        RecipeError, match=r"layers\.head: .*its schema_version is 2\.9, this reads 2\.2: update"
     ):
         Recipe.from_mapping(later)
     with pytest.raises(RecipeError) as caught:

@@ -11,50 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sensitivity.core.format_name import FormatName
-from sensitivity.search.candidates import Candidates, Choice, Group
+from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.front import hypervolume
 from sensitivity.search.proposers import KnapsackProposer, Observation
 from sensitivity.search.proposers.knapsack_proposer import promised_area
 
-Damage = dict[tuple[int, int], float]
+from support.additive_world import Damage, world
+
 POWER = 1.5  # of errors, that adds up in these worlds
-
-
-def world(
-    groups: int, options: int = 1, *, seed: int, holes: bool = False
-) -> tuple[Candidates, Damage]:
-    """Candidates with random gains (some below 0; with `holes` some options missing) and the true
-    damage of each (group, option).
-    """
-    rng = np.random.default_rng(seed)
-    made, damage = [], Damage()
-    for g in range(groups):
-        gains = (0.0, *(rng.lognormal(0, 1, options) - 0.2))
-        taken = [True, *(not holes or rng.random() < 0.7 for _ in range(options))]
-        members = ((), *((f"blocks.{g}.x",) if ok else () for ok in taken[1:]))
-        made.append(
-            Group(
-                name=f"x[{g}]",
-                fqns=(f"blocks.{g}.x",),
-                members=members,
-                gains_s=tuple(g * ok for g, ok in zip(gains, taken, strict=True)),
-            )
-        )
-        damage |= {
-            (g, o): float(rng.lognormal(-4, 1.2)) for o in range(1, options + 1) if members[o]
-        }
-    formats = (FormatName.BF16, FormatName.MXFP8, FormatName.NVFP4)[: options + 1]
-    candidates = Candidates(
-        formats=formats,
-        groups=tuple(made),
-        fixed={},
-        refused={},
-        fqns=tuple(f"blocks.{g}.x" for g in range(groups)),
-        rule_of_thumb=tuple(int(g % 2 == 0) * bool(made[g].members[1]) for g in range(groups)),
-        bf16_s=100.0,
-    )
-    return candidates, damage
 
 
 def lpips_of(choice: Choice, damage: Damage) -> float:
@@ -175,12 +139,11 @@ def test_pending_choices_count_as_tried_and_are_no_evidence() -> None:
     second = proposer.propose(history, seen | {first.choice}, 4, [first])
     assert second.choice not in seen | {first.choice}
     belief, rng = proposer.believe(history), np.random.default_rng
-    table = proposer.damage_table(belief.damages)
     saving = saving_of(first.choice, candidates)
 
     def rank(pending: list[Choice]) -> int:
-        savings = proposer.weighed_savings(belief, table, history, rng(0), pending)
-        return int(np.abs(savings - saving).argmin())
+        wishes = proposer.weighed_savings(belief, belief.damages, history, rng(0), pending)
+        return int(np.abs(np.array([wanted for wanted, _ in wishes]) - saving).argmin())
 
     assert rank([first.choice]) > rank([])
 
@@ -392,9 +355,8 @@ def test_baselines_savings_are_weighed(options: int, calibrated: bool) -> None:
     )
     for history in ([], play(proposer, damage, 5)):
         belief = proposer.believe(history)
-        savings = proposer.weighed_savings(
-            belief, proposer.damage_table(belief.damages), history, np.random.default_rng(0)
-        )
+        wishes = proposer.weighed_savings(belief, belief.damages, history, np.random.default_rng(0))
+        savings = np.array([wanted for wanted, _ in wishes])
         for choice in (
             candidates.rule_of_thumb,
             *(candidates.all_quantized(o) for o in range(1, options + 1)),

@@ -124,6 +124,7 @@ def with_groups(prepared: Prepared, count: int) -> Prepared:
         whole,
         groups=tuple(whole.groups[i] for i in best),
         rule_of_thumb=tuple(whole.rule_of_thumb[i] for i in best),
+        memory=None,
     )
     return replace(prepared, candidates=some)
 

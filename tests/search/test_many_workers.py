@@ -19,7 +19,7 @@ from sqlalchemy import select, update
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.storage_url import Storage
 from sensitivity.fidelity.score import Score
-from sensitivity.search import loop, trial_runner
+from sensitivity.search import priors, trial_runner
 from sensitivity.search.candidates import Candidates, Group, baselines
 from sensitivity.search.claims import Claims
 from sensitivity.search.ending import Ending
@@ -60,9 +60,9 @@ CANDIDATES = Candidates(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer sensitivities are computed from names, and workers look at each other often."""
-    monkeypatch.setattr(loop, "calibrate", fake_search.calibrate)
+    monkeypatch.setattr(priors, "calibrate", fake_search.calibrate)
     cost = SimpleNamespace(describe=lambda: "none", known=0, jobs=GROUPS, numbers=0, trials=1.0)
-    monkeypatch.setattr(loop, "calibration_cost", lambda *_: cost)
+    monkeypatch.setattr(priors, "calibration_cost", lambda *_: cost)
     monkeypatch.setattr(trial_runner, "POLL_S", 0.02)
 
 

@@ -424,3 +424,36 @@ def test_any_values_end_in_a_winner(values: list[float], bounds: dict[str, float
     if (ratio := winner.ratio_to(trials[4])) is not None:
         assert 0 <= ratio.low <= ratio.value * (1 + 1e-9)
         assert ratio.value <= ratio.high * (1 + 1e-9)
+
+
+def test_what_does_not_fit_is_neither_chosen_nor_verified() -> None:
+    """The fastest three need 25 GB and more: none of them gets a held-out score, whether memory is
+    bounded alone, beside LPIPS or beside time. Without the bound one of them is the first choice.
+    """
+    gb = (27, 26, 25, 24, 23, 22)
+    trials = [
+        replace(own, memory_bytes=size * 10**9)
+        for own, size in zip(line([0.6, 0.5, 0.4, 0.3, 0.2, 0.1]), gb, strict=True)
+    ]
+    held = {i: t.typical for i, t in enumerate(trials)}
+    assert named(trials, Asked(held), max_typical=0.9).first.index == 0
+    for bounds in ({}, {"max_typical": 0.9}, {"max_seconds": 4.0}):
+        asked = Asked(held)
+        winner = named(trials, asked, max_memory_bytes=24 * 10**9, **bounds)
+        assert winner.chosen is not None
+        assert winner.chosen.index >= 3
+        assert set(asked.asked) <= {3, 4, 5}
+
+
+def test_slower_lists_are_looked_for_on_the_front_of_what_fits() -> None:
+    """Where the held-out prompts break a bound, the next slower list that fits is asked for, though
+    one that does not fit is better in both.
+    """
+    trials = [
+        replace(own, memory_bytes=size)
+        for own, size in zip(line([0.40, 0.10, 0.20, 0.05]), (10, 99, 10, 10), strict=True)
+    ]
+    asked = Asked({0: 0.9, 1: 0.2, 2: 0.3, 3: 0.1})
+    winner = named(trials, asked, max_typical=0.45, max_memory_bytes=20)
+    assert winner.chosen is not None
+    assert (winner.chosen.index, 1 in asked.asked) == (2, False)

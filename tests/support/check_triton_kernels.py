@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sensitivity.formats import get_format
 from sensitivity.formats import triton_kernels as gpu
+from sensitivity.formats.fp8 import LOWER_BOUND
 
 NAN, INF = float("nan"), float("inf")
 SHAPES_AND_SIZES = [
@@ -37,6 +38,15 @@ def check_quantizers(x: Tensor) -> None:
         assert values.dtype == (torch.float8_e4m3fn if codes else torch.bfloat16)
         assert_same(values, on_cpu["fp8"].values)
         assert_same(scale, on_cpu["fp8"].scale)
+    codes, scale = gpu.quantize_int8_rows(x)
+    on_cpu = get_format("int8").quantize_weight(x)
+    assert codes.dtype == torch.int8
+    assert_same(codes, on_cpu.values)
+    assert_same(scale, on_cpu.scale)
+    values, scale = gpu.quantize_fp8_rows(x, lower_bound=LOWER_BOUND)
+    bounded = get_format("fp8-lb").quantize_activation(x)
+    assert_same(values, bounded.values)
+    assert_same(scale, bounded.scale)
 
 
 def check_numbers() -> None:
@@ -60,10 +70,16 @@ def check_zeros_nan_and_inf() -> None:
     assert_same(gpu.quantize_mxfp8(hole), get_format("mxfp8").quantize_weight(hole).values)
     assert gpu.quantize_nvfp4(hole)[1].isnan()
     assert gpu.quantize_fp8_rows(hole)[0].isnan()[1:3].any(1).all()
+    _, scale = gpu.quantize_fp8_rows(hole, lower_bound=LOWER_BOUND)
+    assert scale.isfinite().flatten().tolist() == [True, False, False, True]
+    _, scale = gpu.quantize_int8_rows(hole)
+    assert scale.isfinite().flatten().tolist() == [True, False, False, True]
     nothing = torch.zeros(2, 32).bfloat16()
     assert gpu.quantize_nvfp4(nothing)[1].isnan()
     assert gpu.quantize_fp8_rows(nothing)[0].isnan().all()
     assert gpu.quantize_mxfp8(nothing).abs().sum() == 0
+    assert gpu.quantize_fp8_rows(nothing, lower_bound=LOWER_BOUND)[0].abs().sum() == 0
+    assert gpu.quantize_int8_rows(nothing)[0].abs().sum() == 0
 
 
 def check_epilogue() -> None:

@@ -16,7 +16,7 @@ from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.storage_url import Storage
 from sensitivity.fidelity.score import PartialScore, Score, score_of
 from sensitivity.fidelity.sharing import Alone, Sharing
-from sensitivity.search import loop
+from sensitivity.search import loop, priors
 from sensitivity.search.candidates import Candidates, Group
 from sensitivity.search.finished import Wanted, list_optuna_studies, pick_study
 from sensitivity.search.front import Constraints
@@ -142,9 +142,9 @@ def search(
     database: Storage, evaluator: FakeEvaluator, asked: SearchSettings, monkeypatch: Any
 ) -> list[Any]:
     """Search or go on, verify, and say what was tried and chosen."""
-    monkeypatch.setattr(loop, "calibrate", calibrate)
+    monkeypatch.setattr(priors, "calibrate", calibrate)
     cost = SimpleNamespace(describe=lambda: "none", known=0, jobs=GROUPS, numbers=0, trials=1.0)
-    monkeypatch.setattr(loop, "calibration_cost", lambda *_: cost)
+    monkeypatch.setattr(priors, "calibration_cost", lambda *_: cost)
     with Store.open(database) as store:
         result = loop.run_search(evaluator, CANDIDATES, store, asked)  # type: ignore[arg-type]
         return _outcome(result, evaluator, store, compute=True)

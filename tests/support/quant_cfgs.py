@@ -42,6 +42,15 @@ ROW, TOKEN = (
 )
 
 
+SIX = {
+    "num_bits": (2, 1),
+    "block_sizes": {-1: 16, "type": "static", "scale_bits": (4, 3), "four_over_six": True},
+}
+
+
+INT8_TOKEN = {"num_bits": 8, "type": "dynamic", "block_sizes": {-1: None}}
+
+
 OFF = {"quantizer_name": "*", "enable": False}
 
 

@@ -150,7 +150,13 @@ def device(console: Console) -> None:
     shared = {"memory_bytes": 180_000_000_000, "sm_count": 148, "sources": ()}
     b200 = ListedTarget(
         name="b200",
-        peaks_flops_per_s={"bf16": 2.25e15, "fp8": 4.5e15, "mxfp8": 4.5e15, "nvfp4": 9e15},
+        peaks_flops_per_s={
+            "bf16": 2.25e15,
+            "fp8": 4.5e15,
+            "mxfp8": 4.5e15,
+            "nvfp4": 9e15,
+            "int8": 4.5e15,
+        },
         bandwidth_bytes_per_s=7.67e12,
         capability="10.0",
         has_own_fit=True,
@@ -160,7 +166,7 @@ def device(console: Console) -> None:
     h100 = dataclasses.replace(
         b200,
         name="h100",
-        peaks_flops_per_s={"bf16": 9.89e14, "fp8": 1.979e15},
+        peaks_flops_per_s={"bf16": 9.89e14, "fp8": 1.979e15, "int8": 1.979e15},
         capability="9.0",
         has_own_fit=False,
         measured_shapes=82,

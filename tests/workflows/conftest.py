@@ -94,6 +94,7 @@ def quick(
             found,
             groups=tuple(found.groups[i] for i in best),
             rule_of_thumb=tuple(found.rule_of_thumb[i] for i in best),
+            memory=None,
         )
         settings = SearchSettings(
             formats=NVFP4, target="b200", budget=budget, sampler=sampler, calibrated=False

@@ -227,7 +227,7 @@ def test_parts_that_name_no_component_are_errors(models: Any, tmp_path: Path) ->
 
 def test_a_list_in_another_format_has_findings_and_no_price(models: Any, tmp_path: Path) -> None:
     """Names, fused Linears and dead entries are checked; the price is null, and said in words."""
-    keys = {name: {"_type": "Int8WeightOnlyConfig", "_data": {}} for name in ("proj_out", "nosuch")}
+    keys = {name: {"_type": "Int4WeightOnlyConfig", "_data": {}} for name in ("proj_out", "nosuch")}
     keys["transformer_blocks.0.attn.to_q"] = keys["proj_out"]
     config = {"_type": "FqnToConfig", "_data": {"fqn_to_config": keys}}
     (tmp_path / "list.json").write_text(json.dumps(config))
@@ -238,14 +238,14 @@ def test_a_list_in_another_format_has_findings_and_no_price(models: Any, tmp_pat
     assert {finding.kind for finding in audit.findings} == {Kind.DEAD, Kind.FUSED}
     assert audit.failed("error")
     said = audit.to_json()
-    assert (said["format"], said["quantized"]) == ("int8 weight-only", 2)
+    assert (said["format"], said["quantized"]) == ("int4 weight-only", 2)
     row = said["latency"][0]
     assert (row["name"], row["quantized_s"], row["speedup"]) == ("list.json", None, None)
     assert any(
-        "no price: this tool does not have the format int8" in note for note in said["notes"]
+        "no price: this tool does not have the format int4" in note for note in said["notes"]
     )
     assert "No price: this tool does not have that format." in fixed_text(audit)
-    with pytest.raises(PatternError, match="found a list in the format int8 weight-only"):
+    with pytest.raises(PatternError, match="found a list in the format int4 weight-only"):
         fixed_recipe(audit)
 
 

@@ -23,7 +23,7 @@ from support.timed import end_times
 from support.tiny_flux_recipes import SPEC, first_recipe, second_recipe
 from support.two_blocks import two_block_recipe
 
-GATE = Gate(constraints=Constraints(min_speedup=1.2), max_memory_bytes=24 * 10**9)
+GATE = Gate(constraints=Constraints(min_speedup=1.2, max_memory_bytes=24 * 10**9))
 CPU = Drawing(device="cpu")
 PREDICTED = "predicted for b200, batch 1"
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from sensitivity.core.format_name import FormatName
-from sensitivity.errors import MeasurementError, UserError
+from sensitivity.errors import FormatError, MeasurementError, UserError
 from sensitivity.latency.targets.target_file import KernelFitRecord, TargetFile
 from sensitivity.latency.timing.device_jobs import Job, JobRunner, Result
 from sensitivity.workflows import device_measure, target_writing
-from sensitivity.workflows.device_measure import DeviceRequest, measure_device
+from sensitivity.workflows.device_measure import DeviceRequest, measure_device, native_formats
 from sensitivity.workflows.device_plan import first_stages, probed_shapes, study_stages
 from sensitivity.workflows.measuring_process import ProcessLost
 from sensitivity.workflows.study_shapes import StudyRun, StudyShapes
@@ -126,7 +126,7 @@ def _an_h200(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     monkeypatch.setattr(device_measure, "describe_machine", machine)
-    monkeypatch.setattr(device_measure, "native_formats", lambda _: (FP8,))
+    monkeypatch.setattr(device_measure, "native_formats", lambda *_: (FP8,))
     monkeypatch.setattr(target_writing, "fit_target", lambda _: KernelFitRecord())
 
 
@@ -297,3 +297,13 @@ def test_small_rows_are_probed_for_every_weight() -> None:
     of_one = {s.m for s in shapes if (s.k, s.n, s.format) == (12288, 3072, FP8)}
     assert {1, 14, 32, 33, 512, 4096} <= of_one
     assert all(s.format.is_quantized for s in shapes)
+
+
+def test_formats_that_are_named_must_run_natively() -> None:
+    """The usual formats are measured as far as they are native, which none is on a CPU; one that is
+    asked for and is not native is an error with its reason.
+    """
+    assert native_formats("cpu") == ()
+    expected = "`format`: int8 .* cpu device: .*, or leave it out"
+    with pytest.raises(FormatError, match=expected):
+        native_formats("cpu", (FormatName.INT8,))

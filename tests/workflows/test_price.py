@@ -3,11 +3,14 @@ before or after the run, never as a traceback.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName
+from sensitivity.core.step_policy import EdgeMode, StepPolicy
 from sensitivity.errors import (
     FormatError,
     PatternError,
@@ -170,7 +173,42 @@ def test_a_recipe_of_another_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recipe names every Linear of its model."""
-    recipe = type("Recipe", (), {"name": "other", "layers": {"some.linear": FormatName.NVFP4}})
+    layers = {"some.linear": FormatName.NVFP4}
+    recipe = SimpleNamespace(name="other", layers=layers, assignment=Assignment(layers))
     monkeypatch.setattr("sensitivity.workflows.price.load_recipe", lambda _path: recipe)
     with pytest.raises(RecipeMismatchError, match=r"'other' and tiny-flux differ in 89 Linears"):
         priced(recipe=tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("mode", list(EdgeMode))
+def test_a_recipe_is_priced_with_its_step_policy(
+    compared: Prices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: EdgeMode
+) -> None:
+    """With half of the steps in bf16 half of the saving is left; in A16 less than nothing is saved
+    at them. The JSON has the policy, and none for a recipe without one.
+    """
+    table = compared.run.table
+    steps = table.settings["num_inference_steps"]
+    assert isinstance(steps, int)
+    layers = dict.fromkeys(table.fqns, FormatName.BF16) | {"proj_out": FormatName.MXFP8}
+    block = "transformer_blocks.0.ff.net.2"
+    layers[block] = FormatName.NVFP4
+
+    def of(policy: StepPolicy) -> dict[str, Any]:
+        recipe = SimpleNamespace(
+            name="mine", layers=layers, assignment=Assignment(layers, policy), caveat=""
+        )
+        monkeypatch.setattr("sensitivity.workflows.price.load_recipe", lambda _path: recipe)
+        return priced(recipe=tmp_path / "r.json").to_json()
+
+    plain, half = of(StepPolicy()), of(StepPolicy(first_steps=steps // 2, mode=mode))
+    assert "step_policy" not in plain
+    assert half["step_policy"] == {"first_steps": steps // 2, "last_steps": 0, "mode": mode}
+    own, mixed = (
+        next(row for row in data["linears"] if row["fqn"] == block) for data in (plain, half)
+    )
+    saved, left = (row["bf16_us"] - row["quantized_us"] for row in (own, mixed))
+    if mode is EdgeMode.BF16:
+        assert left == pytest.approx(saved / 2)
+    else:
+        assert left < saved / 2

@@ -80,6 +80,40 @@ def test_selecting_by_another_constraint_draws_only_missing_held_out_scores(
     assert generated == []
 
 
+def test_a_bound_on_memory_flips_the_choice(
+    whole: SearchOutcome, tiny_study: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound that everything keeps to changes nothing. A byte less than the chosen list needs, and
+    another one is chosen, which fits; less than any peak, and the least is said. The recipe states
+    the bound, and its own peak and the front's as predictions.
+    """
+    monkeypatch.setattr(MediaGenerator, "generate", no_pictures)
+    paths = {"storage": runs / "whole.db", "cache_folder": runs / "references", "verify": False}
+
+    def select(most: int) -> SearchOutcome:
+        return select_recipe(load_spec(tiny_study), SelectRequest(max_memory_bytes=most, **paths))
+
+    assert whole.chosen is not None
+    peak, memory = whole.chosen.memory_bytes, whole.prepared.candidates.memory
+    assert peak is not None
+    assert memory is not None
+    assert select(memory.bf16_peak_bytes).chosen == whole.chosen
+    outcome = select(peak - 1)
+    assert outcome.chosen is not None
+    assert outcome.recipe is not None
+    assert outcome.chosen.memory_bytes is not None
+    assert outcome.chosen.memory_bytes < peak
+    assert outcome.recipe.choice is not None
+    assert outcome.recipe.choice.max_memory_bytes == peak - 1
+    said = outcome.recipe.memory
+    assert (said.peak_bytes, said.peak_source) == (outcome.chosen.memory_bytes, "predicted")
+    members = {own.name: own.memory_bytes for own in outcome.recipe.front}
+    assert members == {t.name: t.memory_bytes for t in outcome.front}
+    least = min(t.memory_bytes or 0 for t in whole.result.trials)
+    with pytest.raises(ConstraintError, match=f"skip-list is {least / 1e9:.5g} GB, predicted"):
+        select(least - 1)
+
+
 def test_selecting_without_verification_names_only_what_has_a_held_out_score(
     whole: SearchOutcome,
     tiny_study: Path,

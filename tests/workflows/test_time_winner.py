@@ -79,7 +79,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_the_recipe_states_the_run(outcome: SearchOutcome, fake: Fake) -> None:
     """Seconds are those of a run, with their interval, the sum of shapes beside them and a note on
-    the difference; all lists have their repetitions.
+    the difference; peaks of memory are measured too; all lists have their repetitions.
     """
     asked = fake()
     found = time_winner.time_winner(outcome)
@@ -95,6 +95,10 @@ def test_the_recipe_states_the_run(outcome: SearchOutcome, fake: Fake) -> None:
     assert latency.shapes.speedup == pytest.approx(before.speedup, rel=1e-6)
     assert latency.ranked_s == pytest.approx(before.quantized_s, rel=1e-6)
     assert "more than the repetitions explain" in latency.note
+    memory, predicted = found.recipe.memory, outcome.recipe.memory
+    assert (memory.peak_bytes, memory.bf16_peak_bytes) == (2 * 10**9, 2 * 10**9)
+    assert (memory.peak_source, predicted.peak_source) == ("measured", "predicted")
+    assert memory.quantized_bytes == predicted.quantized_bytes
     assert [x.name for x in found.recipe.timings] == ["none", *asked]
     assert all(len(x.seconds) == len(x.bf16_seconds) == 3 for x in found.recipe.timings)
     assert found.recipe.layers == outcome.recipe.layers
@@ -108,6 +112,7 @@ def test_a_part_of_a_run_has_the_whole_run_beside_it(
 ) -> None:
     """Where the denoiser's calls alone were timed, the recipe has the sum of shapes of both, and
     the front ranks it by that of the whole run; times that an earlier version kept get it again.
+    Peaks stay those that are predicted for a whole run.
     """
 
     def time_lists(_loaded: Any, _run: Any, lists: Any, _how: Any) -> EndTimes:
@@ -123,6 +128,7 @@ def test_a_part_of_a_run_has_the_whole_run_beside_it(
     assert latency.whole_run.speedup == priced.speedup
     assert latency.ranked_s == priced.quantized_s
     assert latency.shapes.bf16_s <= priced.bf16_s
+    assert found.recipe.memory == outcome.recipe.memory
     with Store.open(tmp_path / "study.db") as store:
         keep_times(found, store)
         assert with_kept_times(outcome, store).recipe == found.recipe

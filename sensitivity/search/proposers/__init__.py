@@ -11,7 +11,7 @@ interrupted continues exactly as one that was not.
 from sensitivity.search.calibration.jobs import Errors
 from sensitivity.search.candidates import Candidates
 from sensitivity.search.proposers._base import Observation, Proposal, Proposer, State
-from sensitivity.search.proposers._memory_study import ASKED
+from sensitivity.search.proposers._memory_study import ASKED, STEP_POLICY
 from sensitivity.search.proposers.knapsack_proposer import KnapsackProposer
 from sensitivity.search.proposers.optuna_proposer import (
     STOCK,
@@ -19,9 +19,11 @@ from sensitivity.search.proposers.optuna_proposer import (
     SamplerName,
     stock_sampler,
 )
+from sensitivity.search.step_table import StepTable
 
 __all__ = [
     "ASKED",
+    "STEP_POLICY",
     "STOCK",
     "KnapsackProposer",
     "Observation",
@@ -36,9 +38,14 @@ __all__ = [
 
 
 def make_proposer(
-    name: SamplerName, candidates: Candidates, *, seed: int, errors: Errors | None
+    name: SamplerName,
+    candidates: Candidates,
+    *,
+    seed: int,
+    errors: Errors | None,
+    steps: StepTable | None = None,
 ) -> Proposer:
-    """The proposer of this name. Only the knapsack uses the calibrated `errors`."""
+    """The proposer of this name. Only the knapsack uses what was calibrated: `errors`, `steps`."""
     if name == SamplerName.KNAPSACK:
-        return KnapsackProposer(candidates, seed=seed, errors=errors)
+        return KnapsackProposer(candidates, seed=seed, errors=errors, steps=steps)
     return OptunaProposer(candidates, name=name, seed=seed)

@@ -5,7 +5,8 @@
     study.ask(sampler)                      # Proposal(choice=(0, 1, ...), state={...})
 
 A trial has a parameter for each group, with the group's name and the number of an option as its
-value. Trial i of the study is trial i of the history, and pending ones, which run, come after them.
+value. Where step policies are searched, `STEP_POLICY` is one more, with the place of a policy.
+Trial i of the study is trial i of the history, and pending ones, which run, come after them.
 Nothing of a question stays, so answers depend on what was followed last and on the sampler alone.
 
 What a sampler sets as system attributes while it is asked is the proposal's state: of its trial
@@ -19,7 +20,7 @@ from datetime import datetime
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
@@ -29,6 +30,7 @@ from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.proposers._base import Observation, Proposal, State
 
 ASKED, OF_STUDY = "sensitivity:asked", "sensitivity:study"
+STEP_POLICY = "step_policy"
 _SOME_TIME = datetime(2000, 1, 1)
 """Of every trial: no sampler may depend on when it ran."""
 
@@ -47,10 +49,11 @@ class MemoryStudy:
         self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * 2, "memory")
         self._followed: list[Observation] = []
         self._pending, self._of_study = 0, dict[str, Any]()
-        self._options = list(range(len(candidates.formats)))
-        self._distributions: dict[str, BaseDistribution] = {
-            group.name: CategoricalDistribution(self._options) for group in candidates.groups
-        }
+        options = CategoricalDistribution(range(len(candidates.formats)))
+        self._distributions = {group.name: options for group in candidates.groups}
+        if candidates.chooses_policy:
+            places = range(len(candidates.policies))
+            self._distributions[STEP_POLICY] = CategoricalDistribution(places)
 
     def follow(self, history: Sequence[Observation], pending: Sequence[Proposal] = ()) -> None:
         """Have the trials of a history and the pending ones, and no others."""
@@ -77,7 +80,8 @@ class MemoryStudy:
         study = optuna.load_study(study_name="memory", storage=self._storage, sampler=sampler)
         trial = study.ask()
         asked = tuple(
-            trial.suggest_categorical(name, self._options) for name in self._distributions
+            trial.suggest_categorical(name, range(len(own.choices)))
+            for name, own in self._distributions.items()
         )
         state: dict[str, Any] = dict(self._storage.get_trial(trial._trial_id).system_attrs)
         after = self._storage.get_study_system_attrs(self._id)
@@ -117,7 +121,7 @@ class MemoryStudy:
             datetime_start=_SOME_TIME,
             datetime_complete=_SOME_TIME if state.is_finished() else None,
             params=dict(zip(self._distributions, options, strict=True)),
-            distributions=self._distributions,
+            distributions=dict(self._distributions),
             user_attrs={},
             system_attrs=dict(own),
             intermediate_values={},

@@ -16,6 +16,10 @@ simulation and in a real search, exploring more than that cost more than it brou
     proposer = KnapsackProposer(candidates, seed=0, errors=errors)
     choice = proposer.next_choice(history, seen, index)
 
+Where step policies are searched, both questions are asked of each policy: its gains are a share of
+all steps', and its damages what `search.step_table` says that the policy leaves of them. A saving
+is promised the least damage that any policy does at it, and that policy's knapsack is solved.
+
 Choices that other workers are scoring count as tried, with their estimates. They are no evidence:
 nobody has heard of them yet.
 """
@@ -34,6 +38,7 @@ from sensitivity.search.candidates import Candidates, Choice
 from sensitivity.search.damage import Belief, Hypothesis, believe, kinship
 from sensitivity.search.knapsack import Knapsack
 from sensitivity.search.proposers._base import Observation, Proposal, Proposer
+from sensitivity.search.step_table import StepTable
 
 Array = NDArray[np.float64]
 SAVINGS = 96
@@ -44,13 +49,25 @@ MAX_TRIES = 24
 """Damage tables that are tried (the mean, then samples) before a neighbour of the last choice is
 taken.
 """
-SPREAD_KEPT = {FormatName.FP8: 0.5, FormatName.MXFP8: 0.5}
-"""Part of the spread of a format's calibrated errors (of their logarithms) that is believed; 1 for
-other formats.
+SPREAD_KEPT = 0.5
+"""Part of the spread of an 8-bit format's calibrated errors (of their logarithms) that is believed;
+of NVFP4 and its variants all of it is, whose errors lie well above those of rounding to bf16.
 """
-FORMAT_ERRORS = {FormatName.FP8: 0.037, FormatName.MXFP8: 0.037, FormatName.NVFP4: 0.134}
-"""Relative error of a product of normal operands, both quantized (512 x 1024 x 512, by emulation):
-what a format does on average, before anything is known of a layer.
+FORMAT_ERRORS = {
+    FormatName.MXFP8: 0.037,
+    FormatName.NVFP4: 0.134,
+    FormatName.FP8: 0.037,
+    FormatName.INT8: 0.011,
+    FormatName.NVFP4_4O6: 0.129,
+    FormatName.INT8_ROT: 0.011,
+    FormatName.FP8_LB: 0.037,
+    FormatName.NVFP4_A16: 0.095,
+    FormatName.MXFP8_A16: 0.027,
+    FormatName.FP8_A16: 0.026,
+    FormatName.INT8_A16: 0.008,
+}
+"""Relative error of a product of normal operands, quantized as the format says (512 x 1024 x 512,
+by emulation): what a format does on average, before anything is known of a layer.
 """
 UNKNOWN_FORMAT_ERROR = 0.1
 
@@ -62,11 +79,15 @@ class KnapsackProposer(Proposer):
         candidates: groups and gains.
         seed: of the savings that are compared and of posterior samples.
         errors: {(group, option): calibrated error}, None without calibration.
+        steps: what each group does in which part of a run; None: the same in every step.
         limit: distinct patterns that the blocks of a stack may have (`search.block_patterns`).
 
     Attributes:
         items: the D (group, option) pairs that a choice may take, bf16 left out. Vectors of shape
             (D,) have one value for each.
+        knapsacks: one for each step policy.
+        gains: (groups, options) seconds that the first policy saves; `knapsack` is its own.
+        weights: (policies, D) what each policy leaves of the damage of each item.
     """
 
     def __init__(
@@ -75,6 +96,7 @@ class KnapsackProposer(Proposer):
         *,
         seed: int,
         errors: Errors | None,
+        steps: StepTable | None = None,
         limit: int = RECOMPILE_LIMIT,
     ) -> None:
         self.candidates, self.seed = candidates, seed
@@ -82,13 +104,16 @@ class KnapsackProposer(Proposer):
         allowed = np.array(
             [[not o or bool(group.members[o]) for o in range(options)] for group in groups]
         )
-        self.gains = np.array([group.gains_s for group in groups])
-        self.knapsack = Knapsack(self.gains, allowed)
+        places = range(len(candidates.policies))
+        self._gains = np.array([candidates.gains_s(place) for place in places])
+        self.knapsacks = [Knapsack(gains, allowed) for gains in self._gains]
+        self.gains, self.knapsack = self._gains[0], self.knapsacks[0]
         self.patterns = BlockPatterns(candidates, limit=limit)
         self.items = [
             (g, o) for g in range(len(groups)) for o in range(1, options) if allowed[g, o]
         ]
         self._group, self._option = np.array(self.items).T
+        self.weights = self._weights(steps)
         formats = [candidates.formats[o] for _, o in self.items]
         self.sizes = np.array(
             [
@@ -113,24 +138,52 @@ class KnapsackProposer(Proposer):
 
         Errors of one format rank its groups. Between formats they mislead, since rounding to bf16
         puts a floor under the small ones (LOG.md). So the geometric mean of each format's errors is
-        moved to its entry in `FORMAT_ERRORS`, and `SPREAD_KEPT` of their spread around it is kept.
+        moved to its entry in `FORMAT_ERRORS`, and of 8-bit formats `SPREAD_KEPT` of their spread
+        around it is kept. NVFP4's variants are moved as far as NVFP4 is, where it is searched too:
+        what four-over-six brings to a layer shows in its errors.
         """
         values = np.log(np.maximum([errors[item] for item in self.items], 1e-12))
-        result = np.empty(len(values))
-        for option, fmt in enumerate(self.candidates.formats):
+        result, formats = np.empty(len(values)), self.candidates.formats
+        for option, fmt in enumerate(formats):
             of_format = self._option == option
-            if of_format.any():
-                own = values[of_format]
-                spread = SPREAD_KEPT.get(fmt, 1.0) * (own - own.mean())
-                result[of_format] = np.log(FORMAT_ERRORS.get(fmt, UNKNOWN_FORMAT_ERROR)) + spread
+            if not of_format.any():
+                continue
+            is_fp4, beside = fmt.plain is FormatName.NVFP4, option
+            if is_fp4 and fmt.plain in formats and formats.index(fmt.plain) in self._option:
+                beside = formats.index(fmt.plain)
+            spread = values[of_format] - values[self._option == beside].mean()
+            level = np.log(FORMAT_ERRORS.get(formats[beside], UNKNOWN_FORMAT_ERROR))
+            result[of_format] = level + (1.0 if is_fp4 else SPREAD_KEPT) * spread
         return np.exp(result)
 
+    def _weights(self, table: StepTable | None) -> Array:
+        """(policies, D) what each policy leaves of the damage of each item."""
+        policies = self.candidates.policies
+        if all(policy.is_plain for policy in policies):
+            return np.ones((1, len(self.items)))
+        table = table or StepTable.uniform(self.items, steps=self.candidates.steps or 1)
+        return np.array([[table.weight(item, own) for item in self.items] for own in policies])
+
+    def _split(self, choices: Sequence[Choice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n, groups) options of choices, and (n,) places of their policies."""
+        table = np.asarray(choices, dtype=np.int64).reshape(len(choices), self.candidates.length)
+        groups = len(self.candidates.groups)
+        places = table[:, groups] if self.candidates.chooses_policy else np.zeros_like(table[:, 0])
+        return table[:, :groups], places
+
     def features(self, choices: Sequence[Choice]) -> Array:
-        """(n, D) 1 where a choice takes the item's option."""
-        table = np.asarray(choices, dtype=np.int64).reshape(
-            len(choices), len(self.candidates.groups)
-        )
-        return np.asarray(table[:, self._group] == self._option, dtype=np.float64)
+        """(n, D) what a choice does of the damage of each item: 0 where it does not take the item's
+        option, 1 where every step is quantized, and what its policy leaves else.
+        """
+        options, places = self._split(choices)
+        taken = options[:, self._group] == self._option
+        return np.asarray(taken * self.weights[places], dtype=np.float64)
+
+    def saved_s(self, choices: Sequence[Choice]) -> Array:
+        """(n,) seconds that choices save on the GPU."""
+        options, places = self._split(choices)
+        groups = np.arange(options.shape[1])
+        return np.asarray(self._gains[places[:, None], groups, options].sum(1))
 
     def believe(self, history: Sequence[Observation]) -> Belief:
         """The posterior over damages after these trials."""
@@ -169,18 +222,20 @@ class KnapsackProposer(Proposer):
         rng = np.random.default_rng([self.seed, index])
         choice = self.candidates.none_quantized
         for attempt in range(MAX_TRIES):
-            damage = self.damage_table(belief.sample(rng) if attempt else belief.damages)
-            savings = self.weighed_savings(belief, damage, history, rng, pending)
-            for wanted in savings[: 1 if attempt else 4]:
-                choice = self._solve(damage, wanted * (1 - 1e-9))
+            damage = belief.sample(rng) if attempt else belief.damages
+            wishes = self.weighed_savings(belief, damage, history, rng, pending)
+            for wanted, place in wishes[: 1 if attempt else 4]:
+                choice = self._solve(damage, wanted * (1 - 1e-9), place)
                 if choice not in seen:
                     return choice
         return self._nearest_new(choice, seen)
 
-    def damage_table(self, damage: Array) -> Array:
-        """(groups, options) of (D,) damages; 0 for bf16 and for what a group does not take."""
+    def damage_table(self, damage: Array, place: int = 0) -> Array:
+        """(groups, options) of (D,) damages under a policy; 0 for bf16 and for what a group does
+        not take.
+        """
         table = np.zeros(self.gains.shape)
-        table[self._group, self._option] = damage
+        table[self._group, self._option] = self.weights[place] * damage
         return table
 
     def weighed_savings(
@@ -190,62 +245,88 @@ class KnapsackProposer(Proposer):
         history: Sequence[Observation],
         rng: np.random.Generator,
         pending: Sequence[Choice] = (),
-    ) -> Array:
-        """Savings in seconds, the one that promises most hypervolume first.
+    ) -> list[tuple[float, int]]:
+        """(seconds saved, place of the policy), the one that promises most hypervolume first.
 
-        A jittered grid from nothing to everything, the savings of the baselines, and the largest
-        saving.
+        Savings are a jittered grid from nothing to everything, those of the baselines, and the
+        largest. The policy is the one that is expected to do least damage at a saving.
 
         Args:
             belief: after `history`.
-            damage: (groups, options), the belief's mean or a sample of it.
+            damage: (D,) the belief's mean or a sample of it.
             history: the trials so far.
             rng: jitters the grid.
             pending: choices that are being scored.
         """
-        curve = self.knapsack.curve(damage, points=CURVE_PRICES)
-        most = self.knapsack.most_gain
+        most = max(knapsack.most_gain for knapsack in self.knapsacks)
         grid = most * (np.arange(SAVINGS) + rng.random()) / SAVINGS
         baselines = [gain for gain in self._baseline_savings if 0 < gain <= most]
         savings = np.unique(np.concatenate([grid, baselines, [most]]))
+        expected, worst = self._expected(damage, savings)
         tried = [*(obs.choice for obs in history), *pending]
-        choices = np.array(tried, dtype=np.int64).reshape(len(tried), len(self.gains))
         promised = promised_area(
             savings,
-            belief.link(np.interp(savings, curve.gains, curve.damages)),
-            self.gains[np.arange(len(self.gains)), choices].sum(1),
+            belief.link(expected.min(0)),
+            self.saved_s(tried),
             belief.typical(self.features(tried)),
-            worst=float(belief.link(curve.damages[-1:])[0]),
+            worst=float(belief.link(np.array([worst]))[0]),
         )
-        return np.asarray(savings[np.argsort(-promised, kind="stable")])
+        order = np.argsort(-promised, kind="stable")
+        return [(float(savings[at]), int(expected[:, at].argmin())) for at in order]
 
-    def _solve(self, damage: Array, wanted: float) -> Choice:
-        """The knapsack's choice; where that has more block patterns than torch compiles, the best
-        that is found within the limit.
+    def _expected(self, damage: Array, savings: Array) -> tuple[Array, float]:
+        """(policies, S) the least damage that each policy does at each saving, inf where it does
+        not save as much; and the damage of the fastest choice.
         """
-        choice = as_choice(self.knapsack.solve(damage, wanted))
-        if self.patterns.fits(choice):
-            return choice
-        return as_choice(self.patterns.reduce(damage, self.gains, self.knapsack.useful, wanted))
+        found, worst = np.full((len(self.knapsacks), len(savings)), np.inf), 0.0
+        for place, knapsack in enumerate(self.knapsacks):
+            curve = knapsack.curve(self.damage_table(damage, place), points=CURVE_PRICES)
+            reached = savings <= knapsack.most_gain * (1 + 1e-9)
+            found[place, reached] = np.interp(savings[reached], curve.gains, curve.damages)
+            worst = max(worst, float(curve.damages[-1]))
+        return found, worst
+
+    def _solve(self, damage: Array, wanted: float, place: int) -> Choice:
+        """The choice of the policy's knapsack; where that has more block patterns than torch
+        compiles, the best that is found within the limit.
+        """
+        knapsack, table = self.knapsacks[place], self.damage_table(damage, place)
+        options = knapsack.solve(table, wanted)
+        if not self.patterns.fits(as_choice(options)):
+            gains = self._gains[place]
+            options = self.patterns.reduce(table, gains, knapsack.useful, wanted)
+        return self.candidates.with_policy(as_choice(options), place)
 
     def _nearest_new(self, choice: Choice, seen: AbstractSet[Choice]) -> Choice:
-        """The choice itself if it is new, else a new one that differs in the fewest groups; an
-        option that costs time is never added. Where nothing is new, the choice itself.
+        """The choice itself if it is new, else a new one that differs in the fewest groups, its
+        policy counted as one; an option that costs time is never added. Where nothing is new, the
+        choice itself.
         """
-        others: dict[int, list[int]] = {g: [0] if option else [] for g, option in enumerate(choice)}
+        groups = len(self.candidates.groups)
+        others: dict[int, list[int]] = {
+            g: [0] if option else [] for g, option in enumerate(choice[:groups])
+        }
         for group, option in self.items:
-            if self.gains[group, option] > 0 and option != choice[group]:
+            if self._gains[:, group, option].max() > 0 and option != choice[group]:
                 others[group].append(option)
-        free = [group for group, options in others.items() if options]
+        if self.candidates.chooses_policy:
+            others[groups] = [p for p in range(len(self.knapsacks)) if p != choice[groups]]
+        free = [place for place, options in others.items() if options]
         for changed in range(len(free) + 1):
-            for groups in itertools.combinations(free, changed):
-                for options in itertools.product(*(others[g] for g in groups)):
+            for places in itertools.combinations(free, changed):
+                for options in itertools.product(*(others[g] for g in places)):
                     found = list(choice)
-                    for group, option in zip(groups, options, strict=True):
-                        found[group] = option
-                    if tuple(found) not in seen and self.patterns.fits(tuple(found)):
+                    for place, option in zip(places, options, strict=True):
+                        found[place] = option
+                    if self._is_new(tuple(found), seen):
                         return tuple(found)
         return choice
+
+    def _is_new(self, choice: Choice, seen: AbstractSet[Choice]) -> bool:
+        options = self.candidates.options_of(choice)
+        if self.candidates.canonical(choice) != choice or not self.patterns.fits(options):
+            return False
+        return choice not in seen
 
 
 def promised_area(

@@ -104,6 +104,29 @@ def test_cfgs_are_modelopts_presets() -> None:
             assert theirs == ours
 
 
+@real_modelopt
+def test_four_over_six_is_modelopts_preset() -> None:
+    """The exported cfgs and algorithm are those of NVFP4_FOUR_OVER_SIX_CFG, and ModelOpt takes a
+    whole config with them.
+    """
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.config import QuantizeConfig
+
+    preset = mtq.NVFP4_FOUR_OVER_SIX_CFG
+    recipe = make_recipe(FQNS, FQNS[:2], "nvfp4-4o6", "nvfp4")
+    config = config_of(ModelOptExporter().export(recipe))
+    assert config["algorithm"] == preset["algorithm"]
+    theirs = next(
+        entry["cfg"]
+        for entry in preset["quant_cfg"]
+        if entry["quantizer_name"] == "*weight_quantizer"
+    )
+    weight = next(entry["cfg"] for entry in config["quant_cfg"] if FQNS[0] in str(entry))
+    assert QuantizeConfig(**config).quant_cfg
+    for key, value in weight["block_sizes"].items():
+        assert theirs["block_sizes"][key] == value
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "flux": lambda: tiny_flux().bfloat16(),
     "ltx2": lambda: tiny_ltx2().bfloat16(),
@@ -189,6 +212,73 @@ def test_real_modelopt_quantizes_exactly_the_recipe(model: str, formats: tuple[s
             for fqn, layer in written["quantization"]["quantized_layers"].items()
         }
         assert ours["quantized_layers"] == theirs
+
+
+VARIANTS = ("nvfp4", "nvfp4-4o6", "mxfp8", "nvfp4-a16", "mxfp8-a16")
+STATIC = ("fp8", "int8", "fp8-a16", "int8-a16", "nvfp4-a16")
+
+
+@real_modelopt
+@pytest.mark.parametrize("formats", [VARIANTS, STATIC], ids="+".join)
+def test_real_modelopt_sets_the_variants_quantizers(formats: tuple[str, ...]) -> None:
+    """ModelOpt's own quantizers of each Linear, after the exported config, read back by this tool's
+    reader of attributes: the recipe's formats; weight-only ones have no input quantizer.
+    """
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.nn import TensorQuantizer
+
+    net = with_convolution()
+    recipe = make_recipe(FQNS, [fqn for fqn in FQNS if fqn != "proj_out"], *formats)
+    config = config_of(ModelOptExporter().export(recipe))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mtq.quantize(net, {**config, "algorithm": None}, None)  # calibration wants a GPU
+    entries = [
+        {
+            "quantizer_name": name,
+            "cfg": {
+                "num_bits": child.num_bits,
+                "axis": child.axis,
+                "block_sizes": child.block_sizes,
+                "type": "dynamic" if child._dynamic else "static",
+            },
+            "enable": child.is_enabled,
+        }
+        for name, child in net.named_modules()
+        if isinstance(child, TensorQuantizer)
+    ]
+    assert read(repr([OFF, *entries])) == {
+        fqn: str(own) for fqn, own in recipe.layers.items() if own.is_quantized
+    }
+
+
+@pytest.mark.parametrize("form", ModelOptExporter.forms)
+def test_variants_are_exported_or_refused(form: str) -> None:
+    """A checkpoint says nvfp4 for both choices of scales; what it cannot say, and rotations, are
+    refused with the reason.
+    """
+    exporter = ModelOptExporter(form=form)
+    chosen = [name for name in VARIANTS if FormatName(name) in exporter.formats]
+    recipe = make_recipe(FQNS, FQNS, *chosen)
+    assert exporter.verify(recipe, FQNS) == recipe.layers
+    for name, why in (
+        ("int8-rot", "another Hadamard matrix"),
+        ("fp8-lb", "cannot be told a lower bound of activations"),
+        *((("int8", "scales of activations from calibration"),) * (form != "quant-cfg")),
+        *((("fp8-a16", "has no name for it"),) * (form != "quant-cfg")),
+    ):
+        with pytest.raises(RecipeError, match=rf"it has no {name} \(.*{why}.*`Recipe.apply` runs"):
+            exporter.export(make_recipe(FQNS, FQNS[:1], name))
+
+
+def test_four_over_six_beside_static_scales_is_refused() -> None:
+    """Its algorithm is for the whole model, and would move the scales of FP8 weights."""
+    recipe = make_recipe(FQNS, FQNS[:2], "nvfp4-4o6", "fp8")
+    with pytest.raises(RecipeError, match="cannot name fp8 and nvfp4-4o6 together: the algorithm"):
+        ModelOptExporter().export(recipe)
+    nearest = ModelOptExporter().nearest(recipe)
+    assert [nearest[fqn] for fqn in FQNS[:2]] == [FormatName.FP8, FormatName.FP8]
+    assert ModelOptExporter(form="hf-quant-config").export(recipe)
 
 
 def test_two_denoisers_get_a_config_each() -> None:

@@ -178,8 +178,8 @@ BACKENDS: dict[str, tuple[dict[str, object], str, set[str]]] = {
         {"proj_out", "blocks.0.proj_out", "proj_out.inner"},
     ),
     "torchao by an older name": (
-        {"quant_method": "torchao", "quant_type": "int8wo"},
-        "int8 weight-only",
+        {"quant_method": "torchao", "quant_type": "uint4wo"},
+        "uint4 weight-only",
         {"proj_out", "blocks.0.proj_out", "proj_out.inner"},
     ),
 }

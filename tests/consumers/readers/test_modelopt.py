@@ -17,18 +17,21 @@ from torch import nn
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader, guess_reader
 from sensitivity.consumers.readers.modelopt_quantizers import QuantizerList
+from sensitivity.consumers.step_policies import POLICY_TOOLS
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
 from support.namesakes import linears
 from support.quant_cfgs import (
     FQNS,
+    INT8_TOKEN,
     LISTS,
     MXFP8,
     NVFP4,
     OFF,
     RECORDED,
     ROW,
+    SIX,
     TENSOR,
     TO_Q,
     TOKEN,
@@ -293,9 +296,16 @@ def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([OFF, both("*", NVFP4)[0]], "nvfp4 weight-only"),
+        ([OFF, both("*", TENSOR)[0]], "fp8 weight-only"),
         ([OFF, *both("*", NVFP4, MXFP8)], "nvfp4 weights, mxfp8 activations"),
-        ([OFF, *both("*", {"num_bits": 8, "axis": None})], "int8"),
+        ([OFF, *both("*", {"num_bits": 8, "axis": None})], "per-tensor int8"),
+        (
+            [OFF, *both("*", {"num_bits": 8, "axis": 0}, {"num_bits": 8, "axis": None})],
+            "int8 weights, per-tensor int8 activations",
+        ),
+        ([OFF, *both("*", {**NVFP4, "rotate": True})], r"nvfp4, rotated \(modelopt\)"),
+        ([OFF, *both("*", SIX)], "nvfp4-4o6 weights and activations"),
+        ([OFF, both("*", SIX)[0]], "nvfp4-4o6 weight-only"),
         (
             [OFF, both("*", {"num_bits": 4, "block_sizes": {-1: 128}})[0]],
             "int4 in blocks of 128 we",
@@ -309,14 +319,10 @@ def test_what_cannot_be_read_is_refused(value: Any, words: str) -> None:
             r"nvfp4 with a low-rank part \(svdquant\)",
         ),
         ({"quantization": {"quant_algo": "W4A16_AWQ"}}, r"int4 \(awq\) weight-only"),
-        (
-            {"quant_algo": "FP8", "runtime": {"diffusion_step_policy": {"first_steps": 4}}},
-            "fp8, 16 bits at some steps",
-        ),
         ({"quantization": {"quant_algo": "NVFP4_SVD"}}, r"nvfp4 with a low-rank part \(svdquant\)"),
         (
-            {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"proj_out": "W8A16"}},
-            "int8 weight-only",
+            {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"proj_out": "W4A16_AWQ"}},
+            r"int4 \(awq\) weight-only",
         ),
     ],
 )
@@ -329,6 +335,30 @@ def test_other_formats_are_read_and_named(value: Any, words: str) -> None:
     found = listed.assign(ModelTree(fqns=("proj_out",)), quantized=FormatName.NVFP4)
     assert not isinstance(found["proj_out"], FormatName)
     assert re.match(words, found["proj_out"]), found
+
+
+@pytest.mark.parametrize(
+    ("value", "format"),
+    [
+        ([OFF, *both("*", {"num_bits": 8, "axis": 0}, INT8_TOKEN)], FormatName.INT8),
+        ([OFF, both("*", {"num_bits": 8, "axis": 0})[0]], FormatName.INT8_A16),
+        ([OFF, both("*", ROW)[0]], FormatName.FP8_A16),
+        ([OFF, both("*", NVFP4)[0]], FormatName.NVFP4_A16),
+        ([OFF, both("*", MXFP8)[0]], FormatName.MXFP8_A16),
+        ([OFF, *both("*", SIX, NVFP4)], FormatName.NVFP4_4O6),
+        ([OFF, *both("*", {**NVFP4, "rotate": {"enable": False}})], FormatName.NVFP4),
+        ({"quantization": {"quant_algo": "W4A16_NVFP4"}}, FormatName.NVFP4_A16),
+        (
+            {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"proj_out": "W8A16"}},
+            FormatName.INT8_A16,
+        ),
+    ],
+)
+def test_variants_are_ours(value: Any, format: FormatName) -> None:
+    """INT8 with one scale a row and a token, four-over-six weights, and weights alone."""
+    listed = get_reader("modelopt").read(repr(value))
+    found = listed.assign(ModelTree(fqns=("proj_out",)), quantized=FormatName.FP8)
+    assert found["proj_out"] is format
 
 
 RECIPE = """
@@ -356,7 +386,8 @@ quantize:
     [
         ("w4a4_nvfp4_nvfp4", "max", FormatName.NVFP4),
         ("w8a8_fp8_fp8", "max", FormatName.FP8),
-        ("w4_nvfp4", "max", "nvfp4 weight-only"),
+        ("w4_nvfp4", "max", FormatName.NVFP4_A16),
+        ("w4a4_nvfp4_nvfp4_four_over_six", "mse", FormatName.NVFP4_4O6),
         ("w4a4_nvfp4_nvfp4", "svdquant", "nvfp4 with a low-rank part (svdquant)"),
     ],
 )
@@ -420,3 +451,24 @@ def test_the_filters_of_modelopts_examples_are_plain_regexes() -> None:
         fqn for fqn in fqns if fqn == "proj_out" or "embed" in fqn or fqn.startswith("norm_out")
     }
     assert {fqn for fqn, name in found.items() if name is FormatName.BF16} == kept
+
+
+@pytest.mark.parametrize("component", ["", "transformer"])
+def test_a_step_policy_is_kept_beside_the_formats(component: str) -> None:
+    """Formats are those of the steps between; the policy is kept as it was written, whatever it
+    is, with the component that it is for.
+    """
+    config = {
+        "quant_method": "modelopt",
+        "quant_algo": "FP8",
+        "ignore": [],
+        "runtime": {"diffusion_step_policy": {"first_steps": -4}},
+    }
+    text = json.dumps({component: config} if component else {"quantization_config": config})
+    listed = get_reader("modelopt").read(text)
+    tree = ModelTree(fqns=("proj_in",), classes={"transformer": "Net"})
+    assert listed.assign(tree, quantized=FormatName.NVFP4) == {"proj_in": FormatName.FP8}
+    (policy,) = listed.policies
+    assert (policy.config, policy.component) == (config, component)
+    assert set(policy.tools) == set(POLICY_TOOLS)
+    assert listed.without_parts(["transformer"]).policies == (() if component else (policy,))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sensitivity.consumers.lists import ModelTree
 from sensitivity.consumers.readers import get_reader
-from sensitivity.consumers.readers.torchao_configs import OTHERS
+from sensitivity.consumers.readers.torchao_configs import OTHERS, READERS
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import PatternError
 
@@ -135,6 +135,10 @@ def _foreign_configs() -> list[tuple[Any, str]]:
         Float8WeightOnlyConfig,
         Int8DynamicActivationInt8WeightConfig,
         Int8WeightOnlyConfig,
+        MappingType,
+        PerGroup,
+        PerRow,
+        PerTensor,
     )
     from torchao.quantization.quantize_.common import KernelPreference
 
@@ -143,14 +147,59 @@ def _foreign_configs() -> list[tuple[Any, str]]:
         "weight_dtype": torch.float4_e2m1fn_x2,
         "kernel_preference": KernelPreference.EMULATED,
     }
+    groups = PerGroup(32)
     return [
-        (Int8WeightOnlyConfig(), "int8 weight-only"),
-        (Float8WeightOnlyConfig(), "fp8 weight-only"),
-        (NVFP4WeightOnlyConfig(), "nvfp4 weight-only"),
-        (Int8DynamicActivationInt8WeightConfig(), "int8"),
+        (Int8WeightOnlyConfig(granularity=groups), "int8, PerGroup, weight-only"),
+        (Float8WeightOnlyConfig(granularity=PerTensor()), "fp8, PerTensor, weight-only"),
+        (Float8WeightOnlyConfig(torch.float8_e5m2), "fp8, PerRow, weight-only"),
+        (
+            NVFP4WeightOnlyConfig(use_dynamic_per_tensor_scale=False),
+            "nvfp4 of one scale level weight-only",
+        ),
+        (Int8DynamicActivationInt8WeightConfig(granularity=PerTensor()), "int8, PerTensor"),
+        (
+            Int8DynamicActivationInt8WeightConfig(act_mapping_type=MappingType.ASYMMETRIC),
+            "int8, PerRow and asymmetric",
+        ),
+        (
+            Float8DynamicActivationFloat8WeightConfig(
+                granularity=PerRow(), activation_value_lb=1e-3, set_inductor_config=False
+            ),
+            "fp8, PerRow, bounded",
+        ),
         (Float8DynamicActivationFloat8WeightConfig(set_inductor_config=False), "fp8, PerTensor"),
         (MXDynamicActivationMXWeightConfig(**fp4), "mx of float4_e2m1fn_x2, blocks of 32"),
     ]
+
+
+def test_configs_of_the_variants_are_ours() -> None:
+    """torchao's own configs with one scale a row, with the lower bound of fp8-lb, and of weights
+    alone, as torchao makes them by default.
+    """
+    from torchao.core.config import config_to_dict
+    from torchao.prototype.mx_formats import NVFP4WeightOnlyConfig
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Float8WeightOnlyConfig,
+        FqnToConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        PerRow,
+    )
+
+    made = {
+        "int8": Int8DynamicActivationInt8WeightConfig(),
+        "int8-a16": Int8WeightOnlyConfig(),
+        "fp8-a16": Float8WeightOnlyConfig(),
+        "nvfp4-a16": NVFP4WeightOnlyConfig(),
+        "fp8-lb": Float8DynamicActivationFloat8WeightConfig(
+            granularity=PerRow(), activation_value_lb=1e-12
+        ),
+    }
+    listed = get_reader("torchao").read(json.dumps(config_to_dict(FqnToConfig(made))))
+    found = listed.assign(ModelTree(fqns=tuple(made)), quantized=NVFP4)
+    assert found == {name: FormatName(name) for name in made}
+    assert all(isinstance(own, FormatName) for own in found.values())
 
 
 def test_other_configs_are_named() -> None:
@@ -173,8 +222,6 @@ def test_every_config_of_torchao_is_known() -> None:
     import torchao.quantization as public
     from torchao.core.config import AOBaseConfig
 
-    ours = {"MXDynamicActivationMXWeightConfig", "NVFP4DynamicActivationNVFP4WeightConfig"}
-    ours |= {"Float8DynamicActivationFloat8WeightConfig", "FqnToConfig", "ModuleFqnToConfig"}
     found = {
         value.__name__
         for module in (public, prototype)
@@ -184,7 +231,7 @@ def test_every_config_of_torchao_is_known() -> None:
         and value is not AOBaseConfig
         and value.__name__[0].isupper()  # an older name of training
     }
-    assert found - ours - set(OTHERS) == set()
+    assert found - {*READERS, "FqnToConfig", "ModuleFqnToConfig"} - set(OTHERS) == set()
     with pytest.raises(PatternError, match=r"'Int8WeightOnlyConfg' .*mean 'Int8WeightOnlyConfig'"):
         get_reader("torchao").read('{"_type": "Int8WeightOnlyConfg", "_data": {}}')
 

@@ -12,8 +12,9 @@ keeps, block by block, the one with the smaller squared error; 6 where they are 
     code = e2m1(x / (s T))
 
 Order and rounding are those of the authors' reference in PyTorch (mit-han-lab/fouroversix dadfad69,
-`quantize/pytorch/reference.py`), except that a code never exceeds 6 where a scale underflows: there
-the reference has 8, and their CUDA kernel saturates. NVIDIA ModelOpt's `NVFP4_FOUR_OVER_SIX_CFG`
+`quantize/pytorch/reference.py`), which quantizes with 1 / (6 * 256 / amax) in the place of T. One
+thing differs: a code never exceeds 6 where a scale underflows; there the reference has 8, and their
+CUDA kernel saturates. NVIDIA ModelOpt's `NVFP4_FOUR_OVER_SIX_CFG`
 (0.46) has the same two candidates, the same T and the same criterion.
 
 **Weights only.** Activations are plain NVFP4's, as in ModelOpt, so kernels and seconds are NVFP4's
@@ -22,7 +23,8 @@ Natively the codes go into torchao's `NVFP4Tensor` (`with_blocks`); torchao's co
 it.
 
 A tensor of zeros stays zeros, where torchao's NVFP4 has NaN. A NaN or inf makes the whole weight
-NaN.
+NaN. Errors are squared in fp32: where squares underflow or overflow, 6 is kept, as in the
+reference.
 
     fmt = get_format("nvfp4-4o6")
     weight = fmt.quantize_weight(linear.weight)
@@ -111,34 +113,43 @@ def with_blocks(kept: NVFP4Tensor, blocks: Blocks) -> NVFP4Tensor:
 def quantize_blocks(weight: Tensor) -> Blocks:
     """Codes and scales of a weight, (N, K) bf16 with K % 16 == 0."""
     amax = weight.abs().amax().float()
-    encode = torch.where(amax == 0, 0.0, torch.full_like(amax, LARGEST_CODE * LARGEST_SCALE) / amax)
-    whole = amax / torch.full_like(amax, LARGEST_CODE * LARGEST_SCALE)
+    largest = torch.full_like(amax, LARGEST_CODE * LARGEST_SCALE)
+    encode = torch.where(amax == 0, 0.0, largest / amax)
     rows = max(1, CHUNK_ELEMENTS // weight.shape[1])
-    parts = [_better(part, encode, whole) for part in torch.split(weight, rows)]
+    parts = [_better(part, encode, amax) for part in torch.split(weight, rows)]
     return Blocks(
         codes=torch.cat([codes for codes, _ in parts]),
         scales=torch.cat([scales for _, scales in parts]),
-        tensor_scale=whole,
+        tensor_scale=amax / largest,
     )
 
 
-def _better(weight: Tensor, encode: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+def _better(weight: Tensor, encode: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (rows, K / 16, 16) and scales (rows, K / 16) of some rows, each block by the scale of
     smaller error.
+
+    Args:
+        weight: (rows, K) bf16.
+        encode: () fp32, 6 * 256 / amax.
+        amax: () fp32, the largest magnitude of the whole weight.
     """
     blocks = weight.float().view(weight.shape[0], -1, BLOCK)
-    wanted = blocks.abs().amax(dim=-1) / LARGEST_CODE * encode
-    codes_6, scales_6, error_6 = _by(wanted, blocks, whole)
-    codes_4, scales_4, error_4 = _by(wanted * FOUR, blocks, whole)
+    # Divisors are tensors: CUDA would multiply by the reciprocal of a Python number.
+    wanted = blocks.abs().amax(dim=-1) / torch.full_like(amax, LARGEST_CODE) * encode
+    codes_6, scales_6, error_6 = _by(wanted, blocks, encode, amax)
+    codes_4, scales_4, error_4 = _by(wanted * FOUR, blocks, encode, amax)
     takes_four = error_4 < error_6
     scales = torch.where(takes_four, scales_4.float(), scales_6.float())
     return torch.where(takes_four.unsqueeze(-1), codes_4, codes_6), scales.to(scales_6.dtype)
 
 
-def _by(wanted: Tensor, blocks: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _by(
+    wanted: Tensor, blocks: Tensor, encode: Tensor, amax: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, scales and squared errors of blocks whose scales should be `wanted`."""
     scales = wanted.to(torch.float8_e4m3fn)
     scale = scales.float().unsqueeze(-1)
-    quotient = torch.where(scale == 0, 0.0, blocks * (1 / (whole * scale)))
+    quotient = torch.where(scale == 0, 0.0, blocks * (1 / (1 / encode * scale)))
     codes = round_to_e2m1_(quotient.clamp_(-LARGEST_CODE, LARGEST_CODE))
-    return codes, scales, (codes * scale * whole - blocks).square().sum(dim=-1)
+    dequantized = codes * scale * amax / torch.full_like(amax, LARGEST_CODE * LARGEST_SCALE)
+    return codes, scales, (dequantized - blocks).square().sum(dim=-1)

@@ -31,7 +31,7 @@ from torchao.quantization.granularity import PerRow
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
-from sensitivity.formats._base import EMULATE, Format, QuantizedOperand
+from sensitivity.formats._base import Format, QuantizedOperand
 from sensitivity.formats.a16_weight import A16Weight
 from sensitivity.formats.variant import Variant
 
@@ -57,7 +57,7 @@ class WeightOnly(Variant):
             case FormatName.NVFP4:
                 config = NVFP4WeightOnlyConfig(use_dynamic_per_tensor_scale=True)
             case _:
-                raise FormatError(f"{self._no_config()}: {EMULATE}")
+                raise FormatError(self._no_config())
         return cast(AOBaseConfig, config)
 
     def quantize_linear(self, linear: nn.Linear) -> None:
@@ -68,7 +68,7 @@ class WeightOnly(Variant):
 
     def native_refusal(self, device: torch.device) -> str | None:  # noqa: ARG002
         if self.inner.name is FormatName.MXFP8:
-            return f"{self._no_config()}: emulate it instead (quality only)"
+            return self._no_config()
         return None
 
     def quantize_activation(self, x: Tensor) -> QuantizedOperand:
@@ -79,4 +79,7 @@ class WeightOnly(Variant):
         return self.inner.linear_a16(x.values, weight, bias)
 
     def _no_config(self) -> str:
-        return f"{self.name} has no native form: torchao 0.18 has no weight-only {self.inner.name}"
+        return (
+            f"{self.name} has no native form: torchao 0.18 has no weight-only {self.inner.name}:"
+            " emulate it instead (quality only)"
+        )

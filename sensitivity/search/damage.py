@@ -18,22 +18,29 @@ The posterior is computed by Gauss-Newton steps to its mode. Each step is Bayesi
 own n x n matrix, since there are fewer trials than damages. At the mode the same linear model gives
 uncertainties (Laplace's approximation; the same book, section 4.4).
 
+Steps. Under a step policy an item does a part of its damage (`search.step_table`), and features
+have that part instead of 1. The measured profile of the steps may mislead, as errors may. So it has
+a power of its own, `step_trust`: 1, 1/2, or 0, where each step does as much as any other. `believe`
+takes the features with the other powers as `flatter`.
+
 trust, spread, noise and limit are the point of a small grid with the largest marginal likelihood
 (section 3.5), times a mild preference for values that worked in simulations and on tiny-flux
-(LOG.md). They are chosen again at a few trial counts only (`REFITS`), from the trials up to there.
-So a continued search has the same posterior as an uninterrupted one.
+(LOG.md). Values of step_trust are compared at that point, with noise and spread weighed again. All
+are chosen again at a few trial counts only (`REFITS`), from the trials up to there. So a continued
+search has the same posterior as an uninterrupted one.
 
     belief = believe(features, typical, errors, sizes, kin)
     belief.damages                  # (D,)
     belief.typical(features)        # (n,) predicted
 
 Shapes. n trials; D items, which are (group, option) pairs; m shared deviations. features (n, D) is
-1 where a trial's choice takes the item; typical (n,); errors (D,) or None; sizes (D,); kin (D, m).
+1 where a trial's choice takes the item, or the part that its step policy leaves; typical (n,);
+errors (D,) or None; sizes (D,); kin (D, m).
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -62,12 +69,14 @@ class Hypothesis:
         spread: standard deviation of the logarithm of a damage.
         noise: standard deviation of the logarithm of a score.
         limit: typical damage that no choice exceeds, as a multiple of the largest score.
+        step_trust: power of the measured shares of a run's steps; 0: all steps do the same.
     """
 
     trust: float = 1.0
     spread: float = 0.7
     noise: float = 0.2
     limit: float = math.inf
+    step_trust: float = 1.0
 
     @property
     def log_preference(self) -> float:
@@ -77,12 +86,13 @@ class Hypothesis:
             - 0.5 * (self.spread != 0.7)
             - 0.5 * (self.noise != 0.2)
             - 2.0 * (self.limit != math.inf)
+            - 2.0 * abs(self.step_trust - 1.0)
         )
 
 
+SPREADS, NOISES = (0.35, 0.7, 1.2), (0.1, 0.2, 0.4)
 GRID = tuple(
-    Hypothesis(*values)
-    for values in itertools.product((1.5, 1.0, 0.5, 0.0), (0.35, 0.7, 1.2), (0.1, 0.2, 0.4))
+    Hypothesis(*values) for values in itertools.product((1.5, 1.0, 0.5, 0.0), SPREADS, NOISES)
 )
 LIMITS = (math.inf, 1.1)
 """Weighed for the best point of the grid only."""
@@ -94,7 +104,8 @@ FLAT = Hypothesis(trust=0.0, spread=1.2)
 class _Trials:
     """The informative trials, and what is known of the items beforehand."""
 
-    features: Array  # (n, D)
+    features: Array  # (n, D) with the profile as measured
+    flatter: Mapping[float, Array]  # {step_trust: (n, D) features}
     logs: Array  # (n,) of typical damages
     latents: Array  # (n,) logarithms of latent errors, NaN where unknown
     shares: Array  # (n,)
@@ -105,7 +116,14 @@ class _Trials:
     def first(self, count: int) -> "_Trials":
         """The first `count` trials."""
         rows = ("features", "logs", "latents", "shares")
-        return replace(self, **{name: getattr(self, name)[:count] for name in rows})
+        kept = {name: getattr(self, name)[:count] for name in rows}
+        return replace(
+            self, **kept, flatter={power: own[:count] for power, own in self.flatter.items()}
+        )
+
+    def under(self, step_trust: float) -> Array:
+        """(n, D) features with this power of the measured profile."""
+        return self.features if step_trust == 1.0 else self.flatter[step_trust]
 
     def heard(self, noise: float) -> tuple[Array, Array]:
         """(n,) logarithms of the damages that the trials tell, and (n,) their standard deviations.
@@ -165,7 +183,9 @@ class Belief:
     _chol: Array = field(repr=False)  # (n, n) factor of the scores' covariance, in units of noise
 
     def typical(self, features: Array) -> Array:
-        """(n,) predicted typical damages of choices, features (n, D)."""
+        """(n,) predicted typical damages of choices, features (n, D) with the
+        `step_trust` of `hypothesis`.
+        """
         return self.link(features @ self.damages)
 
     def link(self, sums: Array) -> Array:
@@ -227,6 +247,7 @@ def believe(
     *,
     shares: Array | None = None,
     latents: Array | None = None,
+    flatter: Mapping[float, Array] | None = None,
     memory: dict[bytes, Hypothesis] | None = None,
 ) -> Belief:
     """The posterior after these trials.
@@ -234,7 +255,7 @@ def believe(
     Trials with nothing quantized, or with a score of 0, are ignored.
 
     Args:
-        features: (n, D) 1 where a trial's choice takes the item.
+        features: (n, D) 1 where a trial's choice takes the item; what its step policy leaves, else.
         typical: (n,) typical damages; of stopped trials estimates, see `shares`.
         errors: (D,) calibrated errors, None without calibration.
         sizes: (D,) prior damages up to a factor, for items without calibration or without trust in
@@ -243,11 +264,14 @@ def believe(
         shares: (n,) part of the prompts that each trial saw; None: all of them.
         latents: (n,) typical errors of the trials' latents, each above 0, NaN where unknown; None:
             none is known.
+        flatter: {step_trust: (n, D) features}, for values other than 1; None: there are no step
+            policies to tell apart.
         memory: hypotheses that were chosen before, by a caller with the same items; filled here.
     """
     informative = features.any(1) & (typical > 0)
     trials = _Trials(
         features[informative],
+        {power: own[informative] for power, own in (flatter or {}).items()},
         np.log(typical[informative]),
         np.full(informative.sum(), np.nan) if latents is None else np.log(latents[informative]),
         np.ones(int(informative.sum())) if shares is None else shares[informative],
@@ -286,7 +310,19 @@ def _choose(trials: _Trials) -> Hypothesis:
         return _posterior(hypothesis, trials)._log_density
 
     best = max((h for h in GRID if trials.errors is not None or not h.trust), key=density)
+    if trials.flatter:
+        best = max([best, *_flatter(best, trials)], key=density)
     return max((replace(best, limit=limit) for limit in LIMITS), key=density)
+
+
+def _flatter(best: Hypothesis, trials: _Trials) -> list[Hypothesis]:
+    """Hypotheses with other powers of the profile. A wrong profile looks like noise or like damages
+    far from their prior, so noise and spread are weighed again.
+    """
+    return [
+        replace(best, step_trust=trust, spread=spread, noise=noise)
+        for trust, spread, noise in itertools.product(trials.flatter, SPREADS, NOISES)
+    ]
 
 
 def _prior(hypothesis: Hypothesis, trials: _Trials) -> Array:
@@ -298,7 +334,7 @@ def _prior(hypothesis: Hypothesis, trials: _Trials) -> Array:
         weights = np.maximum(trials.errors, 1e-12) ** hypothesis.trust * trials.sizes**0.5
     if not len(trials.logs):
         return np.asarray(weights / weights.sum())
-    sums = trials.features @ weights
+    sums = trials.under(hypothesis.step_trust) @ weights
     return np.asarray(weights * np.exp(np.average(trials.logs - np.log(sums), weights=sums)))
 
 
@@ -307,15 +343,16 @@ def _posterior(hypothesis: Hypothesis, trials: _Trials) -> Belief:
     prior, spread = _prior(hypothesis, trials), hypothesis.spread
     scores, noise = trials.heard(hypothesis.noise)
     limit = hypothesis.limit * math.exp(trials.logs.max()) if len(trials.logs) else math.inf
+    features = trials.under(hypothesis.step_trust)
     deviation = np.zeros(len(prior))  # of log damages
     for _ in range(STEPS):
         damages = prior * np.exp(deviation)
-        sums = trials.features @ damages
+        sums = features @ damages
         logs, slope = np.log(sums), np.ones(len(sums))
         if limit < math.inf:
             logs = np.log(-limit * np.expm1(-sums / limit))
             slope = sums / limit / np.expm1(sums / limit)  # d log g / d log S
-        slopes = trials.features * damages * (slope / sums)[:, None]
+        slopes = features * damages * (slope / sums)[:, None]
         wrong = (scores - logs + slopes @ deviation) / noise
         scaled = slopes * spread / noise[:, None]
         shared = scaled @ trials.kin

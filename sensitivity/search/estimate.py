@@ -53,7 +53,7 @@ def estimate_all(
     kept = [history[i] for i in known]
     belief, own = proposer.believe(kept), np.log(estimates[known])
     weight = own_weight(belief, own, np.array([logs[i] for i in known]))
-    model = np.log(belief.typical(proposer.features([trial.choice for trial in kept])))
+    model = np.log(proposer.predict(belief, [trial.choice for trial in kept]))
     estimates[known] = np.exp((1 - weight) * model + weight * own)
     return estimates
 

@@ -10,14 +10,15 @@ alone. These add up to 1. So what a policy leaves of the damage is a sum:
 At edge steps in A16 the weights are rounded still. A group's part of the damage is then multiplied
 by what its weight-only form does of the damage of its format (`a16`).
 
-`uniform` is the table where nothing was measured: each step does as much as any other.
+`uniform` is the table where nothing was measured: each step does as much as any other. `tempered`
+is one between that and what was measured: trials may show that the profile is overdrawn.
 `search.calibration.by_step` measures one. A table is kept with its study as JSON, so that whatever
 reads the study has it without a model.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -62,6 +63,24 @@ class StepTable:
             part = inside / (stop - start)
             weight += share * (part + edge * (1 - part))
         return weight
+
+    def tempered(self, power: float) -> Self:
+        """The same table with each step's damage to this power; 0: each step does as much as any
+        other, 1: the table itself. The shares of an item add up to what they did.
+        """
+        if power == 1.0:
+            return self
+        lengths = [stop - start for start, stop in self.parts]
+
+        def of(shares: tuple[float, ...]) -> tuple[float, ...]:
+            parts = [
+                length * (share / length) ** power
+                for share, length in zip(shares, lengths, strict=True)
+            ]
+            scale = sum(shares) / sum(parts) if any(parts) else 0.0
+            return tuple(scale * part for part in parts)
+
+        return replace(self, shares={item: of(shares) for item, shares in self.shares.items()})
 
     @classmethod
     def uniform(cls, items: Sequence[Item], *, steps: int) -> Self:

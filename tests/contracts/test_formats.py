@@ -1,10 +1,9 @@
 """The contract of `Format`, for every format.
 
-A new format is added to `get_format`, and to `CONTRACTS` with what its definition says.
+A new format is added to `get_format`, and to `format_contracts` with what its definition says.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,43 +11,29 @@ from torch import nn
 
 from sensitivity.core.format_name import FormatName
 from sensitivity.errors import FormatError
-from sensitivity.formats import get_format
+from sensitivity.formats import QuantizedOperand, get_format
 from sensitivity.formats.emulation import emulated_linear
 
+from contracts.format_contracts import CONTRACTS, NOWHERE, SIDE, of_activation
 from support.quantized_values import assert_one_rounding, assert_same, normal, wide
 
-
-@dataclass(frozen=True)
-class Contract:
-    """What the definition of a format says.
-
-    Attributes:
-        k_multiple, n_multiple: what torchao's native rules need.
-        block: values along K that share a scale; K must be a multiple of it to emulate.
-        capability: the lowest that runs it natively.
-        scale_shape: of the outer scale of an operand with 5 rows; None where there is none.
-        bytes: of a weight with K = N = 3072.
-    """
-
-    k_multiple: int
-    n_multiple: int
-    block: int
-    capability: str
-    scale_shape: tuple[int, ...] | None
-    bytes: int
-
-
-SIDE = 3072
-CONTRACTS = {
-    "bf16": Contract(1, 1, 1, "", None, 2 * SIDE * SIDE),
-    "mxfp8": Contract(32, 16, 32, "10.0", None, SIDE * SIDE + SIDE * SIDE // 32),
-    "nvfp4": Contract(32, 16, 16, "10.0", (), SIDE * SIDE // 2 + SIDE * SIDE // 16 + 4),
-    "fp8": Contract(16, 16, 1, "8.9", (5, 1), SIDE * SIDE + 4 * SIDE),
-}
 QUANTIZED = [name for name in CONTRACTS if name != "bf16"]
+CAPABILITIES = {
+    name: tuple(map(int, contract.native.split(".")))
+    for name, contract in CONTRACTS.items()
+    if contract.native not in ("", NOWHERE)
+}
 
 each_format = pytest.mark.parametrize("name", list(CONTRACTS))
 each_quantized = pytest.mark.parametrize("name", QUANTIZED)
+each_on_gpus = pytest.mark.parametrize("name", list(CAPABILITIES))
+
+
+def assert_same_operand(found: QuantizedOperand, expected: QuantizedOperand) -> None:
+    """Fail unless values, their dtype and scales are equal."""
+    assert found.values.dtype == expected.values.dtype
+    for a, b in zip(found.parts, expected.parts, strict=True):
+        assert_same(a, b)
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +62,10 @@ def test_refusals_name_the_number(name: str) -> None:
     if name == "bf16":
         assert fmt.refusal(k=7, n=3, dtype=torch.float32) is None
         return
-    wrong_k = fmt.refusal(k=k + 8, n=n, dtype=torch.bfloat16)
-    assert wrong_k == f"K = {k + 8} is not a multiple of {needs.k_multiple}, as {name} needs"
-    wrong_n = fmt.refusal(k=k, n=n + 8, dtype=torch.bfloat16)
-    assert wrong_n == f"N = {n + 8} is not a multiple of {needs.n_multiple}, as {name} needs"
+    wrong_k = fmt.refusal(k=k + 4, n=n, dtype=torch.bfloat16)
+    assert wrong_k == f"K = {k + 4} is not a multiple of {needs.k_multiple}, as {name} needs"
+    wrong_n = fmt.refusal(k=k, n=n + 4, dtype=torch.bfloat16)
+    assert wrong_n == f"N = {n + 4} is not a multiple of {needs.n_multiple}, as {name} needs"
     for dtype in (torch.float32, torch.float16):
         expected = f"{str(dtype).removeprefix('torch.')}; {name} takes bfloat16 only"
         assert expected in str(fmt.refusal(k=k, n=n, dtype=dtype))
@@ -98,8 +83,11 @@ def test_a_wrong_dtype_is_the_callers_error(name: str) -> None:
 @each_quantized
 def test_a_k_that_blocks_do_not_divide_is_the_callers_error(name: str) -> None:
     """It is refused with the K found and the block; a format with one scale a row takes any K."""
-    fmt, block = get_format(name), CONTRACTS[name].block
-    for quantize in (fmt.quantize_weight, fmt.quantize_activation):
+    fmt = get_format(name)
+    for quantize, block in (
+        (fmt.quantize_weight, CONTRACTS[name].block),
+        (fmt.quantize_activation, of_activation(name).block),
+    ):
         if block == 1:
             assert quantize(normal(16, 40)).values.shape == (16, 40)
             continue
@@ -110,7 +98,8 @@ def test_a_k_that_blocks_do_not_divide_is_the_callers_error(name: str) -> None:
 @each_format
 def test_weight_bytes_follow_the_definition(name: str) -> None:
     """Codes and scales of a 3072 x 3072 weight: 2 bytes a value in bf16, 1 + 1/32 in mxfp8, 1/2 +
-    1/16 (+ 4 bytes) in nvfp4, 1 (+ 4 bytes a row) in fp8.
+    1/16 (+ 4 bytes) in nvfp4, 1 (+ 4 bytes a row) in fp8, 1 (+ 4 bytes and a zero point of one
+    byte a row) in int8; variants store what their plain format does.
     """
     assert get_format(name).weight_bytes(k=SIDE, n=SIDE) == CONTRACTS[name].bytes
 
@@ -119,29 +108,37 @@ def test_weight_bytes_follow_the_definition(name: str) -> None:
 
 
 @each_format
-def test_a_cpu_runs_bf16_only(name: str) -> None:
-    """Every other format says which capability it needs, and the next step."""
-    refusal = get_format(name).native_refusal(torch.device("cpu"))
-    if name == "bf16":
+def test_a_cpu_runs_what_needs_no_kernel(name: str) -> None:
+    """bf16 and what torchao dequantizes run on a CPU; every other format says which capability it
+    needs, or that nothing runs it, and the next step.
+    """
+    refusal, native = get_format(name).native_refusal(torch.device("cpu")), CONTRACTS[name].native
+    if native == "":
         assert refusal is None
         return
-    assert f"compute capability {CONTRACTS[name].capability} or higher" in str(refusal)
-    assert "this is a cpu device: emulate it instead" in str(refusal)
+    assert str(refusal).startswith(f"{name} ")
+    assert "emulate it instead" in str(refusal)
+    if native == NOWHERE:
+        assert CONTRACTS[name].no_config in str(refusal)
+    else:
+        assert f"compute capability {native} or higher" in str(refusal)
+        assert "this is a cpu device" in str(refusal)
 
 
-@each_quantized
+@each_on_gpus
 def test_a_gpu_is_refused_by_its_capability(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU at the lowest capability runs the format; one below is refused with its own."""
-    lowest = tuple(int(part) for part in CONTRACTS[name].capability.split("."))
-    fmt, cuda = get_format(name), torch.device("cuda")
+    lowest, fmt, cuda = CAPABILITIES[name], get_format(name), torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: lowest)
     assert fmt.native_refusal(cuda) is None
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    assert "and cuda has 8.0: emulate it instead" in str(fmt.native_refusal(cuda))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    refusal = str(fmt.native_refusal(cuda))
+    assert refusal.startswith(f"{name} ")
+    assert "and cuda has 7.5: emulate it instead" in refusal
 
 
-@each_quantized
+@each_on_gpus
 def test_a_gpu_that_torch_does_not_see_is_said(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA device without CUDA is another mistake than an old GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -150,15 +147,23 @@ def test_a_gpu_that_torch_does_not_see_is_said(name: str, monkeypatch: pytest.Mo
 
 
 @each_format
-def test_only_quantized_formats_have_a_native_config(name: str) -> None:
-    """`native_config` is made anew in each call; bf16 says what to do instead."""
-    fmt = get_format(name)
-    if name == "bf16":
-        with pytest.raises(FormatError, match="leave it out, or choose mxfp8, nvfp4 or fp8"):
+def test_native_configs_are_torchaos(name: str) -> None:
+    """`native_config` is torchao's and made anew in each call; where torchao has none, the error
+    says why, and what to do instead.
+    """
+    fmt, contract = get_format(name), CONTRACTS[name]
+    if not contract.config:
+        with pytest.raises(FormatError, match=contract.no_config):
             fmt.native_config()
         return
-    assert type(fmt.native_config()) is type(fmt.native_config())
+    assert type(fmt.native_config()).__name__ == contract.config
     assert fmt.native_config() is not fmt.native_config()
+
+
+def test_the_lower_bound_is_in_torchaos_config() -> None:
+    """FP8 has no bound, and fp8-lb has 1e-12."""
+    bounds = [vars(get_format(name).native_config()) for name in ("fp8", "fp8-lb")]
+    assert [bound["activation_value_lb"] for bound in bounds] == [None, 1e-12]
 
 
 # ---- operands ------------------------------------------------------------------------------------
@@ -166,29 +171,33 @@ def test_only_quantized_formats_have_a_native_config(name: str) -> None:
 
 @each_format
 def test_operands_are_exact_in_bf16(name: str) -> None:
-    """Values have the shape of the input and lose nothing in bf16; the outer scale is fp32 and has
-    the shape that the format says.
+    """Values have the shape of the input and lose nothing in bf16; dtype of the values and shape of
+    the outer scale, which is fp32, are those that the format says.
     """
     fmt = get_format(name)
-    for operand in (fmt.quantize_activation(normal(5, 192)), fmt.quantize_weight(normal(5, 192))):
+    for operand, expected in (
+        (fmt.quantize_activation(normal(5, 192)), of_activation(name)),
+        (fmt.quantize_weight(normal(5, 192)), CONTRACTS[name]),
+    ):
         assert operand.values.shape == (5, 192)
+        assert operand.values.dtype == expected.codes
         assert torch.equal(operand.values.bfloat16().float(), operand.values.float())
-        expected = CONTRACTS[name].scale_shape
-        assert (None if operand.scale is None else operand.scale.shape) == expected
+        assert (None if operand.scale is None else operand.scale.shape) == expected.scale_shape
         assert operand.scale is None or operand.scale.dtype == torch.float32
 
 
 @each_format
-def test_weights_and_activations_are_quantized_alike(name: str) -> None:
-    """The same matrix gives the same numbers as a weight, as a parameter and as an activation,
-    contiguous or not.
+def test_weights_and_activations_are_quantized_as_said(name: str) -> None:
+    """A matrix gives the numbers that the contract's formats give it, as a weight, as a parameter
+    and as an activation, contiguous or not; the same for both where it says so, and only there.
     """
-    w = wide(48, 192, seed=5, octaves=5)
-    as_weight = get_format(name).quantize_weight(nn.Parameter(w))
+    w, fmt, contract = wide(48, 192, seed=5, octaves=5), get_format(name), CONTRACTS[name]
+    as_weight = fmt.quantize_weight(nn.Parameter(w))
+    assert_same_operand(as_weight, get_format(contract.weight_of or name).quantize_weight(w))
+    expected = get_format(contract.activation_of or name).quantize_activation(w)
     for x in (w, w.t().contiguous().t()):
-        as_activation = get_format(name).quantize_activation(x)
-        assert_same(as_weight.values, as_activation.values)
-        assert as_weight.values.dtype == as_activation.values.dtype
+        assert_same_operand(fmt.quantize_activation(x), expected)
+    assert torch.equal(as_weight.values.float(), expected.values.float()) == contract.alike
 
 
 @each_format
@@ -205,21 +214,19 @@ def test_quantizing_leaves_its_input_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("lead", [(1,), (3,), (17,), (256,), (2, 9), (1, 1)])
-@pytest.mark.parametrize("with_bias", [True, False])
 @each_format
-def test_output_is_one_rounding_of_the_quantized_product(
-    name: str, with_bias: bool, lead: tuple[int, ...]
-) -> None:
+def test_output_is_one_rounding_of_the_quantized_product(name: str, lead: tuple[int, ...]) -> None:
     """No output differs from the exact product by more than an fp32 sum's error and one rounding,
-    for any M, 2-D or 3-D.
+    for any M, 2-D or 3-D, with and without a bias.
     """
     k, n = (960, 192) if lead == (17,) else (192, 96)
-    fmt, x, bias = get_format(name), normal(*lead, k) * 3, normal(n, seed=2) if with_bias else None
+    fmt, x = get_format(name), normal(*lead, k) * 3
     weight = fmt.quantize_weight(normal(n, k, seed=1) * 0.05)
-    found = emulated_linear(x, weight, bias, fmt)
-    assert found.shape == (*lead, n)
-    assert found.dtype == torch.bfloat16
-    assert_one_rounding(found, fmt.quantize_activation(x.view(-1, k)), weight, bias)
+    for bias in (normal(n, seed=2), None):
+        found = emulated_linear(x, weight, bias, fmt)
+        assert found.shape == (*lead, n)
+        assert found.dtype == torch.bfloat16
+        assert_one_rounding(found, fmt.quantize_activation(x.view(-1, k)), weight, bias)
 
 
 @each_format
@@ -243,7 +250,7 @@ def test_no_rows_give_no_rows(name: str) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @each_format
 def test_nan_and_inf_reach_the_output(name: str, value: float) -> None:
-    """A row with NaN or inf has no finite output. A scale of the whole tensor carries it to all
+    """A row with NaN or inf has no finite output. A scale of the whole activation carries it to all
     rows; other formats leave other rows finite.
     """
     x, fmt = normal(8, 64), get_format(name)
@@ -253,7 +260,7 @@ def test_nan_and_inf_reach_the_output(name: str, value: float) -> None:
     ).isfinite()
     assert not finite[2].any()
     others = finite[[0, 1, 3, 4, 5, 6, 7]]
-    assert not others.any() if CONTRACTS[name].scale_shape == () else others.all()
+    assert not others.any() if of_activation(name).scale_shape == () else others.all()
 
 
 @each_quantized
@@ -269,12 +276,13 @@ def test_autocast_changes_nothing(name: str) -> None:
 @each_quantized
 def test_compiles_to_one_graph_with_the_same_numbers(name: str) -> None:
     """Under torch.compile there is no graph break, and quantized values are those of the eager
-    kernels.
+    kernels. Formats whose activations are quantized by another one are traced only.
     """
+    backend = "eager" if CONTRACTS[name].activation_of else "aot_eager"
     fmt, x, bias = get_format(name), normal(17, 64), normal(32, seed=2)
     weight = fmt.quantize_weight(normal(32, 64, seed=1))
     torch.compiler.reset()
     compiled = torch.compile(
-        lambda x: emulated_linear(x, weight, bias, fmt), backend="aot_eager", fullgraph=True
+        lambda x: emulated_linear(x, weight, bias, fmt), backend=backend, fullgraph=True
     )
     assert_one_rounding(compiled(x), fmt.quantize_activation(x), weight, bias)

@@ -16,7 +16,10 @@ def test_formats_keep_their_order_once() -> None:
     [
         (["nvfp8"], r"`format` 'nvfp8' is unknown.*did you mean"),
         (["bf16"], "'bf16' is what skipped Linears keep"),
-        (["NVFP4"], "'NVFP4' is unknown; expected one or more of mxfp8, nvfp4, fp8, int8, .*: choose"),
+        (
+            ["NVFP4"],
+            "'NVFP4' is unknown; expected one or more of mxfp8, nvfp4, .*: choose",
+        ),
         ([], "no `format` is given; expected one or more of mxfp8, nvfp4, fp8, int8"),
     ],
 )

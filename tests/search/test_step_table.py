@@ -2,6 +2,7 @@
 weighed from its length.
 """
 
+import itertools
 import json
 
 import pytest
@@ -47,6 +48,22 @@ def test_uniform_table_counts_steps() -> None:
     for first, last in ((0, 0), (1, 0), (2, 2), (4, 1)):
         own = policy(first, last)
         assert table.weight((0, 1), own) == pytest.approx(own.share(steps=8))
+
+
+def test_powers_lie_between_what_was_measured_and_uniform() -> None:
+    """Steps that do 1, 4 x 2 and 16 x 3 do 1, 2 x 2 and 4 x 3 to the power 1/2, the same to the
+    power 0, and together what they did; a step that does nothing stays so.
+    """
+    damages, parts = (1.0, 8.0, 48.0), ((0, 1), (1, 3), (3, 6))
+    shares = {(0, 1): tuple(own / 57 for own in damages), (1, 1): (0.0, 0.0, 1.0)}
+    table = StepTable(steps=6, parts=parts, shares=shares, a16={})
+    half = table.tempered(0.5)
+    assert half.shares[0, 1] == pytest.approx((1 / 17, 4 / 17, 12 / 17))
+    assert half.shares[1, 1] == pytest.approx((0.0, 0.0, 1.0))
+    assert table.tempered(1.0) == table
+    uniform = StepTable.uniform([(0, 1), (1, 1)], steps=6)
+    for own, item in itertools.product((PLAIN, policy(1, 0), policy(2, 1)), shares):
+        assert table.tempered(0.0).weight(item, own) == pytest.approx(uniform.weight(item, own))
 
 
 def test_table_comes_back_from_json() -> None:

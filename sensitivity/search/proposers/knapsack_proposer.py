@@ -18,7 +18,9 @@ simulation and in a real search, exploring more than that cost more than it brou
 
 Where step policies are searched, both questions are asked of each policy: its gains are a share of
 all steps', and its damages what `search.step_table` says that the policy leaves of them. A saving
-is promised the least damage that any policy does at it, and that policy's knapsack is solved.
+is promised the least damage that any policy does at it, and that policy's knapsack is solved. How
+far the table's profile of the steps is believed is for the trials to say (`search.damage`): the
+weights of a policy are those of the belief's `step_trust`.
 
 Choices that other workers are scoring count as tried, with their estimates. They are no evidence:
 nobody has heard of them yet.
@@ -70,6 +72,8 @@ FORMAT_ERRORS = {
 by emulation): what a format does on average, before anything is known of a layer.
 """
 UNKNOWN_FORMAT_ERROR = 0.1
+STEP_TRUSTS = (1.0, 0.5, 0.0)
+"""Powers of the measured profile of the steps that are weighed; 1 leaves it as it is."""
 
 
 class KnapsackProposer(Proposer):
@@ -87,7 +91,8 @@ class KnapsackProposer(Proposer):
             (D,) have one value for each.
         knapsacks: one for each step policy.
         gains: (groups, options) seconds that the first policy saves; `knapsack` is its own.
-        weights: (policies, D) what each policy leaves of the damage of each item.
+        weights: {step_trust: (policies, D) what each policy leaves of the damage of each item};
+            1.0 alone where there is no profile, or no policy to choose.
     """
 
     def __init__(
@@ -156,13 +161,20 @@ class KnapsackProposer(Proposer):
             result[of_format] = level + (1.0 if is_fp4 else SPREAD_KEPT) * spread
         return np.exp(result)
 
-    def _weights(self, table: StepTable | None) -> Array:
-        """(policies, D) what each policy leaves of the damage of each item."""
+    def _weights(self, table: StepTable | None) -> dict[float, Array]:
+        """{step_trust: (policies, D) what each policy leaves of the damage of each item}."""
         policies = self.candidates.policies
         if all(policy.is_plain for policy in policies):
-            return np.ones((1, len(self.items)))
+            return {1.0: np.ones((1, len(self.items)))}
+        powers = STEP_TRUSTS if table is not None and len(policies) > 1 else (1.0,)
         table = table or StepTable.uniform(self.items, steps=self.candidates.steps or 1)
-        return np.array([[table.weight(item, own) for item in self.items] for own in policies])
+        tables = {power: table.tempered(power) for power in powers}
+        return {
+            power: np.array(
+                [[own.weight(item, policy) for item in self.items] for policy in policies]
+            )
+            for power, own in tables.items()
+        }
 
     def _split(self, choices: Sequence[Choice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(n, groups) options of choices, and (n,) places of their policies."""
@@ -171,13 +183,18 @@ class KnapsackProposer(Proposer):
         places = table[:, groups] if self.candidates.chooses_policy else np.zeros_like(table[:, 0])
         return table[:, :groups], places
 
-    def features(self, choices: Sequence[Choice]) -> Array:
+    def features(self, choices: Sequence[Choice], step_trust: float = 1.0) -> Array:
         """(n, D) what a choice does of the damage of each item: 0 where it does not take the item's
-        option, 1 where every step is quantized, and what its policy leaves else.
+        option, 1 where every step is quantized, and what its policy leaves else, by this power of
+        the profile.
         """
         options, places = self._split(choices)
         taken = options[:, self._group] == self._option
-        return np.asarray(taken * self.weights[places], dtype=np.float64)
+        return np.asarray(taken * self.weights[step_trust][places], dtype=np.float64)
+
+    def predict(self, belief: Belief, choices: Sequence[Choice]) -> Array:
+        """(n,) typical damages of choices, by a belief and its `step_trust`."""
+        return belief.typical(self.features(choices, belief.hypothesis.step_trust))
 
     def saved_s(self, choices: Sequence[Choice]) -> Array:
         """(n,) seconds that choices save on the GPU."""
@@ -187,14 +204,16 @@ class KnapsackProposer(Proposer):
 
     def believe(self, history: Sequence[Observation]) -> Belief:
         """The posterior over damages after these trials."""
+        choices = [obs.choice for obs in history]
         return believe(
-            self.features([obs.choice for obs in history]),
+            self.features(choices),
             np.array([obs.typical for obs in history]),
             self.errors,
             self.sizes,
             self.kin,
             shares=np.array([obs.share for obs in history]),
             latents=np.array([obs.latent or np.nan for obs in history]),
+            flatter={power: self.features(choices, power) for power in self.weights if power != 1},
             memory=self._memory,
         )
 
@@ -225,17 +244,16 @@ class KnapsackProposer(Proposer):
             damage = belief.sample(rng) if attempt else belief.damages
             wishes = self.weighed_savings(belief, damage, history, rng, pending)
             for wanted, place in wishes[: 1 if attempt else 4]:
-                choice = self._solve(damage, wanted * (1 - 1e-9), place)
+                left = self.weights[belief.hypothesis.step_trust][place] * damage
+                choice = self._solve(left, wanted * (1 - 1e-9), place)
                 if choice not in seen:
                     return choice
         return self._nearest_new(choice, seen)
 
-    def damage_table(self, damage: Array, place: int = 0) -> Array:
-        """(groups, options) of (D,) damages under a policy; 0 for bf16 and for what a group does
-        not take.
-        """
+    def damage_table(self, damage: Array) -> Array:
+        """(groups, options) of (D,) damages; 0 for bf16 and for what a group does not take."""
         table = np.zeros(self.gains.shape)
-        table[self._group, self._option] = self.weights[place] * damage
+        table[self._group, self._option] = damage
         return table
 
     def weighed_savings(
@@ -262,35 +280,40 @@ class KnapsackProposer(Proposer):
         grid = most * (np.arange(SAVINGS) + rng.random()) / SAVINGS
         baselines = [gain for gain in self._baseline_savings if 0 < gain <= most]
         savings = np.unique(np.concatenate([grid, baselines, [most]]))
-        expected, worst = self._expected(damage, savings)
+        left = self.weights[belief.hypothesis.step_trust] * damage
+        expected, worst = self._expected(left, savings)
         tried = [*(obs.choice for obs in history), *pending]
         promised = promised_area(
             savings,
             belief.link(expected.min(0)),
             self.saved_s(tried),
-            belief.typical(self.features(tried)),
+            self.predict(belief, tried),
             worst=float(belief.link(np.array([worst]))[0]),
         )
         order = np.argsort(-promised, kind="stable")
         return [(float(savings[at]), int(expected[:, at].argmin())) for at in order]
 
-    def _expected(self, damage: Array, savings: Array) -> tuple[Array, float]:
+    def _expected(self, left: Array, savings: Array) -> tuple[Array, float]:
         """(policies, S) the least damage that each policy does at each saving, inf where it does
         not save as much; and the damage of the fastest choice.
+
+        Args:
+            left: (policies, D) damages under each policy.
+            savings: (S,) seconds, ascending.
         """
         found, worst = np.full((len(self.knapsacks), len(savings)), np.inf), 0.0
         for place, knapsack in enumerate(self.knapsacks):
-            curve = knapsack.curve(self.damage_table(damage, place), points=CURVE_PRICES)
+            curve = knapsack.curve(self.damage_table(left[place]), points=CURVE_PRICES)
             reached = savings <= knapsack.most_gain * (1 + 1e-9)
             found[place, reached] = np.interp(savings[reached], curve.gains, curve.damages)
             worst = max(worst, float(curve.damages[-1]))
         return found, worst
 
     def _solve(self, damage: Array, wanted: float, place: int) -> Choice:
-        """The choice of the policy's knapsack; where that has more block patterns than torch
-        compiles, the best that is found within the limit.
+        """The choice of the policy's knapsack, by the damages (D,) under it; where that has more
+        block patterns than torch compiles, the best that is found within the limit.
         """
-        knapsack, table = self.knapsacks[place], self.damage_table(damage, place)
+        knapsack, table = self.knapsacks[place], self.damage_table(damage)
         options = knapsack.solve(table, wanted)
         if not self.patterns.fits(as_choice(options)):
             gains = self._gains[place]

@@ -159,9 +159,7 @@ def test_consumers_are_names_of_exporters_that_have_the_formats() -> None:
     assert [own.form for own in exporters_for("sglang", (FP8,))] == ["checkpoint", "arguments"]
     with pytest.raises(RecipeError, match="did you mean 'sglang'"):
         check_consumers(["sglan"], (NVFP4,))
-    with pytest.raises(
-        FormatError, match=r"vllm-omni with the format mxfp8; .*json: one of fp8"
-    ):
+    with pytest.raises(FormatError, match=r"vllm-omni with the format mxfp8; .*json: one of fp8"):
         check_consumers(["vllm-omni"], (MXFP8,))
     with pytest.raises(FormatError, match=r"nvfp4 and mxfp8.*one of"):
         check_consumers(["skip-list"], (NVFP4, MXFP8))

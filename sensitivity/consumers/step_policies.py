@@ -205,9 +205,7 @@ def _strict(reader: PolicyTool, raw: Mapping[str, Any]) -> CheckpointPolicy | No
         raise _refused(reader, f"scope is {_shown(scope)}, not a list of component names")
     counts = []
     for name in ("first_steps", "last_steps"):
-        part = raw[name]
-        if not isinstance(part, Mapping):
-            raise _refused(reader, f"{name} is {_shown(part)}, not an object")
+        part = _range(reader, raw, name)
         _check_fields(reader, part, RANGE_FIELDS, name)
         if part["mode"] != "a16":
             raise _refused(reader, f"{name}.mode is {_shown(part['mode'])}, not 'a16'")
@@ -216,6 +214,14 @@ def _strict(reader: PolicyTool, raw: Mapping[str, Any]) -> CheckpointPolicy | No
     if COMPONENT not in scope:
         return None
     return CheckpointPolicy(first_steps=counts[0], last_steps=counts[1], reasoner=reasoner)
+
+
+def _range(reader: PolicyTool, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object of the first or the last steps. Raises as the reader does where it is none."""
+    part = raw[name]
+    if not isinstance(part, Mapping):
+        raise _refused(reader, f"{name} is {_shown(part)}, not an object")
+    return part
 
 
 def _lenient(
@@ -237,9 +243,7 @@ def _lenient(
         raise _refused(reader, f"the checkpoint is {algorithm}, not ModelOpt FP8")
     counts = []
     for name in ("first_steps", "last_steps"):
-        part = raw[name]
-        if not isinstance(part, Mapping):
-            raise _refused(reader, f"{name} is {_shown(part)}, not an object")
+        part = _range(reader, raw, name)
         mode = part.get("mode")
         if mode not in REASONER_MODES:
             raise _refused(reader, f"{name}.mode is {_shown(mode)}, not 'a16' or 'native'")

@@ -36,6 +36,7 @@ from sensitivity.consumers.exporters._base import (
 )
 from sensitivity.consumers.exporters._checkpoint_policy import (
     ALGORITHMS,
+    GROUP_SIZE,
     REASONER_NOTE,
     checkpoint_obstacles,
     policy_in,
@@ -52,9 +53,6 @@ from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName, quantized
 from sensitivity.core.step_policy import StepPolicy
 from sensitivity.recipes.recipe import Recipe
-
-GROUP_SIZE = 16
-"""Values that share a scale in NVFP4."""
 
 ONLINE: Mapping[FormatName, str] = {
     FormatName.FP8: "fp8",

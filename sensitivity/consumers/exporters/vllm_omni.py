@@ -43,6 +43,7 @@ from sensitivity.consumers.exporters._base import (
 )
 from sensitivity.consumers.exporters._checkpoint_policy import (
     ALGORITHMS,
+    GROUP_SIZE,
     REASONER_NOTE,
     checkpoint_obstacles,
     policy_in,
@@ -58,9 +59,6 @@ from sensitivity.core.assignment import Assignment
 from sensitivity.core.format_name import FormatName
 from sensitivity.core.step_policy import StepPolicy
 from sensitivity.recipes.recipe import Recipe
-
-GROUP_SIZE = 16
-"""Values that share a scale in NVFP4."""
 
 PER_COMPONENT = ("Flux2Pipeline",)
 """Pipelines whose other components are quantized as well if the config names no component.
